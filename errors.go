@@ -1,0 +1,153 @@
+package apikey
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Two categories hold every answer that is about the caller and not about us.
+// An HTTP front maps the first to 401 and the second to 403; the sentinels
+// below wrap them, so errors.Is(err, ErrDenied) and errors.Is(err, ErrAbility)
+// both hold.
+var (
+	// ErrUnauthenticated: the token proves nothing, or proves a key that is dead.
+	ErrUnauthenticated = errors.New("apikey: not authenticated")
+	// ErrDenied: we know who asks, and he may not.
+	ErrDenied = errors.New("apikey: denied")
+)
+
+// Answers of [Verifier.Verify] about a token. ErrInvalidToken is the only one
+// that somebody without the secret can ever get: which of the many ways a
+// token is wrong is never said.
+var (
+	// ErrInvalidToken: malformed, unknown, forged or wrong. Verify, RevokeToken.
+	ErrInvalidToken = wrap("apikey: invalid token", ErrUnauthenticated)
+	// ErrRevoked: the key was revoked, for ever. Verify; Update, Resume and Rotate of a dead key.
+	ErrRevoked = wrap("apikey: key is revoked", ErrUnauthenticated)
+	// ErrSuspended: the key is disabled until somebody resumes it. Verify.
+	ErrSuspended = wrap("apikey: key is suspended", ErrUnauthenticated)
+	// ErrCredentialEnded: the key lives, but this token of it was rotated away or retired. Verify.
+	ErrCredentialEnded = wrap("apikey: this token was replaced by a newer one", ErrUnauthenticated)
+	// ErrNotYetValid: the token's time has not come. Verify.
+	ErrNotYetValid = wrap("apikey: token is not valid yet", ErrUnauthenticated)
+	// ErrExpired: the key's expiry has passed; the first refused instant is ExpiresAt itself. Verify.
+	ErrExpired = wrap("apikey: key has expired", ErrUnauthenticated)
+)
+
+// Answers of [Verifier.Verify] to a caller who has proven the key.
+var (
+	// ErrKind: a publishable key where only secret keys are taken. Verify.
+	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
+	// ErrMode: a test key on a live verifier, or the reverse. Verify.
+	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
+	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue.
+	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
+	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
+	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)
+	// ErrOrigin: the request's Origin is not among the key's origins, or is absent. Verify.
+	ErrOrigin = wrap("apikey: origin is not allowed for this key", ErrDenied)
+	// ErrAbility: the key lacks an ability that was required; see [AbilityError]. Verify.
+	ErrAbility = wrap("apikey: ability is missing", ErrDenied)
+)
+
+// Answers that are about us: nothing is known about the caller, who should try
+// again. None of them ever stands for "yes".
+var (
+	// ErrBusy: too many hashes or cold reads wait already. Verify, Issue, RevokeToken.
+	ErrBusy = errors.New("apikey: busy, try again")
+	// ErrUnavailable: the store cannot be reached, or has not been for longer than MaxStale.
+	// Wraps the cause. Everything that reads or writes.
+	ErrUnavailable = errors.New("apikey: store is unavailable")
+	// ErrCorrupt: a stored record is damaged, was changed behind the library's back, or needs a
+	// newer version of it; see [CorruptError]. Everything that reads a key.
+	ErrCorrupt = errors.New("apikey: stored record is damaged")
+	// ErrClosed: the Manager or Verifier was closed.
+	ErrClosed = wrap("apikey: closed", ErrUnavailable)
+)
+
+// Answers of management and of the [Store].
+var (
+	// ErrNoActor: the context carries no [Actor]; see [WithActor]. Every Manager method but RevokeToken.
+	ErrNoActor = errors.New("apikey: no actor in the context: use apikey.WithActor")
+	// ErrNotFound: there is no such key, or it is another account's; the two are never told apart.
+	ErrNotFound = errors.New("apikey: not found")
+	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method.
+	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
+	// ErrInvalid: a request that cannot be right; the text says what to change. Management, constructors.
+	ErrInvalid = errors.New("apikey: invalid request")
+	// ErrLimit: the request is beyond one of the [Limits]. Issue, Update, Resume.
+	ErrLimit = errors.New("apikey: limit reached")
+	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.
+	ErrConflict = errors.New("apikey: record was changed meanwhile")
+	// ErrAlreadyIssued: this idempotency key was used by the same request before; the answer
+	// carries that key, never its secret again. Issue.
+	ErrAlreadyIssued = errors.New("apikey: already issued under this idempotency key")
+	// ErrIdempotencyMismatch: this idempotency key was used by another request. Issue.
+	ErrIdempotencyMismatch = errors.New("apikey: idempotency key was used for another request")
+	// ErrPepper: the configured peppers are not those of this database. Constructors.
+	ErrPepper = errors.New("apikey: wrong or missing pepper")
+	// ErrCursorLost: a feed position that the store no longer knows: its history was rewritten
+	// (backup restored, failover that lost commits). Store.Changed.
+	ErrCursorLost = errors.New("apikey: change feed position is lost, read everything again")
+)
+
+// CorruptError names the key whose record cannot be trusted. It wraps
+// ErrCorrupt and holds no secret; it is for operators, never for the client.
+type CorruptError struct {
+	Key    KeyID  // zero if not even that could be read
+	Detail string // what is wrong, without values
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%v: key %s: %s", ErrCorrupt, e.Key, e.Detail)
+}
+
+func (e *CorruptError) Unwrap() error { return ErrCorrupt }
+
+// AbilityError says which of the required abilities the key lacks, never which
+// it holds. It wraps ErrAbility.
+type AbilityError struct {
+	Missing Ability
+}
+
+func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility, e.Missing) }
+
+func (e *AbilityError) Unwrap() error { return ErrAbility }
+
+// sentinel is an error that belongs to a category.
+type sentinel struct {
+	text     string
+	category error
+}
+
+func wrap(text string, category error) error { return &sentinel{text, category} }
+
+func (s *sentinel) Error() string { return s.text }
+
+func (s *sentinel) Unwrap() error { return s.category }
+
+// invalid is an ErrInvalid that says what to do.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+}
+
+// unavailable wraps what a store answered so that callers can tell "we failed"
+// from "you are wrong". Errors that already say which of the two pass through.
+func unavailable(err error) error {
+	for _, known := range []error{ErrUnavailable, ErrCorrupt, ErrBusy, ErrNotFound, ErrConflict, ErrCursorLost} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// micros is the one place where times are brought to the precision that every
+// engine keeps: UTC, whole microseconds, truncated.
+func micros(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC().Truncate(time.Microsecond)
+}

@@ -1,0 +1,304 @@
+package apikey
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/sync/semaphore"
+)
+
+// A Hasher turns a token's secret text into what the store keeps. It is safe
+// for concurrent use. [Argon2id] and [HMACSHA256] ship; doc.go says when to
+// choose which.
+type Hasher interface {
+	// Name is the first field of the encoded form, between two '$'.
+	Name() string
+	// Rank orders hashers: a stored hash is replaced by one of a higher rank at
+	// its next use, never by one of a lower or equal rank, so that old and new
+	// processes of a rolling deploy do not undo each other. Argon2id is 20,
+	// HMACSHA256 10.
+	Rank() int
+	// Hash encodes secret as "$name$…", with a fresh salt if it uses one.
+	// Errors: ErrBusy, ctx.Err().
+	Hash(ctx context.Context, secret []byte) (encoded string, err error)
+	// Verify compares in constant time. outdated says that encoded costs less
+	// than this Hasher's parameters do: a strict order, as for Rank. An encoded
+	// form that this Hasher did not make, or that asks for more than its
+	// ceilings, is ErrCorrupt: a database must not choose what we spend.
+	Verify(ctx context.Context, encoded string, secret []byte) (ok, outdated bool, err error)
+}
+
+// Argon2idConfig is what hashing costs. The zero value is the second choice of
+// OWASP's Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
+type Argon2idConfig struct {
+	Memory uint32 // KiB, from 7168 to MaxMemory; 0: 19456
+	Time   uint32 // passes, from 1 to 10; 0: 2
+	Lanes  uint8  // from 1 to 4; 0: 1
+	// Slots is how many hashes run at once; 0: one less than GOMAXPROCS, at
+	// least one, so that verifying a cold key never takes the last processor
+	// from warm traffic.
+	Slots int
+	// MaxMemory bounds all running hashes together, in KiB; 0: 131072 (128 MiB).
+	MaxMemory uint32
+	// Wait is how long a caller waits for a slot before ErrBusy; 0: 2 s.
+	Wait time.Duration
+	// MaxWaiting is how many callers may wait; the next gets ErrBusy at once;
+	// 0: 256.
+	MaxWaiting int
+}
+
+// Argon2id is the default Hasher (RFC 9106, PHC string format). One value's
+// slots are shared by every Manager and Verifier that it is given to, so give
+// the same one to all.
+type Argon2id struct {
+	memory, time uint32
+	lanes        uint8
+	maxMemory    uint32
+	gate         *gate
+}
+
+const (
+	argonName    = "argon2id"
+	argonSaltLen = 16
+	argonKeyLen  = 32
+	argonMaxTime = 10
+	argonMaxLane = 4
+	argonMinMem  = 7168 // KiB: the least that OWASP lists, at five passes
+)
+
+// NewArgon2id refuses parameters out of range with ErrInvalid.
+func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
+	a := &Argon2id{
+		memory: or(c.Memory, 19456), time: or(c.Time, 2), lanes: or(c.Lanes, 1),
+		maxMemory: or(c.MaxMemory, 128<<10),
+	}
+	switch {
+	case a.memory < argonMinMem || a.memory > a.maxMemory:
+		return nil, invalid("argon2id memory %d KiB: want %d to MaxMemory (%d)", a.memory, argonMinMem, a.maxMemory)
+	case a.time > argonMaxTime || a.lanes > argonMaxLane:
+		return nil, invalid("argon2id time %d, lanes %d: want at most %d and %d", a.time, a.lanes, argonMaxTime, argonMaxLane)
+	}
+	slots := or(c.Slots, max(1, runtime.GOMAXPROCS(0)-1))
+	if slots < 1 || c.Wait < 0 || c.MaxWaiting < 0 {
+		return nil, invalid("argon2id slots, wait and waiting cannot be negative")
+	}
+	a.gate = newGate(int64(a.maxMemory), int64(slots), or(c.Wait, 2*time.Second), or(c.MaxWaiting, 256))
+	return a, nil
+}
+
+// Name is "argon2id".
+func (*Argon2id) Name() string { return argonName }
+
+// Rank is 20.
+func (*Argon2id) Rank() int { return 20 }
+
+// Hash waits for a slot; see [Hasher].
+func (a *Argon2id) Hash(ctx context.Context, secret []byte) (string, error) {
+	h := argonHash{memory: a.memory, time: a.time, lanes: a.lanes, salt: make([]byte, argonSaltLen)}
+	rand.Read(h.salt)
+	var err error
+	if h.key, err = a.run(ctx, h, secret); err != nil {
+		return "", err
+	}
+	return h.String(), nil
+}
+
+// Verify waits for a slot; see [Hasher].
+func (a *Argon2id) Verify(ctx context.Context, encoded string, secret []byte) (ok, outdated bool, err error) {
+	h, err := parseArgon(encoded, a.maxMemory)
+	if err != nil {
+		return false, false, err
+	}
+	key, err := a.run(ctx, h, secret)
+	if err != nil {
+		return false, false, err
+	}
+	ok = subtle.ConstantTimeCompare(key, h.key) == 1
+	cost := uint64(h.memory) * uint64(h.time)
+	return ok, cost < uint64(a.memory)*uint64(a.time), nil
+}
+
+func (a *Argon2id) run(ctx context.Context, h argonHash, secret []byte) ([]byte, error) {
+	release, err := a.gate.enter(ctx, int64(h.memory))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return argon2.IDKey(secret, h.salt, h.time, h.memory, h.lanes, argonKeyLen), nil
+}
+
+// argonHash is the PHC string: $argon2id$v=19$m=…,t=…,p=…$salt$key.
+type argonHash struct {
+	memory, time uint32
+	lanes        uint8
+	salt, key    []byte
+}
+
+func (h argonHash) String() string {
+	b64 := base64.RawStdEncoding.Strict()
+	return fmt.Sprintf("$%s$v=%d$m=%d,t=%d,p=%d$%s$%s", argonName, argon2.Version,
+		h.memory, h.time, h.lanes, b64.EncodeToString(h.salt), b64.EncodeToString(h.key))
+}
+
+// parseArgon takes the one spelling that String writes. The ceilings stop a
+// database writer from turning one verification into gigabytes or minutes.
+func parseArgon(encoded string, maxMemory uint32) (h argonHash, err error) {
+	bad := fmt.Errorf("%w: stored hash is not an argon2id string within the limits", ErrCorrupt)
+	fields := strings.Split(encoded, "$")
+	if len(encoded) > 200 || len(fields) != 6 || fields[1] != argonName {
+		return h, bad
+	}
+	params := strings.Split(fields[3], ",")
+	if len(params) != 3 {
+		return h, bad
+	}
+	var nums [3]uint64
+	for i, name := range []string{"m=", "t=", "p="} {
+		digits, ok := strings.CutPrefix(params[i], name)
+		if nums[i], err = strconv.ParseUint(digits, 10, 32); !ok || err != nil {
+			return h, bad
+		}
+	}
+	if nums[0] < 8 || nums[0] > uint64(maxMemory) || nums[1] < 1 || nums[1] > argonMaxTime || nums[2] < 1 || nums[2] > argonMaxLane {
+		return h, bad
+	}
+	h.memory, h.time, h.lanes = uint32(nums[0]), uint32(nums[1]), uint8(nums[2])
+	b64 := base64.RawStdEncoding.Strict()
+	var err1, err2 error
+	h.salt, err1 = b64.DecodeString(fields[4])
+	h.key, err2 = b64.DecodeString(fields[5])
+	if err1 != nil || err2 != nil || len(h.salt) != argonSaltLen || len(h.key) != argonKeyLen || h.String() != encoded {
+		return argonHash{}, bad
+	}
+	return h, nil
+}
+
+// HMACSHA256 hashes with a pepper, in a microsecond instead of the 20 to 40 ms
+// of argon2. A token's secret has 196 random bits, which no dictionary shortens,
+// so nothing is lost while the pepper stays secret, and without the pepper the
+// stored value cannot even be tried against guesses.
+type HMACSHA256 struct{ ring ring }
+
+const hmacName = "hmac-sha256"
+
+// NewHMACSHA256 takes the peppers of the program; the first hashes, all verify.
+func NewHMACSHA256(peppers ...Pepper) (*HMACSHA256, error) {
+	r, err := newRing(peppers)
+	if err != nil {
+		return nil, err
+	}
+	if !r.has() {
+		return nil, invalid("the HMAC hasher needs a pepper; without one use Argon2id")
+	}
+	return &HMACSHA256{r}, nil
+}
+
+// Name is "hmac-sha256".
+func (*HMACSHA256) Name() string { return hmacName }
+
+// Rank is 10.
+func (*HMACSHA256) Rank() int { return 10 }
+
+// Hash never waits; see [Hasher].
+func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
+	return encodeHMAC(h.ring.first, secret), nil
+}
+
+// Verify never waits; see [Hasher]. A hash of a pepper that is not configured
+// is no match: what a removed pepper made is refused.
+func (h *HMACSHA256) Verify(_ context.Context, encoded string, secret []byte) (ok, outdated bool, err error) {
+	fields := strings.Split(encoded, "$")
+	if len(encoded) > 100 || len(fields) != 4 || fields[1] != hmacName {
+		return false, false, fmt.Errorf("%w: stored hash is not an hmac-sha256 string", ErrCorrupt)
+	}
+	slot, err := strconv.ParseUint(fields[2], 10, 8)
+	if err != nil {
+		return false, false, fmt.Errorf("%w: stored hmac-sha256 hash has no slot", ErrCorrupt)
+	}
+	k := h.ring.at(uint8(slot))
+	if k == nil {
+		return false, false, nil
+	}
+	return sameText(encodeHMAC(k, secret), encoded), false, nil
+}
+
+func encodeHMAC(k *pepperKeys, secret []byte) string {
+	sum := k.mac(purposeHash, secret)
+	return fmt.Sprintf("$%s$%d$%s", hmacName, k.slot, base64.RawStdEncoding.EncodeToString(sum[:]))
+}
+
+// pickHasher finds the Hasher that made an encoded hash, nil if none did.
+func pickHasher(hashers []Hasher, encoded string) Hasher {
+	for _, h := range hashers {
+		if rest, ok := strings.CutPrefix(encoded, "$"+h.Name()+"$"); ok && rest != "" {
+			return h
+		}
+	}
+	return nil
+}
+
+// gate bounds work that an attacker can ask for: at most so many at once, at
+// most so much weight, a bounded queue, and a bounded wait. Whoever finds the
+// queue full or waits too long gets ErrBusy, which is an honest 503 and not an
+// outage.
+type gate struct {
+	sem        *semaphore.Weighted
+	capacity   int64
+	share      int64 // least weight of one: capacity ÷ slots, which makes it a bound on the number too
+	wait       time.Duration
+	waiting    atomic.Int64
+	maxWaiting int64
+}
+
+func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
+	capacity = max(capacity, slots)
+	return &gate{
+		sem: semaphore.NewWeighted(capacity), capacity: capacity, share: capacity / slots,
+		wait: wait, maxWaiting: int64(maxWaiting),
+	}
+}
+
+// enter waits for room and returns what gives it back.
+func (g *gate) enter(ctx context.Context, weight int64) (release func(), err error) {
+	weight = min(max(weight, g.share), g.capacity)
+	if !g.sem.TryAcquire(weight) {
+		if g.waiting.Add(1) > g.maxWaiting {
+			g.waiting.Add(-1)
+			return nil, ErrBusy
+		}
+		wctx, cancel := context.WithTimeout(ctx, g.wait)
+		err := g.sem.Acquire(wctx, weight)
+		cancel()
+		g.waiting.Add(-1)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, ErrBusy
+		}
+	}
+	return func() { g.sem.Release(weight) }, nil
+}
+
+// or returns v, or the default if v is the zero value.
+func or[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+var (
+	_ Hasher = (*Argon2id)(nil)
+	_ Hasher = (*HMACSHA256)(nil)
+)

@@ -1,0 +1,141 @@
+// Package base62 writes numbers as fixed-width text of 0-9, A-Z, a-z.
+//
+// One number, one spelling: the width is fixed by the caller, and text whose
+// value does not fit the number is refused, so that whatever decodes encodes
+// to the same bytes again.
+package base62
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"math/bits"
+)
+
+// Alphabet in the order of its values, which is also the order of the bytes:
+// encoded numbers of one width sort as the numbers do.
+const Alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// IDLen is the width of 128 bits: 62^22 is the first power beyond 2^128.
+const IDLen = 22
+
+const (
+	chunk = 10                 // digits that always fit an uint64
+	base  = 839299365868340224 // 62^10
+)
+
+// values has the value of every byte, 0xFF for those outside the alphabet.
+var values = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 0xFF
+	}
+	for i := range len(Alphabet) {
+		t[Alphabet[i]] = byte(i)
+	}
+	return t
+}()
+
+// Append writes v in exactly width digits. The value must fit.
+func Append(dst []byte, v uint64, width int) []byte {
+	n := len(dst)
+	for range width {
+		dst = append(dst, '0')
+	}
+	for i := len(dst) - 1; i >= n; i-- {
+		dst[i] = Alphabet[v%62]
+		v /= 62
+	}
+	return dst
+}
+
+// Uint decodes text of any width up to 11 digits; false if a character is
+// outside the alphabet or the value needs more than bitSize bits.
+func Uint(s string, bitSize int) (uint64, bool) {
+	if len(s) == 0 || len(s) > chunk+1 {
+		return 0, false
+	}
+	var v, bad uint64
+	for i := range len(s) {
+		d := uint64(values[s[i]])
+		bad |= d & 0x80
+		hi, lo := bits.Mul64(v, 62)
+		sum, carry := bits.Add64(lo, d, 0)
+		bad |= hi | carry
+		v = sum
+	}
+	if bad != 0 || bitSize < 64 && v>>bitSize != 0 {
+		return 0, false
+	}
+	return v, true
+}
+
+// AppendID writes 128 bits as [IDLen] digits.
+func AppendID(dst []byte, id [16]byte) []byte {
+	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
+	hi, lo, low := divmod(hi, lo)
+	_, high, mid := divmod(hi, lo)
+	dst = Append(dst, high, IDLen-2*chunk)
+	dst = Append(dst, mid, chunk)
+	return Append(dst, low, chunk)
+}
+
+// ID decodes exactly [IDLen] digits; false for a wrong length, a character
+// outside the alphabet, or a value beyond 128 bits.
+func ID(s string) (id [16]byte, ok bool) {
+	if len(s) != IDLen {
+		return id, false
+	}
+	high, ok1 := Uint(s[:IDLen-2*chunk], 64)
+	mid, ok2 := Uint(s[IDLen-2*chunk:IDLen-chunk], 64)
+	low, ok3 := Uint(s[IDLen-chunk:], 64)
+	if !ok1 || !ok2 || !ok3 {
+		return id, false
+	}
+	// (high·62^10 + mid)·62^10 + low; the first step cannot leave 72 bits.
+	hi, lo := bits.Mul64(high, base)
+	lo, carry := bits.Add64(lo, mid, 0)
+	hi += carry
+	over, hi2 := bits.Mul64(hi, base)
+	mulHi, lo2 := bits.Mul64(lo, base)
+	hi2, carry = bits.Add64(hi2, mulHi, 0)
+	over += carry
+	lo2, carry = bits.Add64(lo2, low, 0)
+	hi2, carry = bits.Add64(hi2, 0, carry)
+	if over+carry != 0 {
+		return id, false
+	}
+	binary.BigEndian.PutUint64(id[:8], hi2)
+	binary.BigEndian.PutUint64(id[8:], lo2)
+	return id, true
+}
+
+// Valid reports whether every byte of s is a digit.
+func Valid(s string) bool {
+	var bad byte
+	for i := range len(s) {
+		bad |= values[s[i]] & 0x80
+	}
+	return bad == 0
+}
+
+// AppendRandom adds n digits, each drawn uniformly from crypto/rand: bytes of
+// 248 and more are thrown away, so that no digit is likelier than another.
+func AppendRandom(dst []byte, n int) []byte {
+	var buf [64]byte
+	for n > 0 {
+		rand.Read(buf[:]) // never fails: crypto/rand ends the program instead
+		for _, b := range buf {
+			if b < 4*62 && n > 0 {
+				dst = append(dst, Alphabet[b%62])
+				n--
+			}
+		}
+	}
+	return dst
+}
+
+// divmod divides a 128-bit number by 62^10.
+func divmod(hi, lo uint64) (qhi, qlo, rem uint64) {
+	qhi, rem = hi/base, hi%base
+	qlo, rem = bits.Div64(rem, lo, base)
+	return qhi, qlo, rem
+}

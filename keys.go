@@ -1,0 +1,314 @@
+package apikey
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/go-apikey/apikey/internal/base62"
+)
+
+// A Key is a verified (or, from management, a described) API key. It is a
+// pointer to something immutable: it may be kept, shared between goroutines and
+// compared, and it says what was true when it was answered, not what is true
+// later. Programs test against it with any type of their own that has these
+// two methods.
+type Key interface {
+	// Info describes the key.
+	Info() Info
+	// Can reports whether the key holds abilities that allow all of those
+	// required. With none required it is true.
+	Can(required ...Ability) bool
+}
+
+// KeyID identifies a key for ever, through every rotation. It is public: the
+// "App ID" or "Client ID" of a merchant's key page, a UUID of version 7 (RFC
+// 9562), so that keys sort by age. The zero KeyID is no key.
+type KeyID [16]byte
+
+// ParseKeyID reads the 36-character form that [KeyID.String] writes, and no
+// other spelling of a UUID. Its error wraps ErrInvalid.
+func ParseKeyID(s string) (KeyID, error) {
+	u, err := uuid.Parse(s)
+	if err != nil || u.String() != s {
+		return KeyID{}, invalid("a key ID looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case")
+	}
+	return KeyID(u), nil
+}
+
+// NewKeyID draws an ID. Only programs that write a Store's tests need it.
+func NewKeyID() KeyID { return KeyID(uuid.Must(uuid.NewV7())) }
+
+func (id KeyID) String() string { return uuid.UUID(id).String() }
+
+// IsZero reports whether the ID is the zero one, which no key has.
+func (id KeyID) IsZero() bool { return id == KeyID{} }
+
+// MarshalText writes the UUID.
+func (id KeyID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what [ParseKeyID] reads.
+func (id *KeyID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseKeyID(string(text))
+	return err
+}
+
+// CredentialID identifies one version of what a key proves itself with. Tokens
+// carry it; it is public and drawn at random (UUID version 4, RFC 9562).
+type CredentialID [16]byte
+
+// ParseCredentialID reads the 22 base62 characters that
+// [CredentialID.String] writes. Its error wraps ErrInvalid.
+func ParseCredentialID(s string) (CredentialID, error) {
+	id, ok := base62.ID(s)
+	if !ok {
+		return CredentialID{}, invalid("a credential ID is 22 characters of 0-9, A-Z, a-z")
+	}
+	return id, nil
+}
+
+// NewCredentialID draws an ID. Only programs that write a Store's tests need it.
+func NewCredentialID() CredentialID { return CredentialID(uuid.New()) }
+
+func (id CredentialID) String() string { return string(base62.AppendID(nil, id)) }
+
+// MarshalText writes 22 base62 characters.
+func (id CredentialID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what [ParseCredentialID] reads.
+func (id *CredentialID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseCredentialID(string(text))
+	return err
+}
+
+// Mode separates money from play: a key is of one mode for ever, and nothing
+// crosses from one to the other. The zero Mode is invalid everywhere, so that
+// a forgotten field cannot mean production.
+type Mode uint8
+
+const (
+	// Live is production.
+	Live Mode = 1
+	// Test is the sandbox.
+	Test Mode = 2
+	// AnyMode is for [VerifierConfig.Mode] alone: a small program whose one
+	// Verifier serves both. The handler then has to look at [Info.Mode].
+	AnyMode Mode = 255
+)
+
+func (m Mode) String() string { return nameOf(modeNames, m, "mode") }
+
+// MarshalText writes "live" or "test".
+func (m Mode) MarshalText() ([]byte, error) { return textOf(modeNames, m, "mode") }
+
+// UnmarshalText reads "live" or "test".
+func (m *Mode) UnmarshalText(text []byte) error { return valueOf(modeNames, m, text, "mode") }
+
+var modeNames = map[Mode]string{Live: "live", Test: "test"}
+
+// Kind says where a key may live.
+type Kind uint8
+
+const (
+	// Secret keys stay on the merchant's server.
+	Secret Kind = 1
+	// Publishable keys are in every visitor's browser. They identify an account
+	// and prove nothing; their text is stored and always shown, and they hold
+	// only abilities that the [Catalog] marks publishable.
+	Publishable Kind = 2
+	// Signature and SharedSecret are reserved; this version refuses them.
+	Signature    Kind = 3
+	SharedSecret Kind = 4
+)
+
+func (k Kind) String() string { return nameOf(kindNames, k, "kind") }
+
+// MarshalText writes "secret" or "publishable".
+func (k Kind) MarshalText() ([]byte, error) { return textOf(kindNames, k, "kind") }
+
+// UnmarshalText reads "secret" or "publishable".
+func (k *Kind) UnmarshalText(text []byte) error { return valueOf(kindNames, k, text, "kind") }
+
+var kindNames = map[Kind]string{Secret: "secret", Publishable: "publishable"}
+
+// State is what a key page shows as a coloured dot.
+type State uint8
+
+const (
+	// Active keys are neither suspended nor revoked. An active key may still
+	// have expired: expiry is judged against a clock, not stored as a state.
+	Active State = 1
+	// Suspended keys are refused until they are resumed.
+	Suspended State = 2
+	// Revoked keys are refused for ever and stay in the store as tombstones.
+	Revoked State = 3
+)
+
+func (s State) String() string { return nameOf(stateNames, s, "state") }
+
+// MarshalText writes "active", "suspended" or "revoked".
+func (s State) MarshalText() ([]byte, error) { return textOf(stateNames, s, "state") }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *State) UnmarshalText(text []byte) error { return valueOf(stateNames, s, text, "state") }
+
+var stateNames = map[State]string{Active: "active", Suspended: "suspended", Revoked: "revoked"}
+
+// Info describes a key. It holds no secret and shares nothing that can be
+// changed: it may be logged, stored and sent to the merchant. Times are UTC.
+type Info struct {
+	ID   KeyID
+	Name string // what the merchant calls it; may be empty
+	// Credential is the one that was presented (from Verify) or the current
+	// one (from management).
+	Credential CredentialID
+	Account    string
+	Mode       Mode
+	Kind       Kind
+	State      State
+	// Version counts changes, from 1. It is what IfVersion compares.
+	Version uint64
+
+	Abilities Abilities
+	Metadata  Metadata
+	Networks  View[netip.Prefix] // empty: any address
+	Origins   View[string]       // empty: any origin
+
+	CreatedAt    time.Time
+	ExpiresAt    time.Time // the first instant at which it is refused; zero: never
+	RevokedAt    time.Time // zero: not revoked
+	RevokeReason Reason
+	LastUsed     time.Time // of any credential, late by a few seconds; zero: never
+	RotateMonths int       // remind after so many months; 0: never
+	RotateDue    time.Time // zero: never
+
+	// Credentials, newest first: at most three live and the eight last ended.
+	// From Verify it is empty.
+	Credentials View[CredentialInfo]
+}
+
+// CredentialInfo describes one credential of a key. It holds no secret.
+type CredentialInfo struct {
+	ID        CredentialID
+	Hint      string    // last four characters of the token, for people
+	NotBefore time.Time // first instant at which it is accepted; zero: from its creation
+	NotAfter  time.Time // first instant at which it is refused; zero: never
+	LastUsed  time.Time // late by a few seconds; zero: never
+	Ended     bool      // retired or replaced
+	Pepper    uint8     // slot of the pepper that minted it; 0: none
+	Public    Token     // a publishable token; zero for others
+}
+
+// View is a read-only slice. The zero View is empty.
+type View[T any] struct{ s []T }
+
+// Abilities is a read-only list of abilities.
+type Abilities = View[Ability]
+
+// NewView copies items.
+func NewView[T any](items ...T) View[T] { return View[T]{slices.Clone(items)} }
+
+// All yields the items in order.
+func (v View[T]) All() iter.Seq[T] { return slices.Values(v.s) }
+
+// Len is the number of items.
+func (v View[T]) Len() int { return len(v.s) }
+
+// At returns item i, counted from 0. It panics beyond Len.
+func (v View[T]) At(i int) T { return v.s[i] }
+
+// MarshalJSON writes an array, [] when empty.
+func (v View[T]) MarshalJSON() ([]byte, error) {
+	if v.s == nil {
+		return []byte("[]"), nil
+	}
+	return json.Marshal(v.s)
+}
+
+// Metadata is the program's own read-only text beside a key. The zero
+// Metadata is empty.
+type Metadata struct{ m map[string]string }
+
+// Get returns the value of name, and "" when there is none.
+func (m Metadata) Get(name string) string { return m.m[name] }
+
+// All yields names and values, sorted by name.
+func (m Metadata) All() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, k := range slices.Sorted(maps.Keys(m.m)) {
+			if !yield(k, m.m[k]) {
+				return
+			}
+		}
+	}
+}
+
+// Len is the number of pairs.
+func (m Metadata) Len() int { return len(m.m) }
+
+// MarshalJSON writes an object, {} when empty.
+func (m Metadata) MarshalJSON() ([]byte, error) {
+	if m.m == nil {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(m.m)
+}
+
+type keyContext struct{}
+
+// NewContext returns a context that carries the verified key, for handlers of
+// HTTP, gRPC or a queue.
+func NewContext(ctx context.Context, k Key) context.Context {
+	return context.WithValue(ctx, keyContext{}, k)
+}
+
+// FromContext returns the key that [NewContext] put there; false if none was.
+func FromContext(ctx context.Context) (Key, bool) {
+	k, ok := ctx.Value(keyContext{}).(Key)
+	return k, ok
+}
+
+// The three small enumerations above share one way to be read and written.
+
+func nameOf[E interface {
+	comparable
+	~uint8
+}](names map[E]string, e E, what string) string {
+	if s, ok := names[e]; ok {
+		return s
+	}
+	return fmt.Sprintf("%s(%d)", what, uint8(e))
+}
+
+func textOf[E interface {
+	comparable
+	~uint8
+}](names map[E]string, e E, what string) ([]byte, error) {
+	if s, ok := names[e]; ok {
+		return []byte(s), nil
+	}
+	if e == 0 { // an Info that was never filled still prints
+		return nil, nil
+	}
+	return nil, invalid("%s %d is unknown", what, e)
+}
+
+func valueOf[E interface {
+	comparable
+	~uint8
+}](names map[E]string, e *E, text []byte, what string) error {
+	for v, s := range names {
+		if s == string(text) {
+			*e = v
+			return nil
+		}
+	}
+	return invalid("%s must be one of %v", what, slices.Sorted(maps.Values(names)))
+}

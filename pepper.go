@@ -1,0 +1,130 @@
+package apikey
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Pepper is a secret of the program, kept outside the database, in a slot from
+// 1 to 61. Whatever is made with one begins with its slot, so several can
+// verify while the first of a list mints. It prints as its slot.
+//
+// Its life: add it to every Verifier (with AcceptUntagged while older keys have
+// none), then to the Manager as the first of its list, then renew with
+// [Manager.Remac]. To replace a leaked one: add a new one in another slot in
+// the same way, rotate the keys that [ListRequest.Pepper] shows, Remac, and take
+// the old one out; from then on everything it minted is refused.
+type Pepper struct {
+	slot uint8
+	v    *pepperKeys
+}
+
+// MaxPepperSlot is the last slot: one base62 digit, of which 0 means none.
+const MaxPepperSlot = 61
+
+// NewPepper makes a pepper of 32 secret random bytes, from a secret manager or
+// a file that the database's backup does not contain. Slots out of range and a
+// key of zeros are refused with ErrInvalid.
+func NewPepper(slot uint8, key [32]byte) (Pepper, error) {
+	if slot < 1 || slot > MaxPepperSlot {
+		return Pepper{}, invalid("pepper slot %d: want 1 to %d", slot, MaxPepperSlot)
+	}
+	if key == [32]byte{} {
+		return Pepper{}, invalid("pepper of slot %d is all zeros: want 32 random bytes", slot)
+	}
+	return Pepper{slot, newPepperKeys(slot, key)}, nil
+}
+
+// Slot returns the slot, 0 for the zero Pepper.
+func (p Pepper) Slot() uint8 { return p.slot }
+
+// String names the slot only.
+func (p Pepper) String() string { return fmt.Sprintf("pepper(slot %d)", p.slot) }
+
+// GoString is String.
+func (p Pepper) GoString() string { return p.String() }
+
+// Format writes String for every verb.
+func (p Pepper) Format(s fmt.State, _ rune) { io.WriteString(s, p.String()) }
+
+// LogValue is String.
+func (p Pepper) LogValue() slog.Value { return slog.StringValue(p.String()) }
+
+// MarshalText is String.
+func (p Pepper) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// A purpose separates what one pepper is used for: a value made for one can
+// never pass for another.
+type purpose string
+
+const (
+	purposeTag   purpose = "tag"   // 64 bits in the token
+	purposeProof purpose = "proof" // Credential.Check
+	purposeHash  purpose = "hash"  // HMACSHA256, the Hasher
+	purposeCode  purpose = "code"  // e-mailed codes
+	purposeRow   purpose = "row"   // Record.MAC
+	purposeEvent purpose = "event" // the activity log's chain
+	purposeMark  purpose = "mark"  // the check value in the store
+)
+
+// pepperKeys computes HMACs under subkeys that nothing else can reach: they
+// live in a closure, where no printer follows.
+type pepperKeys struct {
+	slot uint8
+	mac  func(purpose, []byte) [32]byte
+}
+
+func newPepperKeys(slot uint8, key [32]byte) *pepperKeys {
+	subkeys := map[purpose][]byte{}
+	for _, p := range []purpose{purposeTag, purposeProof, purposeHash, purposeCode, purposeRow, purposeEvent, purposeMark} {
+		// HKDF-SHA-256, RFC 5869. It fails for lengths beyond 255 blocks only.
+		sub, err := hkdf.Key(sha256.New, key[:], nil, "apikey pepper v1 "+string(p), 32)
+		if err != nil {
+			panic(err)
+		}
+		subkeys[p] = sub
+	}
+	return &pepperKeys{slot, func(p purpose, msg []byte) (sum [32]byte) {
+		h := hmac.New(sha256.New, subkeys[p])
+		h.Write(msg)
+		h.Sum(sum[:0])
+		return sum
+	}}
+}
+
+// ring is the peppers of one Manager or Verifier. The zero ring has none.
+type ring struct {
+	first *pepperKeys // mints
+	slots [MaxPepperSlot + 1]*pepperKeys
+}
+
+func newRing(peppers []Pepper) (r ring, err error) {
+	for _, p := range peppers {
+		switch {
+		case p.v == nil:
+			return r, invalid("a pepper in the list is the zero Pepper: make it with NewPepper")
+		case r.slots[p.slot] != nil:
+			return r, invalid("two peppers are in slot %d", p.slot)
+		}
+		r.slots[p.slot] = p.v
+		if r.first == nil {
+			r.first = p.v
+		}
+	}
+	return r, nil
+}
+
+// has reports whether any pepper is configured.
+func (r *ring) has() bool { return r.first != nil }
+
+// at returns the pepper of a slot, nil if it is not configured.
+func (r *ring) at(slot uint8) *pepperKeys {
+	if slot > MaxPepperSlot {
+		return nil
+	}
+	return r.slots[slot]
+}

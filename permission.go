@@ -1,0 +1,335 @@
+package apikey
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// An Ability is something a key may do. Two forms ship: [Scope] and [Access].
+// They never allow each other. A program adds forms of its own through
+// [Entry.Parse].
+type Ability interface {
+	// Allows reports whether holding this ability satisfies a requirement. It
+	// must be false for every form that it does not know.
+	Allows(required Ability) bool
+	// String is the canonical text, which [Catalog.Parse] reads back.
+	String() string
+}
+
+// Scope is an ability named by segments: "payment:refund". As its last segment
+// a held scope may have the wildcard: "payment:*" allows "payment:refund" and
+// "payment:refund:partial", not "payment" and not "payments:refund". There is
+// no scope for everything: a key names the families that it may use.
+//
+// Segments are lower-case letters, digits, '-', '_' and '.', joined by ':', at
+// least two and at most 8 of them, 100 bytes in all.
+type Scope string
+
+const (
+	maxSegments = 8
+	maxAbility  = 100
+)
+
+// ParseScope checks the shape, not whether any catalog knows the scope. Its
+// error wraps ErrInvalid.
+func ParseScope(s string) (Scope, error) {
+	segments := strings.Split(s, ":")
+	if len(s) > maxAbility || len(segments) < 2 || len(segments) > maxSegments {
+		return "", invalid("scope %s: want 2 to %d segments joined by ':', at most %d bytes, like payment:refund", quote(s), maxSegments, maxAbility)
+	}
+	for i, seg := range segments {
+		if seg == "*" && i == len(segments)-1 {
+			continue
+		}
+		if !isWord(seg) {
+			return "", invalid("scope %s: segments are lower-case letters, digits, '-', '_' and '.'; '*' may only be the last one", quote(s))
+		}
+	}
+	return Scope(s), nil
+}
+
+// Allows reports whether required is this scope or, for a wildcard, lies below
+// it.
+func (s Scope) Allows(required Ability) bool {
+	want, ok := required.(Scope)
+	if !ok || s == "" {
+		return false
+	}
+	if s == want {
+		return true
+	}
+	family, wild := strings.CutSuffix(string(s), "*")
+	return wild && strings.HasSuffix(family, ":") &&
+		len(want) > len(family) && strings.HasPrefix(string(want), family)
+}
+
+func (s Scope) String() string { return string(s) }
+
+// Level is how much of a product a key may use. The zero Level is None, and
+// None is written by leaving the product out.
+type Level uint8
+
+const (
+	// Read fetches data.
+	Read Level = 1
+	// Write acts, and reads too.
+	Write Level = 2
+)
+
+func (l Level) String() string { return nameOf(levelNames, l, "level") }
+
+var levelNames = map[Level]string{Read: "read", Write: "write"}
+
+// Access is an ability on a whole product, at a level: "balance=read".
+type Access struct {
+	Product string
+	Level   Level
+}
+
+// ParseAccess reads "product=read" or "product=write". Its error wraps
+// ErrInvalid.
+func ParseAccess(s string) (Access, error) {
+	product, level, ok := strings.Cut(s, "=")
+	if !ok || len(s) > maxAbility || !isWord(product) {
+		return Access{}, invalid("product level %s: want product=read or product=write", quote(s))
+	}
+	for l, name := range levelNames {
+		if name == level {
+			return Access{product, l}, nil
+		}
+	}
+	return Access{}, invalid("product level %s: the level is read or write; for none leave the product out", quote(s))
+}
+
+// Allows reports whether required is the same product at this level or a lower
+// one.
+func (a Access) Allows(required Ability) bool {
+	want, ok := required.(Access)
+	return ok && want.Product == a.Product && want.Level >= Read && want.Level <= a.Level
+}
+
+func (a Access) String() string { return a.Product + "=" + a.Level.String() }
+
+// MarshalText writes the canonical text.
+func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// Entry is one line of a [Catalog]. Exactly one of Scope, Product and Parse is
+// set.
+type Entry struct {
+	Scope   string // "payment:refund"
+	Product string // "balance": known at levels read and write
+	// Parse reads a form of the program's own; false if the text is not of that
+	// form. What it accepts must print the same text again.
+	Parse       func(text string) (Ability, bool)
+	Description string // shown to merchants by the program
+	// Publishable lets a publishable key hold it: the scope, or the product at
+	// level read. Everybody on the Internet has that key.
+	Publishable bool
+}
+
+// Catalog is the closed list of abilities that keys may be given. It is
+// immutable and safe for concurrent use.
+type Catalog struct {
+	entries []Entry
+	byText  map[string]int // scope, product=read, product=write → entry
+}
+
+// NewCatalog refuses empty, malformed and doubled entries with an error that
+// wraps ErrInvalid.
+func NewCatalog(entries ...Entry) (*Catalog, error) {
+	c := &Catalog{entries: slices.Clone(entries), byText: map[string]int{}}
+	for i, e := range entries {
+		texts, err := e.texts()
+		if err != nil {
+			return nil, fmt.Errorf("catalog entry %d: %w", i, err)
+		}
+		for _, text := range texts {
+			if _, twice := c.byText[text]; twice {
+				return nil, invalid("catalog has %q twice", text)
+			}
+			c.byText[text] = i
+		}
+	}
+	return c, nil
+}
+
+// MustCatalog is [NewCatalog] for package variables: it panics on an error.
+func MustCatalog(entries ...Entry) *Catalog {
+	c, err := NewCatalog(entries...)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func (e Entry) texts() ([]string, error) {
+	set := 0
+	for _, is := range []bool{e.Scope != "", e.Product != "", e.Parse != nil} {
+		if is {
+			set++
+		}
+	}
+	switch {
+	case set != 1:
+		return nil, invalid("set exactly one of Scope, Product and Parse")
+	case e.Scope != "":
+		s, err := ParseScope(e.Scope)
+		if err == nil && strings.HasSuffix(e.Scope, "*") {
+			err = invalid("scope %q: a catalog lists what exists; keys may hold wildcards of it", e.Scope)
+		}
+		return []string{string(s)}, err
+	case e.Product != "":
+		if !isWord(e.Product) {
+			return nil, invalid("product %s: lower-case letters, digits, '-', '_' and '.'", quote(e.Product))
+		}
+		return []string{e.Product + "=read", e.Product + "=write"}, nil
+	}
+	return nil, nil
+}
+
+// Entries returns the lines of the catalog, for a form that lists them.
+func (c *Catalog) Entries() []Entry { return slices.Clone(c.entries) }
+
+// Parse reads an ability that a key may be given. An unknown one is refused
+// with an error that wraps ErrInvalid and names the nearest known ones. A
+// wildcard scope must cover at least one scope of the catalog.
+func (c *Catalog) Parse(text string) (Ability, error) {
+	a, err := c.parseForm(text)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := c.byText[text]; ok || !builtin(a) || c.covers(a) {
+		return a, nil
+	}
+	return nil, invalid("ability %s is unknown%s", quote(text), c.nearest(text))
+}
+
+// parseForm reads any well-formed ability, known to the catalog or not: a
+// stored key may hold one that a newer version of the program gave it.
+func (c *Catalog) parseForm(text string) (Ability, error) {
+	if c != nil {
+		for _, e := range c.entries {
+			if e.Parse == nil || len(text) > maxAbility {
+				continue
+			}
+			if a, ok := e.Parse(text); ok && a != nil && a.String() == text {
+				return a, nil
+			}
+		}
+	}
+	if strings.Contains(text, "=") {
+		a, err := ParseAccess(text)
+		return a, err
+	}
+	s, err := ParseScope(text)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// publishable reports whether everything that a allows may be held by a key
+// that the whole Internet knows.
+func (c *Catalog) publishable(a Ability) bool {
+	if i, ok := c.byText[a.String()]; ok {
+		access, level := a.(Access)
+		return c.entries[i].Publishable && (!level || access.Level == Read)
+	}
+	if builtin(a) { // a wildcard covers what the catalog may have tomorrow
+		return false
+	}
+	for _, e := range c.entries {
+		if e.Parse != nil && e.Publishable {
+			if got, ok := e.Parse(a.String()); ok && got != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *Catalog) covers(a Ability) bool {
+	for text := range c.byText {
+		if s := Scope(text); a.Allows(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// nearest lists up to three known abilities that a typo may have meant.
+func (c *Catalog) nearest(text string) string {
+	if len(text) > maxAbility || len(c.byText) == 0 {
+		return ""
+	}
+	known := slices.Sorted(maps.Keys(c.byText))
+	slices.SortStableFunc(known, func(x, y string) int { return distance(text, x) - distance(text, y) })
+	return "; nearest known: " + strings.Join(known[:min(3, len(known))], ", ")
+}
+
+func builtin(a Ability) bool {
+	switch a.(type) {
+	case Scope, Access:
+		return true
+	}
+	return false
+}
+
+// canAll is the one loop behind every Can and every Require. It returns the
+// first ability that nothing held allows, or nil.
+func canAll(held []Ability, required []Ability) Ability {
+next:
+	for _, want := range required {
+		for _, have := range held {
+			if have.Allows(want) {
+				continue next
+			}
+		}
+		if want == nil { // a nil requirement is a bug of the caller: never satisfied
+			return Scope("(nil)")
+		}
+		return want
+	}
+	return nil
+}
+
+// isWord reports whether s is one segment.
+func isWord(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// quote shows a caller's text in an error without letting it flood a log.
+func quote(s string) string {
+	if len(s) > 60 {
+		return fmt.Sprintf("%.60q…", s)
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// distance is Levenshtein's, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost = 1 + min(diagonal, row[j], row[j-1])
+			}
+			diagonal, row[j] = row[j], cost
+		}
+	}
+	return row[len(b)]
+}

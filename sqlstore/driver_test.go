@@ -1,0 +1,3 @@
+package sqlstore_test
+
+import _ "modernc.org/sqlite"

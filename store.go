@@ -1,0 +1,346 @@
+package apikey
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// A Store keeps keys. This comment and those below are the whole contract: a
+// store author needs nothing else, and package storetest checks every sentence.
+//
+// Concurrency: every method may be called from any goroutine, on any number of
+// nodes at once. What is returned shares nothing with the store, and what is
+// passed in is not kept.
+//
+// Values: times are UTC in whole microseconds (the root truncates before
+// Apply); the zero time means "none" and comes back as the zero time. Strings
+// are valid UTF-8 without NUL, at most a few kilobytes, and come back byte for
+// byte. IDs, tokens, hashes and strings compare byte by byte, so 'a' is not
+// 'A' (in SQL: a binary collation). nil and empty slices and maps are the same.
+//
+// Errors, told apart with errors.Is:
+//   - ErrNotFound: Get and Lookup of something absent.
+//   - ErrConflict: Apply, whose comparison failed.
+//   - ErrCursorLost: Changed, whose history was rewritten.
+//   - ErrInvalid: a cursor that this store did not make.
+//   - ErrCorrupt, as *[CorruptError]: Get and Lookup of a row that cannot be
+//     read. Pages go on with the other rows and name the damaged ones.
+//   - ErrUnavailable, wrapping the cause: everything else that went wrong.
+//   - ctx.Err(), wrapped or not, once the context is done.
+//
+// No method leaves anything half done.
+type Store interface {
+	// Get returns a record by its ID, tombstones included.
+	Get(ctx context.Context, id KeyID) (Record, error)
+
+	// Lookup returns the whole record that has this credential, live or ended,
+	// tombstones included. It is what an unknown token costs: one round trip,
+	// one index. It answers from a node that has every acknowledged change.
+	Lookup(ctx context.Context, id CredentialID) (Record, error)
+
+	// List returns a page of the records that match, CreatedAt descending, then
+	// ID descending. A record that exists during the whole walk and matches all
+	// the time is seen exactly once, whatever is inserted meanwhile.
+	List(ctx context.Context, f Filter) (Page, error)
+
+	// Events returns a page of the activity log: newest first (Time, then ID
+	// descending), or a key's chain by Seq ascending.
+	Events(ctx context.Context, f EventFilter) (EventPage, error)
+
+	// Changed returns the records whose change became visible since the cursor,
+	// as they are now, at most limit of them, in any order that its cursor can
+	// continue. It may repeat a record; it never skips one, however late its
+	// transaction commits. Upkeep and purging are not changes.
+	//
+	// The empty cursor returns no records and the position of "now".
+	//
+	// A cursor also names the last event that it has shown. When the store no
+	// longer has that event, or is behind the cursor's position, its history was
+	// rewritten: ErrCursorLost.
+	Changed(ctx context.Context, after Cursor, limit int) (Changes, error)
+
+	// Items returns items by ID ascending. Expired ones are returned too: a
+	// store never judges an expiry.
+	Items(ctx context.Context, f ItemFilter) (ItemPage, error)
+
+	// Apply commits all changes or none, in one transaction.
+	//
+	//   - A Record is written if and only if the stored record's Version is the
+	//     new Version less one (Version 1: if there is none). Of its credentials
+	//     those that are not stored yet are inserted whole; a credential ID that
+	//     another record has, or once had and still keeps, is a failed
+	//     comparison. Of stored ones NotBefore, NotAfter, Ended, Hint, Public and
+	//     Pepper are written, and Hash, Check, Sealed, SealedKEK and LastUsed are
+	//     left as Upkeep made them, whatever the record passed in says, except
+	//     that Sealed and SealedKEK are cleared when the credential is Ended or
+	//     the record has RevokedAt. Stored credentials that the record does not
+	//     list are dropped. Their order is kept.
+	//   - An Item is written, or deleted if Delete is set, if and only if the
+	//     stored item's Version is the new Version less one (Version 1: if there
+	//     is none).
+	//   - The Event is appended; its ID is the change's ID.
+	//
+	// When a comparison fails, nothing is written. If an event with the ID of
+	// each change exists, an earlier commit of these very changes succeeded and
+	// its answer was lost: Apply returns nil. Otherwise ErrConflict. The
+	// comparison comes before the search, because it waits for a commit that is
+	// under way. (A change without an event is never found: its retry is
+	// ErrConflict.) A store retries deadlocks, serialization failures and locked
+	// databases itself, a bounded number of times, with jitter.
+	Apply(ctx context.Context, changes ...Change) error
+
+	// Upkeep swaps single columns of credentials by their old value. It changes
+	// no version, writes no event and is not in Changed. A swap whose old value
+	// does not match, or whose credential is gone, is skipped without an error;
+	// the others of the batch are done.
+	Upkeep(ctx context.Context, batch []Upkeep) error
+}
+
+// Record is a key as stored.
+type Record struct {
+	ID      KeyID
+	Account string // at most 255 bytes
+	Name    string
+	Mode    Mode
+	Kind    Kind
+	Version uint64   // 1, 2, 3 …; the Seq of its newest event
+	Head    [32]byte // the hash of that event
+	Needs   uint64   // features that a verifier must know, one bit each
+	// MAC is opaque but for its first byte, the slot of the pepper that made it
+	// (see Filter). Empty: none.
+	MAC []byte
+
+	Abilities []string // canonical texts, in order; stores never parse them
+	Networks  []netip.Prefix
+	Origins   []string
+	Metadata  map[string]string
+
+	Disabled     bool
+	RevokeReason Reason
+	RotateMonths int
+	Recovery     Recovery
+
+	CreatedAt, ExpiresAt, RevokedAt, RotateDue time.Time
+
+	Credentials []Credential // newest first
+}
+
+// State derives the state that Filter.State compares.
+func (r *Record) State() State {
+	switch {
+	case !r.RevokedAt.IsZero():
+		return Revoked
+	case r.Disabled:
+		return Suspended
+	}
+	return Active
+}
+
+// Credential is one credential of a record, as stored. Its ID is unique among
+// all records.
+type Credential struct {
+	ID CredentialID
+	// [NotBefore, NotAfter); zero: no bound.
+	NotBefore, NotAfter time.Time
+	Ended               bool
+	Hint                string // at most 4 bytes
+	Public              string // a publishable token; "" for others
+	Pepper              uint8  // slot of the pepper that minted it; 0: none
+
+	// Columns that belong to Upkeep.
+	LastUsed  time.Time
+	Hash      string
+	Check     []byte
+	Sealed    []byte
+	SealedKEK string
+}
+
+// Recovery says whether a token can be shown again after it was issued.
+type Recovery uint8
+
+const (
+	// NotRecoverable is the default: shown once, only a hash is kept.
+	NotRecoverable Recovery = 0
+	// Recoverable keeps a sealed copy.
+	Recoverable Recovery = 1
+)
+
+// Change is one unit of an Apply.
+type Change struct {
+	ID     [16]byte // the event's ID
+	Record *Record  // nil: items or an event alone
+	Items  []Item
+	Event  *EventRecord // required with a Record
+}
+
+// Item is a small versioned value with an expiry: a challenge, a failure
+// budget, a provision mark, an idempotency key. Kind and ID name it.
+type Item struct {
+	Kind      ItemKind
+	ID        string // at most 255 bytes
+	Version   uint64
+	Delete    bool
+	ExpiresAt time.Time // zero: never
+	SealedKEK string    // ID of the KEK that sealed Data; "" if none did
+	Data      []byte    // at most 64 KiB
+}
+
+// ItemKind separates the items of different purposes; at most 32 bytes.
+type ItemKind string
+
+// Upkeep is a batch of swaps on one credential; what is zero is left alone.
+type Upkeep struct {
+	Credential CredentialID
+	// LastUsed moves forward only: an older time is skipped.
+	LastUsed time.Time
+	// NewHash and NewCheck together replace hash and check where the hash is
+	// OldHash.
+	OldHash, NewHash string
+	NewCheck         []byte
+	// NewSealed and NewKEK together replace the sealed copy where it is
+	// OldSealed. An ended credential, and one of a revoked record, takes none.
+	OldSealed, NewSealed []byte
+	NewKEK               string
+}
+
+// Cursor is a position in a list, opaque to all but the store that made it.
+// It is text that can stand in a URL. The empty Cursor is the start.
+type Cursor string
+
+// Filter selects records; a zero field selects all.
+type Filter struct {
+	Account string
+	Mode    Mode
+	Kind    Kind
+	State   State
+	// NameContains finds part of a name; ASCII letters match without case. Only
+	// used together with Account.
+	NameContains string
+	// NeverUsed: no credential was ever used.
+	NeverUsed bool
+	// UnusedSince: no credential was used at or after it, and the key was
+	// created before it.
+	UnusedSince time.Time
+	// ExpiringBefore: ExpiresAt is set and before it.
+	ExpiringBefore time.Time
+	// NotExpiredAt: ExpiresAt is zero or after it.
+	NotExpiredAt time.Time
+	// DueBefore: RotateDue is set and not after it.
+	DueBefore time.Time
+	// Pepper: the MAC, or a credential that is not Ended, is of this slot.
+	Pepper uint8
+	// OtherMAC: the MAC is absent or of another slot than this.
+	OtherMAC uint8
+
+	After Cursor
+	Limit int // 1 to 1000; 0: 100
+}
+
+// Match is the definition of a Filter, without After and Limit. A store may
+// call it or say the same in its own language.
+func (f Filter) Match(r *Record) bool {
+	var used time.Time
+	pepper := len(r.MAC) > 0 && r.MAC[0] == f.Pepper
+	for _, c := range r.Credentials {
+		if c.LastUsed.After(used) {
+			used = c.LastUsed
+		}
+		pepper = pepper || !c.Ended && c.Pepper == f.Pepper
+	}
+	switch {
+	case f.Account != "" && r.Account != f.Account,
+		f.Mode != 0 && r.Mode != f.Mode,
+		f.Kind != 0 && r.Kind != f.Kind,
+		f.State != 0 && r.State() != f.State,
+		f.NameContains != "" && !strings.Contains(foldASCII(r.Name), foldASCII(f.NameContains)),
+		f.NeverUsed && !used.IsZero(),
+		!f.UnusedSince.IsZero() && (!used.Before(f.UnusedSince) || !r.CreatedAt.Before(f.UnusedSince)),
+		!f.ExpiringBefore.IsZero() && (r.ExpiresAt.IsZero() || !r.ExpiresAt.Before(f.ExpiringBefore)),
+		!f.NotExpiredAt.IsZero() && !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(f.NotExpiredAt),
+		!f.DueBefore.IsZero() && (r.RotateDue.IsZero() || r.RotateDue.After(f.DueBefore)),
+		f.Pepper != 0 && !pepper,
+		f.OtherMAC != 0 && len(r.MAC) > 0 && r.MAC[0] == f.OtherMAC:
+		return false
+	}
+	return true
+}
+
+func foldASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
+// Page is one page of records.
+type Page struct {
+	Records []Record
+	Damaged []*CorruptError // rows of this page that cannot be read
+	Next    Cursor          // empty: this was the last page
+}
+
+// EventFilter selects events; a zero field selects all.
+type EventFilter struct {
+	Account string
+	Mode    Mode
+	Key     KeyID
+	// Chain, together with Key: only events with a Seq, by Seq ascending.
+	Chain bool
+
+	After Cursor
+	Limit int // 1 to 1000; 0: 100
+}
+
+// EventPage is one page of the activity log.
+type EventPage struct {
+	Events []EventRecord
+	Next   Cursor // empty: this was the last page
+}
+
+// EventRecord is an event as stored. The columns are there to be found by; what
+// counts is Body, which is kept verbatim.
+type EventRecord struct {
+	ID         [16]byte // unique
+	Time       time.Time
+	Account    string
+	Mode       Mode
+	Key        KeyID // zero: about no key
+	Credential CredentialID
+	Seq        uint64 // of the key's chain; 0: outside it
+	Actor      string // the actor's ID
+	Action     Action
+	Body       []byte
+	Hash       [32]byte
+}
+
+// ItemFilter selects items of one Kind.
+type ItemFilter struct {
+	Kind ItemKind // required
+	ID   string   // set: at most this one
+	// SealedKEKNot: sealed by some KEK, but not by this one.
+	SealedKEKNot string
+
+	After string // an item's ID
+	Limit int    // 1 to 1000; 0: 100
+}
+
+// ItemPage is one page of items.
+type ItemPage struct {
+	Items []Item
+	Next  string // ID to continue after; empty: this was the last page
+}
+
+// Changes is one page of the change feed.
+type Changes struct {
+	Records []Record
+	Damaged []*CorruptError // rows that cannot be read; the feed goes on
+	Next    Cursor          // where to continue
+	More    bool            // there is more to fetch at once
+	// Current says that the answering node has every acknowledged change: a
+	// lagging replica says false, and its answer proves nothing.
+	Current bool
+}

@@ -1,0 +1,254 @@
+package apikey
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"unsafe"
+
+	"github.com/go-apikey/apikey/internal/base62"
+)
+
+// Token is the text that a client presents, such as
+//
+//	acme_sk_live_<credential ID 22><secret 33><pepper slot 1><tag 11><CRC-32 6>
+//
+// in base62 without separators, so that a double click selects it whole. The
+// CRC lets anyone refuse a typo offline; the tag (64 bits of HMAC-SHA-256 under
+// a pepper, zeros without one) lets a server refuse forgeries without a store;
+// the secret has 196 random bits.
+//
+// A Token prints redacted, whatever prints it. [Token.Reveal] is the only way
+// to the text. The zero Token is no token and reveals "".
+type Token struct{ v *secretText }
+
+// secretText keeps a secret where printing cannot follow. A redacting String
+// method is not enough: fmt does not call methods of unexported fields, and
+// testify's diffs call none and follow pointers. Both stop at a func.
+type secretText struct{ reveal func() string }
+
+const (
+	idLen     = base62.IDLen
+	secretLen = 33
+	slotLen   = 1
+	tagLen    = 11
+	crcLen    = 6
+	bodyLen   = idLen + secretLen + slotLen + tagLen + crcLen
+	headLen   = len("_sk_live_") // one length for all four
+	maxPrefix = 20
+	maxToken  = maxPrefix + headLen + bodyLen
+
+	untagged = "00000000000"
+)
+
+// ParseToken reads the form of a token and its checksum, without any store:
+// what a secret scanner needs. That a token parses says nothing about whether
+// it verifies. Its error is ErrInvalidToken.
+func ParseToken(text string) (Token, error) {
+	if _, ok := parseToken(text); !ok {
+		return Token{}, ErrInvalidToken
+	}
+	return newToken(text), nil
+}
+
+func newToken(text string) Token {
+	return Token{&secretText{func() string { return text }}}
+}
+
+// Reveal returns the secret text. Show it to its owner and drop it.
+func (t Token) Reveal() string {
+	if t.v == nil {
+		return ""
+	}
+	return t.v.reveal()
+}
+
+// IsZero reports whether there is no token.
+func (t Token) IsZero() bool { return t.v == nil }
+
+// Credential returns the ID that the token carries; zero for the zero Token.
+func (t Token) Credential() CredentialID { p, _ := parseToken(t.Reveal()); return p.id }
+
+// Mode returns the mode that the token claims; zero for the zero Token.
+func (t Token) Mode() Mode { p, _ := parseToken(t.Reveal()); return p.mode }
+
+// Kind returns the kind that the token claims; zero for the zero Token.
+func (t Token) Kind() Kind { p, _ := parseToken(t.Reveal()); return p.kind }
+
+// Hint returns the last four characters, which are part of the checksum and
+// tell nothing of the secret.
+func (t Token) Hint() string {
+	text := t.Reveal()
+	return text[max(0, len(text)-4):]
+}
+
+// String shows the head and the hint: "acme_sk_live_…Q3fG". It never verifies.
+func (t Token) String() string {
+	text := t.Reveal()
+	if text == "" {
+		return ""
+	}
+	return text[:len(text)-bodyLen] + "…" + t.Hint()
+}
+
+// GoString is String.
+func (t Token) GoString() string { return t.String() }
+
+// Format writes String for every verb.
+func (t Token) Format(s fmt.State, _ rune) { io.WriteString(s, t.String()) }
+
+// LogValue is String.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// MarshalText is String: JSON, XML and the like carry the redacted form.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// MarshalJSON is String in quotes.
+func (t Token) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
+
+// parsed is a token that has the one right spelling and a right checksum.
+type parsed struct {
+	text string
+	kind Kind
+	mode Mode
+	id   CredentialID
+	slot uint8
+}
+
+// heads are the four ways to say what a token is.
+var heads = [...]struct {
+	text string
+	kind Kind
+	mode Mode
+}{
+	{"_sk_live_", Secret, Live}, {"_sk_test_", Secret, Test},
+	{"_pk_live_", Publishable, Live}, {"_pk_test_", Publishable, Test},
+}
+
+// parseToken reads from the right, because a prefix may hold '_'. The length is
+// bounded before anything else, so that a megabyte in a header costs nothing.
+func parseToken(text string) (p parsed, ok bool) {
+	n := len(text)
+	if n <= headLen+bodyLen || n > maxToken {
+		return p, false
+	}
+	crc, ok := base62.Uint(text[n-crcLen:], 32)
+	if !ok || uint32(crc) != crc32.ChecksumIEEE(bytesOf(text[:n-crcLen])) {
+		return p, false
+	}
+	head := text[:n-bodyLen]
+	for _, h := range heads {
+		if head[len(head)-headLen:] == h.text {
+			p.kind, p.mode = h.kind, h.mode
+		}
+	}
+	body := text[n-bodyLen:]
+	id, okID := base62.ID(body[:idLen])
+	slot, okSlot := base62.Uint(body[idLen+secretLen:][:slotLen], 8)
+	tag := body[idLen+secretLen+slotLen:][:tagLen]
+	_, okTag := base62.Uint(tag, 64)
+	if p.kind == 0 || !okID || !okSlot || !okTag || !base62.Valid(body[idLen:][:secretLen]) ||
+		slot == 0 && tag != untagged || !validPrefix(head[:len(head)-headLen]) {
+		return parsed{}, false
+	}
+	p.text, p.id, p.slot = text, id, uint8(slot)
+	return p, true
+}
+
+// proven is the part that is hashed: everything up to the end of the secret,
+// so that prefix, kind, mode and ID are bound by the hash.
+func (p parsed) proven() string { return p.text[:len(p.text)-slotLen-tagLen-crcLen] }
+
+func (p parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
+
+// tagHolds reports whether the tag was made with the pepper of the token's
+// slot. A CRC is no secret: anyone can relabel a token and compute a new one.
+// The tag is what stops relabelled and invented tokens before any store read.
+func (p parsed) tagHolds(k *pepperKeys) bool {
+	n := len(p.text)
+	var want [tagLen]byte
+	base62.Append(want[:0], tagOf(k, p.text[:n-tagLen-crcLen]), tagLen)
+	return subtle.ConstantTimeCompare(want[:], bytesOf(p.text[n-tagLen-crcLen:n-crcLen])) == 1
+}
+
+// mint draws a secret and writes a token. With no pepper the slot is 0.
+func mint(prefix string, kind Kind, mode Mode, id CredentialID, k *pepperKeys) parsed {
+	b := make([]byte, 0, maxToken)
+	b = append(b, prefix...)
+	for _, h := range heads {
+		if h.kind == kind && h.mode == mode {
+			b = append(b, h.text...)
+		}
+	}
+	b = base62.AppendID(b, id)
+	b = base62.AppendRandom(b, secretLen)
+	p := parsed{kind: kind, mode: mode, id: id}
+	if k != nil {
+		p.slot = k.slot
+	}
+	b = base62.Append(b, uint64(p.slot), slotLen)
+	if k == nil {
+		b = append(b, untagged...)
+	} else {
+		b = base62.Append(b, tagOf(k, string(b)), tagLen)
+	}
+	b = base62.Append(b, uint64(crc32.ChecksumIEEE(b)), crcLen)
+	p.text = string(b)
+	return p
+}
+
+func tagOf(k *pepperKeys, text string) uint64 {
+	sum := k.mac(purposeTag, bytesOf(text))
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+// check is what a credential keeps beside its hash, beginning with the slot of
+// the pepper that made it.
+//
+// With a pepper it is a whole HMAC, which decides by itself: a restarted
+// process needs one row and no argon2. Without one it is 32 bits of a
+// domain-separated SHA-256: enough that a flood of wrong secrets with right
+// checksums never reaches argon2, little enough that 160 bits stay unknown to
+// whoever reads the database.
+func makeCheck(k *pepperKeys, p parsed) []byte {
+	if k == nil {
+		sum := sha256.Sum256([]byte("apikey check v1\x00" + p.proven()))
+		return append([]byte{0}, sum[:4]...)
+	}
+	sum := k.mac(purposeProof, bytesOf(p.proven()))
+	return append([]byte{k.slot}, sum[:]...)
+}
+
+// validPrefix: lower case, so that it survives every alphabet that secret
+// scanners and logs fold; bounded, so that tokens are.
+func validPrefix(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxPrefix
+}
+
+func checkPrefix(s string) error {
+	if !validPrefix(s) {
+		return invalid("prefix %s: want 1 to %d of a-z, 0-9 and '_', such as your product's name", quote(s), maxPrefix)
+	}
+	return nil
+}
+
+// bytesOf looks at a string's bytes without copying it. Callers only read:
+// hashes and comparisons, whose []byte parameters would make a copy escape.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
+// sameText compares in time that depends on the lengths alone.
+func sameText(a, b string) bool {
+	return subtle.ConstantTimeCompare(bytesOf(a), bytesOf(b)) == 1
+}
+
+var _ fmt.Formatter = Token{}
+var _ slog.LogValuer = Token{}
