@@ -1,1 +1,220 @@
+// Package memstore keeps keys in memory: the reference [apikey.Store], for unit
+// tests and for reading. It says what the contract means with as little
+// machinery as possible: one mutex, maps, and sorted lists of places. Nothing
+// is written to disk and nothing is shared between processes, so a program that
+// issues keys to merchants wants another store.
+//
+//	store := memstore.New()
+//	mgr, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, …})
+//
+// The activity log and the change feed grow until the Store is dropped: about
+// one kilobyte a change.
 package memstore
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Store is an [apikey.Store] in memory. It is safe for concurrent use and
+// starts no goroutine. Make one with [New].
+type Store struct {
+	mu sync.Mutex
+	data
+}
+
+var _ apikey.Store = (*Store)(nil)
+
+// New returns an empty Store.
+func New() *Store { return &Store{data: newData()} }
+
+// Get implements [apikey.Store].
+func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return apikey.Record{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(id)
+}
+
+// Lookup implements [apikey.Store].
+func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return apikey.Record{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owner, ok := s.owners[id]
+	if !ok {
+		return apikey.Record{}, apikey.ErrNotFound
+	}
+	return s.get(owner)
+}
+
+func (s *Store) get(id apikey.KeyID) (apikey.Record, error) {
+	row, ok := s.records[id]
+	if !ok {
+		return apikey.Record{}, apikey.ErrNotFound
+	}
+	return cloneRecord(row.Record), nil
+}
+
+// List implements [apikey.Store].
+func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	from, limit, err := begin(ctx, f.After, listCursor, f.Limit)
+	if err != nil {
+		return apikey.Page{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shown, more := take(newestFirst(s.order, from), limit, func(p place) bool {
+		row := s.records[p.id]
+		return f.Match(&row.Record)
+	})
+	var page apikey.Page
+	for _, p := range shown {
+		page.Records = append(page.Records, cloneRecord(s.records[p.id].Record))
+	}
+	if more {
+		page.Next = shown[limit-1].cursor(listCursor)
+	}
+	return page, nil
+}
+
+// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid.
+func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+	kind := logCursor
+	if f.Chain {
+		kind = chainCursor
+	}
+	from, limit, err := begin(ctx, f.After, kind, f.Limit)
+	if err != nil {
+		return apikey.EventPage{}, err
+	}
+	if f.Chain && f.Key.IsZero() {
+		return apikey.EventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows := newestFirst(s.log, from)
+	if f.Chain {
+		rows = onward(s.chains[f.Key], from)
+	}
+	shown, more := take(rows, limit, func(p place) bool {
+		e := s.events[p.id]
+		return (f.Account == "" || e.Account == f.Account) &&
+			(f.Mode == 0 || e.Mode == f.Mode) &&
+			(f.Key.IsZero() || e.Key == f.Key)
+	})
+	var page apikey.EventPage
+	for _, p := range shown {
+		page.Events = append(page.Events, cloneEvent(s.events[p.id]))
+	}
+	if more {
+		page.Next = shown[limit-1].cursor(kind)
+	}
+	return page, nil
+}
+
+// Changed implements [apikey.Store]. Every write of a record takes the next
+// number of the feed, and a cursor is such a number with the ID of the event
+// that came with it. A restored [Store.Snapshot] has another event at that
+// number or none, and so a lost cursor never passes for a good one.
+func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	from, limit, err := begin(ctx, after, feedCursor, limit)
+	if err != nil {
+		return apikey.Changes{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if after == "" {
+		return apikey.Changes{Next: s.feedPlace(len(s.feed)).cursor(feedCursor), Current: true}, nil
+	}
+	if from.at < 0 || from.at > int64(len(s.feed)) || s.feedPlace(int(from.at)) != from {
+		return apikey.Changes{}, apikey.ErrCursorLost
+	}
+	var positions iter.Seq[int] = func(yield func(int) bool) {
+		for n := int(from.at) + 1; n <= len(s.feed); n++ {
+			if !yield(n) {
+				return
+			}
+		}
+	}
+	// A record that was written again is shown at its newest place only.
+	shown, more := take(positions, limit, func(n int) bool {
+		row, kept := s.records[s.feed[n-1].key]
+		return kept && row.feed == n
+	})
+	changes := apikey.Changes{Next: after, More: more, Current: true}
+	for _, n := range shown {
+		changes.Records = append(changes.Records, cloneRecord(s.records[s.feed[n-1].key].Record))
+		changes.Next = s.feedPlace(n).cursor(feedCursor)
+	}
+	return changes, nil
+}
+
+// Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.
+func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+	_, limit, err := begin(ctx, "", "", f.Limit)
+	if err != nil {
+		return apikey.ItemPage{}, err
+	}
+	if f.Kind == "" {
+		return apikey.ItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := s.itemIDs[f.Kind]
+	start, found := slices.BinarySearch(ids, f.After)
+	if found {
+		start++
+	}
+	shown, more := take(slices.Values(ids[start:]), limit, func(id string) bool {
+		sealedBy := s.items[itemName{f.Kind, id}].SealedKEK
+		return (f.ID == "" || id == f.ID) &&
+			(f.SealedKEKNot == "" || sealedBy != "" && sealedBy != f.SealedKEKNot)
+	})
+	var page apikey.ItemPage
+	for _, id := range shown {
+		page.Items = append(page.Items, cloneItem(s.items[itemName{f.Kind, id}]))
+	}
+	if more {
+		page.Next = shown[limit-1]
+	}
+	return page, nil
+}
+
+// begin is what the four paged reads do first.
+func begin(ctx context.Context, after apikey.Cursor, kind string, limit int) (place, int, error) {
+	if err := ctx.Err(); err != nil {
+		return place{}, 0, err
+	}
+	if limit == 0 {
+		limit = 100
+	}
+	if limit < 1 || limit > 1000 {
+		return place{}, 0, fmt.Errorf("%w: a limit is 1 to 1000, or 0 for 100", apikey.ErrInvalid)
+	}
+	from, err := parseCursor(after, kind)
+	return from, limit, err
+}
+
+// take collects the first rows that match, and reports whether one more does.
+func take[T any](rows iter.Seq[T], limit int, match func(T) bool) (shown []T, more bool) {
+	for row := range rows {
+		switch {
+		case !match(row):
+		case len(shown) == limit:
+			return shown, true
+		default:
+			shown = append(shown, row)
+		}
+	}
+	return shown, false
+}

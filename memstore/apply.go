@@ -1,0 +1,209 @@
+package memstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Apply implements [apikey.Store]. A Change that no store could keep, a Record
+// without its Event or an Item without a name, is ErrInvalid.
+//
+// All comparisons are made before anything is written, so there is nothing to
+// undo.
+func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if err := check(c); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := comparison{
+		data:    &s.data,
+		records: map[apikey.KeyID]uint64{},
+		owners:  map[apikey.CredentialID]apikey.KeyID{},
+		items:   map[itemName]uint64{},
+		events:  map[[16]byte]bool{},
+	}
+	for _, c := range changes {
+		if !now.holds(c) {
+			return s.afterConflict(changes)
+		}
+	}
+	for _, c := range changes {
+		s.write(c)
+	}
+	return nil
+}
+
+func check(c apikey.Change) error {
+	switch {
+	case c.Record != nil && c.Event == nil:
+		return fmt.Errorf("%w: a record is never written without its event", apikey.ErrInvalid)
+	case c.Event != nil && c.Event.ID != c.ID:
+		return fmt.Errorf("%w: the event's ID is the change's ID", apikey.ErrInvalid)
+	}
+	for _, it := range c.Items {
+		if it.Kind == "" || it.ID == "" {
+			return fmt.Errorf("%w: an item has a Kind and an ID", apikey.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// afterConflict tells a lost race from a lost answer.
+func (s *Store) afterConflict(changes []apikey.Change) error {
+	for _, c := range changes {
+		if _, committed := s.events[c.ID]; !committed || c.Event == nil {
+			return apikey.ErrConflict
+		}
+	}
+	return nil
+}
+
+// comparison is the first half of an Apply: what is stored, seen through the
+// changes of this Apply that come earlier. Its maps hold only what those touch.
+type comparison struct {
+	*data
+	records map[apikey.KeyID]uint64
+	owners  map[apikey.CredentialID]apikey.KeyID
+	items   map[itemName]uint64
+	events  map[[16]byte]bool
+}
+
+// holds reports whether c may be written, and from then on counts it as
+// written.
+func (n *comparison) holds(c apikey.Change) bool {
+	if c.Record != nil && !n.recordHolds(c.Record) {
+		return false
+	}
+	for _, it := range c.Items {
+		name := itemName{it.Kind, it.ID}
+		version, touched := n.items[name]
+		if !touched {
+			version = n.data.items[name].Version
+		}
+		if it.Version != version+1 {
+			return false
+		}
+		n.items[name] = it.Version
+		if it.Delete {
+			n.items[name] = 0
+		}
+	}
+	if c.Event != nil {
+		// An event's ID is unique: that alone makes the retry of a change
+		// without any version, a denial, not a second line in the log.
+		if _, stored := n.data.events[c.ID]; stored || n.events[c.ID] {
+			return false
+		}
+		n.events[c.ID] = true
+	}
+	return true
+}
+
+func (n *comparison) recordHolds(r *apikey.Record) bool {
+	version, touched := n.records[r.ID]
+	if !touched {
+		version = n.data.records[r.ID].Version
+	}
+	if r.Version != version+1 {
+		return false
+	}
+	n.records[r.ID] = r.Version
+	for _, cred := range r.Credentials {
+		// A credential that could move from key to key would take the money of
+		// one merchant with the token of another.
+		for _, owners := range []map[apikey.CredentialID]apikey.KeyID{n.data.owners, n.owners} {
+			if owner, owned := owners[cred.ID]; owned && owner != r.ID {
+				return false
+			}
+		}
+		n.owners[cred.ID] = r.ID
+	}
+	return true
+}
+
+// write is the second half of an Apply. It cannot fail.
+func (s *Store) write(c apikey.Change) {
+	if c.Record != nil {
+		s.writeRecord(cloneRecord(*c.Record), c.ID)
+	}
+	for _, it := range c.Items {
+		if it.Delete {
+			s.deleteItem(itemName{it.Kind, it.ID})
+		} else {
+			s.putItem(cloneItem(it))
+		}
+	}
+	if c.Event != nil {
+		s.putEvent(cloneEvent(*c.Event))
+	}
+}
+
+func (s *Store) writeRecord(r apikey.Record, event [16]byte) {
+	stored := map[apikey.CredentialID]apikey.Credential{}
+	for _, c := range s.records[r.ID].Credentials {
+		stored[c.ID] = c
+	}
+	for i := range r.Credentials {
+		c := &r.Credentials[i]
+		// What Upkeep swapped since the caller read the record stays: the
+		// caller's copy of these columns may be older than the store's.
+		if was, ok := stored[c.ID]; ok {
+			c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = was.LastUsed, was.Hash, was.Check, was.Sealed, was.SealedKEK
+		}
+		if dead(&r, c) {
+			c.Sealed, c.SealedKEK = nil, ""
+		}
+	}
+	s.feed = append(s.feed, written{r.ID, event})
+	s.putRecord(row{r, len(s.feed)})
+}
+
+// dead: its token will never be shown again, so no copy of it is kept.
+func dead(r *apikey.Record, c *apikey.Credential) bool {
+	return c.Ended || !r.RevokedAt.IsZero()
+}
+
+// Upkeep implements [apikey.Store].
+func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range batch {
+		row, ok := s.records[s.owners[u.Credential]]
+		if !ok {
+			continue
+		}
+		row.Record = cloneRecord(row.Record) // rows are replaced, never changed
+		for i := range row.Credentials {
+			if c := &row.Credentials[i]; c.ID == u.Credential {
+				swap(c, u, dead(&row.Record, c))
+			}
+		}
+		s.records[row.ID] = row
+	}
+	return nil
+}
+
+// swap does those of the three swaps whose old value is the stored one.
+func swap(c *apikey.Credential, u apikey.Upkeep, dead bool) {
+	if used := canonical(u.LastUsed); used.After(c.LastUsed) {
+		c.LastUsed = used
+	}
+	if u.NewHash != "" && c.Hash == u.OldHash {
+		c.Hash, c.Check = u.NewHash, bytes.Clone(u.NewCheck)
+	}
+	if len(u.NewSealed) > 0 && bytes.Equal(c.Sealed, u.OldSealed) && !dead {
+		c.Sealed, c.SealedKEK = bytes.Clone(u.NewSealed), u.NewKEK
+	}
+}
