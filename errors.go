@@ -151,3 +151,6 @@ func micros(t time.Time) time.Time {
 	}
 	return t.UTC().Truncate(time.Microsecond)
 }
+
+// joined is a sentinel with what caused it.
+func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }

@@ -22,19 +22,20 @@ import (
 type Hasher interface {
 	// Name is the first field of the encoded form, between two '$'.
 	Name() string
-	// Rank orders hashers: a stored hash is replaced by one of a higher rank at
-	// its next use, never by one of a lower or equal rank, so that old and new
-	// processes of a rolling deploy do not undo each other. Argon2id is 20,
-	// HMACSHA256 10.
-	Rank() int
 	// Hash encodes secret as "$name$…", with a fresh salt if it uses one.
 	// Errors: ErrBusy, ctx.Err().
 	Hash(ctx context.Context, secret []byte) (encoded string, err error)
-	// Verify compares in constant time. outdated says that encoded costs less
-	// than this Hasher's parameters do: a strict order, as for Rank. An encoded
-	// form that this Hasher did not make, or that asks for more than its
-	// ceilings, is ErrCorrupt: a database must not choose what we spend.
-	Verify(ctx context.Context, encoded string, secret []byte) (ok, outdated bool, err error)
+	// Verify compares in constant time. An encoded form that this Hasher did not
+	// make, or that asks for more than its ceilings, is ErrCorrupt: a database
+	// must not choose what we spend.
+	Verify(ctx context.Context, encoded string, secret []byte) (bool, error)
+	// Outdated reports whether encoded, which this or another Hasher made, is to
+	// be replaced at its next use by one of this Hasher's. It must be a strict
+	// order (never true both ways between two configurations), so that the old
+	// and new processes of a rolling deploy do not undo each other: Argon2id
+	// replaces what costs less and what HMACSHA256 made; HMACSHA256 replaces
+	// nothing.
+	Outdated(encoded string) bool
 }
 
 // Argon2idConfig is what hashing costs. The zero value is the second choice of
@@ -98,9 +99,6 @@ func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
 // Name is "argon2id".
 func (*Argon2id) Name() string { return argonName }
 
-// Rank is 20.
-func (*Argon2id) Rank() int { return 20 }
-
 // Hash waits for a slot; see [Hasher].
 func (a *Argon2id) Hash(ctx context.Context, secret []byte) (string, error) {
 	h := argonHash{memory: a.memory, time: a.time, lanes: a.lanes, salt: make([]byte, argonSaltLen)}
@@ -113,21 +111,32 @@ func (a *Argon2id) Hash(ctx context.Context, secret []byte) (string, error) {
 }
 
 // Verify waits for a slot; see [Hasher].
-func (a *Argon2id) Verify(ctx context.Context, encoded string, secret []byte) (ok, outdated bool, err error) {
+func (a *Argon2id) Verify(ctx context.Context, encoded string, secret []byte) (bool, error) {
 	h, err := parseArgon(encoded, a.maxMemory)
 	if err != nil {
-		return false, false, err
+		return false, err
 	}
 	key, err := a.run(ctx, h, secret)
 	if err != nil {
-		return false, false, err
+		return false, err
 	}
-	ok = subtle.ConstantTimeCompare(key, h.key) == 1
-	cost := uint64(h.memory) * uint64(h.time)
-	return ok, cost < uint64(a.memory)*uint64(a.time), nil
+	return subtle.ConstantTimeCompare(key, h.key) == 1, nil
+}
+
+// Outdated is true for an argon2id hash that costs less memory × time, and for
+// any of HMACSHA256; see [Hasher].
+func (a *Argon2id) Outdated(encoded string) bool {
+	h, err := parseArgon(encoded, a.maxMemory)
+	if err != nil {
+		return strings.HasPrefix(encoded, "$"+hmacName+"$")
+	}
+	return uint64(h.memory)*uint64(h.time) < uint64(a.memory)*uint64(a.time)
 }
 
 func (a *Argon2id) run(ctx context.Context, h argonHash, secret []byte) ([]byte, error) {
+	if a.gate == nil {
+		return nil, invalid("make an Argon2id with NewArgon2id")
+	}
 	release, err := a.gate.enter(ctx, int64(h.memory))
 	if err != nil {
 		return nil, err
@@ -205,9 +214,6 @@ func NewHMACSHA256(peppers ...Pepper) (*HMACSHA256, error) {
 // Name is "hmac-sha256".
 func (*HMACSHA256) Name() string { return hmacName }
 
-// Rank is 10.
-func (*HMACSHA256) Rank() int { return 10 }
-
 // Hash never waits; see [Hasher].
 func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
 	return encodeHMAC(h.ring.first, secret), nil
@@ -215,21 +221,24 @@ func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
 
 // Verify never waits; see [Hasher]. A hash of a pepper that is not configured
 // is no match: what a removed pepper made is refused.
-func (h *HMACSHA256) Verify(_ context.Context, encoded string, secret []byte) (ok, outdated bool, err error) {
+func (h *HMACSHA256) Verify(_ context.Context, encoded string, secret []byte) (bool, error) {
 	fields := strings.Split(encoded, "$")
 	if len(encoded) > 100 || len(fields) != 4 || fields[1] != hmacName {
-		return false, false, fmt.Errorf("%w: stored hash is not an hmac-sha256 string", ErrCorrupt)
+		return false, fmt.Errorf("%w: stored hash is not an hmac-sha256 string", ErrCorrupt)
 	}
 	slot, err := strconv.ParseUint(fields[2], 10, 8)
 	if err != nil {
-		return false, false, fmt.Errorf("%w: stored hmac-sha256 hash has no slot", ErrCorrupt)
+		return false, fmt.Errorf("%w: stored hmac-sha256 hash has no slot", ErrCorrupt)
 	}
 	k := h.ring.at(uint8(slot))
 	if k == nil {
-		return false, false, nil
+		return false, nil
 	}
-	return sameText(encodeHMAC(k, secret), encoded), false, nil
+	return sameText(encodeHMAC(k, secret), encoded), nil
 }
+
+// Outdated is always false: see [Hasher].
+func (*HMACSHA256) Outdated(string) bool { return false }
 
 func encodeHMAC(k *pepperKeys, secret []byte) string {
 	sum := k.mac(purposeHash, secret)

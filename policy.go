@@ -2,9 +2,14 @@ package apikey
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -19,8 +24,9 @@ type Actor struct {
 	UserAgent string
 	RequestID string
 
-	// operator is not exported, so that no decoder of somebody's JSON can set it.
+	// Not exported, so that no decoder of somebody's JSON can set them.
 	operator bool
+	holder   bool // of a token, ending it
 }
 
 // Operator is an actor of the program's own staff or of the program itself:
@@ -142,4 +148,262 @@ func (l Limits) withDefaults() Limits {
 // storable reports whether every engine can keep s byte for byte.
 func storable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
+// job is what one management call wants done to one key, or to an account.
+type job struct {
+	action  Action
+	key     KeyID  // zero: about no existing key
+	account string // about no key: whose; empty: the actor's own
+	mode    Mode
+	kind    Kind
+	name    string
+
+	reads   bool // changes nothing
+	spans   bool // an operator may leave the account empty: every account
+	stands  bool // asks Standing
+	damaged bool // goes on although the record cannot be believed
+	// lessens: only takes power away. It is applied to the newest record, again
+	// and at once, until it commits or its time ends: nothing that adds power
+	// may outrun it.
+	lessens   bool
+	ifVersion uint64
+	// work says what is to be done. r is a private copy, nil if the job is about
+	// no key. It may run several times, each time on what is stored then.
+	work func(a Actor, r *Record) (effect, error)
+}
+
+// effect is what a job's work asks to be written; the zero effect is nothing.
+type effect struct {
+	made  []made
+	items []Item
+	note  *Event // an event outside every chain
+}
+
+// made is one record to be written, and what its event says.
+type made struct {
+	record     *Record
+	credential CredentialID
+	changed    []string
+	reason     Reason
+}
+
+// do is passed by every management call, and by nothing else. It finds the
+// actor, compares his account with the key's, asks Policy, asks Standing,
+// writes record and event together, and tells this node's Verifiers before it
+// returns. No method can forget one of these, because no method does any.
+func (s session) do(ctx context.Context, j job) error {
+	a, err := actorOf(ctx)
+	if err != nil {
+		return err
+	}
+	return s.doAs(ctx, a, j)
+}
+
+func (s session) doAs(ctx context.Context, a Actor, j job) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if j.lessens {
+		var cancel context.CancelFunc
+		if _, bounded := ctx.Deadline(); !bounded {
+			ctx, cancel = context.WithTimeout(ctx, lessenTime)
+			defer cancel()
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		err := s.once(ctx, a, j)
+		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
+		switch {
+		case err == nil || s.joined || ctx.Err() != nil || j.ifVersion != 0 && conflict,
+			!conflict && !(down && j.lessens),
+			attempt == maxAttempts && !j.lessens:
+			return err
+		case j.lessens && conflict: // at once
+		default:
+			pause(ctx, time.Duration(2+rand.IntN(48))*time.Millisecond)
+		}
+	}
+}
+
+const (
+	maxAttempts = 10
+	lessenTime  = 5 * time.Second
+)
+
+// once is one attempt of do, on what is stored now.
+func (s session) once(ctx context.Context, a Actor, j job) error {
+	r, err := s.target(ctx, a, j)
+	if err != nil {
+		s.cfg.Trace.denied(a, j.action, j.key, err)
+		return err
+	}
+	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
+	if r != nil {
+		about = s.describeAll(r, s.cfg.Now())
+	}
+	if err := s.authorize(ctx, a, j.action, about); err != nil {
+		s.cfg.Trace.denied(a, j.action, j.key, err)
+		s.recordDenial(ctx, a, j, about)
+		return joined(ErrForbidden, err)
+	}
+	if j.stands && s.cfg.Standing != nil {
+		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
+			return joined(ErrStanding, err)
+		}
+	}
+	if r != nil && !j.damaged && !j.lessens {
+		if err := s.believe(r); err != nil {
+			return err
+		}
+	}
+	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
+		return fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
+	}
+	e, err := j.work(a, r)
+	if err != nil || j.reads || e.nothing() {
+		return err
+	}
+	return s.apply(ctx, a, j.action, e)
+}
+
+// authorize asks Policy. A token's holder may end it: having it is the right.
+func (s session) authorize(ctx context.Context, a Actor, action Action, about Info) error {
+	if a.holder && action == ActionRevokeToken {
+		return nil
+	}
+	return s.cfg.Policy.Authorize(ctx, a, action, about)
+}
+
+func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
+
+// target loads the key that a job is about, and is the one place where accounts
+// are compared: before Policy is asked, so that no Policy can widen it, and with
+// one answer for a foreign key and one that does not exist.
+func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
+	if j.key.IsZero() {
+		switch {
+		case !a.operator && j.account != "" && j.account != a.Account:
+			return nil, ErrNotFound
+		case accountOf(a, j.account) == "" && !j.spans:
+			return nil, invalid("an operator has to name the account")
+		}
+		return nil, nil
+	}
+	r, err := s.store.Get(ctx, j.key)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if !a.operator && r.Account != a.Account {
+		return nil, ErrNotFound
+	}
+	return &r, nil
+}
+
+// accountOf is the account that a request without a key is about.
+func accountOf(a Actor, named string) string {
+	if named != "" || a.operator {
+		return named
+	}
+	return a.Account
+}
+
+// apply writes an effect with its events in one Apply, and makes it known.
+func (s session) apply(ctx context.Context, a Actor, action Action, e effect) error {
+	start := s.cfg.Now()
+	var changes []Change
+	var events []Event
+	for _, m := range e.made {
+		r := m.record
+		ev := Event{
+			ID: newEventID(), Time: micros(start), Action: action, Outcome: Done, Account: r.Account, Mode: r.Mode,
+			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
+			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
+		}
+		believed := r.Version == 0 || s.believe(r) == nil
+		stored := s.record(ev, r.Head)
+		r.Version, r.Head = ev.Seq, stored.Hash
+		if believed { // a new MAC never launders a record that was tampered with
+			s.sign(r)
+		}
+		changes = append(changes, Change{ID: ev.ID, Record: r, Event: &stored})
+		events = append(events, ev)
+	}
+	if len(changes) == 0 {
+		ev := Event{ID: newEventID(), Action: action, Actor: a}
+		if e.note != nil {
+			ev = *e.note
+		}
+		ev.Time = micros(start)
+		stored := s.record(ev, [32]byte{})
+		changes = append(changes, Change{ID: ev.ID, Event: &stored})
+		events = append(events, ev)
+	}
+	changes[0].Items = e.items
+	if err := s.store.Apply(ctx, changes...); err != nil {
+		if err = storeError(err); !errors.Is(err, ErrConflict) { // written or not: nobody knows
+			s.doubt(changes)
+		}
+		return err
+	}
+	s.announce(ctx, notice{changes, events, start})
+	return nil
+}
+
+// recordDenial writes a refusal to the activity log: outside every chain, and
+// at most once an actor, action, key and minute, so that refusals can neither
+// fill the log nor hold up a revocation. The ID is made of those four, so that
+// the nodes agree without talking.
+func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
+	now := s.cfg.Now()
+	var c canon
+	c.text("apikey denial v1")
+	c.text(a.ID)
+	c.text(a.Account)
+	c.text(string(j.action))
+	c.bytes(about.ID[:])
+	c.uint(uint64(now.Unix() / 60))
+	sum := sha256.Sum256(c.b)
+	id := EventID(sum[:16])
+	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
+	if s.joined || !s.denials.first(id, now) {
+		return // the caller's transaction would roll it back, or it is there already
+	}
+	ev := s.record(Event{
+		ID: id, Time: micros(now), Action: j.action, Outcome: Refused,
+		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
+	}, [32]byte{})
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := s.store.Apply(ctx, Change{ID: id, Event: &ev}); err != nil {
+		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
+	}
+}
+
+// denials remembers which refusals of this minute were written.
+type denials struct {
+	mu     sync.Mutex
+	minute int64
+	seen   map[EventID]struct{}
+}
+
+func (d *denials) first(id EventID, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
+		d.minute, d.seen = m, map[EventID]struct{}{}
+	}
+	if _, ok := d.seen[id]; ok || len(d.seen) >= 1000 {
+		return false
+	}
+	d.seen[id] = struct{}{}
+	return true
+}
+
+// pause waits, or less if the context ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }

@@ -113,9 +113,15 @@ func (t Token) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + 
 // parsed is a token that has the one right spelling and a right checksum.
 type parsed struct {
 	text string
+	id   CredentialID
+	claims
+}
+
+// claims are what a token says of itself. They are proven with the token, and
+// the record has to agree.
+type claims struct {
 	kind Kind
 	mode Mode
-	id   CredentialID
 	slot uint8
 }
 
@@ -186,7 +192,7 @@ func mint(prefix string, kind Kind, mode Mode, id CredentialID, k *pepperKeys) p
 	}
 	b = base62.AppendID(b, id)
 	b = base62.AppendRandom(b, secretLen)
-	p := parsed{kind: kind, mode: mode, id: id}
+	p := parsed{id: id, claims: claims{kind: kind, mode: mode}}
 	if k != nil {
 		p.slot = k.slot
 	}

@@ -1,0 +1,369 @@
+package apikey
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"crypto/subtle"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// liveKey is a verified key: immutable, shared by all who hold it.
+type liveKey struct {
+	info                Info
+	head                [32]byte
+	ended               bool
+	notBefore, notAfter time.Time
+	damage              error // the record is not to be believed
+}
+
+// Info implements [Key].
+func (k *liveKey) Info() Info { return k.info }
+
+// Can implements [Key].
+func (k *liveKey) Can(required ...Ability) bool { return canAll(k.info.Abilities.s, required) == nil }
+
+// cache is the warm cache: for tokens that were proven, the proof and the
+// newest record. Three rules hold here and nowhere else:
+//
+//   - Only a proven token makes an entry, so junk can neither fill it nor drive
+//     anything out of it.
+//   - The fence: whatever began before the last change of a credential neither
+//     fills the cache nor is answered (enter, settle).
+//   - A change replaces the record and keeps the proof; a record older than the
+//     one that is here is thrown away, so that no stale answer revives a key.
+type cache struct {
+	mu       sync.Mutex
+	process  [16]byte // keys the digests: a proof is worthless outside this process
+	entries  map[CredentialID]*entry
+	byKey    map[KeyID][]CredentialID
+	recent   *list.List // of *entry, most recently used first
+	bytes    int64
+	maxCount int
+	maxBytes int64
+	maxAge   time.Duration
+
+	// The fence. A change gets the next generation; who looks a credential up
+	// notes its generation at the start and compares at the end.
+	gen     uint64
+	changed map[CredentialID]uint64 // since anyone began who is still at it
+	all     uint64                  // a change of everything
+	active  int                     // those at it
+
+	// negative is a fixed-size memory of IDs that the store does not have. Its
+	// own memory, so that junk displaces only junk.
+	negative [4096]struct {
+		id    CredentialID
+		until time.Time
+	}
+}
+
+// entry is one proven token.
+type entry struct {
+	id     CredentialID
+	digest [32]byte
+	claims claims // what the token says of itself
+	key    *liveKey
+	readAt time.Time // start of the read; zero: read again before the next answer
+	again  bool      // somebody is reading it again
+	size   int64
+	place  *list.Element
+}
+
+const (
+	negativeTime = 2 * time.Second
+	maxChanged   = 1 << 16
+)
+
+func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
+	return &cache{
+		process: newProcessKey(), entries: map[CredentialID]*entry{}, byKey: map[KeyID][]CredentialID{},
+		recent: list.New(), maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
+		changed: map[CredentialID]uint64{},
+	}
+}
+
+// digest is what the cache keeps of a token: useless to whoever reads a core
+// dump of another process, and never looked up by the bare ID alone.
+func (c *cache) digest(token string) [32]byte {
+	var buf [len(c.process) + maxToken]byte
+	n := copy(buf[:], c.process[:])
+	n += copy(buf[n:], token)
+	return sha256.Sum256(buf[:n])
+}
+
+type found uint8
+
+const (
+	miss found = iota
+	mismatch
+	hit
+)
+
+// get looks a token up. A bare ID never hits: the digest of the whole token has
+// to be equal, compared in constant time.
+func (c *cache) get(id CredentialID, digest [32]byte) (*liveKey, time.Time, found) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[id]
+	if e == nil {
+		return nil, time.Time{}, miss
+	}
+	if subtle.ConstantTimeCompare(e.digest[:], digest[:]) != 1 {
+		return nil, time.Time{}, mismatch
+	}
+	c.recent.MoveToFront(e.place)
+	return e.key, e.readAt, hit
+}
+
+// absent reports whether the store said, at most two seconds ago, that it has
+// no such credential.
+func (c *cache) absent(id CredentialID, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.slot(id)
+	return n.id == id && now.Before(n.until)
+}
+
+func (c *cache) slot(id CredentialID) *struct {
+	id    CredentialID
+	until time.Time
+} {
+	return &c.negative[(uint(id[0]^c.process[0])|uint(id[1]^c.process[1])<<8)%uint(len(c.negative))]
+}
+
+// enter notes that somebody begins to look a credential up, and returns the
+// generation of its last change.
+func (c *cache) enter(id CredentialID) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.active++
+	return c.generation(id)
+}
+
+func (c *cache) generation(id CredentialID) uint64 { return max(c.changed[id], c.all) }
+
+// leave ends what enter began, without a result.
+func (c *cache) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left()
+}
+
+func (c *cache) left() {
+	if c.active--; c.active == 0 {
+		clear(c.changed) // nobody is left who could have missed a change
+	}
+}
+
+// outcome is what a cold lookup found: a proven key, the absence of a
+// credential, or neither (an error, which is never remembered).
+type outcome struct {
+	key    *liveKey
+	claims claims
+	digest [32]byte
+	readAt time.Time
+	absent bool
+}
+
+// settle ends what enter began. It reports whether the outcome may be answered:
+// false if the credential changed meanwhile, and then nothing is remembered
+// either, because a row read before a revocation must not outlive it.
+func (c *cache) settle(id CredentialID, gen uint64, o outcome, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	current := c.generation(id) == gen
+	c.left()
+	if !current {
+		return false
+	}
+	if o.absent {
+		n := c.slot(id)
+		n.id, n.until = id, now.Add(negativeTime)
+	}
+	if o.key != nil && o.key.damage == nil {
+		c.fill(id, o)
+	}
+	return true
+}
+
+func (c *cache) fill(id CredentialID, o outcome) {
+	if c.maxCount < 0 {
+		return
+	}
+	if e := c.entries[id]; e != nil {
+		c.renew(e, o.key, o.readAt)
+		return
+	}
+	e := &entry{id: id, digest: o.digest, claims: o.claims, key: o.key, readAt: jitter(o.readAt, c.maxAge), size: sizeOf(o.key)}
+	e.place = c.recent.PushFront(e)
+	c.entries[id] = e
+	c.byKey[o.key.info.ID] = append(c.byKey[o.key.info.ID], id)
+	c.bytes += e.size
+	for len(c.entries) > c.maxCount || c.bytes > c.maxBytes {
+		c.remove(c.recent.Back().Value.(*entry))
+	}
+}
+
+// renew puts a record beside an existing proof, unless the cache knows better.
+func (c *cache) renew(e *entry, k *liveKey, readAt time.Time) {
+	known := *e.key
+	death := known.info.State == Revoked
+	switch {
+	case k.damage != nil && death:
+		return // damage never hides a death that was seen
+	case k.damage != nil:
+		known.damage = k.damage // what was believed last stays, to compare with
+		e.key, e.readAt = &known, time.Time{}
+		return
+	case k.info.Version < known.info.Version, death && k.info.State != Revoked:
+		// A stale read, or history put back to before what this process saw. What
+		// is known stays, and with it every right that it took away.
+		known.damage = nil
+		k = &known
+	case k.info.Version == known.info.Version && k.head == known.head && known.damage == nil:
+		k = e.key
+	}
+	e.key = k
+	if readAt = jitter(readAt, c.maxAge); readAt.After(e.readAt) {
+		e.readAt = readAt
+	}
+}
+
+// jitter makes a record look up to a tenth of MaxAge older, so that keys that
+// became warm together are not read again together.
+func jitter(readAt time.Time, maxAge time.Duration) time.Time {
+	return readAt.Add(-rand.N(maxAge/10 + 1))
+}
+
+// change raises the fence for a record's credentials and puts the record beside
+// the proofs that are here. make builds a liveKey of one credential.
+func (c *cache) change(r *Record, readAt time.Time, make func(CredentialID, claims) *liveKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gen++
+	for _, cred := range r.Credentials {
+		c.changed[cred.ID] = c.gen
+		if n := c.slot(cred.ID); n.id == cred.ID {
+			n.until = time.Time{}
+		}
+	}
+	if len(c.changed) > maxChanged { // too many to name: fence everything
+		clear(c.changed)
+		c.all = c.gen
+	}
+	if c.active == 0 {
+		clear(c.changed)
+	}
+	for _, id := range append([]CredentialID(nil), c.byKey[r.ID]...) {
+		e := c.entries[id]
+		k := make(id, e.claims)
+		if r.credential(id) == nil && k.info.Version >= e.key.info.Version {
+			c.remove(e) // dropped from the record: long ended
+			continue
+		}
+		c.renew(e, k, readAt)
+	}
+}
+
+// damaged marks a key's entries: the store has a row that cannot be read.
+func (c *cache) damaged(err *CorruptError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range c.byKey[err.Key] {
+		e := c.entries[id]
+		k := *e.key
+		k.damage = err
+		c.renew(e, &k, time.Time{})
+	}
+}
+
+// doubt makes every record be read again before it is answered, and fences
+// whatever is under way: history was rewritten.
+func (c *cache) doubt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gen++
+	c.all = c.gen
+	clear(c.changed)
+	clear(c.negative[:])
+	for _, e := range c.entries {
+		e.readAt = time.Time{}
+	}
+}
+
+// doubtKey is doubt for one key: a write whose outcome is not known.
+func (c *cache) doubtKey(id KeyID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gen++
+	c.all = c.gen
+	clear(c.changed)
+	for _, cred := range c.byKey[id] {
+		c.entries[cred].readAt = time.Time{}
+	}
+}
+
+// claim lets one caller read an entry again; unclaim ends that.
+func (c *cache) claim(id CredentialID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[id]
+	if e == nil || e.again {
+		return false
+	}
+	e.again = true
+	return true
+}
+
+func (c *cache) unclaim(id CredentialID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[id]; e != nil {
+		e.again = false
+	}
+}
+
+// drop forgets a credential that the store no longer has.
+func (c *cache) drop(id CredentialID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[id]; e != nil {
+		c.remove(e)
+	}
+}
+
+func (c *cache) remove(e *entry) {
+	delete(c.entries, e.id)
+	c.recent.Remove(e.place)
+	c.bytes -= e.size
+	ids := c.byKey[e.key.info.ID]
+	for i, id := range ids {
+		if id == e.id {
+			ids[i] = ids[len(ids)-1]
+			ids = ids[:len(ids)-1]
+			break
+		}
+	}
+	if len(ids) == 0 {
+		delete(c.byKey, e.key.info.ID)
+	} else {
+		c.byKey[e.key.info.ID] = ids
+	}
+}
+
+// sizeOf estimates an entry's memory.
+func sizeOf(k *liveKey) int64 {
+	n := 900 + len(k.info.Name) + len(k.info.Account) + 40*k.info.Networks.Len()
+	for a := range k.info.Abilities.All() {
+		n += 32 + len(a.String())
+	}
+	for _, o := range k.info.Origins.s {
+		n += 16 + len(o)
+	}
+	for name, value := range k.info.Metadata.m {
+		n += 64 + len(name) + len(value)
+	}
+	return int64(n)
+}

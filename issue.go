@@ -1,0 +1,434 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// IssueRequest describes a new key. The zero value of a field is the safe or
+// the usual choice; Mode is required.
+type IssueRequest struct {
+	Account string // empty: the actor's own; an Operator has to name it
+	Mode    Mode
+	Kind    Kind   // zero: Secret
+	Name    string // what the merchant calls it; may be empty
+	// Abilities are texts that the Catalog knows: "payment:refund",
+	// "payment:*", "balance=read". A publishable key takes only those marked
+	// publishable.
+	Abilities []string
+	ExpiresAt time.Time // first instant at which it is refused; zero: never
+	// Networks lists the addresses that may use it; empty: any. Host bits are
+	// cleared, and 4-in-6 prefixes become IPv4.
+	Networks     []netip.Prefix
+	Origins      []string // web origins that may use it, "https://shop.example"; empty: any
+	Metadata     map[string]string
+	RotateMonths int // remind to rotate after so many months, up to 120; 0: never
+	// Disabled issues it suspended; the zero request is a working key.
+	Disabled bool
+	// IdempotencyKey makes a repeated request harmless for 24 hours: up to 255
+	// bytes, unique in the account and mode. Empty: none.
+	IdempotencyKey string
+}
+
+// Issued is a new key with its token, which is nowhere else: a secret token is
+// kept as a hash.
+type Issued struct {
+	Token Token
+	Key   Info
+}
+
+// Issue makes a key and returns its token, the only time for a secret one.
+//
+// A request repeated under its idempotency key answers with the key, no secret
+// token, and ErrAlreadyIssued. Errors: ErrNoActor, ErrNotFound (another's
+// account), ErrForbidden, ErrStanding, ErrInvalid, ErrLimit, ErrAlreadyIssued,
+// ErrIdempotencyMismatch, ErrBusy, ErrConflict, ErrUnavailable.
+func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
+	return m.own().issue(ctx, req)
+}
+
+func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, err error) {
+	if req.Mode != Live && req.Mode != Test {
+		return Issued{}, invalid("IssueRequest.Mode is required: apikey.Live or apikey.Test")
+	}
+	req.Kind = or(req.Kind, Secret)
+	var fresh *Record
+	var token Token
+	err = s.do(ctx, job{
+		action: ActionIssue, account: req.Account, mode: req.Mode, kind: req.Kind, name: req.Name, stands: true,
+		work: func(a Actor, _ *Record) (effect, error) {
+			account, now := accountOf(a, req.Account), s.cfg.Now()
+			idem, earlier, err := s.idempotency(ctx, account, req, now)
+			if err != nil {
+				issued.Key = earlier
+				return effect{}, err
+			}
+			if fresh == nil { // once: a retry after a conflict keeps token and hash
+				if fresh, token, err = s.draw(ctx, account, req, now); err != nil {
+					fresh = nil
+					return effect{}, err
+				}
+			}
+			r := fresh.clone()
+			e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}}
+			if idem != nil {
+				idem.Data = append(idem.Data, r.ID[:]...)
+				e.items = append(e.items, *idem)
+			}
+			if r.live(now) {
+				quota, err := s.quota(ctx, account, req.Mode, now)
+				if err != nil {
+					return effect{}, err
+				}
+				e.items = append(e.items, quota)
+			}
+			issued = Issued{token, s.describeAll(&r, now)}
+			issued.Key.Version = 1
+			return e, nil
+		},
+	})
+	if err != nil {
+		issued.Token = Token{}
+	}
+	return issued, err
+}
+
+// draw makes a record with one credential, and its token.
+func (s session) draw(ctx context.Context, account string, req IssueRequest, now time.Time) (*Record, Token, error) {
+	r := &Record{
+		ID: NewKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
+		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
+		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
+		CreatedAt: micros(now), ExpiresAt: micros(req.ExpiresAt),
+	}
+	if r.RotateMonths > 0 {
+		r.RotateDue = r.CreatedAt.AddDate(0, r.RotateMonths, 0)
+	}
+	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
+		return nil, Token{}, invalid("ExpiresAt %s is not in the future (it is %s)", r.ExpiresAt.Format(time.RFC3339), r.CreatedAt.Format(time.RFC3339))
+	}
+	if err := s.valid(r); err != nil {
+		return nil, Token{}, err
+	}
+	cred, token, err := s.newCredential(ctx, r.Kind, r.Mode)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	r.Credentials = []Credential{cred}
+	return r, token, nil
+}
+
+// newCredential mints a token and what is kept of it.
+func (s session) newCredential(ctx context.Context, kind Kind, mode Mode) (Credential, Token, error) {
+	p := mint(s.prefix, kind, mode, NewCredentialID(), s.ring.first)
+	token := newToken(p.text)
+	cred := Credential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
+	if kind == Publishable {
+		cred.Public = p.text
+		return cred, token, nil
+	}
+	encoded, err := s.hashers[0].Hash(ctx, bytesOf(p.proven()))
+	if err != nil {
+		return Credential{}, Token{}, err
+	}
+	cred.Hash, cred.Check = encoded, makeCheck(s.ring.first, p)
+	return cred, token, nil
+}
+
+// valid is passed by every record before it is written: it brings the fields to
+// their one form and enforces the limits.
+func (s session) valid(r *Record) error {
+	l := s.limits
+	switch {
+	case r.Account == "" || len(r.Account) > 255 || !storable(r.Account):
+		return invalid("account %s: want 1 to 255 bytes of valid UTF-8", quote(r.Account))
+	case len(r.Name) > l.NameBytes:
+		return fmt.Errorf("%w: name has %d bytes, at most %d", ErrLimit, len(r.Name), l.NameBytes)
+	case !storable(r.Name):
+		return invalid("name is not valid UTF-8, or has a NUL")
+	case r.Kind != Secret && r.Kind != Publishable:
+		return invalid("kind %v is reserved: want secret or publishable", r.Kind)
+	case r.RotateMonths < 0 || r.RotateMonths > 120:
+		return invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
+	}
+	for _, bound := range []struct {
+		what     string
+		got, max int
+	}{{"abilities", len(r.Abilities), l.Abilities}, {"networks", len(r.Networks), l.Networks}, {"origins", len(r.Origins), l.Origins}, {"metadata pairs", len(r.Metadata), l.MetadataPairs}} {
+		if bound.got > bound.max {
+			return fmt.Errorf("%w: %d %s, at most %d", ErrLimit, bound.got, bound.what, bound.max)
+		}
+	}
+	for name, value := range r.Metadata {
+		switch {
+		case name == "" || !storable(name) || !storable(value):
+			return invalid("metadata %s: names are not empty, and both are valid UTF-8 without NUL", quote(name))
+		case len(name) > l.MetadataName || len(value) > l.MetadataValue:
+			return fmt.Errorf("%w: metadata %s has %d + %d bytes, at most %d + %d", ErrLimit, quote(name), len(name), len(value), l.MetadataName, l.MetadataValue)
+		}
+	}
+	if err := s.validAbilities(r); err != nil {
+		return err
+	}
+	return validRestrictions(r)
+}
+
+func (s session) validAbilities(r *Record) error {
+	slices.Sort(r.Abilities)
+	r.Abilities = slices.Compact(r.Abilities)
+	for _, text := range r.Abilities {
+		a, err := s.catalog.Parse(text)
+		if err != nil {
+			return err
+		}
+		if r.Kind == Publishable && !s.catalog.publishable(a) {
+			return invalid("ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text))
+		}
+		if s.cfg.Products != nil {
+			if err := s.cfg.Products(r.Account, r.Mode, a); err != nil {
+				return joined(ErrStanding, err)
+			}
+		}
+	}
+	return nil
+}
+
+func validRestrictions(r *Record) error {
+	for i, n := range r.Networks {
+		if !n.IsValid() {
+			return invalid("network %d is not a valid prefix: want 203.0.113.0/24 or 2001:db8::/32", i)
+		}
+		if n.Addr().Is4In6() {
+			if n.Bits() < 96 {
+				return invalid("network %s covers more than the IPv4 addresses: write 0.0.0.0/0 for those", n)
+			}
+			n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
+		}
+		r.Networks[i] = n.Masked()
+	}
+	slices.SortFunc(r.Networks, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
+	r.Networks = slices.Compact(r.Networks)
+	for i, o := range r.Origins {
+		c := canonicalOrigin(o)
+		if c == "" {
+			return invalid("origin %s: want scheme and host, like https://shop.example, without path or wildcard", quote(o))
+		}
+		r.Origins[i] = c
+	}
+	slices.Sort(r.Origins)
+	r.Origins = slices.Compact(r.Origins)
+	return nil
+}
+
+// fieldsSet names what an issue event calls changed.
+func fieldsSet(r *Record) []string {
+	fields := []string{"name", "abilities"}
+	for name, set := range map[string]bool{
+		"expires_at": !r.ExpiresAt.IsZero(), "networks": len(r.Networks) > 0, "origins": len(r.Origins) > 0,
+		"metadata": len(r.Metadata) > 0, "rotate_months": r.RotateMonths > 0, "disabled": r.Disabled,
+	} {
+		if set {
+			fields = append(fields, name)
+		}
+	}
+	return fields
+}
+
+// The kinds of items that issuing uses.
+const (
+	itemQuota     ItemKind = "quota"     // swapped by whatever makes a key live
+	itemIdem      ItemKind = "idem"      // an idempotency key: request hash, key ID
+	itemProvision ItemKind = "provision" // the publishable key of an account and mode
+)
+
+const idemTime = 24 * time.Hour
+
+// itemID names an item of an account and mode in at most 64 bytes, whatever the
+// account and the rest are.
+func itemID(account string, m Mode, rest string) string {
+	var c canon
+	c.text(account)
+	c.uint(uint64(m))
+	c.text(rest)
+	sum := sha256.Sum256(c.b)
+	return hex.EncodeToString(sum[:])
+}
+
+// item reads one item by its name; the zero Version says that there is none.
+func (s session) item(ctx context.Context, kind ItemKind, id string) (Item, error) {
+	page, err := s.store.Items(ctx, ItemFilter{Kind: kind, ID: id})
+	if err != nil {
+		return Item{}, storeError(err)
+	}
+	if len(page.Items) == 0 {
+		return Item{Kind: kind, ID: id}, nil
+	}
+	return page.Items[0], nil
+}
+
+// quota makes the limit of live keys exact. Whatever makes a key live swaps
+// this item in the same Apply: of two that counted the same keys, one
+// conflicts, and counts again. The item is read before the keys are counted.
+func (s session) quota(ctx context.Context, account string, m Mode, now time.Time) (Item, error) {
+	it, err := s.item(ctx, itemQuota, itemID(account, m, ""))
+	if err != nil {
+		return Item{}, err
+	}
+	f := Filter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now), Limit: 1000}
+	for n := 0; ; {
+		page, err := s.store.List(ctx, f)
+		if err != nil {
+			return Item{}, storeError(err)
+		}
+		if n += len(page.Records) + len(page.Damaged); n >= s.limits.LiveKeys {
+			return Item{}, fmt.Errorf("%w: %d live keys in mode %s, at most %d: revoke one that is not used", ErrLimit, n, m, s.limits.LiveKeys)
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	it.Version++
+	return it, nil
+}
+
+// idempotency looks an idempotency key up. It returns the item to write, or
+// the earlier key and why nothing is to be written.
+func (s session) idempotency(ctx context.Context, account string, req IssueRequest, now time.Time) (*Item, Info, error) {
+	if req.IdempotencyKey == "" {
+		return nil, Info{}, nil
+	}
+	if len(req.IdempotencyKey) > 255 {
+		return nil, Info{}, fmt.Errorf("%w: idempotency key has %d bytes, at most 255", ErrLimit, len(req.IdempotencyKey))
+	}
+	it, err := s.item(ctx, itemIdem, itemID(account, req.Mode, req.IdempotencyKey))
+	if err != nil {
+		return nil, Info{}, err
+	}
+	sum := req.sum()
+	if it.Version > 0 && now.Before(it.ExpiresAt) {
+		if len(it.Data) != len(sum)+16 || string(it.Data[:len(sum)]) != string(sum[:]) {
+			return nil, Info{}, ErrIdempotencyMismatch
+		}
+		r, err := s.store.Get(ctx, KeyID(it.Data[len(sum):]))
+		if err != nil {
+			return nil, Info{}, storeError(err)
+		}
+		return nil, s.describeAll(&r, now), ErrAlreadyIssued
+	}
+	it.Version++
+	it.ExpiresAt, it.Data = micros(now.Add(idemTime)), sum[:]
+	return &it, Info{}, nil
+}
+
+// sum identifies what a request asks for.
+func (r IssueRequest) sum() [32]byte {
+	var c canon
+	c.text("apikey issue v1")
+	c.uint(uint64(r.Mode))
+	c.uint(uint64(r.Kind))
+	c.text(r.Name)
+	c.texts(r.Abilities)
+	c.time(micros(r.ExpiresAt))
+	c.uint(uint64(len(r.Networks)))
+	for _, n := range r.Networks {
+		c.text(n.String())
+	}
+	c.texts(r.Origins)
+	m := Metadata{r.Metadata}
+	c.uint(uint64(m.Len()))
+	for name, value := range m.All() {
+		c.text(name)
+		c.text(value)
+	}
+	c.uint(uint64(r.RotateMonths))
+	c.bool(r.Disabled)
+	return sha256.Sum256(c.b)
+}
+
+// ProvisionRequest names the account that gets its first keys.
+type ProvisionRequest struct {
+	Account string // empty: the actor's own; an Operator has to name it
+	Name    string // of both keys; empty: "Publishable key"
+	// Abilities of both keys; the Catalog has to mark them publishable.
+	Abilities []string
+}
+
+// Provisioned is an account's publishable keys, one a mode.
+type Provisioned struct{ Live, Test Issued }
+
+// Provision gives a new account one publishable key a mode and no secret key:
+// a secret that nobody asked for is a secret that nobody guards. Repeated, it
+// returns the same keys, whatever became of them. Errors as for Issue.
+func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, error) {
+	return m.own().provision(ctx, req)
+}
+
+func (s session) provision(ctx context.Context, req ProvisionRequest) (done Provisioned, err error) {
+	err = s.do(ctx, job{action: ActionProvision, account: req.Account, kind: Publishable, name: req.Name, work: func(a Actor, _ *Record) (effect, error) {
+		account, now := accountOf(a, req.Account), s.cfg.Now()
+		var e effect
+		for _, each := range []struct {
+			mode Mode
+			out  *Issued
+		}{{Live, &done.Live}, {Test, &done.Test}} {
+			mark, err := s.item(ctx, itemProvision, itemID(account, each.mode, ""))
+			if err != nil {
+				return effect{}, err
+			}
+			if mark.Version > 0 {
+				if *each.out, err = s.provisioned(ctx, mark, now); err != nil {
+					return effect{}, err
+				}
+				continue
+			}
+			r, token, err := s.draw(ctx, account, IssueRequest{
+				Mode: each.mode, Kind: Publishable, Name: or(req.Name, "Publishable key"), Abilities: req.Abilities,
+			}, now)
+			if err != nil {
+				return effect{}, err
+			}
+			quota, err := s.quota(ctx, account, each.mode, now)
+			if err != nil {
+				return effect{}, err
+			}
+			mark.Version, mark.Data = 1, r.ID[:]
+			e.made = append(e.made, made{record: r, credential: r.Credentials[0].ID, changed: fieldsSet(r)})
+			e.items = append(e.items, mark, quota)
+			*each.out = Issued{token, s.describeAll(r, now)}
+			each.out.Key.Version = 1
+		}
+		return e, nil
+	}})
+	if err != nil {
+		return Provisioned{}, err
+	}
+	return done, nil
+}
+
+// provisioned finds the key that a mark names.
+func (s session) provisioned(ctx context.Context, mark Item, now time.Time) (Issued, error) {
+	if len(mark.Data) != 16 {
+		return Issued{}, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
+	}
+	r, err := s.store.Get(ctx, KeyID(mark.Data))
+	if err != nil {
+		return Issued{}, storeError(err)
+	}
+	if err := s.believe(&r); err != nil {
+		return Issued{}, err
+	}
+	info := s.describeAll(&r, now)
+	issued := Issued{Key: info}
+	if cred := r.credential(info.Credential); cred != nil && cred.Public != "" {
+		issued.Token = newToken(cred.Public)
+	}
+	return issued, nil
+}

@@ -1,0 +1,409 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// A Manager issues, changes and ends keys. It is the control plane: the key
+// page and the scripts. It is safe for concurrent use. Every method but
+// RevokeToken needs an [Actor] in its context and answers for his account
+// alone: a foreign key is ErrNotFound, exactly as one that does not exist.
+type Manager struct {
+	core
+	cfg     ManagerConfig
+	limits  Limits
+	cold    *gate
+	denials denials
+	closed  atomic.Bool
+}
+
+// ManagerConfig configures [NewManager]. The zero value of a field is a safe
+// default; Store, Prefix and Catalog are required.
+type ManagerConfig struct {
+	Store   Store
+	Prefix  string   // 1 to 20 of a-z, 0-9 and '_'; tokens begin with it
+	Catalog *Catalog // the abilities that there are
+	Hasher  Hasher   // nil: Argon2id; share the value with the Verifiers
+	// Peppers: the first mints, all verify. Writing the first use of a pepper to
+	// the store is how a wrong one is found at the next start.
+	Peppers []Pepper
+	// AcceptUntagged lets records without a MAC be changed and signed, while a
+	// pepper is being introduced; see [VerifierConfig.AcceptUntagged].
+	AcceptUntagged bool
+
+	Policy   Policy   // nil: RolePolicy{}
+	Standing Standing // nil: every account is in good standing
+	// Products says whether an account may have an ability in a mode at all
+	// (products enabled). It is asked when keys are issued and updated; an error
+	// refuses, wrapped in ErrStanding. nil: every product is enabled.
+	Products func(account string, m Mode, a Ability) error
+	Limits   Limits
+
+	// Local are the Verifiers of this process. They know of a change before the
+	// method that made it returns.
+	Local    []*Verifier
+	Notifier Notifier    // nil: other nodes poll
+	OnEvent  func(Event) // called after the commit, before the method returns
+	Trace    *Trace
+	Logger   *slog.Logger     // nil: silent
+	Now      func() time.Time // nil: time.Now
+}
+
+// NewManager checks the configuration, and the peppers against the store.
+// Errors: ErrInvalid, ErrPepper, ErrUnavailable.
+func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
+	switch {
+	case c.Store == nil:
+		return nil, invalid("ManagerConfig.Store is required: memstore.New() in tests, sqlstore.New in production")
+	case c.Catalog == nil:
+		return nil, invalid("ManagerConfig.Catalog is required: apikey.MustCatalog lists the abilities that keys can have")
+	}
+	var hashers []Hasher
+	if c.Hasher != nil {
+		hashers = []Hasher{c.Hasher}
+	}
+	core, err := newCore(c.Prefix, c.Catalog, hashers, c.Peppers, c.AcceptUntagged)
+	if err != nil {
+		return nil, err
+	}
+	if c.Policy == nil {
+		c.Policy = RolePolicy{}
+	}
+	c.Trace = or(c.Trace, &Trace{})
+	c.Logger = or(c.Logger, slog.New(slog.DiscardHandler))
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), cold: newGate(8, 8, 2*time.Second, 256)}
+	if err := core.checkMarks(ctx, c.Store); err != nil {
+		return nil, err
+	}
+	return m, m.mark(ctx)
+}
+
+// Close ends the Manager: later calls are ErrClosed.
+func (m *Manager) Close(context.Context) error {
+	m.closed.Store(true)
+	return nil
+}
+
+// session is a Manager at work on its own store, or inside the transaction of
+// a caller.
+type session struct {
+	*Manager
+	store  Store
+	joined bool
+	tx     *Tx
+}
+
+func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store} }
+
+// notice is what has to be made known after a commit.
+type notice struct {
+	changes []Change
+	events  []Event
+	start   time.Time
+}
+
+// announce tells this node's Verifiers, then other nodes, then the program. In
+// a caller's transaction it waits for Committed.
+func (s session) announce(ctx context.Context, n notice) {
+	if s.joined {
+		s.tx.notices = append(s.tx.notices, n)
+		return
+	}
+	s.tell(ctx, n)
+}
+
+func (m *Manager) tell(ctx context.Context, n notice) {
+	records := false
+	for _, c := range n.changes {
+		if c.Record == nil {
+			continue
+		}
+		records = true
+		for _, v := range m.cfg.Local {
+			v.take(c.Record, n.start)
+		}
+	}
+	if m.cfg.Notifier != nil && records {
+		nctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		if err := m.cfg.Notifier.Notify(nctx); err != nil {
+			m.cfg.Logger.Warn("apikey: other nodes were not notified; they poll", "error", err)
+		}
+		cancel()
+	}
+	if m.cfg.OnEvent != nil {
+		for _, e := range n.events {
+			m.cfg.OnEvent(e)
+		}
+	}
+}
+
+// doubt makes this node's Verifiers read again what may have been written.
+func (s session) doubt(changes []Change) {
+	for _, c := range changes {
+		for _, v := range s.cfg.Local {
+			if c.Record != nil {
+				v.cache.doubtKey(c.Record.ID)
+			}
+		}
+	}
+}
+
+// GetRequest names a key.
+type GetRequest struct{ Key KeyID }
+
+// Get describes a key, also a revoked one. Errors: ErrNoActor, ErrNotFound,
+// ErrForbidden, ErrCorrupt, ErrUnavailable.
+func (m *Manager) Get(ctx context.Context, req GetRequest) (Info, error) {
+	return m.own().get(ctx, req)
+}
+
+func (s session) get(ctx context.Context, req GetRequest) (info Info, err error) {
+	if req.Key.IsZero() {
+		return Info{}, ErrNotFound
+	}
+	err = s.do(ctx, job{action: ActionRead, key: req.Key, reads: true, work: func(_ Actor, r *Record) (effect, error) {
+		info = s.describeAll(r, s.cfg.Now())
+		return effect{}, nil
+	}})
+	return info, err
+}
+
+// ListRequest selects a page of keys, newest first. Zero fields select all.
+type ListRequest struct {
+	// Account: empty is the actor's own, and for an Operator every account.
+	Account string
+	Mode    Mode
+	Kind    Kind
+	State   State
+	// NameContains finds part of a name; ASCII letters match without case. An
+	// Operator has to name the account with it.
+	NameContains   string
+	NeverUsed      bool
+	UnusedSince    time.Time // not used at or after it, and created before it
+	ExpiringBefore time.Time
+	DueBefore      time.Time // rotation is due at or before it
+	Pepper         uint8     // still depends on the pepper of this slot
+	Cursor         Cursor    // of the page before; empty: the newest
+	Limit          int       // 1 to 1000; 0: 100
+}
+
+// KeyList is one page of keys.
+type KeyList struct {
+	Keys    []Info
+	Damaged []*CorruptError // keys of this page that cannot be believed
+	Next    Cursor          // empty: this was the last page
+}
+
+// List returns a page of keys, revoked ones included unless State says
+// otherwise. Errors: ErrNoActor, ErrNotFound (another's account), ErrForbidden,
+// ErrInvalid (a cursor of another list), ErrUnavailable.
+func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
+	return m.own().list(ctx, req)
+}
+
+func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
+	err = s.do(ctx, job{action: ActionRead, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		f := req.filter(accountOf(a, req.Account))
+		if f.NameContains != "" && f.Account == "" {
+			return effect{}, invalid("NameContains needs an Account")
+		}
+		page, err := s.page(ctx, f, req.Cursor)
+		if err != nil {
+			return effect{}, err
+		}
+		list = KeyList{Damaged: page.Damaged, Next: page.Next}
+		for i := range page.Records {
+			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.cfg.Now()))
+		}
+		return effect{}, nil
+	}})
+	return list, err
+}
+
+func (r ListRequest) filter(account string) Filter {
+	return Filter{
+		Account: account, Mode: r.Mode, Kind: r.Kind, State: r.State, NameContains: r.NameContains,
+		NeverUsed: r.NeverUsed, UnusedSince: micros(r.UnusedSince), ExpiringBefore: micros(r.ExpiringBefore),
+		DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Limit: r.Limit,
+	}
+}
+
+// page lists records, with those that cannot be believed among the damaged, and
+// a cursor that fits this filter alone.
+func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error) {
+	bind := fmt.Sprint("keys", f)
+	var err error
+	if f.After, err = openCursor(cursor, bind); err != nil {
+		return Page{}, err
+	}
+	page, err := s.store.List(ctx, f)
+	if err != nil {
+		return Page{}, storeError(err)
+	}
+	believed := page.Records[:0]
+	for i := range page.Records {
+		var corrupt *CorruptError
+		if err := s.believe(&page.Records[i]); errors.As(err, &corrupt) {
+			page.Damaged = append(page.Damaged, corrupt)
+			continue
+		}
+		believed = append(believed, page.Records[i])
+	}
+	page.Records, page.Next = believed, sealCursor(page.Next, bind)
+	return page, nil
+}
+
+// sealCursor binds a store's cursor to one list: that of an account and its
+// filter. Nothing in it is secret, and the account is compared anyway; the
+// binding makes a cursor of another list an error instead of a wrong page.
+func sealCursor(c Cursor, bind string) Cursor {
+	if c == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(bind + "\x00" + string(c)))
+	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
+}
+
+func openCursor(c Cursor, bind string) (Cursor, error) {
+	if c == "" {
+		return "", nil
+	}
+	_, inner, _ := strings.Cut(string(c), ".")
+	if inner == "" || sealCursor(Cursor(inner), bind) != c {
+		return "", invalid("cursor is not of this list: pass Next of the page before, with the same filter")
+	}
+	return Cursor(inner), nil
+}
+
+// storeError makes any error of a store one of ours.
+func storeError(err error) error {
+	if errors.Is(err, ErrInvalid) {
+		return err
+	}
+	return unavailable(err)
+}
+
+// itemMark is the kind of the items that tell a database's peppers: ID is the
+// slot, Data an HMAC under the pepper.
+const itemMark ItemKind = "pepper"
+
+func markOf(k *pepperKeys) []byte {
+	sum := k.mac(purposeMark, []byte("apikey pepper mark v1"))
+	return sum[:]
+}
+
+func markID(slot uint8) string { return fmt.Sprintf("%02d", slot) }
+
+// checkMarks compares the configured peppers with those that a Manager has used
+// on this database, so that a wrong or forgotten one fails the start and not
+// the traffic.
+func (c *core) checkMarks(ctx context.Context, store Store) error {
+	page, err := store.Items(ctx, ItemFilter{Kind: itemMark, Limit: MaxPepperSlot + 1})
+	if err != nil {
+		return storeError(err)
+	}
+	matched, slots := false, []string{}
+	for _, it := range page.Items {
+		slots = append(slots, strings.TrimPrefix(it.ID, "0"))
+		var slot uint8
+		if _, err := fmt.Sscanf(it.ID, "%d", &slot); err != nil {
+			continue
+		}
+		k := c.ring.at(slot)
+		if k == nil {
+			continue // taken out: what it made is refused
+		}
+		if !sameText(string(markOf(k)), string(it.Data)) {
+			return fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with", ErrPepper, slot)
+		}
+		matched = true
+	}
+	if len(page.Items) > 0 && !matched {
+		return fmt.Errorf("%w: this database was used with the pepper of slot %s, and none of those is configured", ErrPepper, strings.Join(slots, ", "))
+	}
+	return nil
+}
+
+// mark writes the marks that are missing.
+func (m *Manager) mark(ctx context.Context) error {
+	for slot, k := range m.ring.slots {
+		if k == nil {
+			continue
+		}
+		page, err := m.cfg.Store.Items(ctx, ItemFilter{Kind: itemMark, ID: markID(uint8(slot))})
+		if err != nil {
+			return storeError(err)
+		}
+		if len(page.Items) > 0 {
+			continue
+		}
+		e := Event{ID: newEventID(), Action: ActionPepper, Outcome: Done, Actor: Operator("apikey"), Changed: []string{markID(uint8(slot))}}
+		it := Item{Kind: itemMark, ID: markID(uint8(slot)), Version: 1, Data: markOf(k)}
+		err = m.own().apply(ctx, e.Actor, ActionPepper, effect{items: []Item{it}, note: &e})
+		if errors.Is(err, ErrConflict) { // another node was faster: with the same pepper?
+			err = m.checkMarks(ctx, m.cfg.Store)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tx is a Manager inside a caller's transaction: the merchant's row and his
+// keys commit or roll back together. Nothing in it is retried, and no second
+// connection is opened. Call Committed after the commit.
+type Tx struct {
+	s       session
+	notices []notice
+}
+
+// Tx joins a transaction: joined is what a store's In(tx) returned.
+func (m *Manager) Tx(joined Store) *Tx {
+	t := &Tx{}
+	t.s = session{Manager: m, store: joined, joined: true, tx: t}
+	return t
+}
+
+// Issue is [Manager.Issue] inside the transaction.
+func (t *Tx) Issue(ctx context.Context, req IssueRequest) (Issued, error) { return t.s.issue(ctx, req) }
+
+// Provision is [Manager.Provision] inside the transaction.
+func (t *Tx) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, error) {
+	return t.s.provision(ctx, req)
+}
+
+// Get is [Manager.Get] inside the transaction.
+func (t *Tx) Get(ctx context.Context, req GetRequest) (Info, error) { return t.s.get(ctx, req) }
+
+// List is [Manager.List] inside the transaction.
+func (t *Tx) List(ctx context.Context, req ListRequest) (KeyList, error) { return t.s.list(ctx, req) }
+
+// Update is [Manager.Update] inside the transaction.
+func (t *Tx) Update(ctx context.Context, req UpdateRequest) (Info, error) {
+	return t.s.update(ctx, req)
+}
+
+// Revoke is [Manager.Revoke] inside the transaction.
+func (t *Tx) Revoke(ctx context.Context, req RevokeRequest) error { return t.s.revoke(ctx, req) }
+
+// Committed says that the caller's commit succeeded: this node's Verifiers, the
+// Notifier and OnEvent hear of it. Without it they learn at the next sync. After
+// a rollback do not call it, and nothing was ever told.
+func (t *Tx) Committed(ctx context.Context) {
+	for _, n := range t.notices {
+		t.s.tell(ctx, n)
+	}
+	t.notices = nil
+}

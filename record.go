@@ -1,0 +1,261 @@
+package apikey
+
+import (
+	"context"
+	"crypto/subtle"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// core is what Manager and Verifier share: how a token is proven against a
+// record, and when a record is believed.
+type core struct {
+	prefix         string
+	catalog        *Catalog
+	hashers        []Hasher // the first is current
+	ring           ring
+	acceptUntagged bool
+}
+
+// knownNeeds are the feature bits of Record.Needs that this version knows. A
+// newer version that writes something this one would skip sets a bit.
+const knownNeeds = 0
+
+// parse reads a token of this program. Every fault is the same ErrInvalidToken.
+func (c *core) parse(text string) (parsed, error) {
+	p, ok := parseToken(text)
+	if !ok || p.prefix() != c.prefix {
+		return parsed{}, ErrInvalidToken
+	}
+	return p, nil
+}
+
+// tagged refuses, without a store, what no pepper of ours has minted.
+func (c *core) tagged(p parsed) error {
+	if p.slot == 0 {
+		if c.ring.has() && !c.acceptUntagged {
+			return ErrInvalidToken
+		}
+		return nil
+	}
+	k := c.ring.at(p.slot)
+	if k == nil || !p.tagHolds(k) {
+		return ErrInvalidToken
+	}
+	return nil
+}
+
+// prove decides whether p is the token of cred. renew says that hash and check
+// should be made anew from it. The comparisons are constant-time; a stored
+// hash, check or ID can never pass, because what is compared is always derived
+// from the presented text.
+func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew bool, err error) {
+	if p.kind == Publishable { // not a secret: its text is stored
+		if !sameText(p.text, cred.Public) {
+			return false, ErrInvalidToken
+		}
+		return false, nil
+	}
+	byCheck := false
+	if len(cred.Check) > 0 {
+		slot := cred.Check[0]
+		k := c.ring.at(slot)
+		if slot == 0 || k != nil {
+			if subtle.ConstantTimeCompare(makeCheck(k, p), cred.Check) != 1 {
+				return false, ErrInvalidToken
+			}
+			byCheck = slot != 0 // 32 bits only turn junk away; a whole HMAC decides
+		}
+	}
+	if !byCheck {
+		h := pickHasher(c.hashers, cred.Hash)
+		if h == nil {
+			return false, fmt.Errorf("%w: stored hash has an unknown algorithm", ErrCorrupt)
+		}
+		ok, err := h.Verify(ctx, cred.Hash, bytesOf(p.proven()))
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			return false, ErrInvalidToken
+		}
+	}
+	current := c.ring.first
+	slot := byte(0)
+	if current != nil {
+		slot = current.slot
+	}
+	return len(cred.Check) == 0 || cred.Check[0] != slot || c.hashers[0].Outdated(cred.Hash), nil
+}
+
+// believe checks that a record is what a Manager wrote: its MAC, and that this
+// version knows all of it. A database writer who moves a key to another
+// account, prolongs it or adds an ability is found here.
+func (c *core) believe(r *Record) error {
+	bad := func(detail string) error { return &CorruptError{r.ID, detail} }
+	if c.ring.has() {
+		switch {
+		case len(r.MAC) == 0:
+			if !c.acceptUntagged || slices.ContainsFunc(r.Credentials, func(c Credential) bool { return c.Pepper != 0 }) {
+				return bad("record has no MAC")
+			}
+		case c.ring.at(r.MAC[0]) == nil:
+			return bad(fmt.Sprintf("record's MAC is of pepper slot %d, which is not configured", r.MAC[0]))
+		case subtle.ConstantTimeCompare(r.MAC, recordMAC(c.ring.at(r.MAC[0]), r)) != 1:
+			return bad("record's MAC does not match its contents")
+		}
+	}
+	switch {
+	case r.Needs&^knownNeeds != 0:
+		return bad(fmt.Sprintf("record needs features %#x that this version does not know", r.Needs&^knownNeeds))
+	case r.Kind != Secret && r.Kind != Publishable:
+		return bad(fmt.Sprintf("kind %d is unknown to this version", r.Kind))
+	case r.Mode != Live && r.Mode != Test:
+		return bad(fmt.Sprintf("mode %d is unknown", r.Mode))
+	}
+	for _, text := range r.Abilities {
+		if _, err := c.catalog.parseForm(text); err != nil {
+			return bad("an ability's form is unknown to this version")
+		}
+	}
+	return nil
+}
+
+// sign renews the MAC. Without a pepper there is none.
+func (c *core) sign(r *Record) {
+	r.MAC = nil
+	if c.ring.has() {
+		r.MAC = recordMAC(c.ring.first, r)
+	}
+}
+
+// recordMAC covers everything that says what a key may do, and its place in its
+// chain. What Upkeep swaps is outside, because it changes without a version,
+// and protects itself: tag and check need the pepper, the sealed copy its KEK.
+func recordMAC(k *pepperKeys, r *Record) []byte {
+	var c canon
+	c.text("apikey record v1")
+	c.bytes(r.ID[:])
+	c.text(r.Account)
+	c.text(r.Name)
+	c.uint(uint64(r.Mode))
+	c.uint(uint64(r.Kind))
+	c.uint(r.Version)
+	c.bytes(r.Head[:])
+	c.uint(r.Needs)
+	c.texts(r.Abilities)
+	c.uint(uint64(len(r.Networks)))
+	for _, n := range r.Networks {
+		c.text(n.String())
+	}
+	c.texts(r.Origins)
+	c.uint(uint64(len(r.Metadata)))
+	for _, name := range slices.Sorted(maps.Keys(r.Metadata)) {
+		c.text(name)
+		c.text(r.Metadata[name])
+	}
+	c.bool(r.Disabled)
+	c.text(string(r.RevokeReason))
+	c.uint(uint64(r.RotateMonths))
+	c.uint(uint64(r.Recovery))
+	for _, t := range []time.Time{r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue} {
+		c.time(t)
+	}
+	c.uint(uint64(len(r.Credentials)))
+	for _, cred := range r.Credentials {
+		c.bytes(cred.ID[:])
+		c.time(cred.NotBefore)
+		c.time(cred.NotAfter)
+		c.bool(cred.Ended)
+		c.text(cred.Hint)
+		c.text(cred.Public)
+		c.uint(uint64(cred.Pepper))
+	}
+	sum := k.mac(purposeRow, c.b)
+	return append([]byte{k.slot}, sum[:]...)
+}
+
+// clone copies a record deeply, so that a plan can change it and an Info can
+// keep it.
+func (r Record) clone() Record {
+	r.MAC = slices.Clone(r.MAC)
+	r.Abilities = slices.Clone(r.Abilities)
+	r.Networks = slices.Clone(r.Networks)
+	r.Origins = slices.Clone(r.Origins)
+	r.Metadata = maps.Clone(r.Metadata)
+	r.Credentials = slices.Clone(r.Credentials)
+	return r
+}
+
+// credential finds one by its ID, nil if the record does not list it.
+func (r *Record) credential(id CredentialID) *Credential {
+	for i := range r.Credentials {
+		if r.Credentials[i].ID == id {
+			return &r.Credentials[i]
+		}
+	}
+	return nil
+}
+
+// live reports whether the key works at now: what the limit of live keys
+// counts.
+func (r *Record) live(now time.Time) bool {
+	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
+}
+
+// describe makes the Info of a record. It shares the record's slices, so the
+// record must not be changed afterwards. Abilities of an unknown form are left
+// out: such a record is never believed, only shown.
+func (c *core) describe(r *Record, presented CredentialID) Info {
+	info := Info{
+		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
+		State: r.State(), Version: r.Version, Metadata: Metadata{r.Metadata},
+		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
+		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, RevokeReason: r.RevokeReason,
+		RotateMonths: r.RotateMonths, RotateDue: r.RotateDue,
+	}
+	for _, text := range r.Abilities {
+		if a, err := c.catalog.parseForm(text); err == nil {
+			info.Abilities.s = append(info.Abilities.s, a)
+		}
+	}
+	for _, cred := range r.Credentials {
+		if cred.LastUsed.After(info.LastUsed) {
+			info.LastUsed = cred.LastUsed
+		}
+	}
+	return info
+}
+
+// describeAll is describe for management: with the list of credentials, and the
+// current one in Credential.
+func (c *core) describeAll(r *Record, now time.Time) Info {
+	info := c.describe(r, r.current(now))
+	for _, cred := range r.Credentials {
+		ci := CredentialInfo{
+			ID: cred.ID, Hint: cred.Hint, NotBefore: cred.NotBefore, NotAfter: cred.NotAfter,
+			LastUsed: cred.LastUsed, Ended: cred.Ended, Pepper: cred.Pepper,
+		}
+		if cred.Public != "" {
+			ci.Public = newToken(cred.Public)
+		}
+		info.Credentials.s = append(info.Credentials.s, ci)
+	}
+	return info
+}
+
+// current is the newest credential that is valid now; failing that, the newest.
+func (r *Record) current(now time.Time) CredentialID {
+	for _, c := range r.Credentials {
+		if !c.Ended && !now.Before(c.NotBefore) && (c.NotAfter.IsZero() || now.Before(c.NotAfter)) {
+			return c.ID
+		}
+	}
+	if len(r.Credentials) > 0 {
+		return r.Credentials[0].ID
+	}
+	return CredentialID{}
+}

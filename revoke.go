@@ -1,0 +1,261 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// SuspendRequest names a key.
+type SuspendRequest struct{ Key KeyID }
+
+// Suspend refuses a key until it is resumed. It only takes power away, so it
+// needs a role and nothing else, is applied to the newest record however often
+// others change it, and works on a damaged record too. Of a dead or suspended
+// key it is nil and writes nothing. Without a deadline it ends after 5 s.
+// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrUnavailable, ctx.Err().
+func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
+	return m.own().lessen(ctx, ActionSuspend, req.Key, func(r *Record, _ time.Time) (made, bool) {
+		if r.Disabled {
+			return made{}, false
+		}
+		r.Disabled = true
+		return made{changed: []string{"disabled"}}, true
+	})
+}
+
+// RevokeRequest names a key and why it ends.
+type RevokeRequest struct {
+	Key    KeyID
+	Reason Reason // empty: ReasonRequested
+}
+
+// Revoke ends a key for ever: no Verify that starts after it returned succeeds
+// on this node, and none on the others after their next sync. The record stays
+// as a tombstone. Of a revoked key it is nil and writes nothing. Otherwise as
+// for Suspend.
+func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
+	return m.own().revoke(ctx, req)
+}
+
+func (s session) revoke(ctx context.Context, req RevokeRequest) error {
+	reason, err := req.Reason.valid()
+	if err != nil {
+		return err
+	}
+	return s.lessen(ctx, ActionRevoke, req.Key, func(r *Record, now time.Time) (made, bool) {
+		r.RevokedAt, r.RevokeReason = micros(now), reason
+		return made{changed: []string{"revoked_at"}, reason: reason}, true
+	})
+}
+
+func (r Reason) valid() (Reason, error) {
+	if len(r) > 200 || !storable(string(r)) {
+		return "", invalid("a reason has at most 200 bytes of valid UTF-8")
+	}
+	return or(r, ReasonRequested), nil
+}
+
+// lessen takes power away from a key that is not dead yet.
+func (s session) lessen(ctx context.Context, action Action, key KeyID, edit func(*Record, time.Time) (made, bool)) error {
+	if key.IsZero() {
+		return ErrNotFound
+	}
+	return s.do(ctx, job{action: action, key: key, lessens: true, work: func(_ Actor, r *Record) (effect, error) {
+		return s.lessened(r, edit), nil
+	}})
+}
+
+func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, bool)) effect {
+	if stored.State() == Revoked {
+		return effect{}
+	}
+	r := stored.clone()
+	m, changed := edit(&r, s.cfg.Now())
+	if !changed {
+		return effect{}
+	}
+	m.record = &r
+	return effect{made: []made{m}}
+}
+
+// RevokeAllRequest selects the keys to end: an account that leaves, or what a
+// leaked pepper minted. Zero fields select all.
+type RevokeAllRequest struct {
+	// Account: empty is the actor's own, and for an Operator every account.
+	Account     string
+	Mode        Mode
+	Kind        Kind
+	NeverUsed   bool
+	UnusedSince time.Time
+	Pepper      uint8
+	Reason      Reason
+	// Cursor continues where an earlier call ended; empty: from the start.
+	Cursor Cursor
+	Limit  int // keys looked at in this call: 1 to 1000; 0: 100
+}
+
+// RevokedAll is what one call of RevokeAll did.
+type RevokedAll struct {
+	Revoked int
+	Next    Cursor // pass it to the next call; empty: all are done
+}
+
+// RevokeAll revokes a chunk of keys, newest first. Call it until Next is empty;
+// killed in between, it may start again: revoked keys are passed over. A key
+// that fails holds up no other: the errors come joined, naming the keys, and
+// Next is set all the same.
+func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
+	reason, err := req.Reason.valid()
+	if err != nil {
+		return RevokedAll{}, err
+	}
+	s := m.own()
+	var chunk []KeyID
+	err = s.do(ctx, job{action: ActionRevoke, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		page, err := s.page(ctx, Filter{
+			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
+			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
+		}, req.Cursor)
+		if err != nil {
+			return effect{}, err
+		}
+		for i := range page.Records {
+			if page.Records[i].State() != Revoked {
+				chunk = append(chunk, page.Records[i].ID)
+			}
+		}
+		for _, d := range page.Damaged { // what cannot be believed can still be ended
+			chunk = append(chunk, d.Key)
+		}
+		done.Next = page.Next
+		return effect{}, nil
+	}})
+	if err != nil {
+		return RevokedAll{}, err
+	}
+	var failed []error
+	for _, id := range chunk {
+		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: reason}); err != nil {
+			failed = append(failed, fmt.Errorf("key %s: %w", id, err))
+			continue
+		}
+		done.Revoked++
+	}
+	return done, errors.Join(failed...)
+}
+
+// RevokeToken ends the credential that is presented: whoever holds a leaked
+// token can make it harmless, from anywhere, with no account and no actor. It
+// works on a suspended key too; of an ended credential it is nil. Secret keys
+// only: a publishable token is public, and whoever reads a web page must not
+// end it. Errors: ErrInvalidToken, ErrKind, ErrBusy, ErrUnavailable.
+func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
+	reason, err := reason.valid()
+	if err != nil {
+		return err
+	}
+	p, err := m.parse(presented)
+	if err != nil {
+		return err
+	}
+	if err := m.tagged(p); err != nil {
+		return err
+	}
+	// Anybody on the Internet may call this: what it costs is bounded as cold
+	// verifications are.
+	release, err := m.cold.enter(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s := m.own()
+	r, err := s.store.Lookup(ctx, p.id)
+	if errors.Is(err, ErrNotFound) {
+		return ErrInvalidToken
+	} else if err != nil {
+		return storeError(err)
+	}
+	cred := r.credential(p.id)
+	if cred == nil {
+		return &CorruptError{r.ID, "lookup by a credential that the record does not list"}
+	}
+	if _, err := m.prove(ctx, p, cred); err != nil {
+		return err
+	}
+	if p.kind != Secret {
+		return ErrKind
+	}
+	// The credential is the actor: it speaks for its key's account and can do
+	// nothing but end itself, which needs no policy.
+	holder := Actor{ID: "credential:" + p.id.String(), Account: r.Account, holder: true}
+	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: r.ID, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
+		return s.lessened(stored, func(r *Record, _ time.Time) (made, bool) {
+			cred := r.credential(p.id)
+			if cred == nil || cred.Ended {
+				return made{}, false
+			}
+			cred.Ended = true
+			return made{credential: p.id, changed: []string{"credentials"}, reason: reason}, true
+		}), nil
+	}})
+}
+
+// RemacRequest bounds one call of Remac.
+type RemacRequest struct {
+	Limit int // keys renewed in this call: 1 to 1000; 0: 100
+}
+
+// Remac renews record MACs that the minting pepper did not make, and signs
+// records that have none (with AcceptUntagged). Call it until it returns 0;
+// killed in between, it goes on where it was. A record whose MAC does not hold
+// is never signed: it is in the error, as a *CorruptError, and the others are
+// done. It is for an [Operator]; others get ErrForbidden.
+func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err error) {
+	if !m.ring.has() {
+		return 0, invalid("Remac needs a pepper")
+	}
+	s := m.own()
+	limit := or(req.Limit, 100)
+	f := Filter{OtherMAC: m.ring.first.slot, Limit: limit}
+	var failed []error
+	for renewed < limit {
+		var page Page
+		err := s.do(ctx, job{action: ActionRemac, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+			if !a.operator {
+				return effect{}, fmt.Errorf("%w: renewing MACs is for an Operator", ErrForbidden)
+			}
+			page, err = s.store.List(ctx, f)
+			return effect{}, err
+		}})
+		if err != nil {
+			return renewed, storeError(err)
+		}
+		for i := range page.Records {
+			if renewed == limit {
+				break
+			}
+			if err := s.remac(ctx, page.Records[i].ID); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			renewed++
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	return renewed, errors.Join(failed...)
+}
+
+func (s session) remac(ctx context.Context, key KeyID) error {
+	return s.do(ctx, job{action: ActionRemac, key: key, work: func(_ Actor, stored *Record) (effect, error) {
+		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
+			return effect{}, nil // somebody else was faster
+		}
+		r := stored.clone()
+		return effect{made: []made{{record: &r}}}, nil
+	}})
+}

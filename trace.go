@@ -1,0 +1,84 @@
+package apikey
+
+import (
+	"errors"
+	"time"
+)
+
+// Trace is a set of hooks, after net/http/httptrace: for metrics and alarms.
+// Any of them may be nil. They are called on the goroutine that verifies, so
+// they must return quickly, and from several goroutines at once. None is ever
+// given a token.
+type Trace struct {
+	// Verified: every verification, with how it ended.
+	Verified func(VerifiedTrace)
+	// DeadKey: somebody holds the secret of a key that is revoked, suspended,
+	// replaced or expired, and uses it: an old deployment, or a leak.
+	DeadKey func(key Info, err error)
+	// Corrupt: a record that cannot be believed was refused.
+	Corrupt func(err *CorruptError)
+	// Synced: the change feed was read. age is that of the last good sync, by
+	// its start; negative if there was none yet.
+	Synced func(records int, age time.Duration, err error)
+	// Denied: a management action was refused, with the actor, also when no
+	// event was written for it.
+	Denied func(a Actor, act Action, key KeyID, err error)
+}
+
+// VerifiedTrace is one verification.
+type VerifiedTrace struct {
+	Err    error  // nil: accepted
+	Source Source // what decided
+	Key    Key    // nil unless the token was proven
+}
+
+// Source is what decided a verification.
+type Source uint8
+
+const (
+	// FromToken: the text alone: form, checksum, tag.
+	FromToken Source = 1
+	// FromCache: memory.
+	FromCache Source = 2
+	// FromStore: a read of the store.
+	FromStore Source = 3
+)
+
+func (s Source) String() string { return nameOf(sourceNames, s, "source") }
+
+var sourceNames = map[Source]string{FromToken: "token", FromCache: "cache", FromStore: "store"}
+
+// verified reports one verification to the hooks.
+func (t *Trace) verified(k *liveKey, source Source, err error) {
+	if t.Verified != nil {
+		vt := VerifiedTrace{Err: err, Source: source}
+		if k != nil && k.damage == nil {
+			vt.Key = k
+		}
+		t.Verified(vt)
+	}
+	if err == nil {
+		return
+	}
+	var corrupt *CorruptError
+	switch {
+	case errors.As(err, &corrupt):
+		if t.Corrupt != nil {
+			t.Corrupt(corrupt)
+		}
+	case k != nil && errors.Is(err, ErrUnauthenticated) && t.DeadKey != nil:
+		t.DeadKey(k.info, err)
+	}
+}
+
+func (t *Trace) synced(records int, age time.Duration, err error) {
+	if t.Synced != nil {
+		t.Synced(records, age, err)
+	}
+}
+
+func (t *Trace) denied(a Actor, act Action, key KeyID, err error) {
+	if t.Denied != nil {
+		t.Denied(a, act, key, err)
+	}
+}

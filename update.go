@@ -1,0 +1,181 @@
+package apikey
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Field is one field of an update, in three states: the zero Field keeps what
+// is there, [Clear] empties it, [Set] replaces it. From JSON: absent keeps,
+// null clears, a value sets (RFC 7396).
+type Field[T any] struct {
+	state uint8 // 0 keep, 1 clear, 2 set
+	value T
+}
+
+// Set replaces a field.
+func Set[T any](value T) Field[T] { return Field[T]{2, value} }
+
+// Clear empties a field.
+func Clear[T any]() Field[T] { return Field[T]{state: 1} }
+
+// UnmarshalJSON reads null as [Clear] and anything else as [Set].
+func (f *Field[T]) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		*f = Clear[T]()
+		return nil
+	}
+	f.state = 2
+	return json.Unmarshal(b, &f.value)
+}
+
+// MarshalJSON writes the value, or null when there is none. A field that keeps
+// is left out with the omitzero option.
+func (f Field[T]) MarshalJSON() ([]byte, error) {
+	if f.state != 2 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(f.value)
+}
+
+// IsZero reports whether the field keeps what is there.
+func (f Field[T]) IsZero() bool { return f.state == 0 }
+
+// onto applies the field to what is there.
+func (f Field[T]) onto(have *T) {
+	if f.state != 0 {
+		*have = f.value // the zero value when it clears
+	}
+}
+
+// UpdateRequest changes what a key is called and may do. Token, mode, kind and
+// account never change.
+type UpdateRequest struct {
+	Key KeyID
+	// IfVersion makes the update fail with ErrConflict unless the key is at this
+	// version; 0: whatever it is at.
+	IfVersion uint64
+
+	Name         Field[string]
+	Abilities    Field[[]string]
+	ExpiresAt    Field[time.Time] // in the future; cleared: never
+	Networks     Field[[]netip.Prefix]
+	Origins      Field[[]string]
+	Metadata     Field[map[string]string]
+	RotateMonths Field[int]
+	Disabled     Field[bool]
+}
+
+// Update changes a key and returns it as it is then. An update that changes
+// nothing writes nothing. Errors: ErrNoActor, ErrNotFound, ErrForbidden,
+// ErrRevoked, ErrInvalid, ErrLimit (also when it would bring a key back to life
+// beyond the limit), ErrStanding, ErrConflict, ErrCorrupt, ErrUnavailable.
+func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
+	return m.own().update(ctx, req)
+}
+
+func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err error) {
+	return s.change(ctx, job{action: ActionUpdate, key: req.Key, ifVersion: req.IfVersion}, func(r *Record, now time.Time) error {
+		req.Name.onto(&r.Name)
+		req.Abilities.onto(&r.Abilities)
+		req.Networks.onto(&r.Networks)
+		req.Origins.onto(&r.Origins)
+		req.Metadata.onto(&r.Metadata)
+		req.Disabled.onto(&r.Disabled)
+		if !req.ExpiresAt.IsZero() {
+			r.ExpiresAt = micros(req.ExpiresAt.value)
+			if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
+				return invalid("ExpiresAt %s is not in the future (it is %s)", r.ExpiresAt.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+			}
+		}
+		if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {
+			r.RotateMonths, r.RotateDue = req.RotateMonths.value, time.Time{}
+			if r.RotateMonths > 0 {
+				r.RotateDue = micros(now).AddDate(0, r.RotateMonths, 0)
+			}
+		}
+		return nil
+	})
+}
+
+// change is what every method does that edits a living key: it refuses dead
+// ones, checks the result, counts a key that comes to life, and names what
+// changed.
+func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
+	if j.key.IsZero() {
+		return Info{}, ErrNotFound
+	}
+	j.work = func(_ Actor, stored *Record) (effect, error) {
+		now := s.cfg.Now()
+		if stored.State() == Revoked {
+			return effect{}, ErrRevoked
+		}
+		// The copy is deep in what the request brings in, so that sorting it does
+		// not change what the caller passed.
+		edited := *stored
+		if err := edit(&edited, now); err != nil {
+			return effect{}, err
+		}
+		r := edited.clone()
+		if err := s.valid(&r); err != nil {
+			return effect{}, err
+		}
+		changed := differences(stored, &r)
+		if info = s.describeAll(&r, now); len(changed) == 0 {
+			return effect{}, nil
+		}
+		info.Version++
+		e := effect{made: []made{{record: &r, changed: changed}}}
+		if r.live(now) && !stored.live(now) {
+			quota, err := s.quota(ctx, r.Account, r.Mode, now)
+			if err != nil {
+				return effect{}, err
+			}
+			e.items = []Item{quota}
+		}
+		return e, nil
+	}
+	if err := s.do(ctx, j); err != nil {
+		return Info{}, err
+	}
+	return info, nil
+}
+
+// differences names the fields that an edit changed.
+func differences(a, b *Record) (names []string) {
+	for name, same := range map[string]bool{
+		"name":          a.Name == b.Name,
+		"abilities":     slices.Equal(a.Abilities, b.Abilities),
+		"networks":      slices.Equal(a.Networks, b.Networks),
+		"origins":       slices.Equal(a.Origins, b.Origins),
+		"metadata":      maps.Equal(a.Metadata, b.Metadata),
+		"expires_at":    a.ExpiresAt.Equal(b.ExpiresAt),
+		"rotate_months": a.RotateMonths == b.RotateMonths,
+		"disabled":      a.Disabled == b.Disabled,
+	} {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// ResumeRequest names a suspended key.
+type ResumeRequest struct {
+	Key       KeyID
+	IfVersion uint64 // 0: whatever it is at
+}
+
+// Resume brings a suspended key back; of one that is not suspended it is nil.
+// Errors as for Update.
+func (m *Manager) Resume(ctx context.Context, req ResumeRequest) error {
+	_, err := m.own().change(ctx, job{action: ActionResume, key: req.Key, ifVersion: req.IfVersion}, func(r *Record, _ time.Time) error {
+		r.Disabled = false
+		return nil
+	})
+	return err
+}

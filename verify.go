@@ -1,0 +1,475 @@
+package apikey
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Verifier answers whether a presented token may do what a request wants. It
+// is the data plane: every API process has one for each mode, and it cannot
+// issue. It is safe for concurrent use; Close it to write the last "last used".
+type Verifier struct {
+	core
+	cfg      VerifierConfig
+	cache    *cache
+	cold     *gate
+	tasks    *tasks
+	rows     flights[rowKey, row]
+	proofs   flights[[32]byte, *liveKey]
+	feed     feed
+	usage    usage
+	renewing chan struct{} // one renewal of a hash at a time
+}
+
+// VerifierConfig configures [NewVerifier]. The zero value of a field is a safe
+// default; Store, Prefix and Mode are required.
+type VerifierConfig struct {
+	Store  Store
+	Prefix string // what tokens of this program begin with
+	// Mode is Live or Test: a token of the other mode is refused with ErrMode.
+	// AnyMode takes both, for small programs.
+	Mode Mode
+	// Catalog is needed only for forms of ability that the program defined
+	// itself.
+	Catalog *Catalog
+	// Hashers verify; the first is current. Empty: one Argon2id. Share the value
+	// with the Manager and other Verifiers of the process.
+	Hashers []Hasher
+	// Peppers verify. With any, tokens and records that were made without one
+	// are refused.
+	Peppers []Pepper
+	// AcceptUntagged lets tokens without a tag, and records without a MAC whose
+	// credentials have none, still verify, while a pepper is being introduced.
+	// As long as it is set, whoever can write to the database can forge keys.
+	AcceptUntagged bool
+	// ReadOnly writes nothing: no last used, no renewed hashes.
+	ReadOnly bool
+
+	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache.
+	MaxEntries int
+	// MaxBytes bounds it by an estimate of its size; 0: 256 MiB.
+	MaxBytes int64
+	// ColdReads bounds concurrent reads for tokens that are not warm, so that
+	// junk cannot drain the pool that payments use; 0: 8.
+	ColdReads int
+
+	// Sync is how often the store is asked what changed; 0: 1 s. Negative: only
+	// when [Verifier.Sync] is called or MaxStale is reached.
+	Sync time.Duration
+	// MaxStale is how long after the start of the last good sync warm keys are
+	// still answered while the store cannot be asked; 0: 120 s.
+	MaxStale time.Duration
+	// MaxAge is how old a record may be before it is read again behind an
+	// answer; at twice the age, before the answer. 0: 5 min.
+	MaxAge time.Duration
+
+	Standing Standing // nil: every account is in good standing
+	Notifier Notifier // nil: polling alone
+	Trace    *Trace
+	Logger   *slog.Logger     // nil: silent
+	Now      func() time.Time // nil: time.Now
+}
+
+func (c VerifierConfig) withDefaults() VerifierConfig {
+	c.Hashers = slices.Clone(c.Hashers)
+	c.MaxEntries = or(c.MaxEntries, 100_000)
+	c.MaxBytes = or(c.MaxBytes, 256<<20)
+	c.ColdReads = or(c.ColdReads, 8)
+	c.Sync = or(c.Sync, time.Second)
+	c.MaxStale = or(c.MaxStale, 120*time.Second)
+	c.MaxAge = or(c.MaxAge, 5*time.Minute)
+	c.Trace = or(c.Trace, &Trace{})
+	c.Logger = or(c.Logger, slog.New(slog.DiscardHandler))
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// Request is what one request wants from a key.
+type Request struct {
+	// Addr is the client's address. A key with networks is refused without it.
+	Addr netip.Addr
+	// Origin is the request's Origin header. A key with origins is refused
+	// without it.
+	Origin string
+	// Require lists abilities that the key must all have. Build it once a route.
+	Require []Ability
+	// AllowPublishable takes publishable keys too, which anybody can have.
+	AllowPublishable bool
+}
+
+// NewVerifier checks the configuration and takes a position in the store's
+// change feed. Errors: ErrInvalid; ErrUnavailable when the store is down or
+// answers from a lagging replica; ErrPepper when the peppers are not those of
+// this database.
+func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
+	c = c.withDefaults()
+	switch {
+	case c.Store == nil:
+		return nil, invalid("VerifierConfig.Store is required")
+	case c.Mode != Live && c.Mode != Test && c.Mode != AnyMode:
+		return nil, invalid("VerifierConfig.Mode is required: apikey.Live, apikey.Test or apikey.AnyMode")
+	case c.MaxAge < 0 || c.MaxStale < 0 || c.ColdReads < 0 || c.MaxBytes < 0 || c.MaxEntries < -1:
+		return nil, invalid("VerifierConfig: bounds cannot be negative")
+	}
+	core, err := newCore(c.Prefix, c.Catalog, c.Hashers, c.Peppers, c.AcceptUntagged)
+	if err != nil {
+		return nil, err
+	}
+	if err := core.checkMarks(ctx, c.Store); err != nil {
+		return nil, err
+	}
+	v := &Verifier{
+		core: core, cfg: c, cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
+		cold:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
+		tasks: newTasks(), renewing: make(chan struct{}, 1),
+	}
+	v.rows.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
+	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
+		return nil, err
+	}
+	v.start()
+	return v, nil
+}
+
+// newCore is the part of a configuration that both constructors check.
+func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return core{}, err
+	}
+	r, err := newRing(peppers)
+	if err != nil {
+		return core{}, err
+	}
+	if len(hashers) == 0 {
+		argon, err := NewArgon2id(Argon2idConfig{})
+		if err != nil {
+			return core{}, err
+		}
+		hashers = []Hasher{argon}
+	}
+	if slices.Contains(hashers, nil) {
+		return core{}, invalid("a Hasher in the list is nil")
+	}
+	return core{prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged}, nil
+}
+
+// Verify answers who holds the presented token, or why the request is refused.
+//
+// Somebody who does not hold a key's secret learns nothing but ErrInvalidToken,
+// or that we failed: ErrBusy, ErrUnavailable, ErrCorrupt. Somebody who does
+// learns the reason: ErrRevoked, ErrSuspended, ErrCredentialEnded,
+// ErrNotYetValid, ErrExpired (which wrap ErrUnauthenticated), ErrKind, ErrMode,
+// ErrStanding, ErrAddr, ErrOrigin, ErrAbility (which wrap ErrDenied). With an
+// error the Key is nil.
+//
+// No Verify that starts after a change returned on this node (Manager.Revoke
+// and the others, with this Verifier in ManagerConfig.Local) is answered from
+// before the change. Other nodes follow within VerifierConfig.Sync.
+func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
+	k, source, err := v.find(ctx, presented)
+	if err == nil {
+		now := v.cfg.Now()
+		if err = v.judge(k, r, now); err == nil {
+			v.usage.mark(k.info.Credential, now)
+		}
+	}
+	v.cfg.Trace.verified(k, source, err)
+	if err != nil {
+		var corrupt *CorruptError
+		if errors.As(err, &corrupt) {
+			v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
+		}
+		return nil, err
+	}
+	return k, nil
+}
+
+// find proves the token: steps 1 to 6, which say "invalid" or that we failed.
+func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source, error) {
+	p, err := v.parse(presented)
+	if err != nil {
+		return nil, FromToken, err
+	}
+	if v.tasks.ctx.Err() != nil {
+		return nil, FromToken, ErrClosed
+	}
+	digest := v.cache.digest(presented)
+	reread := false
+	for range 4 { // once, and again after a sync or a re-read
+		now := v.cfg.Now()
+		k, readAt, found := v.cache.get(p.id, digest)
+		if found == mismatch {
+			// Final: a credential's secret never changes, so neither the store nor
+			// argon2 has anything to add for whoever guesses at a warm key.
+			return nil, FromCache, ErrInvalidToken
+		}
+		if found == miss {
+			if err := v.tagged(p); err != nil {
+				return nil, FromToken, err
+			}
+			if v.cache.absent(p.id, now) {
+				return nil, FromCache, ErrInvalidToken
+			}
+		}
+		if !v.feed.freshAt(now, v.cfg.MaxStale) {
+			if err := v.freshen(ctx); err != nil {
+				return nil, FromCache, err
+			}
+			continue // what the sync brought may concern this key
+		}
+		if found == miss {
+			k, err := v.coldKey(ctx, p, digest)
+			return k, FromStore, err
+		}
+		age := elapsed(now, readAt)
+		if !reread && (readAt.IsZero() || age > 2*v.cfg.MaxAge) {
+			if err := v.reread(ctx, p.id); err != nil {
+				return nil, FromStore, err
+			}
+			reread = true
+			continue
+		}
+		if age > v.cfg.MaxAge && k.damage == nil {
+			v.rereadBehind(p.id)
+		}
+		return k, FromCache, k.damage
+	}
+	return nil, FromStore, ErrBusy
+}
+
+// judge is step 7, on every hit, against the clock: what the proven key may do
+// now. The order is part of the contract: dead before denied.
+func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
+	switch {
+	case !k.info.RevokedAt.IsZero():
+		return ErrRevoked
+	case k.info.State == Suspended:
+		return ErrSuspended
+	case k.ended:
+		return ErrCredentialEnded
+	case now.Before(k.notBefore):
+		return ErrNotYetValid
+	case !k.notAfter.IsZero() && !now.Before(k.notAfter):
+		return ErrCredentialEnded
+	case !k.info.ExpiresAt.IsZero() && !now.Before(k.info.ExpiresAt):
+		return ErrExpired
+	case k.info.Kind == Publishable && !r.AllowPublishable:
+		return ErrKind
+	case v.cfg.Mode != AnyMode && k.info.Mode != v.cfg.Mode:
+		return ErrMode
+	}
+	if v.cfg.Standing != nil {
+		if err := v.cfg.Standing.Allowed(k.info.Account, k.info.Mode); err != nil {
+			return joined(ErrStanding, err)
+		}
+	}
+	if !addrAllowed(k.info.Networks.s, r.Addr) {
+		return ErrAddr
+	}
+	if len(k.info.Origins.s) > 0 && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
+		return ErrOrigin
+	}
+	if missing := canAll(k.info.Abilities.s, r.Require); missing != nil {
+		return &AbilityError{missing}
+	}
+	return nil
+}
+
+// coldKey proves a token that is not warm. Callers with equal tokens share one
+// flight, and so one argon2 run; callers with different tokens of one ID share
+// the row alone, never each other's proof.
+func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liveKey, error) {
+	return v.proofs.do(ctx, digest, func(ctx context.Context) (*liveKey, error) {
+		proven := false
+		for range 8 {
+			gen := v.cache.enter(p.id)
+			o := outcome{claims: p.claims, digest: digest}
+			got, err := v.read(ctx, rowKey{p.id, gen})
+			if err == nil && !proven {
+				err = v.proveRow(ctx, p, got.record)
+				proven = err == nil
+			}
+			if err == nil {
+				o.key, o.readAt = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt
+			}
+			o.absent = errors.Is(err, ErrNotFound)
+			// A row read before the last change is not looked at, neither for this
+			// answer nor for the cache. The proof stays: ID and secret never change.
+			switch current := v.cache.settle(p.id, gen, o, v.cfg.Now()); {
+			case !current:
+				continue
+			case o.absent:
+				return nil, ErrInvalidToken
+			case err != nil:
+				return nil, err
+			default:
+				return o.key, o.key.damage
+			}
+		}
+		return nil, ErrBusy // changed faster than it can be read
+	})
+}
+
+// proveRow is step 5 for a row that was just read.
+func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
+	cred := r.credential(p.id)
+	if cred == nil {
+		return &CorruptError{r.ID, "lookup by a credential that the record does not list"}
+	}
+	renew, err := v.prove(ctx, p, cred)
+	if errors.Is(err, ErrCorrupt) {
+		return &CorruptError{r.ID, err.Error()}
+	}
+	if err == nil && renew && p.kind == Secret {
+		v.renewBehind(p, *cred)
+	}
+	return err
+}
+
+// live is step 6 and what step 7 needs. The record must agree with what the
+// proven token says of itself: its text is bound by the hash, so where they
+// differ the record was changed.
+func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
+	k := &liveKey{info: v.describe(r, id), head: r.Head, damage: damage}
+	cred := r.credential(id)
+	if cred != nil {
+		k.ended, k.notBefore, k.notAfter = cred.Ended, cred.NotBefore, cred.NotAfter
+	}
+	if damage == nil && (cred == nil || said != claims{r.Kind, r.Mode, cred.Pepper}) {
+		k.damage = &CorruptError{r.ID, "record and token disagree about kind, mode or pepper slot"}
+	}
+	return k
+}
+
+// rowKey names a read: nobody joins one that began before the last change.
+type rowKey struct {
+	id  CredentialID
+	gen uint64
+}
+
+type row struct {
+	record *Record   // shared: read only
+	readAt time.Time // the start of the read: the record is at least as new
+}
+
+// read looks a record up under the bound on cold reads.
+func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
+	return v.rows.do(ctx, key, func(ctx context.Context) (row, error) {
+		release, err := v.cold.enter(ctx, 1)
+		if err != nil {
+			return row{}, err
+		}
+		defer release()
+		readAt := v.cfg.Now()
+		r, err := v.cfg.Store.Lookup(ctx, key.id)
+		if err != nil {
+			return row{}, unavailable(err)
+		}
+		return row{&r, readAt}, nil
+	})
+}
+
+// reread brings a warm key's record up to date, under its proof.
+func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
+	gen := v.cache.enter(id)
+	defer v.cache.leave()
+	got, err := v.read(ctx, rowKey{id, gen})
+	var corrupt *CorruptError
+	switch {
+	case err == nil:
+		v.take(got.record, got.readAt)
+	case errors.Is(err, ErrNotFound):
+		v.cache.drop(id)
+	case errors.As(err, &corrupt):
+		v.cache.damaged(corrupt)
+	default:
+		return err
+	}
+	return nil
+}
+
+// take puts a record that was read or written beside the proofs that are warm.
+func (v *Verifier) take(r *Record, readAt time.Time) {
+	damage := sync.OnceValue(func() error { return v.believe(r) })
+	v.cache.change(r, readAt, func(id CredentialID, said claims) *liveKey {
+		return v.live(r, id, said, damage())
+	})
+}
+
+// rereadBehind is reread without anyone waiting, once at a time for a key.
+func (v *Verifier) rereadBehind(id CredentialID) {
+	if !v.cache.claim(id) {
+		return
+	}
+	started := v.tasks.start(context.Background(), func(ctx context.Context) {
+		defer v.cache.unclaim(id)
+		if err := v.reread(ctx, id); err != nil {
+			v.cfg.Logger.Warn("apikey: record could not be read again", "credential", id, "error", err)
+		}
+	})
+	if !started {
+		v.cache.unclaim(id)
+	}
+}
+
+// renewBehind replaces hash and check, made with older parameters, another
+// hasher or another pepper, by swapping them on the old hash: no version, no
+// event, and nothing undone if somebody else was faster. One at a time: what is
+// skipped now is done at the key's next cold verification.
+func (v *Verifier) renewBehind(p parsed, cred Credential) {
+	if v.cfg.ReadOnly {
+		return
+	}
+	select {
+	case v.renewing <- struct{}{}:
+	default:
+		return
+	}
+	started := v.tasks.start(context.Background(), func(ctx context.Context) {
+		defer func() { <-v.renewing }()
+		up := Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
+		if v.hashers[0].Outdated(cred.Hash) {
+			encoded, err := v.hashers[0].Hash(ctx, bytesOf(p.proven()))
+			if err != nil {
+				return
+			}
+			up.NewHash = encoded
+		}
+		if err := v.cfg.Store.Upkeep(ctx, []Upkeep{up}); err != nil {
+			v.cfg.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
+		}
+	})
+	if !started {
+		<-v.renewing
+	}
+}
+
+// Close stops the background work and writes the last "last used" within ctx.
+// A Verify after Close is ErrClosed.
+func (v *Verifier) Close(ctx context.Context) error {
+	v.tasks.close()
+	return v.flush(ctx)
+}
+
+// addrAllowed: no list allows all; a list allows nobody whose address is
+// unknown. A 4-in-6 address is the IPv4 address that it stands for.
+func addrAllowed(networks []netip.Prefix, addr netip.Addr) bool {
+	if len(networks) == 0 {
+		return true
+	}
+	addr = addr.Unmap()
+	return addr.IsValid() && slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
+}
+
+func newProcessKey() (k [16]byte) {
+	rand.Read(k[:])
+	return k
+}
