@@ -186,6 +186,9 @@ type made struct {
 	credential CredentialID
 	changed    []string
 	reason     Reason
+	// unsigned keeps the MAC that does not hold: a new one would launder a record
+	// that was tampered with.
+	unsigned bool
 }
 
 // do is passed by every management call, and by nothing else. It finds the
@@ -320,10 +323,9 @@ func (s session) apply(ctx context.Context, a Actor, action Action, e effect) er
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
 			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
 		}
-		believed := r.Version == 0 || s.believe(r) == nil
 		stored := s.record(ev, r.Head)
 		r.Version, r.Head = ev.Seq, stored.Hash
-		if believed { // a new MAC never launders a record that was tampered with
+		if !m.unsigned {
 			s.sign(r)
 		}
 		changes = append(changes, Change{ID: ev.ID, Record: r, Event: &stored})

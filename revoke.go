@@ -76,7 +76,7 @@ func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, b
 	if !changed {
 		return effect{}
 	}
-	m.record = &r
+	m.record, m.unsigned = &r, s.believe(stored) != nil
 	return effect{made: []made{m}}
 }
 
