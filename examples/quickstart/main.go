@@ -17,9 +17,8 @@ func main() {
 
 	verifier := must(apikey.NewVerifier(ctx, apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live}))
 	defer verifier.Close(ctx)
-	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{verifier},
-	}))
+	local := []*apikey.Verifier{verifier} // told of a change before the call that made it returns
+	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog, Local: local}))
 
 	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:verify"}}))
 	fmt.Println("shown to the merchant, once:", issued.Token.Reveal())
