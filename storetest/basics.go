@@ -1,0 +1,249 @@
+package storetest
+
+import "github.com/go-apikey/apikey"
+
+var basics = []testCase{
+	{"record", "every column of a record and its credentials comes back as it was written, from Get, Lookup and List, in the order given", roundTrip},
+	{"sparse record", "a record with nothing optional in it comes back with nothing in it", sparse},
+	{"nil is empty", "nil and empty slices and maps are the same", nilIsEmpty},
+	{"update", "a new version replaces every column that is not Upkeep's, also by nothing", updateAll},
+	{"other node", "what one node has acknowledged every node answers", otherNode},
+	{"event with record", "a Record needs an Event: there is no way to change a key without a line in the log", recordNeedsEvent},
+	{"several changes", "one Apply commits several records, items and events", severalChanges},
+	{"nothing to do", "an Apply without changes and an empty batch of Upkeep are no errors", nothingToDo},
+}
+
+func roundTrip(e *env) {
+	r := e.full("acct")
+	e.apply(e.write(r))
+	e.equal("Get", e.get(r.ID), r)
+	for _, c := range r.Credentials { // live and ended
+		got, err := e.Store.Lookup(e.ctx, c.ID)
+		e.ok(err)
+		e.equal("Lookup", got, r)
+	}
+	e.equal("List", e.list(apikey.Filter{}), []apikey.Record{r})
+}
+
+func sparse(e *env) {
+	r := apikey.Record{
+		ID: apikey.NewKeyID(), Account: "acct", Mode: apikey.Test, Kind: apikey.Publishable,
+		Version: 1, CreatedAt: e.tick(),
+		Credentials: []apikey.Credential{{ID: apikey.NewCredentialID()}},
+	}
+	bare := r
+	bare.ID, bare.Credentials = apikey.NewKeyID(), nil
+	e.apply(e.writes(r, bare)...)
+	e.equal("with a bare credential", e.get(r.ID), r)
+	e.equal("without credentials", e.get(bare.ID), bare)
+}
+
+func nilIsEmpty(e *env) {
+	r := e.record("acct")
+	r.MAC, r.Abilities, r.Origins, r.Metadata = []byte{}, []string{}, []string{}, map[string]string{}
+	r.Credentials[0].Check, r.Credentials[0].Sealed = []byte{}, []byte{}
+	e.apply(e.write(r))
+	e.equal("empty", e.get(r.ID), r)
+
+	// A nil OldSealed is the absence of a copy, however the store keeps that.
+	e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
+	e.equal("sealed where nothing was", e.credential(r.ID, 0).Sealed, []byte("copy"))
+
+	full := next(e.get(r.ID), func(r *apikey.Record) { r.Abilities, r.Metadata = []string{""}, map[string]string{"": ""} })
+	e.apply(e.write(full))
+	e.equal("an empty text is not nothing", e.get(r.ID), full)
+}
+
+func updateAll(e *env) {
+	r := e.full("acct")
+	e.apply(e.write(r))
+	cleared := apikey.Record{
+		ID: r.ID, Account: r.Account, Mode: r.Mode, Kind: r.Kind, Version: 2, CreatedAt: r.CreatedAt,
+	}
+	for _, c := range r.Credentials {
+		cleared.Credentials = append(cleared.Credentials, apikey.Credential{
+			ID: c.ID, LastUsed: c.LastUsed, Hash: c.Hash, Check: c.Check, Sealed: c.Sealed, SealedKEK: c.SealedKEK,
+		})
+	}
+	e.apply(e.write(cleared))
+	e.equal("cleared", e.get(r.ID), cleared)
+
+	again := r
+	again.Version = 3
+	e.apply(e.write(again))
+	e.equal("set again", e.get(r.ID), again)
+}
+
+func otherNode(e *env) {
+	nodes := e.nodes()
+	r := e.record("acct")
+	e.ok(nodes[1].Apply(e.ctx, e.write(r)))
+	for range 10 {
+		got, err := nodes[0].Get(e.ctx, r.ID)
+		e.ok(err)
+		e.equal("the other node's write", got, r)
+		r = next(r, named("again"))
+		e.ok(nodes[0].Apply(e.ctx, e.write(r)))
+		got, err = nodes[1].Lookup(e.ctx, r.Credentials[0].ID)
+		e.ok(err)
+		e.equal("this node's write", got, r)
+	}
+}
+
+func recordNeedsEvent(e *env) {
+	r := e.record("acct")
+	if e.Store.Apply(e.ctx, apikey.Change{ID: [16]byte{1}, Record: &r}) == nil {
+		e.Error("a record was written without an event")
+	}
+	_, err := e.Store.Get(e.ctx, r.ID)
+	e.fails("Get of a refused record", err, apikey.ErrNotFound)
+}
+
+func severalChanges(e *env) {
+	a, b := e.full("a"), e.record("b")
+	both := e.writes(a, b)
+	both[1].Items = []apikey.Item{item("one", 1, "1"), item("two", 1, "2")}
+	e.apply(both[0], both[1], e.note("a"), writeItems(item("three", 1, "3")))
+	e.equal("first record", e.get(a.ID), a)
+	e.equal("second record", e.get(b.ID), b)
+	e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 3)
+	e.equal("events", len(e.events(apikey.EventFilter{})), 3)
+}
+
+func nothingToDo(e *env) {
+	e.ok(e.Store.Apply(e.ctx))
+	e.ok(e.Store.Upkeep(e.ctx, nil))
+}
+
+var missing = []testCase{
+	{"key", "Get and Lookup of something absent are ErrNotFound", missingKey},
+	{"pages", "a page of nothing is empty, is the last, and is no error", missingPages},
+	{"upkeep", "a swap on a credential that is gone is skipped without an error", missingUpkeep},
+	{"feed", "the empty cursor of an empty store is a position like any other", missingFeed},
+}
+
+func missingKey(e *env) {
+	r := e.record("acct")
+	e.apply(e.write(r))
+	for _, s := range e.nodes() {
+		_, err := s.Get(e.ctx, apikey.NewKeyID())
+		e.fails("Get", err, apikey.ErrNotFound)
+		_, err = s.Get(e.ctx, apikey.KeyID{})
+		e.fails("Get of the zero ID", err, apikey.ErrNotFound)
+		_, err = s.Get(e.ctx, apikey.KeyID(r.Credentials[0].ID))
+		e.fails("Get by a credential's ID", err, apikey.ErrNotFound)
+		_, err = s.Lookup(e.ctx, apikey.NewCredentialID())
+		e.fails("Lookup", err, apikey.ErrNotFound)
+		_, err = s.Lookup(e.ctx, apikey.CredentialID{})
+		e.fails("Lookup of the zero ID", err, apikey.ErrNotFound)
+		_, err = s.Lookup(e.ctx, apikey.CredentialID(r.ID))
+		e.fails("Lookup by a key's ID", err, apikey.ErrNotFound)
+	}
+}
+
+func missingPages(e *env) {
+	for _, r := range []apikey.Record{e.record("other"), e.record("another")} {
+		e.equal("List", len(e.list(apikey.Filter{Account: "acct"})), 0)
+		e.equal("Events of an account", len(e.events(apikey.EventFilter{Account: "acct"})), 0)
+		e.equal("Events of a key", len(e.events(apikey.EventFilter{Key: apikey.NewKeyID()})), 0)
+		e.equal("chain", len(e.events(apikey.EventFilter{Key: apikey.NewKeyID(), Chain: true})), 0)
+		e.equal("Items", len(e.items(apikey.ItemFilter{Kind: "nothing"})), 0)
+		e.equal("Items by ID", len(e.items(apikey.ItemFilter{Kind: "test", ID: "nothing"})), 0)
+		e.apply(e.write(r)) // and once more, beside rows that do not match
+	}
+	page, err := e.Store.List(e.ctx, apikey.Filter{Account: "acct"})
+	e.ok(err)
+	e.equal("Next of an empty page", page.Next, apikey.Cursor(""))
+}
+
+func missingUpkeep(e *env) {
+	r := e.record("acct")
+	e.apply(e.write(r))
+	used := e.tick()
+	e.upkeep(
+		apikey.Upkeep{Credential: apikey.NewCredentialID(), LastUsed: used, NewHash: "x", NewSealed: []byte("x")},
+		apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used},
+	)
+	e.equal("the other swap of the batch", e.credential(r.ID, 0).LastUsed, used)
+}
+
+func missingFeed(e *env) {
+	start := e.now()
+	records, end := e.changed(start, 10)
+	e.equal("changes of an empty store", len(records), 0)
+	r := e.record("acct")
+	e.apply(e.write(r))
+	for _, from := range []apikey.Cursor{start, end} {
+		records, _ = e.changed(from, 10)
+		e.equal("the first change", records, []apikey.Record{r})
+	}
+}
+
+var conflict = []testCase{
+	{"record", "a record is written if and only if the stored version is the new one less one; Version 1: if there is none", conflictRecord},
+	{"item", "an item is written if and only if the stored version is the new one less one; Version 1: if there is none", conflictItem},
+	{"nothing written", "when a comparison fails, nothing of the Apply is written", conflictWritesNothing},
+}
+
+func conflictRecord(e *env) {
+	r := e.record("acct")
+	for _, version := range []uint64{0, 2, 3, 1 << 62} {
+		wrong := r
+		wrong.Version = version
+		e.conflicts("a first version other than 1", e.write(wrong))
+	}
+	e.apply(e.write(r))
+	r = next(r)
+	e.apply(e.write(r))
+	for _, version := range []uint64{0, 1, 2, 4, 5} {
+		wrong := next(r, named("wrong"))
+		wrong.Version = version
+		e.conflicts("a version other than 3", e.write(wrong))
+	}
+	e.equal("after refused writes", e.get(r.ID), r)
+	e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+}
+
+func conflictItem(e *env) {
+	for _, version := range []uint64{0, 2, 3} {
+		e.conflicts("a first version other than 1", writeItems(item("x", version, "wrong")))
+	}
+	e.apply(writeItems(item("x", 1, "first")))
+	e.apply(writeItems(item("x", 2, "second")))
+	for _, version := range []uint64{0, 1, 2, 4} {
+		e.conflicts("a version other than 3", writeItems(item("x", version, "wrong")))
+		gone := item("x", version, "")
+		gone.Delete = true
+		e.conflicts("deletion at a version other than 3", writeItems(gone))
+	}
+	got, _ := e.item("x")
+	e.equal("after refused writes", got, item("x", 2, "second"))
+}
+
+func conflictWritesNothing(e *env) {
+	r, stale := e.record("acct"), e.record("acct")
+	e.apply(e.writes(r, stale)...)
+	good, bad := next(r, named("half")), stale // still Version 1
+	fresh := e.record("acct")
+	goodChange, badChange, freshChange := e.write(good), e.write(bad), e.write(fresh)
+	goodChange.Items = []apikey.Item{item("x", 1, "half")}
+
+	badItem := e.write(good)
+	badItem.Items = []apikey.Item{item("x", 1, "half"), item("y", 2, "wrong")}
+	for _, changes := range [][]apikey.Change{
+		{badChange},
+		{badItem},
+		{goodChange, freshChange, badChange},
+		{badChange, goodChange, freshChange},
+		{goodChange, freshChange, e.note("acct"), writeItems(item("y", 2, "wrong"))},
+	} {
+		e.conflicts("one of the changes is stale", changes...)
+		e.equal("the record before it", e.get(r.ID), r)
+		_, err := e.Store.Get(e.ctx, fresh.ID)
+		e.fails("the new record", err, apikey.ErrNotFound)
+		_, err = e.Store.Lookup(e.ctx, fresh.Credentials[0].ID)
+		e.fails("the new credential", err, apikey.ErrNotFound)
+		e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 0)
+		e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+	}
+}

@@ -1,0 +1,281 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// ok stops the case at an error.
+func (e *env) ok(err error) {
+	e.Helper()
+	if err != nil {
+		e.Fatalf("unexpected error: %v", err)
+	}
+}
+
+// fails checks that err is want.
+func (e *env) fails(what string, err, want error) {
+	e.Helper()
+	if !errors.Is(err, want) {
+		e.Errorf("%s: got error %v, want %q", what, err, want)
+	}
+}
+
+// equal compares two values of the contract; nil and empty are the same.
+func (e *env) equal(what string, got, want any) {
+	e.Helper()
+	for _, d := range diff(what, reflect.ValueOf(got), reflect.ValueOf(want)) {
+		e.Error(d)
+	}
+}
+
+func (e *env) apply(changes ...apikey.Change) {
+	e.Helper()
+	if err := e.Store.Apply(e.ctx, changes...); err != nil {
+		e.Fatalf("Apply: unexpected error: %v", err)
+	}
+}
+
+// create writes new records, some dozens in one Apply.
+func (e *env) create(records ...apikey.Record) {
+	e.Helper()
+	for len(records) > 0 {
+		n := min(len(records), 100)
+		e.apply(e.writes(records[:n]...)...)
+		records = records[n:]
+	}
+}
+
+func (e *env) conflicts(what string, changes ...apikey.Change) {
+	e.Helper()
+	e.fails(what, e.Store.Apply(e.ctx, changes...), apikey.ErrConflict)
+}
+
+func (e *env) upkeep(batch ...apikey.Upkeep) {
+	e.Helper()
+	if err := e.Store.Upkeep(e.ctx, batch); err != nil {
+		e.Fatalf("Upkeep: unexpected error: %v", err)
+	}
+}
+
+func (e *env) get(id apikey.KeyID) apikey.Record {
+	e.Helper()
+	r, err := e.Other.Get(e.ctx, id)
+	if err != nil {
+		e.Fatalf("Get: unexpected error: %v", err)
+	}
+	return r
+}
+
+// credential is the stored credential number i of a record.
+func (e *env) credential(id apikey.KeyID, i int) apikey.Credential {
+	e.Helper()
+	r := e.get(id)
+	if i >= len(r.Credentials) {
+		e.Fatalf("the record has %d credentials, want at least %d", len(r.Credentials), i+1)
+	}
+	return r.Credentials[i]
+}
+
+// item is the stored item of kind "test", if there is one.
+func (e *env) item(id string) (apikey.Item, bool) {
+	e.Helper()
+	page, err := e.Other.Items(e.ctx, apikey.ItemFilter{Kind: "test", ID: id})
+	e.ok(err)
+	if len(page.Items) == 0 {
+		return apikey.Item{}, false
+	}
+	if len(page.Items) > 1 || page.Items[0].ID != id {
+		e.Fatalf("Items with ID %q: got %d items, the first is %q", id, len(page.Items), page.Items[0].ID)
+	}
+	return page.Items[0], true
+}
+
+// walkEnd bounds a walk: whoever turns that many pages is in a loop.
+const walkEnd = 5000
+
+// list walks all pages.
+func (e *env) list(f apikey.Filter) (all []apikey.Record) {
+	e.Helper()
+	for range walkEnd {
+		page, err := e.Other.List(e.ctx, f)
+		e.ok(err)
+		if len(page.Damaged) > 0 {
+			e.Fatalf("List: unexpected damage: %v", page.Damaged[0])
+		}
+		if f.Limit > 0 && len(page.Records) > f.Limit {
+			e.Fatalf("List: %d records, the limit is %d", len(page.Records), f.Limit)
+		}
+		all = append(all, page.Records...)
+		if f.After = page.Next; f.After == "" {
+			return all
+		}
+	}
+	e.Fatal("List: the walk does not end")
+	return nil
+}
+
+// events walks all pages.
+func (e *env) events(f apikey.EventFilter) (all []apikey.EventRecord) {
+	e.Helper()
+	for range walkEnd {
+		page, err := e.Other.Events(e.ctx, f)
+		e.ok(err)
+		if f.Limit > 0 && len(page.Events) > f.Limit {
+			e.Fatalf("Events: %d events, the limit is %d", len(page.Events), f.Limit)
+		}
+		all = append(all, page.Events...)
+		if f.After = page.Next; f.After == "" {
+			return all
+		}
+	}
+	e.Fatal("Events: the walk does not end")
+	return nil
+}
+
+// items walks all pages.
+func (e *env) items(f apikey.ItemFilter) (all []apikey.Item) {
+	e.Helper()
+	for range walkEnd {
+		page, err := e.Other.Items(e.ctx, f)
+		e.ok(err)
+		if f.Limit > 0 && len(page.Items) > f.Limit {
+			e.Fatalf("Items: %d items, the limit is %d", len(page.Items), f.Limit)
+		}
+		all = append(all, page.Items...)
+		if f.After = page.Next; f.After == "" {
+			return all
+		}
+	}
+	e.Fatal("Items: the walk does not end")
+	return nil
+}
+
+// now is the position of the feed at which nothing is left to show.
+func (e *env) now() apikey.Cursor {
+	e.Helper()
+	c, err := e.Store.Changed(e.ctx, "", 100)
+	e.ok(err)
+	if c.Next == "" {
+		e.Fatal("Changed: an empty Next is no position")
+	}
+	return c.Next
+}
+
+// changed reads the feed to its end.
+func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.Record, apikey.Cursor) {
+	e.Helper()
+	records, end, err := drain(e.ctx, after, limit, e.Other)
+	e.ok(err)
+	return records, end
+}
+
+// drain reads the feed to its end, taking the nodes in turn.
+func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.Store) (all []apikey.Record, end apikey.Cursor, err error) {
+	for n := range walkEnd {
+		c, err := nodes[n%len(nodes)].Changed(ctx, after, limit)
+		switch {
+		case err != nil:
+			return nil, "", err
+		case len(c.Records)+len(c.Damaged) > limit:
+			return nil, "", fmt.Errorf("Changed: %d records, the limit is %d", len(c.Records), limit)
+		case len(c.Damaged) > 0:
+			return nil, "", fmt.Errorf("Changed: unexpected damage: %w", c.Damaged[0])
+		case c.Next == "":
+			return nil, "", errors.New("Changed: an empty Next would start the feed anew")
+		}
+		all, after = append(all, c.Records...), c.Next
+		if !c.More && c.Current {
+			return all, after, nil
+		}
+	}
+	return nil, "", errors.New("Changed: the feed does not end, or its node never becomes current")
+}
+
+// race runs n functions at once and waits for them.
+func race(n int, run func(i int)) {
+	var ready, done sync.WaitGroup
+	ready.Add(n)
+	for i := range n {
+		done.Go(func() {
+			ready.Done()
+			ready.Wait()
+			run(i)
+		})
+	}
+	done.Wait()
+}
+
+// diff names every field that differs. Times compare as instants and have to
+// be in UTC; nil and empty are the same.
+func diff(path string, got, want reflect.Value) (found []string) {
+	differ := func() []string {
+		return []string{fmt.Sprintf("%s: got %.300s, want %.300s", path, show(got), show(want))}
+	}
+	switch w := want.Interface().(type) {
+	case time.Time:
+		g := got.Interface().(time.Time)
+		if !g.Equal(w) || g.Location() != time.UTC {
+			return differ()
+		}
+		return nil
+	case []byte:
+		if !bytes.Equal(got.Bytes(), w) {
+			return differ()
+		}
+		return nil
+	case netip.Prefix:
+		if got.Interface() != want.Interface() {
+			return differ()
+		}
+		return nil
+	}
+	switch want.Kind() {
+	case reflect.Pointer:
+		if got.IsNil() || want.IsNil() {
+			if got.IsNil() != want.IsNil() {
+				return differ()
+			}
+			return nil
+		}
+		return diff(path, got.Elem(), want.Elem())
+	case reflect.Struct:
+		for i := range want.NumField() {
+			found = append(found, diff(path+"."+want.Type().Field(i).Name, got.Field(i), want.Field(i))...)
+		}
+	case reflect.Slice:
+		if got.Len() != want.Len() {
+			return []string{fmt.Sprintf("%s: got %d elements, want %d", path, got.Len(), want.Len())}
+		}
+		for i := range want.Len() {
+			found = append(found, diff(fmt.Sprintf("%s[%d]", path, i), got.Index(i), want.Index(i))...)
+		}
+	case reflect.Map:
+		if got.Len() != want.Len() || got.Len() > 0 && !reflect.DeepEqual(got.Interface(), want.Interface()) {
+			return differ()
+		}
+	default:
+		if got.Interface() != want.Interface() {
+			return differ()
+		}
+	}
+	return found
+}
+
+func show(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.String:
+		return fmt.Sprintf("%q", v.String())
+	case reflect.Array, reflect.Slice:
+		return fmt.Sprintf("%x", v.Interface())
+	}
+	return fmt.Sprint(v.Interface())
+}

@@ -1,0 +1,128 @@
+package storetest
+
+import (
+	"slices"
+
+	"github.com/go-apikey/apikey"
+)
+
+var credentials = []testCase{
+	{"rotate", "a credential that is not stored yet is inserted whole, at its place in the list", rotate},
+	{"order", "the order of credentials is the order of the list, whatever it was before", credentialOrder},
+	{"dropped", "stored credentials that the record does not list are dropped and no longer found", credentialDropped},
+	{"of another record", "a credential ID that another record has is a failed comparison, also when it has ended there", credentialStolen},
+	{"columns", "of a stored credential NotBefore, NotAfter, Ended, Hint, Public and Pepper are written", credentialColumns},
+	{"of a dead key", "ended credentials and those of revoked and suspended keys are found by Lookup", credentialOfDead},
+}
+
+func rotate(e *env) {
+	r := e.full("acct")
+	e.apply(e.write(r))
+	for range 9 {
+		fresh := e.full("acct").Credentials[0]
+		fresh.LastUsed = e.tick()
+		r = next(r, func(r *apikey.Record) { r.Credentials = slices.Insert(r.Credentials, 0, fresh) })
+		e.apply(e.write(r))
+	}
+	e.equal("Get", e.get(r.ID), r)
+	for _, c := range r.Credentials {
+		got, err := e.Other.Lookup(e.ctx, c.ID)
+		e.ok(err)
+		e.equal("Lookup", got, r)
+	}
+}
+
+func credentialOrder(e *env) {
+	r := e.full("acct")
+	for range 3 {
+		r.Credentials = append(r.Credentials, newCredential())
+	}
+	e.apply(e.write(r))
+	for range len(r.Credentials) {
+		r = next(r, func(r *apikey.Record) {
+			slices.Reverse(r.Credentials)
+			r.Credentials = append(r.Credentials[1:], r.Credentials[0])
+		})
+		e.apply(e.write(r))
+		e.equal("Get", e.get(r.ID), r)
+		e.equal("List", e.list(apikey.Filter{}), []apikey.Record{r})
+	}
+}
+
+func credentialDropped(e *env) {
+	r, bystander := e.full("acct"), e.full("acct")
+	e.apply(e.writes(r, bystander)...)
+	dropped := r.Credentials[1]
+	r = next(r, func(r *apikey.Record) { r.Credentials = slices.Delete(r.Credentials, 1, 2) })
+	e.apply(e.write(r))
+	e.equal("Get", e.get(r.ID), r)
+	_, err := e.Store.Lookup(e.ctx, dropped.ID)
+	e.fails("Lookup of a dropped credential", err, apikey.ErrNotFound)
+	e.upkeep(apikey.Upkeep{Credential: dropped.ID, LastUsed: e.tick(), OldHash: dropped.Hash, NewHash: "x"})
+	e.equal("after upkeep of it", e.get(r.ID), r)
+
+	r = next(r, func(r *apikey.Record) { r.Credentials = nil })
+	e.apply(e.write(r))
+	e.equal("without any", e.get(r.ID), r)
+	e.equal("another record", e.get(bystander.ID), bystander)
+}
+
+func credentialStolen(e *env) {
+	victim := e.full("victim")
+	e.apply(e.write(victim))
+	for _, c := range victim.Credentials {
+		thief := e.record("thief")
+		thief.Credentials = append(thief.Credentials, c)
+		e.conflicts("a new record with another's credential", e.write(thief))
+		thief.Credentials = thief.Credentials[:1]
+		e.apply(e.write(thief))
+		stolen := next(thief, func(r *apikey.Record) { r.Credentials = append(r.Credentials, c) })
+		e.conflicts("an update with another's credential", e.write(stolen))
+		e.conflicts("an update of both at once", e.write(next(victim)), e.write(stolen))
+		e.equal("the thief", e.get(thief.ID), thief)
+	}
+	one, other := e.record("one"), e.record("other")
+	other.Credentials = one.Credentials
+	e.conflicts("two new records with one credential", e.writes(one, other)...)
+	e.equal("the victim", e.get(victim.ID), victim)
+}
+
+func credentialColumns(e *env) {
+	r := e.full("acct")
+	e.apply(e.write(r))
+	edits := []func(c *apikey.Credential){
+		func(c *apikey.Credential) { c.NotBefore = e.tick() },
+		func(c *apikey.Credential) { c.NotAfter = e.tick() },
+		func(c *apikey.Credential) { c.Hint = "äö" },
+		func(c *apikey.Credential) { c.Public = "acme_pk_live_1" },
+		func(c *apikey.Credential) { c.Pepper = 255 },
+		func(c *apikey.Credential) {
+			*c = apikey.Credential{ID: c.ID, LastUsed: c.LastUsed, Hash: c.Hash, Check: c.Check, Sealed: c.Sealed, SealedKEK: c.SealedKEK}
+		},
+		func(c *apikey.Credential) { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" },
+	}
+	for _, edit := range edits {
+		for i := range r.Credentials {
+			r = next(r, func(r *apikey.Record) { edit(&r.Credentials[i]) })
+			e.apply(e.write(r))
+			e.equal("Get", e.get(r.ID), r)
+		}
+	}
+}
+
+func credentialOfDead(e *env) {
+	r := e.record("acct")
+	e.apply(e.write(r))
+	for _, edit := range []func(*apikey.Record){
+		func(r *apikey.Record) { r.Disabled = true },
+		func(r *apikey.Record) { r.ExpiresAt = epoch.AddDate(-1, 0, 0) },
+		func(r *apikey.Record) { r.Credentials[0].Ended = true },
+		func(r *apikey.Record) { r.RevokedAt = e.tick() },
+	} {
+		r = next(r, edit)
+		e.apply(e.write(r))
+		got, err := e.Other.Lookup(e.ctx, r.Credentials[0].ID)
+		e.ok(err)
+		e.equal("Lookup", got, r)
+	}
+}

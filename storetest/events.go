@@ -1,0 +1,107 @@
+package storetest
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/go-apikey/apikey"
+)
+
+var events = []testCase{
+	{"round trip", "every column of an event comes back as it was written", eventRoundTrip},
+	{"body", "Body is kept verbatim: any bytes, up to 64 KiB", eventBody},
+	{"chain", "a chain is the events of a key that have a Seq, by Seq ascending, whatever their times", eventChain},
+	{"unique", "an event's ID is unique", eventUnique},
+	{"outlive their record", "events stay when credentials are dropped and keys are revoked", eventsOutlive},
+}
+
+func eventRoundTrip(e *env) {
+	c := e.note("acct")
+	ev := c.Event
+	ev.Mode, ev.Key, ev.Credential, ev.Seq = apikey.Test, apikey.NewKeyID(), apikey.NewCredentialID(), 1<<62
+	ev.Hash = [32]byte{0, 0xFF, 31: '\''}
+	about := e.note("") // nobody's, about no key
+	about.Event.Actor, about.Event.Action, about.Event.Body, about.Event.Mode = "", "", nil, 0
+	e.apply(c, about)
+	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*about.Event, *ev})
+	e.equal("chain", e.events(apikey.EventFilter{Key: ev.Key, Chain: true}), []apikey.EventRecord{*ev})
+}
+
+func eventBody(e *env) {
+	noise := make([]byte, 64<<10)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	for i, body := range [][]byte{nil, {0}, {0, 0, 0}, []byte("a\x00b\xff\xfe"), []byte(`{"b":1, "a":1}`), []byte("text\r\n "), noise, bytes.Repeat([]byte{0}, 64<<10)} {
+		c := e.note("acct")
+		c.Event.Key, c.Event.Seq, c.Event.Body = apikey.NewKeyID(), 1, body
+		e.apply(c)
+		for _, chain := range []bool{false, true} {
+			got := e.events(apikey.EventFilter{Key: c.Event.Key, Chain: chain})
+			if len(got) != 1 || !bytes.Equal(got[0].Body, body) {
+				e.Errorf("body %d of %d bytes: it came back otherwise", i, len(body))
+			}
+		}
+	}
+}
+
+func eventChain(e *env) {
+	r := e.record("acct")
+	var want []apikey.EventRecord
+	for n := range 25 {
+		c := e.write(r)
+		c.Event.Time = epoch.AddDate(0, 0, -n) // a clock that runs backwards
+		denial, other := e.note("acct"), e.write(e.record("acct"))
+		denial.Event.Key = r.ID // Seq 0: outside the chain
+		e.apply(c, denial, other)
+		want = append(want, *c.Event)
+		r = next(r)
+	}
+	for _, limit := range []int{1, 7, 25, 0} {
+		f := apikey.EventFilter{Key: r.ID, Chain: true, Limit: limit}
+		e.equal(fmt.Sprintf("chain by %d", limit), e.events(f), want)
+	}
+	e.equal("chain in another account", len(e.events(apikey.EventFilter{Account: "other", Key: r.ID, Chain: true})), 0)
+	e.equal("chain in the other mode", len(e.events(apikey.EventFilter{Mode: apikey.Test, Key: r.ID, Chain: true})), 0)
+	e.equal("all events of the key", len(e.events(apikey.EventFilter{Key: r.ID, Limit: 7})), 2*len(want))
+
+	// A chain is read while it grows.
+	page, err := e.Store.Events(e.ctx, apikey.EventFilter{Key: r.ID, Chain: true, Limit: 24})
+	e.ok(err)
+	c := e.write(r)
+	c.Event.Time = epoch.AddDate(-1, 0, 0)
+	e.apply(c)
+	rest := e.events(apikey.EventFilter{Key: r.ID, Chain: true, After: page.Next})
+	e.equal("the rest of a growing chain", rest, append(want[24:], *c.Event))
+}
+
+func eventUnique(e *env) {
+	c := e.note("acct")
+	e.apply(c)
+	twin := e.write(e.record("acct"))
+	twin.ID, twin.Event.ID = c.ID, c.ID
+	// Whatever the store answers, it neither doubles nor replaces the event.
+	_ = e.Store.Apply(e.ctx, twin)
+	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
+	_, err := e.Store.Get(e.ctx, twin.Record.ID)
+	e.fails("the record of an event that was not written", err, apikey.ErrNotFound)
+}
+
+func eventsOutlive(e *env) {
+	r := e.full("acct")
+	var want []apikey.EventRecord
+	for _, edit := range []func(*apikey.Record){
+		func(*apikey.Record) {},
+		func(r *apikey.Record) { r.Credentials = nil },
+		func(r *apikey.Record) { r.RevokedAt = e.tick() },
+	} {
+		edit(&r)
+		c := e.write(r)
+		e.apply(c)
+		want = append(want, *c.Event)
+		r = next(r)
+	}
+	e.equal("chain", e.events(apikey.EventFilter{Key: r.ID, Chain: true}), want)
+	slices.Reverse(want)
+	e.equal("log", e.events(apikey.EventFilter{Account: "acct"}), want)
+}

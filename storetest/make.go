@@ -1,0 +1,131 @@
+package storetest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// epoch is when the clock of every case starts: long enough ago to be purged,
+// and with microseconds that a coarser column would lose.
+var epoch = time.Date(2024, 5, 6, 7, 8, 9, 123457000, time.UTC)
+
+// tick is one microsecond later than the last tick.
+func (e *env) tick() time.Time {
+	return epoch.Add(time.Duration(e.ticks.Add(1)) * time.Microsecond)
+}
+
+// record is a new key with one credential, at Version 1.
+func (e *env) record(account string) apikey.Record {
+	return apikey.Record{
+		ID:          apikey.NewKeyID(),
+		Account:     account,
+		Name:        "a key",
+		Mode:        apikey.Live,
+		Kind:        apikey.Secret,
+		Version:     1,
+		CreatedAt:   e.tick(),
+		Credentials: []apikey.Credential{newCredential()},
+	}
+}
+
+// full is a new key with something in every column.
+func (e *env) full(account string) apikey.Record {
+	r := e.record(account)
+	r.Name = "billing, Köln"
+	r.Head = [32]byte{0, 1, 0xFF, 31: 0x80}
+	r.Needs = 1<<63 | 1 // one bit each, the highest too
+	r.MAC = []byte{7, 0, 0xFF, 0x80, '\'', '\\', 0}
+	r.Abilities = []string{"payment:refund", "balance=read", "a:*"}
+	r.Networks = []netip.Prefix{
+		netip.MustParsePrefix("192.0.2.0/24"),
+		netip.MustParsePrefix("10.1.2.3/8"), // not masked: stores do not correct
+		netip.MustParsePrefix("2001:db8::/32"),
+		netip.MustParsePrefix("0.0.0.0/0"),
+		netip.MustParsePrefix("::1/128"),
+	}
+	r.Origins = []string{"https://b.example", "https://a.example:8443"}
+	r.Metadata = map[string]string{"order": "17", "": "", "b": "x=y&z"}
+	r.Disabled = true
+	r.RevokeReason = apikey.ReasonUnused
+	r.RotateMonths = 12
+	r.Recovery = apikey.Recoverable
+	r.ExpiresAt, r.RotateDue = e.tick(), e.tick()
+	c := newCredential()
+	c.NotBefore, c.NotAfter, c.LastUsed = e.tick(), e.tick(), e.tick()
+	c.Hint = "WXyz"
+	c.Public = "acme_pk_live_0000"
+	c.Pepper = 61
+	c.Check = []byte{61, 0, 0xFF}
+	c.Sealed, c.SealedKEK = []byte{0, 1, 2, 0xFE}, "kek/2024"
+	ended := newCredential()
+	ended.Ended = true
+	r.Credentials = []apikey.Credential{c, r.Credentials[0], ended}
+	return r
+}
+
+func newCredential() apikey.Credential {
+	id := apikey.NewCredentialID()
+	return apikey.Credential{ID: id, Hint: "hint", Hash: "$test$" + id.String(), Check: []byte{0, id[0]}}
+}
+
+// next is the following version of r, changed by edits.
+func next(r apikey.Record, edits ...func(*apikey.Record)) apikey.Record {
+	r.Version++
+	r.Credentials = slices.Clone(r.Credentials)
+	for _, edit := range edits {
+		edit(&r)
+	}
+	return r
+}
+
+// named is an edit that a reader can see.
+func named(name string) func(*apikey.Record) {
+	return func(r *apikey.Record) { r.Name = name }
+}
+
+// write is the change that writes r, with its event.
+func (e *env) write(r apikey.Record) apikey.Change {
+	c := e.note(r.Account)
+	c.Record = &r
+	c.Event.Mode, c.Event.Key, c.Event.Seq = r.Mode, r.ID, r.Version
+	if len(r.Credentials) > 0 {
+		c.Event.Credential = r.Credentials[0].ID
+	}
+	return c
+}
+
+// writes is one change for every record.
+func (e *env) writes(records ...apikey.Record) (changes []apikey.Change) {
+	for _, r := range records {
+		changes = append(changes, e.write(r))
+	}
+	return changes
+}
+
+// note is a change of an event alone, as a denial is.
+func (e *env) note(account string) apikey.Change {
+	id := [16]byte(apikey.NewKeyID())
+	return apikey.Change{ID: id, Event: &apikey.EventRecord{
+		ID:      id,
+		Time:    e.tick(),
+		Account: account,
+		Mode:    apikey.Live,
+		Actor:   "actor",
+		Action:  "key.test",
+		Body:    fmt.Appendf(nil, "body of %x", id),
+		Hash:    [32]byte(slices.Concat(id[:], id[:])),
+	}}
+}
+
+// write of items alone, without an event.
+func writeItems(items ...apikey.Item) apikey.Change {
+	return apikey.Change{ID: [16]byte(apikey.NewKeyID()), Items: items}
+}
+
+func item(id string, version uint64, data string) apikey.Item {
+	return apikey.Item{Kind: "test", ID: id, Version: version, Data: []byte(data)}
+}

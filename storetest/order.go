@@ -1,0 +1,281 @@
+package storetest
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/go-apikey/apikey"
+)
+
+var order = []testCase{
+	{"records", "List is ordered by CreatedAt descending, then ID descending, whatever the size of the page", recordOrder},
+	{"events", "Events are newest first: Time descending, then ID descending", eventOrder},
+	{"items", "Items are ordered by ID ascending, byte by byte", itemOrder},
+	{"records while others write", "a record that exists during the whole walk is seen exactly once, whatever is inserted meanwhile", recordsMeanwhile},
+	{"events while others write", "an event that exists during the whole walk is seen exactly once, whatever is appended meanwhile", eventsMeanwhile},
+	{"items while others write", "an item that exists during the whole walk is seen exactly once, whatever is written meanwhile", itemsMeanwhile},
+	{"limits", "a limit of 0 is 100, 1 to 1000 is itself, and anything else is ErrInvalid", limits},
+	{"cursors in a URL", "a cursor is text that can stand in a URL", cursorsInURL},
+	{"garbage cursor", "a cursor that the store did not make is ErrInvalid", garbageCursor},
+}
+
+// spread returns records whose times and IDs are ties and near misses, in no
+// order. The IDs trap signed bytes and text collations.
+func (e *env) spread(n int) (records []apikey.Record) {
+	for i := range n {
+		r := e.record("acct")
+		r.CreatedAt = epoch.AddDate(0, 0, i*7%5)
+		r.ID = apikey.KeyID{0: []byte{0, 0x41, 0x61, 0x7F, 0x80, 0xFF}[i%6], 7: byte(i), 15: byte(i * 101)}
+		records = append(records, r)
+	}
+	return records
+}
+
+func newestFirst(records []apikey.Record) []apikey.Record {
+	return slices.SortedFunc(slices.Values(records), func(a, b apikey.Record) int {
+		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
+			return c
+		}
+		return bytes.Compare(b.ID[:], a.ID[:])
+	})
+}
+
+func recordOrder(e *env) {
+	records := e.spread(60)
+	e.create(records...)
+	want := newestFirst(records)
+	for _, limit := range []int{1, 7, 59, 60, 61, 0} {
+		e.equal(fmt.Sprintf("List by %d", limit), e.list(apikey.Filter{Limit: limit}), want)
+	}
+	e.equal("List of an account by 7", e.list(apikey.Filter{Account: "acct", Mode: apikey.Live, Limit: 7}), want)
+}
+
+func eventOrder(e *env) {
+	var want []apikey.EventRecord
+	var changes []apikey.Change
+	for i := range 60 {
+		c := e.note("acct")
+		c.ID = [16]byte{0: []byte{0, 0x41, 0x61, 0x7F, 0x80, 0xFF}[i%6], 9: byte(i)}
+		c.Event.ID, c.Event.Time = c.ID, epoch.AddDate(0, 0, i*7%5)
+		changes = append(changes, c)
+		want = append(want, *c.Event)
+	}
+	e.apply(changes...)
+	slices.SortFunc(want, func(a, b apikey.EventRecord) int {
+		if c := b.Time.Compare(a.Time); c != 0 {
+			return c
+		}
+		return bytes.Compare(b.ID[:], a.ID[:])
+	})
+	for _, limit := range []int{1, 7, 59, 60, 61, 0} {
+		e.equal(fmt.Sprintf("Events by %d", limit), e.events(apikey.EventFilter{Limit: limit}), want)
+	}
+}
+
+func itemOrder(e *env) {
+	// Dictionaries would order these otherwise, and so would UTF-16.
+	ids := []string{"B", "a", "b", "A", "ä", "a ", "aa", "a-b", "ab", "a_b", "Z", "z", "~", "10", "9", "\uff5e", "\U0001F600", "é", "e\u0301", "ß", "ss"}
+	var all []apikey.Item
+	for _, id := range ids {
+		all = append(all, item(id, 1, id))
+	}
+	other := item("c", 1, "of another kind")
+	other.Kind = "other"
+	e.apply(writeItems(append(all, other)...))
+	slices.SortFunc(all, func(a, b apikey.Item) int { return strings.Compare(a.ID, b.ID) })
+	for _, limit := range []int{1, 4, len(ids), 0} {
+		e.equal(fmt.Sprintf("Items by %d", limit), e.items(apikey.ItemFilter{Kind: "test", Limit: limit}), all)
+	}
+	e.equal("Items after an ID that is none", e.items(apikey.ItemFilter{Kind: "test", After: "\U0001F5FF"}), all[len(all)-1:])
+}
+
+func recordsMeanwhile(e *env) {
+	records := e.spread(30)
+	e.create(records...)
+	var walked []apikey.KeyID
+	f := apikey.Filter{Limit: 4}
+	for i := 0; i == 0 || f.After != ""; i++ {
+		page, err := e.Store.List(e.ctx, f)
+		e.ok(err)
+		for _, r := range page.Records {
+			walked = append(walked, r.ID)
+		}
+		f.After = page.Next
+
+		// Newer than everything, older than everything, and a tie in the middle.
+		var between []apikey.Record
+		for _, day := range []int{9, -9, 2} {
+			r := e.record("acct")
+			r.CreatedAt = epoch.AddDate(0, 0, day)
+			between = append(between, r)
+		}
+		if i < 10 {
+			e.ok(e.Other.Apply(e.ctx, e.writes(between...)...))
+		}
+		if i < len(records) {
+			records[i] = next(records[i], named("changed meanwhile"))
+			e.ok(e.Other.Apply(e.ctx, e.write(records[i])))
+		}
+	}
+	var ids []apikey.KeyID
+	for _, r := range newestFirst(records) {
+		ids = append(ids, r.ID)
+	}
+	e.seenOnce("List", walked, ids)
+}
+
+// seenOnce checks that want occurs in walked once each and in order; others may
+// lie between.
+func (e *env) seenOnce(what string, walked, want any) {
+	e.Helper()
+	var got []string
+	known := map[string]bool{}
+	wants := texts(want)
+	for _, id := range wants {
+		known[id] = true
+	}
+	for _, id := range texts(walked) {
+		if known[id] {
+			got = append(got, id)
+		}
+	}
+	e.equal(what, got, wants)
+}
+
+func texts(ids any) (s []string) {
+	switch ids := ids.(type) {
+	case []apikey.KeyID:
+		for _, id := range ids {
+			s = append(s, id.String())
+		}
+	case [][16]byte:
+		for _, id := range ids {
+			s = append(s, fmt.Sprintf("%x", id))
+		}
+	case []string:
+		s = ids
+	}
+	return s
+}
+
+func eventsMeanwhile(e *env) {
+	var want [][16]byte
+	for range 30 {
+		c := e.note("acct")
+		e.apply(c)
+		want = append(want, c.ID)
+	}
+	slices.Reverse(want)
+	var walked [][16]byte
+	f := apikey.EventFilter{Limit: 4}
+	for i := 0; i == 0 || f.After != ""; i++ {
+		page, err := e.Store.Events(e.ctx, f)
+		e.ok(err)
+		for _, ev := range page.Events {
+			walked = append(walked, ev.ID)
+		}
+		f.After = page.Next
+		if i < 10 {
+			late := e.note("acct") // a node whose clock is behind
+			late.Event.Time = epoch.AddDate(0, 0, -1)
+			e.ok(e.Other.Apply(e.ctx, e.note("acct"), late))
+		}
+	}
+	e.seenOnce("Events", walked, want)
+}
+
+func itemsMeanwhile(e *env) {
+	var want, walked []string
+	var all []apikey.Item
+	for i := range 30 {
+		id := fmt.Sprintf("%02d", i)
+		want = append(want, id)
+		all = append(all, item(id, 1, ""))
+	}
+	e.apply(writeItems(all...))
+	f := apikey.ItemFilter{Kind: "test", Limit: 4}
+	for i := 0; i == 0 || f.After != ""; i++ {
+		page, err := e.Store.Items(e.ctx, f)
+		e.ok(err)
+		for _, it := range page.Items {
+			walked = append(walked, it.ID)
+		}
+		f.After = page.Next
+		if i < 10 {
+			e.ok(e.Other.Apply(e.ctx, writeItems(
+				item(fmt.Sprintf("%02d/new", i), 1, ""),
+				item(fmt.Sprintf("%02d/new", 29-i), 1, ""),
+				item(fmt.Sprintf("%02d", i), 2, "again"))))
+		}
+	}
+	e.seenOnce("Items", walked, want)
+}
+
+func limits(e *env) {
+	const n = 1001
+	var records []apikey.Record
+	var all []apikey.Item
+	for i := range n {
+		records = append(records, e.record("acct"))
+		all = append(all, item(fmt.Sprintf("%04d", i), 1, ""))
+	}
+	from := e.now()
+	e.create(records...)
+	e.apply(writeItems(all...))
+
+	for _, c := range []struct {
+		limit, want int
+		err         error
+	}{
+		{limit: 0, want: 100},
+		{limit: 1, want: 1},
+		{limit: 1000, want: 1000},
+		{limit: -1, err: apikey.ErrInvalid},
+		{limit: 1001, err: apikey.ErrInvalid},
+	} {
+		page, err := e.Store.List(e.ctx, apikey.Filter{Limit: c.limit})
+		e.fails(fmt.Sprintf("List with limit %d", c.limit), err, c.err)
+		e.equal(fmt.Sprintf("List with limit %d", c.limit), len(page.Records), c.want)
+		events, err := e.Store.Events(e.ctx, apikey.EventFilter{Limit: c.limit})
+		e.fails(fmt.Sprintf("Events with limit %d", c.limit), err, c.err)
+		e.equal(fmt.Sprintf("Events with limit %d", c.limit), len(events.Events), c.want)
+		items, err := e.Store.Items(e.ctx, apikey.ItemFilter{Kind: "test", Limit: c.limit})
+		e.fails(fmt.Sprintf("Items with limit %d", c.limit), err, c.err)
+		e.equal(fmt.Sprintf("Items with limit %d", c.limit), len(items.Items), c.want)
+	}
+	e.equal("List walked by 1000", len(e.list(apikey.Filter{Limit: 1000})), n)
+	changed, _ := e.changed(from, 1000)
+	e.equal("Changed by 1000", len(newest(changed)), n)
+}
+
+func cursorsInURL(e *env) {
+	e.create(e.spread(20)...)
+	e.apply(writeItems(item("a", 1, ""), item("b", 1, "")))
+	list, err := e.Store.List(e.ctx, apikey.Filter{Limit: 7})
+	e.ok(err)
+	events, err := e.Store.Events(e.ctx, apikey.EventFilter{Limit: 7})
+	e.ok(err)
+	for what, c := range map[string]apikey.Cursor{"List": list.Next, "Events": events.Next, "Changed": e.now()} {
+		if c == "" || url.QueryEscape(string(c)) != string(c) {
+			e.Errorf("%s: cursor %q", what, c)
+		}
+	}
+}
+
+func garbageCursor(e *env) {
+	e.create(e.spread(3)...)
+	for _, c := range []apikey.Cursor{
+		"garbage", "!", "=", "ä", "0", "-1", " ", "99999999999999999999999", "null", "' OR 1=1 --", "\x00",
+		apikey.Cursor(strings.Repeat("A", 10_000)),
+	} {
+		_, err := e.Store.List(e.ctx, apikey.Filter{After: c})
+		e.fails(fmt.Sprintf("List after %.20q", c), err, apikey.ErrInvalid)
+		_, err = e.Store.Events(e.ctx, apikey.EventFilter{After: c})
+		e.fails(fmt.Sprintf("Events after %.20q", c), err, apikey.ErrInvalid)
+		_, err = e.Store.Changed(e.ctx, c, 10)
+		e.fails(fmt.Sprintf("Changed after %.20q", c), err, apikey.ErrInvalid)
+	}
+}

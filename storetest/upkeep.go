@@ -1,0 +1,227 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+var upkeep = []testCase{
+	{"swaps", "Upkeep replaces hash with check, the sealed copy with its KEK, and LastUsed", upkeepSwaps},
+	{"survives an Apply", "what Upkeep swapped between a read and an Apply survives the Apply: Hash, Check, Sealed, SealedKEK and LastUsed of a stored credential are left alone, whatever the record says", upkeepSurvives},
+	{"wrong old value", "a swap whose old value does not match is skipped without an error; the others of the batch are done, also those of the same credential", upkeepSkips},
+	{"zero is left alone", "what is zero in an Upkeep is left alone", upkeepZero},
+	{"forward only", "LastUsed never moves back", upkeepForward},
+	{"ended", "ending a credential clears its sealed copy, and an ended credential takes none back", upkeepEnded},
+	{"revoked", "revoking a key clears all its sealed copies, and it takes none back", upkeepRevoked},
+	{"no version", "Upkeep changes no version and writes no event", upkeepNoVersion},
+	{"not in the feed", "Upkeep is not in Changed", upkeepNotInFeed},
+	{"beside Applies", "swaps that run beside Applies on another node are not lost, and neither are the Applies", upkeepBeside},
+	{"last used by many", "of many times written at once the latest stays", upkeepLatest},
+}
+
+// sealed is a stored record whose first credential has something in every
+// column of Upkeep, and its ID.
+func (e *env) sealed() (apikey.Record, apikey.CredentialID) {
+	r := e.full("acct")
+	e.apply(e.write(r))
+	return r, r.Credentials[0].ID
+}
+
+func upkeepSwaps(e *env) {
+	r, id := e.sealed()
+	was := r.Credentials[0]
+	want := was
+	want.LastUsed, want.Hash, want.Check = e.tick(), "$new$", []byte{2, 0, 1}
+	want.Sealed, want.SealedKEK = []byte{9, 0}, "kek/2025"
+	e.upkeep(apikey.Upkeep{
+		Credential: id, LastUsed: want.LastUsed,
+		OldHash: was.Hash, NewHash: want.Hash, NewCheck: want.Check,
+		OldSealed: was.Sealed, NewSealed: want.Sealed, NewKEK: want.SealedKEK,
+	})
+	e.equal("credential", e.credential(r.ID, 0), want)
+
+	// The same hash with another check: a proof of a new pepper.
+	e.upkeep(apikey.Upkeep{Credential: id, OldHash: "$new$", NewHash: "$new$", NewCheck: []byte{3}})
+	want.Check = []byte{3}
+	e.equal("another check", e.credential(r.ID, 0), want)
+	r.Credentials[0] = want
+	e.equal("the rest of the record", e.get(r.ID), r)
+}
+
+func upkeepSurvives(e *env) {
+	read, id := e.sealed()
+	was := read.Credentials[0]
+	fresh := was
+	fresh.LastUsed, fresh.Hash, fresh.Check, fresh.Sealed, fresh.SealedKEK = e.tick(), "$new$", []byte("new"), []byte("new"), "new"
+	e.upkeep(apikey.Upkeep{
+		Credential: id, LastUsed: fresh.LastUsed,
+		OldHash: was.Hash, NewHash: fresh.Hash, NewCheck: fresh.Check,
+		OldSealed: was.Sealed, NewSealed: fresh.Sealed, NewKEK: fresh.SealedKEK,
+	})
+	read = next(read, named("read before, written after")) // with the old columns
+	e.apply(e.write(read))
+	e.equal("credential after an Apply", e.credential(read.ID, 0), fresh)
+
+	blank := next(read, func(r *apikey.Record) {
+		c := &r.Credentials[0]
+		c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = time.Time{}, "", nil, nil, ""
+	})
+	e.apply(e.write(blank))
+	e.equal("credential after an Apply that knew none of it", e.credential(read.ID, 0), fresh)
+
+	forged := next(blank, func(r *apikey.Record) {
+		c := &r.Credentials[0]
+		c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = e.tick(), "forged", []byte("forged"), []byte("forged"), "forged"
+	})
+	e.apply(e.write(forged))
+	e.equal("credential after an Apply with others", e.credential(read.ID, 0), fresh)
+}
+
+func upkeepSkips(e *env) {
+	r, id := e.sealed()
+	was, second := r.Credentials[0], r.Credentials[1]
+	used := e.tick()
+	e.upkeep(
+		apikey.Upkeep{Credential: id, OldHash: "wrong", NewHash: "taken", NewCheck: []byte("taken")},
+		apikey.Upkeep{Credential: id, OldHash: was.Hash + "x", NewHash: "taken"},
+		apikey.Upkeep{Credential: id, OldHash: "", NewHash: "taken"},
+		apikey.Upkeep{Credential: id, OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.Upkeep{Credential: id, OldSealed: was.Sealed[:1], NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.Upkeep{Credential: id, OldSealed: nil, NewSealed: []byte("taken"), NewKEK: "taken"},
+		// One of its three is right, and then another one of them.
+		apikey.Upkeep{Credential: id, LastUsed: used, OldHash: "wrong", NewHash: "taken", OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.Upkeep{Credential: second.ID, OldHash: second.Hash, NewHash: "$new$", NewCheck: []byte("new"), OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+	)
+	was.LastUsed = used
+	second.Hash, second.Check = "$new$", []byte("new")
+	e.equal("first credential", e.credential(r.ID, 0), was)
+	e.equal("second credential", e.credential(r.ID, 1), second)
+}
+
+func upkeepZero(e *env) {
+	r, id := e.sealed()
+	e.upkeep(apikey.Upkeep{Credential: id})
+	e.upkeep(apikey.Upkeep{Credential: id, OldHash: r.Credentials[0].Hash, OldSealed: r.Credentials[0].Sealed})
+	e.equal("record", e.get(r.ID), r)
+	used := e.tick()
+	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: used})
+	r.Credentials[0].LastUsed = used
+	e.equal("record after LastUsed alone", e.get(r.ID), r)
+}
+
+func upkeepForward(e *env) {
+	r := e.record("acct")
+	e.apply(e.write(r))
+	id := r.Credentials[0].ID
+	latest := epoch.Add(time.Hour)
+	for _, c := range []struct{ write, want time.Time }{
+		{latest, latest},
+		{latest.Add(-time.Microsecond), latest},
+		{epoch.AddDate(-60, 0, 0), latest},
+		{time.Time{}, latest},
+		{latest.Add(time.Microsecond), latest.Add(time.Microsecond)},
+	} {
+		e.upkeep(apikey.Upkeep{Credential: id, LastUsed: c.write})
+		e.equal(fmt.Sprintf("LastUsed after %v", c.write), e.credential(r.ID, 0).LastUsed, c.want)
+	}
+	late := apikey.Upkeep{Credential: id, LastUsed: latest.Add(time.Hour)}
+	e.upkeep(late, apikey.Upkeep{Credential: id, LastUsed: latest})
+	e.equal("LastUsed after a batch out of order", e.credential(r.ID, 0).LastUsed, late.LastUsed)
+}
+
+func upkeepEnded(e *env) {
+	r, id := e.sealed()
+	r = next(r, func(r *apikey.Record) { r.Credentials[0].Ended = true }) // and still lists its copy
+	e.apply(e.write(r))
+	r.Credentials[0].Sealed, r.Credentials[0].SealedKEK = nil, ""
+	e.equal("after the end", e.get(r.ID), r)
+	for _, old := range [][]byte{nil, {}, {0, 1, 2, 0xFE}} {
+		e.upkeep(apikey.Upkeep{Credential: id, OldSealed: old, NewSealed: []byte("back"), NewKEK: "kek"})
+		e.equal("after upkeep", e.get(r.ID), r)
+	}
+	e.upkeep(apikey.Upkeep{Credential: r.Credentials[1].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
+	e.equal("a live credential of the key", e.credential(r.ID, 1).Sealed, []byte("copy"))
+}
+
+func upkeepRevoked(e *env) {
+	r, _ := e.sealed()
+	r = next(r, func(r *apikey.Record) {
+		c := e.full("acct").Credentials[0] // sealed too
+		r.Credentials = append([]apikey.Credential{c}, r.Credentials...)
+	})
+	e.apply(e.write(r))
+	r = next(r, func(r *apikey.Record) { r.RevokedAt = e.tick() })
+	e.apply(e.write(r))
+	for i := range r.Credentials {
+		r.Credentials[i].Sealed, r.Credentials[i].SealedKEK = nil, ""
+	}
+	e.equal("after revocation", e.get(r.ID), r)
+	for _, c := range r.Credentials {
+		e.upkeep(apikey.Upkeep{Credential: c.ID, NewSealed: []byte("back"), NewKEK: "kek"})
+	}
+	e.equal("after upkeep", e.get(r.ID), r)
+}
+
+func upkeepNoVersion(e *env) {
+	r, id := e.sealed()
+	log := e.events(apikey.EventFilter{})
+	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
+	e.equal("version", e.get(r.ID).Version, r.Version)
+	e.equal("events", e.events(apikey.EventFilter{}), log)
+	e.apply(e.write(next(r))) // by somebody who has not seen it
+}
+
+func upkeepNotInFeed(e *env) {
+	r, id := e.sealed()
+	_, from := e.changed(e.now(), 10)
+	// A store may repeat what it has shown: only a record that appears because
+	// of Upkeep is wrong, so the same walk is made without and with it.
+	before, _ := e.changed(from, 10)
+	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
+	after, _ := e.changed(from, 10)
+	if shown := newest(after); len(shown) > len(newest(before)) {
+		e.Errorf("the feed shows %d records, and %d without Upkeep", len(shown), len(newest(before)))
+	}
+}
+
+func upkeepBeside(e *env) {
+	const rounds = 40
+	r, id := e.sealed()
+	hash := r.Credentials[0].Hash
+	race(2, func(i int) {
+		for n := range rounds {
+			var err error
+			if i == 0 {
+				r = next(r, named(fmt.Sprint(n)))
+				err = e.Store.Apply(e.ctx, e.write(r))
+			} else {
+				swap := apikey.Upkeep{Credential: id, OldHash: hash, NewHash: fmt.Sprint("hash ", n), LastUsed: e.tick().Add(time.Second)}
+				hash = swap.NewHash
+				err = e.Other.Upkeep(e.ctx, []apikey.Upkeep{swap})
+			}
+			if err != nil {
+				e.Errorf("round %d: %v", n, err)
+			}
+		}
+	})
+	got := e.get(r.ID)
+	e.equal("version", got.Version, uint64(rounds+1))
+	e.equal("hash", e.credential(r.ID, 0).Hash, hash)
+}
+
+func upkeepLatest(e *env) {
+	const writers, each = 4, 15
+	r, id := e.sealed()
+	start := e.tick()
+	race(writers, func(i int) {
+		for n := range each {
+			used := start.Add(time.Duration(n*writers+(i+n)%writers) * time.Second)
+			if err := e.nodes()[i%2].Upkeep(e.ctx, []apikey.Upkeep{{Credential: id, LastUsed: used}}); err != nil {
+				e.Errorf("Upkeep: %v", err)
+			}
+		}
+	})
+	e.equal("LastUsed", e.credential(r.ID, 0).LastUsed, start.Add((writers*each-1)*time.Second))
+}
