@@ -142,6 +142,13 @@ func (c *cache) enter(id CredentialID) uint64 {
 	return c.generation(id)
 }
 
+// since is the generation of a credential's last change.
+func (c *cache) since(id CredentialID) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation(id)
+}
+
 func (c *cache) generation(id CredentialID) uint64 { return max(c.changed[id], c.all) }
 
 // leave ends what enter began, without a result.

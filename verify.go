@@ -21,7 +21,7 @@ type Verifier struct {
 	cold     *gate
 	tasks    *tasks
 	rows     flights[rowKey, row]
-	proofs   flights[[32]byte, *liveKey]
+	proofs   flights[proofKey, *liveKey]
 	feed     feed
 	usage    usage
 	renewing chan struct{} // one renewal of a hash at a time
@@ -287,7 +287,7 @@ func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
 // flight, and so one argon2 run; callers with different tokens of one ID share
 // the row alone, never each other's proof.
 func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liveKey, error) {
-	return v.proofs.do(ctx, digest, func(ctx context.Context) (*liveKey, error) {
+	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
 		proven := false
 		for range 8 {
 			gen := v.cache.enter(p.id)
@@ -349,7 +349,13 @@ func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *
 	return k
 }
 
-// rowKey names a read: nobody joins one that began before the last change.
+// proofKey and rowKey name flights by the generation at their start: nobody
+// joins one that began before the last change.
+type proofKey struct {
+	digest [32]byte
+	gen    uint64
+}
+
 type rowKey struct {
 	id  CredentialID
 	gen uint64
@@ -452,10 +458,13 @@ func (v *Verifier) renewBehind(p parsed, cred Credential) {
 	}
 }
 
-// Close stops the background work and writes the last "last used" within ctx.
-// A Verify after Close is ErrClosed.
+// Close stops the background work and writes the last "last used", within ctx
+// and 5 s. A Verify after Close is ErrClosed; a second Close writes what the
+// first could not.
 func (v *Verifier) Close(ctx context.Context) error {
 	v.tasks.close()
+	ctx, cancel := context.WithTimeout(ctx, flightTime)
+	defer cancel()
 	return v.flush(ctx)
 }
 
