@@ -48,8 +48,10 @@ func TestRevokeMeansNow(t *testing.T) {
 }
 
 // hold stops the first Lookup after it has read the row, and says when.
-func hold(s *spy) (read <-chan struct{}, release func()) {
+func hold(t *testing.T, s *spy) (read <-chan struct{}, release func()) {
 	reading, gate := make(chan struct{}), make(chan struct{})
+	release = sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(release)
 	var once sync.Once
 	s.set(func(s *spy) {
 		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
@@ -61,7 +63,7 @@ func hold(s *spy) (read <-chan struct{}, release func()) {
 			return r, err
 		}
 	})
-	return reading, func() { close(gate) }
+	return reading, release
 }
 
 // The row was read before the change, and the answer comes after it: for the
@@ -98,7 +100,7 @@ func TestNobodyIsAnsweredFromAnOlderFlight(t *testing.T) {
 				_, err := e.verifier.Verify(background, key.Token.Reveal(), apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
 				return err
 			}
-			read, release := hold(s)
+			read, release := hold(t, s)
 			answers := make(chan error, 2)
 			go func() { answers <- verify() }()
 			<-read
