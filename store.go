@@ -233,6 +233,8 @@ type Filter struct {
 	Pepper uint8
 	// OtherMAC: the MAC is absent or of another slot than this.
 	OtherMAC uint8
+	// SealedKEKNot: some credential has a sealed copy by another KEK than this.
+	SealedKEKNot string
 
 	After Cursor
 	Limit int // 1 to 1000; 0: 100
@@ -242,8 +244,9 @@ type Filter struct {
 // call it or say the same in its own language.
 func (f Filter) Match(r *Record) bool {
 	var used time.Time
-	pepper := len(r.MAC) > 0 && r.MAC[0] == f.Pepper
+	pepper, kek := len(r.MAC) > 0 && r.MAC[0] == f.Pepper, false
 	for _, c := range r.Credentials {
+		kek = kek || c.SealedKEK != "" && c.SealedKEK != f.SealedKEKNot
 		if c.LastUsed.After(used) {
 			used = c.LastUsed
 		}
@@ -261,7 +264,8 @@ func (f Filter) Match(r *Record) bool {
 		!f.NotExpiredAt.IsZero() && !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(f.NotExpiredAt),
 		!f.DueBefore.IsZero() && (r.RotateDue.IsZero() || r.RotateDue.After(f.DueBefore)),
 		f.Pepper != 0 && !pepper,
-		f.OtherMAC != 0 && len(r.MAC) > 0 && r.MAC[0] == f.OtherMAC:
+		f.OtherMAC != 0 && len(r.MAC) > 0 && r.MAC[0] == f.OtherMAC,
+		f.SealedKEKNot != "" && !kek:
 		return false
 	}
 	return true
