@@ -1,0 +1,200 @@
+// Gateway is a small payment API on an embedded database. It needs no set-up:
+//
+//	go run ./examples/gateway
+//
+// The first start makes a merchant and his keys, shows them, and prints curl
+// commands to try them with. In production TLS stands in front of it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+func main() {
+	c, err := parseFlags(os.Args[1:], os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	if err := run(ctx, c, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "gateway:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		os.Exit(1)
+	}
+}
+
+type config struct {
+	addr, db, pepperFile string
+
+	issue     apikey.Mode // zero: serve
+	abilities []string    // nil: defaultAbilities
+}
+
+func parseFlags(args []string, stderr io.Writer) (config, error) {
+	var c config
+	f := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`host:port` to listen on; port 0 is any that is free")
+	f.StringVar(&c.db, "db", "apikey-gateway.db", "`file` of the database; made if it does not exist")
+	f.StringVar(&c.pepperFile, "pepper-file", "", "`file` of the pepper; made with a new database (default: beside the database, named .pepper)")
+	f.Func("issue", "issue one more secret key, `live or test`, print it, and exit", func(s string) error {
+		return c.issue.UnmarshalText([]byte(s))
+	})
+	f.Func("abilities", "with -issue: a comma-separated `list` (default "+strings.Join(defaultAbilities, ",")+")", func(s string) error {
+		c.abilities = strings.Split(s, ",")
+		for _, text := range c.abilities {
+			if _, err := catalog.Parse(text); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := f.Parse(args); err != nil {
+		return c, err
+	}
+	if c.pepperFile == "" {
+		c.pepperFile = strings.TrimSuffix(c.db, ".db") + ".pepper"
+	}
+	_, _, badAddr := net.SplitHostPort(c.addr)
+	wrong := ""
+	switch {
+	case f.NArg() > 0:
+		wrong = "nothing follows the flags, but " + strconv.Quote(f.Arg(0)) + " does"
+	case badAddr != nil:
+		wrong = "-addr is host:port, like 127.0.0.1:8080"
+	case c.db == "":
+		wrong = "-db names a file"
+	case c.issue == 0 && c.abilities != nil:
+		wrong = "-abilities goes with -issue"
+	default:
+		return c, nil
+	}
+	fmt.Fprintln(stderr, "gateway:", wrong)
+	return c, errors.New(wrong)
+}
+
+func run(ctx context.Context, c config, out io.Writer) (err error) {
+	// Nothing secret can get into the log: a Token prints redacted, and handlers
+	// see a request without its credentials.
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if c.issue != 0 {
+		return issueOne(ctx, c, out, log)
+	}
+	// The port comes first: were it taken, the keys of a first start would be
+	// shown by a program that ends at once.
+	l, err := net.Listen("tcp", c.addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use: stop the other program, or choose another port with -addr (0 is any)", c.addr)
+	} else if err != nil {
+		return fmt.Errorf("%w: choose another address with -addr", err)
+	}
+	defer l.Close()
+	g, err := open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.close(context.WithoutCancel(ctx))) }()
+	url := "http://" + l.Addr().String()
+	if err := g.provision(ctx, func(k merchantKeys) error { return printKeys(out, c, k, url) }); err != nil {
+		return fmt.Errorf("database %s: %w", c.db, err)
+	}
+	if _, err := fmt.Fprintf(out, "listening on %s\n", url); err != nil {
+		return err
+	}
+	return serve(ctx, l, newHandler(api{g.ledger, log}, newByMode(g.live, g.test, log)), log)
+}
+
+// serve answers until ctx ends, and then what has begun.
+func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return s.Shutdown(ctx)
+}
+
+func issueOne(ctx context.Context, c config, out io.Writer, log *slog.Logger) (err error) {
+	g, err := open(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.close(context.WithoutCancel(ctx))) }()
+	issued, err := g.issue(ctx, c.issue, c.abilities)
+	if err != nil {
+		return fmt.Errorf("database %s: %w", c.db, err)
+	}
+	return printToken(out, issued)
+}
+
+func printToken(out io.Writer, k apikey.Issued) error {
+	_, err := fmt.Fprintf(out, "%s_%s_KEY=%s\n", strings.ToUpper(k.Key.Mode.String()), strings.ToUpper(k.Key.Kind.String()), k.Token.Reveal())
+	return err
+}
+
+// printKeys shows lines that a shell can be given as they are.
+func printKeys(out io.Writer, c config, keys merchantKeys, url string) error {
+	news := "has new keys. The secret ones are shown this once: only their hashes are kept."
+	if len(keys.secret) == 0 {
+		news = "has the keys that it had. For another secret key: -issue live, or -issue test."
+	}
+	if _, err := fmt.Fprintf(out, "# database %s, pepper %s\n# Merchant %s %s\n", c.db, c.pepperFile, merchant, news); err != nil {
+		return err
+	}
+	for _, k := range append(keys.secret, keys.publishable.Live, keys.publishable.Test) {
+		if err := printToken(out, k); err != nil {
+			return err
+		}
+	}
+	if len(keys.secret) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprint(out, strings.ReplaceAll(commands, "URL", url))
+	return err
+}
+
+const commands = `#
+# Paste the four keys above into a shell, then
+# a payment, which can be looked up and refunded in part:
+PAYMENT=$(curl -sS "URL/v1/checkouts" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"amount":1250,"currency":"EUR"}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
+curl -sS "URL/v1/payments/$PAYMENT" -H "Authorization: Bearer $LIVE_SECRET_KEY"
+curl -sS "URL/v1/refunds" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"payment":"'$PAYMENT'","amount":500}'
+curl -sS "URL/v1/balance" -H "Authorization: Bearer $LIVE_SECRET_KEY"
+# what the key may not do, and what the sandbox does not see:
+curl -sS "URL/v1/payouts" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"amount":100,"currency":"EUR"}'
+curl -sS "URL/v1/payments/$PAYMENT" -H "Authorization: Bearer $TEST_SECRET_KEY"
+# and what a visitor of the shop may do with the key in the page:
+curl -sS "URL/v1/tokens" -H "Authorization: Bearer $TEST_PUBLISHABLE_KEY" -d '{"number":"4242424242424242","exp_month":12,"exp_year":2040}'
+#
+`

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/httpauth"
+)
+
+// catalog lists what keys of this API can be allowed to do. Publishable keys,
+// which every visitor of a shop can read, can do one thing.
+var catalog = apikey.MustCatalog(
+	apikey.Entry{Scope: "payment:checkout", Description: "Take payments"},
+	apikey.Entry{Scope: "payment:verify", Description: "Look payments up"},
+	apikey.Entry{Scope: "payment:refund", Description: "Refund payments"},
+	apikey.Entry{Scope: "card:tokenise", Description: "Turn a card number into a token", Publishable: true},
+	apikey.Entry{Product: "balance", Description: "The account's balance"},
+	apikey.Entry{Product: "payout", Description: "Payouts to the account's bank"},
+)
+
+type api struct {
+	ledger ledger
+	log    *slog.Logger
+}
+
+// newHandler is the whole API: each route beside what a key needs for it.
+func newHandler(a api, guards byMode) http.Handler {
+	mux := http.NewServeMux()
+	route := func(pattern string, status int, do action, guard func(http.Handler) http.Handler) {
+		mux.Handle(pattern, guard(a.serve(status, do)))
+	}
+	route("POST /v1/checkouts", 201, a.checkout, guards.require(apikey.Scope("payment:checkout")))
+	route("GET /v1/payments/{id}", 200, a.payment, guards.require(apikey.Scope("payment:verify")))
+	route("POST /v1/refunds", 201, a.refund, guards.require(apikey.Scope("payment:refund")))
+	route("GET /v1/balance", 200, a.balance, guards.require(apikey.Access{Product: "balance", Level: apikey.Read}))
+	route("POST /v1/payouts", 201, a.payout, guards.require(apikey.Access{Product: "payout", Level: apikey.Write}))
+	// A card number goes from the visitor's browser straight to us, so this route
+	// takes the key that is in the browser. A secret key with the ability may do
+	// it too, as with other payment APIs.
+	tokenise := guards.allowPublishable().require(apikey.Scope("card:tokenise"))
+	route("POST /v1/tokens", 201, a.tokenise, func(next http.Handler) http.Handler { return forBrowsers(tokenise(next)) })
+	mux.Handle("OPTIONS /v1/tokens", forBrowsers(http.NotFoundHandler()))
+	return withProblems(mux)
+}
+
+// byMode has a Guard for each mode, with a Verifier behind it that has a cache
+// and limits of its own: a flood in the sandbox neither evicts nor delays live
+// keys. A program whose modes have addresses of their own (api.example and
+// sandbox.example) gives each its Guard and needs none of this; a small one can
+// have a single Verifier of apikey.AnyMode.
+//
+// What a token says of its mode is only a claim, and here it decides nothing
+// but who is asked: each Verifier refuses keys of the other mode.
+type byMode struct{ live, test *httpauth.Guard }
+
+var extractors = []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic()}
+
+func newByMode(live, test *apikey.Verifier, log *slog.Logger) byMode {
+	c := httpauth.Config{Realm: "gateway", Extractors: extractors, Logger: log}
+	return byMode{live: httpauth.New(live, c), test: httpauth.New(test, c)}
+}
+
+func (g byMode) allowPublishable() byMode {
+	return byMode{g.live.AllowPublishable(), g.test.AllowPublishable()}
+}
+
+func (g byMode) require(need ...apikey.Ability) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		live, test := g.live.Require(need...)(next), g.test.Require(need...)(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if claimsTest(r) {
+				test.ServeHTTP(w, r)
+				return
+			}
+			live.ServeHTTP(w, r)
+		})
+	}
+}
+
+func claimsTest(r *http.Request) bool {
+	for _, e := range extractors {
+		text, err := e.Extract(strings.TrimSpace(r.Header.Get(e.Header())))
+		if err != nil || text == "" {
+			continue
+		}
+		if token, err := apikey.ParseToken(text); err == nil {
+			return token.Mode() == apikey.Test
+		}
+	}
+	return false // whatever it is, the live Guard refuses it
+}
+
+// action is a handler without HTTP around it. Whose money it is about comes
+// from the verified key, never from the request.
+type action func(o owner, r *http.Request) (any, error)
+
+func (a api) serve(status int, do action) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, ok := apikey.FromContext(r.Context())
+		if !ok { // a route whose guard was forgotten must not be an open door
+			panic("no guard in front of " + r.Pattern)
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		info := key.Info()
+		answer, err := do(owner{info.Account, info.Mode}, r)
+		if err != nil {
+			a.refuse(w, r, err)
+			return
+		}
+		write(w, status, "application/json", answer)
+	})
+}
+
+func (a api) checkout(o owner, r *http.Request) (any, error) {
+	var in struct {
+		Amount   int64  `json:"amount"`
+		Currency string `json:"currency"`
+		Card     string `json:"card"`
+	}
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(validAmount(in.Amount), validCurrency(in.Currency)); err != nil {
+		return nil, err
+	}
+	return a.ledger.checkout(r.Context(), o, in.Amount, in.Currency, in.Card)
+}
+
+func (a api) payment(o owner, r *http.Request) (any, error) {
+	return a.ledger.payment(r.Context(), o, r.PathValue("id"))
+}
+
+func (a api) refund(o owner, r *http.Request) (any, error) {
+	var in struct {
+		Payment string `json:"payment"`
+		Amount  *int64 `json:"amount"` // absent: what is left
+	}
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if in.Amount == nil {
+		return a.ledger.refund(r.Context(), o, in.Payment, 0)
+	}
+	if err := validAmount(*in.Amount); err != nil {
+		return nil, err
+	}
+	return a.ledger.refund(r.Context(), o, in.Payment, *in.Amount)
+}
+
+func (a api) balance(o owner, r *http.Request) (any, error) {
+	available, err := a.ledger.balance(r.Context(), o)
+	return map[string]any{"mode": o.mode, "available": available}, err
+}
+
+func (a api) payout(o owner, r *http.Request) (any, error) {
+	var in struct {
+		Amount   int64  `json:"amount"`
+		Currency string `json:"currency"`
+	}
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(validAmount(in.Amount), validCurrency(in.Currency)); err != nil {
+		return nil, err
+	}
+	return a.ledger.payout(r.Context(), o, in.Amount, in.Currency)
+}
+
+func (a api) tokenise(o owner, r *http.Request) (any, error) {
+	var in struct {
+		Number   string `json:"number"`
+		ExpMonth int    `json:"exp_month"`
+		ExpYear  int    `json:"exp_year"`
+	}
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	end := time.Date(in.ExpYear, time.Month(in.ExpMonth)+1, 1, 0, 0, 0, 0, time.UTC)
+	if !luhn(in.Number) || in.ExpMonth < 1 || in.ExpMonth > 12 || end.Before(time.Now()) {
+		return nil, problem{Status: 422, Code: "invalid_card", Detail: "The number is not a card's, or the card has expired."}
+	}
+	return a.ledger.tokenise(r.Context(), o, in.Number)
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	_ "modernc.org/sqlite"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/sqlstore"
+)
+
+const (
+	prefix   = "acme" // tokens begin with it
+	merchant = "acc_demo"
+)
+
+// gateway is what open makes and close ends.
+type gateway struct {
+	db         *sql.DB
+	ledger     ledger
+	store      *sqlstore.Store
+	live, test *apikey.Verifier // the data plane
+	manager    *apikey.Manager  // the control plane: here only for the set-up and -issue
+}
+
+// open opens the database, or makes it with its pepper.
+func open(ctx context.Context, c config, log *slog.Logger) (*gateway, error) {
+	pepper, err := openFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{}
+	if err = g.openStore(ctx, c.db); err == nil {
+		err = g.openKeys(ctx, pepper, log)
+	}
+	if err != nil {
+		g.close(context.WithoutCancel(ctx))
+	}
+	if errors.Is(err, apikey.ErrPepper) {
+		err = fmt.Errorf("%s does not hold the pepper that %s was used with: put the right file there, or name it with -pepper-file", c.pepperFile, c.db)
+	} else if err != nil {
+		err = fmt.Errorf("database %s: %w: name another file with -db", c.db, err)
+	}
+	return g, err
+}
+
+const poolSize = 8
+
+func (g *gateway) openStore(ctx context.Context, path string) (err error) {
+	if g.db, err = sql.Open("sqlite", dsn(path)); err != nil {
+		return err
+	}
+	g.db.SetMaxOpenConns(poolSize)
+	if g.store, err = sqlstore.New(g.db, sqlstore.SQLite); err != nil {
+		return err
+	}
+	// Newer is what an older process finds during a rolling deployment: it goes on.
+	if err := g.store.Migrate(ctx); err != nil && !errors.Is(err, sqlstore.ErrNewerSchema) {
+		return err
+	}
+	g.ledger = ledger{g.db}
+	return g.ledger.migrate(ctx)
+}
+
+func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.Logger) error {
+	// One Hasher for all, because its slots bound what hashing takes of the
+	// machine.
+	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
+	if err != nil {
+		return err
+	}
+	c := apikey.VerifierConfig{
+		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}, Logger: log,
+		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half the pool to payments
+		Trace: &apikey.Trace{DeadKey: func(key apikey.Info, err error) {
+			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
+		}},
+	}
+	c.Mode = apikey.Live
+	if g.live, err = apikey.NewVerifier(ctx, c); err != nil {
+		return err
+	}
+	c.Mode = apikey.Test
+	if g.test, err = apikey.NewVerifier(ctx, c); err != nil {
+		return err
+	}
+	g.manager, err = apikey.NewManager(ctx, apikey.ManagerConfig{
+		Store: g.store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Peppers: c.Peppers, Logger: log,
+		Local: []*apikey.Verifier{g.live, g.test}, // they hear of a change before the call that made it returns
+	})
+	return err
+}
+
+// close writes what the Verifiers still hold of "last used".
+func (g *gateway) close(ctx context.Context) error {
+	var failed []error
+	for _, v := range []*apikey.Verifier{g.live, g.test} {
+		if v != nil {
+			failed = append(failed, v.Close(ctx))
+		}
+	}
+	if g.manager != nil {
+		failed = append(failed, g.manager.Close(ctx))
+	}
+	if g.db != nil {
+		failed = append(failed, g.db.Close())
+	}
+	return errors.Join(failed...)
+}
+
+// merchantKeys are the tokens that a start prints.
+type merchantKeys struct {
+	publishable apikey.Provisioned
+	secret      []apikey.Issued // live and test, the first time only
+}
+
+// provision makes the merchant and his keys in one transaction, once; later it
+// finds them.
+func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) error {
+	ctx = apikey.WithActor(ctx, apikey.Operator("gateway"))
+	tx, err := g.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after Commit
+	joined := g.manager.Tx(g.store.In(tx))
+
+	made, err := tx.ExecContext(ctx, "INSERT INTO merchants (account, name) VALUES (?, 'Demo shop') ON CONFLICT DO NOTHING", merchant)
+	if err != nil {
+		return err
+	}
+	var keys merchantKeys
+	// Repeated, Provision returns the same keys: publishable ones are no secret.
+	keys.publishable, err = joined.Provision(ctx, apikey.ProvisionRequest{Account: merchant, Abilities: []string{"card:tokenise"}})
+	if err != nil {
+		return err
+	}
+	if n, err := made.RowsAffected(); err != nil {
+		return err
+	} else if n == 0 {
+		tx.Rollback() // nobody waits for the lock while we print
+		return show(keys)
+	}
+	for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
+		issued, err := joined.Issue(ctx, secretKey(mode, defaultAbilities))
+		if err != nil {
+			return err
+		}
+		keys.secret = append(keys.secret, issued)
+	}
+	// Shown first, committed second: if nobody could read them, there are none,
+	// and the next start tries again.
+	if err := show(keys); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("the keys shown above are void: %w", err)
+	}
+	joined.Committed(ctx)
+	return nil
+}
+
+// issue makes one more secret key.
+func (g *gateway) issue(ctx context.Context, mode apikey.Mode, abilities []string) (apikey.Issued, error) {
+	var name string
+	err := g.db.QueryRowContext(ctx, "SELECT name FROM merchants WHERE account = ?", merchant).Scan(&name)
+	if errors.Is(err, sql.ErrNoRows) {
+		return apikey.Issued{}, errors.New("there is no merchant yet: start once without -issue")
+	} else if err != nil {
+		return apikey.Issued{}, err
+	}
+	if abilities == nil {
+		abilities = defaultAbilities
+	}
+	return g.manager.Issue(apikey.WithActor(ctx, apikey.Operator("gateway -issue")), secretKey(mode, abilities))
+}
+
+// defaultAbilities leave out payouts: a key that takes payments need not be
+// able to send the money somewhere.
+var defaultAbilities = []string{"payment:checkout", "payment:verify", "payment:refund", "card:tokenise", "balance=read"}
+
+func secretKey(mode apikey.Mode, abilities []string) apikey.IssueRequest {
+	return apikey.IssueRequest{Account: merchant, Mode: mode, Name: "Server", Abilities: abilities}
+}
+
+// dsn is the form that sqlstore asks for. The path is escaped, because '?' and
+// '%' mean something in it.
+func dsn(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = "/" + strings.TrimPrefix(filepath.ToSlash(abs), "/")
+	}
+	return "file://" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=foreign_keys(1)&_txlock=immediate"
+}
