@@ -1,1 +1,123 @@
+// Package sqlstore keeps keys in a SQL database: an [apikey.Store] on
+// database/sql. The program opens the database with a driver of its choice; the
+// package imports none.
+//
+//	db, err := sql.Open("sqlite", "file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
+//	…
+//	store, err := sqlstore.New(db, sqlstore.SQLite)
+//	…
+//	err = store.Migrate(ctx)
+//
+// # SQLite
+//
+// SQLite has one writer at a time, and whoever comes second has to wait for it.
+// Two settings make him wait instead of failing, and [New] refuses a database
+// that is opened without them: busy_timeout says for how long, and
+// _txlock=immediate takes the write lock when a transaction begins (one that
+// takes it later, after it has read, cannot wait and fails with SQLITE_BUSY).
+// They belong into the DSN, because a PRAGMA sent through db.Exec reaches only
+// one connection of the pool:
+//
+//	modernc.org/sqlite           file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate
+//	github.com/mattn/go-sqlite3  file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_txlock=immediate
+//
+// WAL is recommended: without it readers wait for the writer too. Leave
+// synchronous at FULL, which is SQLite's own default: with NORMAL a power
+// failure takes back the last acknowledged changes, and one of them may have
+// revoked a key. A context that ends while SQLite waits for the lock is honoured
+// when busy_timeout is over, so let that be no longer than a caller can wait.
+//
+// Several processes on one machine may share the file; a network file system
+// may not hold it. The pool may have any size; four to eight connections are
+// plenty, since only reading runs in parallel. An in-memory database exists
+// once a connection, so it needs db.SetMaxOpenConns(1), with or without a
+// shared cache, and a pool that never closes that connection (the default).
+// SQLite 3.37 or newer is required.
+//
+// # The caller's transaction
+//
+// [Store.In] joins a transaction of the program, so that a merchant and his
+// first key are committed together or not at all:
+//
+//	tx, err := db.BeginTx(ctx, nil)
+//	…
+//	joined := store.In(tx)
+//
+// # Schema
+//
+// [Store.Migrate] creates and updates the tables; [Schema] has the same files
+// for programs that manage their schema with goose, golang-migrate or atlas. A
+// program uses one of the two ways, not both.
 package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Store is an [apikey.Store] in a SQL database. It is safe for concurrent use,
+// in any number of processes, starts no goroutine and keeps neither prepared
+// statements nor session state, so that a connection pooler may stand between.
+// Make one with [New].
+type Store struct {
+	dialect Dialect
+	engine  engine
+	sql     statements
+	db      *sql.DB
+	tx      *sql.Tx // the caller's, from In; nil: every method has its own
+}
+
+var _ apikey.Store = (*Store)(nil)
+
+// checkTimeout bounds what New asks the database.
+const checkTimeout = 10 * time.Second
+
+// New returns a Store in db, which stays the caller's: he sizes the pool and
+// closes it. New looks at one or two connections, and writes nothing: the tables
+// need not exist yet (see [Store.Migrate]).
+//
+// Its error wraps ErrInvalid when db is opened in a way that loses changes or
+// fails under load, and says what to write into the DSN; it wraps
+// ErrUnavailable when the database cannot be reached.
+func New(db *sql.DB, d Dialect) (*Store, error) {
+	if err := d.validate(); err != nil {
+		return nil, err
+	}
+	if db == nil {
+		return nil, fmt.Errorf("%w: sqlstore: the database is nil", apikey.ErrInvalid)
+	}
+	s := &Store{dialect: d, engine: d.engine, sql: d.engine.statements(), db: db}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	if err := d.engine.check(ctx, db); err != nil {
+		if errors.Is(err, apikey.ErrInvalid) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: sqlstore: open: %w", apikey.ErrUnavailable, err)
+	}
+	return s, nil
+}
+
+// In returns the store as seen by a transaction that the caller has begun on
+// the same database and will commit or roll back. It uses that transaction's
+// connection alone, so a pool of one is enough, and locks what it reads where
+// the engine can, so that nothing changes between reading and writing.
+//
+// Inside nothing is retried: after a deadlock or a lost connection only the
+// caller can begin again. Apply and Upkeep stand between savepoints, so that an
+// Apply whose comparison fails leaves no failed statement and nothing written,
+// and the transaction can go on. After any other error, roll it back.
+//
+// On SQLite begin it with BeginTx of a pool that [New] has accepted; it then
+// holds the write lock to its end, so keep it short.
+func (s *Store) In(tx *sql.Tx) apikey.Store {
+	joined := *s
+	joined.tx = tx
+	joined.sql.get = s.sql.getLocked
+	return &joined
+}

@@ -1,0 +1,214 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/go-apikey/apikey"
+)
+
+// errMoved: a comparison failed. It never leaves the package.
+var errMoved = errors.New("sqlstore: not the version that was compared with")
+
+// Apply implements [apikey.Store]. A Change that no store could keep, such as a
+// Record without its Event, is ErrInvalid.
+//
+// Every write is a comparison at the same time, and the number of rows that it
+// wrote is the answer. So no isolation level is relied on: two nodes that read
+// the same version cannot both write the next one.
+func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, ch := range changes {
+		if err := check(ch); err != nil {
+			return err
+		}
+	}
+	if len(changes) == 0 {
+		return ctx.Err()
+	}
+	return s.retry(ctx, "apply", func() error {
+		err := s.atomically(ctx, func(c conn) error { return s.write(ctx, c, changes) })
+		if errors.Is(err, errMoved) {
+			return s.afterConflict(ctx, changes)
+		}
+		return err
+	})
+}
+
+func check(ch apikey.Change) error {
+	switch {
+	case ch.Record != nil && ch.Event == nil:
+		return fmt.Errorf("%w: a record is never written without its event", apikey.ErrInvalid)
+	case ch.Event != nil && ch.Event.ID != ch.ID:
+		return fmt.Errorf("%w: the event's ID is the change's ID", apikey.ErrInvalid)
+	}
+	for _, it := range ch.Items {
+		if it.Kind == "" || it.ID == "" {
+			return fmt.Errorf("%w: an item has a Kind and an ID", apikey.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// afterConflict tells a lost race from a lost answer. What write began is
+// rolled back by now, so the events that it finds are of an earlier commit.
+func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) error {
+	for _, ch := range changes {
+		if ch.Event == nil {
+			return apikey.ErrConflict
+		}
+		found, err := s.exists(ctx, s.reads(), s.sql.hasEvent, ch.ID[:])
+		if err != nil {
+			return err
+		}
+		if !found {
+			return apikey.ErrConflict
+		}
+	}
+	return nil
+}
+
+func (s *Store) exists(ctx context.Context, c conn, statement string, args ...any) (found bool, err error) {
+	err = s.each(ctx, c, query{statement, args}, func(*sql.Rows) error {
+		found = true
+		return nil
+	})
+	return found, err
+}
+
+func (s *Store) write(ctx context.Context, c conn, changes []apikey.Change) error {
+	for _, ch := range changes {
+		if ch.Record != nil {
+			if err := s.writeRecord(ctx, c, ch); err != nil {
+				return err
+			}
+		}
+		for _, it := range ch.Items {
+			if err := s.writeItem(ctx, c, it); err != nil {
+				return err
+			}
+		}
+		if ch.Event != nil {
+			if err := s.must(ctx, c, s.sql.insertEvent, eventArgs(ch)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// must runs a statement whose comparison fails when it writes no row.
+func (s *Store) must(ctx context.Context, c conn, statement string, args []any) error {
+	n, err := s.exec(ctx, c, statement, args...)
+	if err == nil && n == 0 {
+		return errMoved
+	}
+	return err
+}
+
+func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error {
+	r := ch.Record
+	if s.sql.nextPlace != "" {
+		if _, err := s.exec(ctx, c, s.sql.nextPlace, ch.ID[:]); err != nil {
+			return err
+		}
+	}
+	args := append(keyArgs(r, ch.ID), r.ID[:])
+	statement := s.sql.insertKey
+	if r.Version != 1 {
+		statement, args = s.sql.updateKey, append(args, int64(r.Version-1))
+	}
+	if err := s.must(ctx, c, statement, args); err != nil {
+		return err
+	}
+	return s.writeCredentials(ctx, c, r)
+}
+
+// kept is what Apply writes of a credential that is stored already.
+type kept struct {
+	position            int64
+	notBefore, notAfter sql.NullInt64
+	ended               int64
+	hint, public        string
+	pepper              int64
+}
+
+// writeCredentials writes what differs from the stored credentials and nothing
+// else: most changes of a key touch none. The key's own row was written before,
+// so nobody else writes them meanwhile, but for Upkeep and its columns.
+func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.Record) error {
+	stored, err := s.storedCredentials(ctx, c, r)
+	if err != nil {
+		return err
+	}
+	dead := !r.RevokedAt.IsZero()
+	for i := range r.Credentials {
+		cred := &r.Credentials[i]
+		dead = dead || cred.Ended
+		want := keptOf(cred, i)
+		was, ok := stored[cred.ID]
+		delete(stored, cred.ID)
+		switch {
+		case !ok:
+			args := append(append(want.args(), upkeepArgs(cred)...), cred.ID[:], r.ID[:])
+			err = s.must(ctx, c, s.sql.insertCredential, args)
+		case was != want:
+			_, err = s.exec(ctx, c, s.sql.updateCredential, append(want.args(), cred.ID[:])...)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for id := range stored {
+		if _, err := s.exec(ctx, c, s.sql.dropCredential, id[:]); err != nil {
+			return err
+		}
+	}
+	if !dead {
+		return nil
+	}
+	// Nobody will be shown a dead token again, so no copy of it is kept for
+	// whoever reads the database and gets hold of the KEK later.
+	_, err = s.exec(ctx, c, s.sql.unseal, r.ID[:], flag(!r.RevokedAt.IsZero()))
+	return err
+}
+
+func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record) (map[apikey.CredentialID]kept, error) {
+	stored := map[apikey.CredentialID]kept{}
+	if r.Version == 1 {
+		return stored, nil
+	}
+	err := s.each(ctx, c, query{s.sql.credentialsOf, []any{r.ID[:]}}, func(rows *sql.Rows) error {
+		var (
+			id []byte
+			k  kept
+		)
+		if err := rows.Scan(&id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
+			return err
+		}
+		var known apikey.CredentialID
+		copy(known[:], id)
+		stored[known] = k
+		return nil
+	})
+	return stored, err
+}
+
+func (s *Store) writeItem(ctx context.Context, c conn, it apikey.Item) error {
+	name := []any{string(it.Kind), it.ID}
+	was := int64(it.Version - 1)
+	switch {
+	case it.Delete && it.Version == 1: // nothing is to be there, and nothing is to be done
+		found, err := s.exists(ctx, c, s.sql.hasItem, name...)
+		if err == nil && found {
+			return errMoved
+		}
+		return err
+	case it.Delete:
+		return s.must(ctx, c, s.sql.deleteItem, append(name, was))
+	case it.Version == 1:
+		return s.must(ctx, c, s.sql.insertItem, append(itemArgs(it), name...))
+	}
+	return s.must(ctx, c, s.sql.updateItem, append(append(itemArgs(it), name...), was))
+}

@@ -1,0 +1,282 @@
+package sqlstore
+
+import (
+	"database/sql"
+	"encoding/json"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// recordRows assembles records from a query that has one row a credential (or
+// one row with no credential), the rows of a key one after another. A row that
+// cannot be read is damage of that key alone.
+type recordRows struct {
+	found []found
+	row   row
+}
+
+// found is a record, or what is wrong with it.
+type found struct {
+	record apikey.Record
+	damage damage
+	// Where it stands in its list, for cursors. The IDs are as stored, so that
+	// a page can end at a damaged row.
+	id, event     []byte
+	created, feed int64
+}
+
+// row is the columns of a key and of one of its credentials, in the order in
+// which every dialect selects them.
+type row struct {
+	id                                     []byte
+	account, name                          string
+	mode, kind                             int64
+	version                                int64
+	head                                   []byte
+	needs                                  int64
+	mac                                    []byte
+	abilities, networks, origins, metadata string
+	disabled                               int64
+	reason                                 string
+	months, recovery                       int64
+	createdAt                              int64
+	expiresAt, revokedAt, rotateDue        sql.NullInt64
+	feed                                   int64
+	event                                  []byte
+	credential                             []byte
+	notBefore, notAfter                    sql.NullInt64
+	ended                                  sql.NullInt64
+	hint, public                           sql.NullString
+	pepper                                 sql.NullInt64
+	lastUsed                               sql.NullInt64
+	hash                                   sql.NullString
+	check, sealed                          []byte
+	kek                                    sql.NullString
+}
+
+// scan reads the next row. Columns that the query has before those of the key
+// go to first.
+func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
+	rr.row = row{}
+	r := &rr.row
+	err := rows.Scan(append(first,
+		&r.id, &r.account, &r.name, &r.mode, &r.kind, &r.version, &r.head, &r.needs, &r.mac,
+		&r.abilities, &r.networks, &r.origins, &r.metadata, &r.disabled, &r.reason, &r.months, &r.recovery,
+		&r.createdAt, &r.expiresAt, &r.revokedAt, &r.rotateDue, &r.feed, &r.event,
+		&r.credential, &r.notBefore, &r.notAfter, &r.ended, &r.hint, &r.public, &r.pepper,
+		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek)...)
+	if r.id == nil {
+		return nil // an outer join found no key
+	}
+	last := len(rr.found) - 1
+	if last < 0 || string(rr.found[last].id) != string(r.id) {
+		rr.found = append(rr.found, found{id: r.id, event: r.event, created: r.createdAt, feed: r.feed})
+		last++
+		if err == nil {
+			rr.found[last].record = r.key(&rr.found[last].damage)
+		}
+	}
+	f := &rr.found[last]
+	switch {
+	case err != nil: // Scan's own text quotes the value
+		f.damage.add("a column is missing or of the wrong type")
+	case r.credential != nil:
+		f.record.Credentials = append(f.record.Credentials, r.cred(&f.damage))
+	}
+	return nil
+}
+
+// corrupt returns the error of a damaged record, nil for a sound one.
+func (f *found) corrupt() *apikey.CorruptError {
+	if f.damage == "" {
+		return nil
+	}
+	e := &apikey.CorruptError{Detail: string(f.damage)}
+	if len(f.id) == len(e.Key) {
+		e.Key = apikey.KeyID(f.id)
+	}
+	return e
+}
+
+// key reads the columns of the key. Unknown kinds and recoveries pass: they may
+// be of a newer version, and the root refuses what it does not know.
+func (r *row) key(d *damage) apikey.Record {
+	rec := apikey.Record{
+		ID:           d.id("id", r.id),
+		Account:      r.account,
+		Name:         r.name,
+		Mode:         apikey.Mode(d.within("mode", r.mode, int64(apikey.Live), int64(apikey.Test))),
+		Kind:         apikey.Kind(d.within("kind", r.kind, 1, math.MaxUint8)),
+		Version:      uint64(r.version),
+		Needs:        uint64(r.needs),
+		MAC:          r.mac,
+		Disabled:     d.within("disabled", r.disabled, 0, 1) == 1,
+		RevokeReason: apikey.Reason(r.reason),
+		RotateMonths: int(d.within("rotate_months", r.months, 0, math.MaxInt32)),
+		Recovery:     apikey.Recovery(d.within("recovery", r.recovery, 0, math.MaxUint8)),
+		CreatedAt:    time.UnixMicro(r.createdAt).UTC(),
+		ExpiresAt:    instant(r.expiresAt),
+		RevokedAt:    instant(r.revokedAt),
+		RotateDue:    instant(r.rotateDue),
+	}
+	if copy(rec.Head[:], r.head) != len(rec.Head) || len(r.head) != len(rec.Head) {
+		d.add("head is not 32 bytes")
+	}
+	d.json("abilities", r.abilities, &rec.Abilities)
+	d.json("networks", r.networks, &rec.Networks)
+	d.json("origins", r.origins, &rec.Origins)
+	d.json("metadata", r.metadata, &rec.Metadata)
+	return rec
+}
+
+func (r *row) cred(d *damage) apikey.Credential {
+	return apikey.Credential{
+		ID:        d.id("credential id", r.credential),
+		NotBefore: instant(r.notBefore),
+		NotAfter:  instant(r.notAfter),
+		Ended:     d.within("ended", r.ended.Int64, 0, 1) == 1,
+		Hint:      r.hint.String,
+		Public:    r.public.String,
+		Pepper:    uint8(d.within("pepper", r.pepper.Int64, 0, math.MaxUint8)),
+		LastUsed:  instant(r.lastUsed),
+		Hash:      r.hash.String,
+		Check:     r.check,
+		Sealed:    r.sealed,
+		SealedKEK: r.kek.String,
+	}
+}
+
+// damage is the first thing that was found wrong, without any value.
+type damage string
+
+func (d *damage) add(what string) {
+	if *d == "" {
+		*d = damage(what)
+	}
+}
+
+func (d *damage) id(column string, b []byte) (id [16]byte) {
+	if len(b) != len(id) {
+		d.add(column + " is not 16 bytes")
+	}
+	copy(id[:], b)
+	return id
+}
+
+func (d *damage) within(column string, n, low, high int64) int64 {
+	if n < low || n > high {
+		d.add(column + " is out of range")
+		return low
+	}
+	return n
+}
+
+func (d *damage) json(column, text string, to any) {
+	if text != "[]" && text != "{}" && json.Unmarshal([]byte(text), to) != nil {
+		d.add(column + " is not readable")
+	}
+}
+
+// keyArgs are the columns of a key but its ID, and the event of the change.
+func keyArgs(r *apikey.Record, event [16]byte) []any {
+	return []any{
+		r.Account, r.Name, int64(r.Mode), int64(r.Kind), int64(r.Version), r.Head[:], int64(r.Needs), blob(r.MAC),
+		list(r.Abilities), list(r.Networks), list(r.Origins), object(r.Metadata),
+		flag(r.Disabled), string(r.RevokeReason), int64(r.RotateMonths), int64(r.Recovery),
+		r.CreatedAt.UnixMicro(), micros(r.ExpiresAt), micros(r.RevokedAt), micros(r.RotateDue), event[:],
+	}
+}
+
+func keptOf(c *apikey.Credential, position int) kept {
+	return kept{
+		position:  int64(position),
+		notBefore: micros(c.NotBefore), notAfter: micros(c.NotAfter),
+		ended: flag(c.Ended), hint: c.Hint, public: c.Public, pepper: int64(c.Pepper),
+	}
+}
+
+func (k kept) args() []any {
+	return []any{k.position, k.notBefore, k.notAfter, k.ended, k.hint, k.public, k.pepper}
+}
+
+func upkeepArgs(c *apikey.Credential) []any {
+	return []any{micros(c.LastUsed), c.Hash, blob(c.Check), blob(c.Sealed), c.SealedKEK}
+}
+
+func itemArgs(it apikey.Item) []any {
+	return []any{int64(it.Version), micros(it.ExpiresAt), it.SealedKEK, blob(it.Data)}
+}
+
+// eventArgs end with 1 if the change writes a record, and so has a place in the
+// feed.
+func eventArgs(ch apikey.Change) []any {
+	e := ch.Event
+	return []any{
+		e.ID[:], e.Time.UnixMicro(), e.Account, int64(e.Mode), id(e.Key), id(e.Credential), int64(e.Seq),
+		e.Actor, string(e.Action), blob(e.Body), e.Hash[:], flag(ch.Record != nil),
+	}
+}
+
+// micros floors to what is stored; the zero time is NULL. The two times that
+// lists are ordered by are never NULL: their zero is the year 1, and comes back
+// as it.
+func micros(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMicro(), Valid: !t.IsZero()}
+}
+
+// ceilMicros is for "stored < t" and "stored >= t", where t may be finer than
+// what is stored.
+func ceilMicros(t time.Time) int64 {
+	return t.Add(time.Microsecond - time.Nanosecond).UnixMicro()
+}
+
+func instant(n sql.NullInt64) time.Time {
+	if !n.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(n.Int64).UTC()
+}
+
+// blob makes an empty blob NULL: drivers disagree about the two, and for a
+// Store they are the same.
+func blob(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+func id(b [16]byte) any {
+	if b == [16]byte{} {
+		return nil
+	}
+	return b[:]
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// list and object cannot fail: text, prefixes and maps of text marshal always.
+
+func list[T string | netip.Prefix](items []T) string {
+	if len(items) == 0 {
+		return "[]"
+	}
+	text, _ := json.Marshal(items)
+	return string(text)
+}
+
+func object(m map[string]string) string {
+	if len(m) == 0 {
+		return "{}"
+	}
+	text, _ := json.Marshal(m)
+	return string(text)
+}

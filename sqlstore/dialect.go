@@ -1,0 +1,162 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Dialect is the SQL of one kind of database, for [New] and [Schema]. The
+// package has one for each engine that it supports; the zero Dialect is none of
+// them, and New refuses it.
+type Dialect struct {
+	engine engine
+	prefix string
+}
+
+// defaultPrefix begins every name in the SQL of this package.
+const defaultPrefix = "apikey_"
+
+// WithPrefix returns the dialect for tables and indexes whose names begin with
+// prefix instead of "apikey_", so that two sets of keys fit in one database. It
+// is 1 to 30 lower-case letters, digits and '_', the first a letter; New refuses
+// others with ErrInvalid.
+func (d Dialect) WithPrefix(prefix string) Dialect {
+	d.prefix = prefix
+	return d
+}
+
+var prefixForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,29}$`)
+
+func (d Dialect) validate() error {
+	switch {
+	case d.engine == nil:
+		return fmt.Errorf("%w: sqlstore: choose a dialect, such as sqlstore.SQLite", apikey.ErrInvalid)
+	case !prefixForm.MatchString(d.prefix) || strings.HasPrefix(d.prefix, "sqlite_"):
+		return fmt.Errorf("%w: sqlstore: prefix %.40q: want 1 to 30 of a-z, 0-9 and '_', beginning with a letter, and not sqlite_", apikey.ErrInvalid, d.prefix)
+	}
+	return nil
+}
+
+// named gives the tables and indexes of a statement their prefix. Everything
+// else of a statement is written out by the dialect as the engine wants it.
+func (d Dialect) named(statement string) string {
+	if d.prefix == defaultPrefix {
+		return statement
+	}
+	return strings.ReplaceAll(statement, defaultPrefix, d.prefix)
+}
+
+// schema is the folder of the dialect's numbered files.
+func (d Dialect) schema() (fs.FS, error) { return fs.Sub(schemas, "schema/"+d.engine.name()) }
+
+// engine is what Store cannot do alike on every database. Each implementation
+// is a file of its own, of the same shape as the others.
+type engine interface {
+	// name is that of the folder below schema.
+	name() string
+	// check reports how db must be opened if it is not opened so. What wraps
+	// ErrInvalid is about db; anything else is a failure to reach it.
+	check(ctx context.Context, db *sql.DB) error
+
+	statements() statements
+	list(f apikey.Filter, after *position, limit int) query
+	events(f apikey.EventFilter, after *position, limit int) query
+	items(f apikey.ItemFilter, limit int) query
+	// touch moves last_used forward.
+	touch([]use) query
+
+	// changed is Changed, with a limit that is in range.
+	changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error)
+	// alone runs work while no other process migrates, in one transaction where
+	// the engine's DDL can be rolled back.
+	alone(ctx context.Context, db *sql.DB, work func(conn) error) error
+
+	// retryable: the transaction was rolled back for the sake of another one.
+	retryable(error) bool
+	// noTable: the statement names a table that is not there.
+	noTable(error) bool
+}
+
+// query is a statement with its arguments.
+type query struct {
+	sql  string
+	args []any
+}
+
+// statements are those whose text never changes, with their arguments.
+type statements struct {
+	// Rows of recordRows.
+	get       string // key
+	getLocked string // the same, and nobody else can change the key until the transaction ends
+	lookup    string // credential
+
+	nextPlace string // event; "" where the feed has no counter
+
+	insertKey string // keyArgs, key; no row if it exists
+	updateKey string // keyArgs, key, version that is stored
+
+	credentialsOf    string // key; rows of kept
+	insertCredential string // keptArgs, upkeepArgs, credential, key; no row if it exists
+	updateCredential string // keptArgs, credential
+	dropCredential   string // credential
+	unseal           string // key, 1 if it is revoked: no sealed copy of what is dead
+
+	hasItem    string // kind, ID
+	insertItem string // itemArgs, kind, ID; no row if it exists
+	updateItem string // itemArgs, kind, ID, version that is stored
+	deleteItem string // kind, ID, version that is stored
+
+	insertEvent string // eventArgs; no row if it exists
+	hasEvent    string // ID
+
+	swapHash   string // new hash, new check, credential, old hash
+	swapSealed string // new copy, new KEK, credential, old copy
+
+	// All three choose the same keys, the longest dead first.
+	purgeCredentials string // before, limit
+	purgeKeys        string // before, limit
+	purgeItems       string // before, limit
+
+	createMigrations string
+	migrations       string // rows of number, checksum
+	insertMigration  string // number, name, checksum, time
+}
+
+// builder writes a statement whose conditions depend on a filter.
+type builder struct {
+	mark func(n int) string // how argument n, from 1, is written
+	sql  strings.Builder
+	args []any
+	word string // what joins the next condition: WHERE, then AND
+}
+
+// arg takes an argument and returns how it is written.
+func (b *builder) arg(v any) string {
+	b.args = append(b.args, v)
+	return b.mark(len(b.args))
+}
+
+// add writes text as it is.
+func (b *builder) add(text ...string) {
+	for _, t := range text {
+		b.sql.WriteString(t)
+	}
+}
+
+// where adds a condition. The conditions of one statement stand together.
+func (b *builder) where(text ...string) {
+	if b.word == "" {
+		b.word = " WHERE "
+	}
+	b.add(b.word)
+	b.word = " AND "
+	b.add(text...)
+}
+
+func (b *builder) query() query { return query{b.sql.String(), b.args} }

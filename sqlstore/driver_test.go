@@ -1,3 +1,0 @@
-package sqlstore_test
-
-import _ "modernc.org/sqlite"

@@ -1,0 +1,211 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed schema
+var schemas embed.FS
+
+// ErrNewerSchema: the database was migrated by a newer version of this package
+// (Store.Migrate). It is no reason to stop, and in a rolling deployment it is
+// what a restarted older process sees: migrations only add, so that this version
+// goes on working, and a record that needs what this version does not know says
+// so itself and is refused.
+var ErrNewerSchema = errors.New("apikey: sqlstore: the schema is newer than this program")
+
+// errTampered: the schema is not the one that the embedded files make.
+var errTampered = errors.New("apikey: sqlstore: the schema was not made by this program's files")
+
+// Migrate brings the tables to what this version needs, and does nothing when
+// they are. Call it when the program starts: any number of processes may do so
+// at once, one of them works and the others wait. What is killed halfway is
+// rolled back, or continued by the next call.
+//
+// Every file of [Schema] is applied once and remembered with its checksum. A
+// file that was applied with other contents is an error, and nothing is changed:
+// somebody edited the schema, or two programs share these tables. A schema that
+// is newer than this version is [ErrNewerSchema].
+func (s *Store) Migrate(ctx context.Context) error {
+	files, err := migrationsOf(s.dialect)
+	if err != nil {
+		return err
+	}
+	return s.retry(ctx, "migrate", func() error {
+		// Most starts find nothing to do, and then neither wait for the lock nor
+		// need the right to create tables.
+		todo, err := s.pending(ctx, s.db, files)
+		if err == nil && len(todo) == 0 || err != nil && !s.engine.noTable(err) {
+			return err
+		}
+		return s.engine.alone(ctx, s.db, func(c conn) error {
+			if _, err := s.exec(ctx, c, s.sql.createMigrations); err != nil {
+				return err
+			}
+			todo, err := s.pending(ctx, c, files)
+			if err != nil {
+				return err
+			}
+			for _, m := range todo {
+				if err := s.migrate(ctx, c, m); err != nil {
+					return fmt.Errorf("%s: %w", m.name, err)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// pending compares what was applied with the files and returns those that are
+// still to be.
+func (s *Store) pending(ctx context.Context, c conn, files []migration) (todo []migration, err error) {
+	applied := map[int]string{}
+	newest := 0
+	err = s.each(ctx, c, query{sql: s.sql.migrations}, func(rows *sql.Rows) error {
+		var (
+			number   int
+			checksum string
+		)
+		if err := rows.Scan(&number, &checksum); err != nil {
+			return err
+		}
+		applied[number], newest = checksum, max(newest, number)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range files {
+		checksum, done := applied[m.number]
+		switch {
+		case !done:
+			todo = append(todo, m)
+		case checksum != m.checksum:
+			return nil, fmt.Errorf("%w: %s was applied with other contents", errTampered, m.name)
+		}
+	}
+	if ours := len(files); newest > ours {
+		return nil, fmt.Errorf("%w: it is of number %d, this program knows %d", ErrNewerSchema, newest, ours)
+	}
+	return todo, nil
+}
+
+func (s *Store) migrate(ctx context.Context, c conn, m migration) error {
+	for _, statement := range m.statements() {
+		if _, err := s.exec(ctx, c, statement); err != nil {
+			return err
+		}
+	}
+	_, err := s.exec(ctx, c, s.sql.insertMigration, m.number, m.name, m.checksum, time.Now().UnixMicro())
+	return err
+}
+
+// migration is one file of the schema.
+type migration struct {
+	number   int // 1, 2, 3 …
+	name     string
+	text     string
+	checksum string // SHA-256, hexadecimal
+}
+
+// migrationsOf reads the files of a dialect in their order.
+func migrationsOf(d Dialect) ([]migration, error) {
+	files := Schema(d)
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return nil, err
+	}
+	var all []migration
+	for i, entry := range entries {
+		text, err := fs.ReadFile(files, entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		digits, _, _ := strings.Cut(entry.Name(), "_")
+		number, err := strconv.Atoi(digits)
+		if err != nil || number != i+1 {
+			return nil, fmt.Errorf("apikey: sqlstore: schema file %s is not number %d", entry.Name(), i+1)
+		}
+		sum := sha256.Sum256(text)
+		all = append(all, migration{number, entry.Name(), string(text), hex.EncodeToString(sum[:])})
+	}
+	return all, nil
+}
+
+// statements splits the file, because not every driver takes several at once. A
+// statement ends with a ';' at the end of a line; no file has one elsewhere.
+func (m migration) statements() (all []string) {
+	var b strings.Builder
+	for line := range strings.Lines(m.text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "--") {
+			continue
+		}
+		b.WriteString(line)
+		if strings.HasSuffix(strings.TrimSpace(line), ";") {
+			all = append(all, strings.TrimSpace(b.String()))
+			b.Reset()
+		}
+	}
+	return all
+}
+
+// Schema returns the files that [Store.Migrate] applies, numbered, with the
+// table names of the dialect's prefix. They are written so that goose,
+// golang-migrate and atlas take them as they are; none has a way down, because
+// it would drop every key.
+func Schema(d Dialect) fs.FS { return schema{d} }
+
+type schema struct{ dialect Dialect }
+
+// Open implements [fs.FS].
+func (s schema) Open(name string) (fs.File, error) {
+	if err := s.dialect.validate(); err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	file, err := schemas.Open(path.Join("schema", s.dialect.engine.name(), name))
+	if err != nil || s.dialect.prefix == defaultPrefix {
+		return file, err
+	}
+	info, err := file.Stat()
+	if err != nil || info.IsDir() {
+		return file, err
+	}
+	defer file.Close()
+	var text bytes.Buffer
+	if _, err := text.ReadFrom(file); err != nil {
+		return nil, err
+	}
+	renamed := s.dialect.named(text.String())
+	return &schemaFile{strings.NewReader(renamed), info}, nil
+}
+
+// schemaFile is a file whose tables have another prefix.
+type schemaFile struct {
+	*strings.Reader
+	info fs.FileInfo
+}
+
+func (f *schemaFile) Close() error               { return nil }
+func (f *schemaFile) Stat() (fs.FileInfo, error) { return sizedInfo{f.info, f.Reader.Size()}, nil }
+
+type sizedInfo struct {
+	fs.FileInfo
+	size int64
+}
+
+func (i sizedInfo) Size() int64 { return i.size }

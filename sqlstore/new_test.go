@@ -1,0 +1,269 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/sqlstore"
+)
+
+func TestNewRefusesWrongDSN(t *testing.T) {
+	const wait, wal, lock = "_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_txlock=immediate"
+	const noWait, noLock, manyPools = "busy_timeout", "add _txlock=immediate", "SetMaxOpenConns(1)"
+	for _, c := range []struct {
+		name, dsn string
+		pool      int
+		want      string // "": accepted
+	}{
+		{"recommended", "file:%?" + wait + "&" + wal + "&" + lock, 0, ""},
+		{"rollback journal", "file:%?" + wait + "&" + lock, 0, ""},
+		{"exclusive", "file:%?" + wait + "&_txlock=exclusive", 0, ""},
+		{"one connection", "file:%?" + wait + "&" + lock, 1, ""},
+		{"memory, one connection", "file::memory:?" + wait + "&" + lock, 1, ""},
+		{"shared memory, one connection", "file:x?mode=memory&cache=shared&" + wait + "&" + lock, 1, ""},
+		{"nothing", "file:%", 0, noWait},
+		{"no timeout", "file:%?" + wal + "&" + lock, 0, noWait},
+		{"no timeout, one connection", "file:%?" + lock, 1, noWait},
+		{"timeout 0", "file:%?_pragma=busy_timeout(0)&" + lock, 0, noWait},
+		{"no lock", "file:%?" + wait + "&" + wal, 0, noLock},
+		{"no lock, rollback journal", "file:%?" + wait, 0, noLock},
+		{"no lock, one connection", "file:%?" + wait, 1, noLock},
+		{"deferred", "file:%?" + wait + "&_txlock=deferred", 0, noLock},
+		{"no lock, memory", "file::memory:?" + wait, 1, noLock},
+		{"memory, many connections", "file::memory:?" + wait + "&" + lock, 0, manyPools},
+		{"memory, two connections", ":memory:?" + wait + "&" + lock, 2, manyPools},
+		{"shared memory, many connections", "file:x?mode=memory&cache=shared&" + wait + "&" + lock, 0, manyPools},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db, err := sql.Open("sqlite", strings.ReplaceAll(c.dsn, "%", file(t)))
+			require.NoError(t, err)
+			defer db.Close()
+			db.SetMaxOpenConns(c.pool)
+			s, err := sqlstore.New(db, sqlstore.SQLite)
+			if c.want == "" {
+				require.NoError(t, err)
+				require.NoError(t, s.Migrate(t.Context()))
+				create(t, s, "m1")
+				return
+			}
+			require.ErrorIs(t, err, apikey.ErrInvalid)
+			require.ErrorContains(t, err, c.want)
+			require.Zero(t, db.Stats().InUse)
+		})
+	}
+}
+
+// A PRAGMA through db.Exec is on one connection of the pool.
+func TestNewLooksAtASecondConnection(t *testing.T) {
+	db, err := sql.Open("sqlite", "file:"+file(t)+"?_txlock=immediate")
+	require.NoError(t, err)
+	defer db.Close()
+	_, err = db.Exec("PRAGMA busy_timeout = 5000")
+	require.NoError(t, err)
+	_, err = sqlstore.New(db, sqlstore.SQLite)
+	require.ErrorIs(t, err, apikey.ErrInvalid)
+	require.ErrorContains(t, err, "_pragma=busy_timeout(5000)")
+	require.ErrorContains(t, err, "_busy_timeout=5000")
+}
+
+// Whether BEGIN locks is a property of the connection, not of who holds the
+// lock at the moment.
+func TestNewWhileAnotherWrites(t *testing.T) {
+	path := file(t)
+	other, err := openDB(t, path).Begin()
+	require.NoError(t, err)
+	defer other.Rollback()
+	lax, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10)")
+	require.NoError(t, err)
+	defer lax.Close()
+	_, err = sqlstore.New(lax, sqlstore.SQLite)
+	require.ErrorIs(t, err, apikey.ErrInvalid)
+
+	right, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10)&_txlock=immediate")
+	require.NoError(t, err)
+	defer right.Close()
+	_, err = sqlstore.New(right, sqlstore.SQLite)
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	require.ErrorContains(t, err, "locked")
+}
+
+func TestNewRefuses(t *testing.T) {
+	closed := openDB(t, file(t))
+	closed.Close()
+	db := openDB(t, file(t))
+	long := strings.Repeat("a", 31)
+	for _, c := range []struct {
+		name    string
+		db      *sql.DB
+		dialect sqlstore.Dialect
+		want    error
+	}{
+		{"no dialect", db, sqlstore.Dialect{}, apikey.ErrInvalid},
+		{"no dialect but a prefix", db, sqlstore.Dialect{}.WithPrefix("shop_"), apikey.ErrInvalid},
+		{"no database", nil, sqlstore.SQLite, apikey.ErrInvalid},
+		{"closed database", closed, sqlstore.SQLite, apikey.ErrUnavailable},
+		{"no folder", openDB(t, filepath.Join(t.TempDir(), "no", "keys.db")), sqlstore.SQLite, apikey.ErrUnavailable},
+		{"empty prefix", db, sqlstore.SQLite.WithPrefix(""), apikey.ErrInvalid},
+		{"prefix that is SQL", db, sqlstore.SQLite.WithPrefix("a; DROP TABLE b; --"), apikey.ErrInvalid},
+		{"upper case prefix", db, sqlstore.SQLite.WithPrefix("Shop_"), apikey.ErrInvalid},
+		{"prefix beginning with a digit", db, sqlstore.SQLite.WithPrefix("1_"), apikey.ErrInvalid},
+		{"prefix with a line break", db, sqlstore.SQLite.WithPrefix("shop_\n"), apikey.ErrInvalid},
+		{"reserved prefix", db, sqlstore.SQLite.WithPrefix("sqlite_"), apikey.ErrInvalid},
+		{"long prefix", db, sqlstore.SQLite.WithPrefix(long), apikey.ErrInvalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := sqlstore.New(c.db, c.dialect)
+			require.ErrorIs(t, err, c.want)
+		})
+	}
+	_, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix(long[1:]))
+	require.NoError(t, err)
+}
+
+func TestPrefixSeparates(t *testing.T) {
+	db := openDB(t, file(t))
+	shop, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix("shop_"))
+	require.NoError(t, err)
+	require.NoError(t, shop.Migrate(t.Context()))
+	r := create(t, shop, "m1")
+	var tables int
+	require.NoError(t, db.QueryRow("SELECT COUNT(*) FROM sqlite_schema WHERE name LIKE '%apikey%'").Scan(&tables))
+	require.Zero(t, tables)
+
+	own := migrated(t, db)
+	_, err = own.Get(t.Context(), r.ID)
+	require.ErrorIs(t, err, apikey.ErrNotFound)
+	got, err := shop.Lookup(t.Context(), r.Credentials[1].ID)
+	require.NoError(t, err)
+	require.Equal(t, r.ID, got.ID)
+
+	text, err := fs.ReadFile(sqlstore.Schema(sqlstore.SQLite.WithPrefix("shop_")), "0001_init.up.sql")
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "apikey_")
+	require.Contains(t, string(text), "CREATE TABLE shop_keys")
+	_, err = sqlstore.Schema(sqlstore.SQLite.WithPrefix("a;")).Open("0001_init.up.sql")
+	require.ErrorIs(t, err, apikey.ErrInvalid)
+	_, err = sqlstore.Schema(sqlstore.SQLite).Open("../sqlite/0001_init.up.sql")
+	require.ErrorIs(t, err, fs.ErrInvalid)
+}
+
+// Every method says what failed, and wraps both the category and the cause.
+func TestUnavailable(t *testing.T) {
+	missing := newStore(t, openDB(t, file(t)))
+	closedDB := openDB(t, file(t))
+	closed := migrated(t, closedDB)
+	closedDB.Close()
+	for name, method := range methods {
+		t.Run(name, func(t *testing.T) {
+			err := method(t.Context(), missing)
+			require.ErrorIs(t, err, apikey.ErrUnavailable)
+			require.ErrorContains(t, err, "call Store.Migrate")
+
+			err = method(t.Context(), closed)
+			require.ErrorIs(t, err, apikey.ErrUnavailable)
+			require.ErrorContains(t, err, "database is closed")
+		})
+	}
+}
+
+// methods calls every method once, in a way that reaches the database.
+var methods = map[string]func(ctx context.Context, s *sqlstore.Store) error{
+	"Get": func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := s.Get(ctx, apikey.NewKeyID())
+		return err
+	},
+	"Lookup": func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := s.Lookup(ctx, apikey.NewCredentialID())
+		return err
+	},
+	"List": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.List(ctx, apikey.Filter{}); return err },
+	"Events": func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := s.Events(ctx, apikey.EventFilter{})
+		return err
+	},
+	"Changed": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Changed(ctx, "", 10); return err },
+	"Items": func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := s.Items(ctx, apikey.ItemFilter{Kind: "k"})
+		return err
+	},
+	"Apply": func(ctx context.Context, s *sqlstore.Store) error { return s.Apply(ctx, change(newRecord("m1"))) },
+	"Upkeep": func(ctx context.Context, s *sqlstore.Store) error {
+		return s.Upkeep(ctx, []apikey.Upkeep{{Credential: apikey.NewCredentialID(), LastUsed: day}})
+	},
+	"Purge": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Purge(ctx, day, 10); return err },
+}
+
+// A cancelled context is seen as such, and no method keeps the connection: with
+// a pool of one the next would wait for ever.
+func TestCancelledContextKeepsNoConnection(t *testing.T) {
+	for _, path := range []string{file(t), ":memory:"} {
+		db := openDB(t, path)
+		db.SetMaxOpenConns(1)
+		s := migrated(t, db)
+		r := create(t, s, "m1")
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		for name, method := range methods {
+			err := method(cancelled, s)
+			require.ErrorIs(t, err, context.Canceled, name)
+			require.NotErrorIs(t, err, apikey.ErrConflict, name)
+		}
+		_, err := s.Get(t.Context(), r.ID)
+		require.NoError(t, err)
+	}
+}
+
+// Cancelled at a random moment, an Apply is there whole or not at all.
+func TestCancelledMidway(t *testing.T) {
+	db := openDB(t, file(t))
+	db.SetMaxOpenConns(1)
+	s := migrated(t, db)
+	r := create(t, s, "m1")
+	for i := range 60 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for range i * 40 {
+				_ = ctx.Err()
+			}
+			cancel()
+		}()
+		ch := change(next(r))
+		err := s.Apply(ctx, ch)
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		cancel()
+		got, err := s.Get(t.Context(), r.ID)
+		require.NoError(t, err)
+		if got.Version == r.Version+1 {
+			r = next(r)
+		}
+		require.Equal(t, r.Version, got.Version)
+		require.EqualValues(t, r.Version, count(t, db, "apikey_events"))
+	}
+}
+
+func TestUnwritable(t *testing.T) {
+	path := file(t)
+	r := create(t, migrated(t, openDB(t, path)), "m1")
+	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro&_pragma=busy_timeout(50)&_txlock=immediate")
+	require.NoError(t, err)
+	defer db.Close()
+	s := newStore(t, db)
+	require.NoError(t, s.Migrate(t.Context()), "nothing to do, nothing to write")
+	_, err = s.Get(t.Context(), r.ID)
+	require.NoError(t, err)
+	err = s.Apply(t.Context(), change(next(r)))
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	require.ErrorContains(t, err, "readonly")
+	var coded interface{ Code() int }
+	require.True(t, errors.As(err, &coded), "the driver's own error stays visible")
+}

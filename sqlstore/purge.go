@@ -1,0 +1,46 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Purge removes records that were revoked before the given time, with their
+// credentials, and items that expired before it: at most limit of them
+// together, the longest dead first, in one transaction. It returns how many;
+// call it until that is less than limit. Their events stay, and so do items
+// that never expire. Keys that are expired or suspended, but not revoked, stay.
+//
+// A time later than 24 hours ago is ErrInvalid: for so long a challenge, an
+// idempotency key or a budget that has expired is still compared with. So is a
+// limit below 1. Of all the package's writes this is the only one that is not
+// tried again by itself: whoever calls it calls it again.
+func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
+	switch {
+	case limit < 1:
+		return 0, fmt.Errorf("%w: purge at least 1", apikey.ErrInvalid)
+	case before.After(time.Now().Add(-24 * time.Hour)):
+		return 0, fmt.Errorf("%w: purge only what is older than 24 hours", apikey.ErrInvalid)
+	}
+	var keys, items int64
+	err := s.atomically(ctx, func(c conn) (err error) {
+		bound := ceilMicros(before)
+		if _, err = s.exec(ctx, c, s.sql.purgeCredentials, bound, limit); err != nil {
+			return err
+		}
+		if keys, err = s.exec(ctx, c, s.sql.purgeKeys, bound, limit); err != nil {
+			return err
+		}
+		if rest := int64(limit) - keys; rest > 0 {
+			items, err = s.exec(ctx, c, s.sql.purgeItems, bound, rest)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, s.failure(ctx, "purge", err)
+	}
+	return int(keys + items), nil
+}

@@ -1,0 +1,199 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Get implements [apikey.Store].
+func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	return s.one(ctx, "get", query{s.sql.get, []any{id[:]}})
+}
+
+// Lookup implements [apikey.Store]: one query, which walks from the credential
+// to its key and to all of that key's credentials.
+func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+	return s.one(ctx, "lookup", query{s.sql.lookup, []any{id[:]}})
+}
+
+func (s *Store) one(ctx context.Context, op string, q query) (apikey.Record, error) {
+	rr, err := read(ctx, s, op, q, scanRecords)
+	switch {
+	case err != nil:
+		return apikey.Record{}, err
+	case len(rr.found) == 0:
+		return apikey.Record{}, apikey.ErrNotFound
+	}
+	if corrupt := rr.found[0].corrupt(); corrupt != nil {
+		return apikey.Record{}, corrupt
+	}
+	return rr.found[0].record, nil
+}
+
+func scanRecords(rr *recordRows, rows *sql.Rows) error { return rr.scan(rows) }
+
+// List implements [apikey.Store]. A page is one query: no record of it is put
+// together from two versions.
+func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	after, limit, err := begin(f.After, listCursor, f.Limit)
+	if err != nil {
+		return apikey.Page{}, err
+	}
+	rr, err := read(ctx, s, "list", s.engine.list(f, after, limit+1), scanRecords)
+	if err != nil {
+		return apikey.Page{}, err
+	}
+	shown, more := upTo(limit, rr.found)
+	var page apikey.Page
+	page.Records, page.Damaged = split(shown)
+	if more {
+		last := shown[limit-1]
+		page.Next = position{last.created, last.id}.cursor(listCursor)
+	}
+	return page, nil
+}
+
+// Changed implements [apikey.Store].
+func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	limit, err := pageSize(limit)
+	if err != nil {
+		return apikey.Changes{}, err
+	}
+	return s.engine.changed(ctx, s, after, limit)
+}
+
+// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid. Of a
+// row whose ID or hash is damaged those are zero, and Body is as stored: it is
+// for the verification of the log to say that the row is not sound, and a
+// reader shall see that it is there.
+func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+	list := byte(logCursor)
+	if f.Chain {
+		list = chainCursor
+	}
+	after, limit, err := begin(f.After, list, f.Limit)
+	if err != nil {
+		return apikey.EventPage{}, err
+	}
+	if f.Chain && f.Key.IsZero() {
+		return apikey.EventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
+	}
+	all, err := read(ctx, s, "events", s.engine.events(f, after, limit+1), scanEvent)
+	if err != nil {
+		return apikey.EventPage{}, err
+	}
+	shown, more := upTo(limit, all)
+	var page apikey.EventPage
+	for _, e := range shown {
+		page.Events = append(page.Events, e.EventRecord)
+	}
+	if more {
+		last := shown[limit-1]
+		at := last.Time.UnixMicro()
+		if f.Chain {
+			at = int64(last.Seq)
+		}
+		page.Next = position{at, last.stored}.cursor(list)
+	}
+	return page, nil
+}
+
+// event is an event and its ID as stored.
+type event struct {
+	apikey.EventRecord
+	stored []byte
+}
+
+func scanEvent(all *[]event, rows *sql.Rows) error {
+	var (
+		e                      event
+		at, mode, seq          int64
+		key, cred, hash        []byte
+		account, actor, action string
+	)
+	if err := rows.Scan(&e.stored, &at, &account, &mode, &key, &cred, &seq, &actor, &action, &e.Body, &hash); err != nil {
+		return err
+	}
+	copy(e.ID[:], e.stored)
+	copy(e.Key[:], key)
+	copy(e.Credential[:], cred)
+	copy(e.Hash[:], hash)
+	e.Time, e.Account, e.Mode, e.Seq = time.UnixMicro(at).UTC(), account, apikey.Mode(mode), uint64(seq)
+	e.Actor, e.Action = actor, apikey.Action(action)
+	*all = append(*all, e)
+	return nil
+}
+
+// Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.
+func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+	limit, err := pageSize(f.Limit)
+	if err != nil {
+		return apikey.ItemPage{}, err
+	}
+	if f.Kind == "" {
+		return apikey.ItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
+	}
+	all, err := read(ctx, s, "items", s.engine.items(f, limit+1), func(all *[]apikey.Item, rows *sql.Rows) error {
+		it := apikey.Item{Kind: f.Kind}
+		var (
+			version int64
+			expires sql.NullInt64
+		)
+		if err := rows.Scan(&it.ID, &version, &expires, &it.SealedKEK, &it.Data); err != nil {
+			return err
+		}
+		it.Version, it.ExpiresAt = uint64(version), instant(expires)
+		*all = append(*all, it)
+		return nil
+	})
+	if err != nil {
+		return apikey.ItemPage{}, err
+	}
+	shown, more := upTo(limit, all)
+	page := apikey.ItemPage{Items: shown}
+	if more {
+		page.Next = shown[limit-1].ID
+	}
+	return page, nil
+}
+
+// begin reads what the paged lists have in common.
+func begin(after apikey.Cursor, list byte, limit int) (*position, int, error) {
+	limit, err := pageSize(limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	from, err := parseCursor(after, list)
+	return from, limit, err
+}
+
+func pageSize(limit int) (int, error) {
+	switch {
+	case limit == 0:
+		return 100, nil
+	case limit < 1 || limit > 1000:
+		return 0, fmt.Errorf("%w: a limit is 1 to 1000, or 0 for 100", apikey.ErrInvalid)
+	}
+	return limit, nil
+}
+
+// upTo cuts off the row that was asked for only to know whether there is more.
+func upTo[T any](limit int, rows []T) (shown []T, more bool) {
+	return rows[:min(limit, len(rows))], len(rows) > limit
+}
+
+// split separates the records from those that cannot be read.
+func split(rows []found) (records []apikey.Record, damaged []*apikey.CorruptError) {
+	for i := range rows {
+		if corrupt := rows[i].corrupt(); corrupt != nil {
+			damaged = append(damaged, corrupt)
+		} else {
+			records = append(records, rows[i].record)
+		}
+	}
+	return records, damaged
+}

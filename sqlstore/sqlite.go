@@ -1,0 +1,363 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-apikey/apikey"
+)
+
+// SQLite is the dialect of SQLite 3.37 and newer, with any driver. The package
+// comment says how to open it.
+var SQLite = Dialect{sqlite{}, defaultPrefix}
+
+type sqlite struct{}
+
+func (sqlite) name() string { return "sqlite" }
+
+// What New tells somebody who has opened the database otherwise.
+const sqliteDSN = `; open it as "file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate" with modernc.org/sqlite, ` +
+	`as "file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_txlock=immediate" with github.com/mattn/go-sqlite3`
+
+// check looks at two connections where the pool can have two: settings that
+// were made by a statement and not in the DSN are on one of them alone.
+func (e sqlite) check(ctx context.Context, db *sql.DB) error {
+	single := db.Stats().MaxOpenConnections == 1
+	first, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	inMemory, err := e.checkConn(ctx, first)
+	switch {
+	case err != nil:
+		return err
+	case inMemory && !single:
+		return fmt.Errorf("%w: sqlstore: every connection has an in-memory database of its own, and a shared cache does not wait for locks: call db.SetMaxOpenConns(1) before New", apikey.ErrInvalid)
+	case single:
+		return nil
+	}
+	second, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer second.Close()
+	_, err = e.checkConn(ctx, second)
+	return err
+}
+
+func (e sqlite) checkConn(ctx context.Context, c *sql.Conn) (inMemory bool, err error) {
+	var (
+		version, file string
+		major, minor  int
+		wait          int
+	)
+	if err := c.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); err != nil {
+		return false, err
+	}
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return false, fmt.Errorf("version %q: %w", version, err)
+	}
+	if err := c.QueryRowContext(ctx, "SELECT COALESCE(file, '') FROM pragma_database_list WHERE name = 'main'").Scan(&file); err != nil {
+		return false, err
+	}
+	if err := c.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&wait); err != nil {
+		return false, err
+	}
+	switch {
+	case major < 3 || major == 3 && minor < 37: // STRICT tables
+		return false, fmt.Errorf("%w: sqlstore: this is SQLite %s, 3.37 or newer is required", apikey.ErrInvalid, version)
+	case wait <= 0:
+		return false, fmt.Errorf("%w: sqlstore: a connection has no busy_timeout, so concurrent changes would fail instead of waiting%s", apikey.ErrInvalid, sqliteDSN)
+	}
+	return file == "", e.checkImmediate(ctx, c)
+}
+
+// checkImmediate finds out whether BEGIN takes the write lock. Asking a second
+// connection would prove nothing: another process may hold the lock just now,
+// and a pool of one has no second. But a connection refuses to checkpoint
+// (SQLITE_LOCKED) while it is inside a transaction, in every journal mode, and
+// a deferred transaction without a statement is not inside one yet.
+func (e sqlite) checkImmediate(ctx context.Context, c *sql.Conn) error {
+	tx, err := c.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	var busy, log, done int
+	err = tx.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &log, &done)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%w: sqlstore: a transaction does not take the write lock when it begins, so concurrent changes would fail with SQLITE_BUSY: add _txlock=immediate to the DSN%s", apikey.ErrInvalid, sqliteDSN)
+	case e.retryable(err):
+		return nil
+	}
+	return err
+}
+
+// alone needs nothing but the write lock: SQLite's DDL is transactional.
+func (sqlite) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+	return transact(ctx, db, work)
+}
+
+// retryable: SQLITE_BUSY or SQLITE_LOCKED. modernc.org/sqlite has the code in a
+// method; the others agree on SQLite's own text.
+func (sqlite) retryable(err error) bool {
+	const busy, locked = 5, 6
+	var coded interface{ Code() int }
+	if errors.As(err, &coded) {
+		primary := coded.Code() & 0xff
+		return primary == busy || primary == locked
+	}
+	text := err.Error()
+	return strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
+}
+
+func (sqlite) noTable(err error) bool { return strings.Contains(err.Error(), "no such table") }
+
+// The columns of a row, in its order.
+const (
+	sqliteKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
+	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
+	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, k.feed, k.event`
+	sqliteCredential = `c.id, c.not_before, c.not_after, c.ended, c.hint, c.public, c.pepper,
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek`
+	sqliteRecord = "k.id, " + sqliteKey + ",\n\t" + sqliteCredential
+)
+
+func (sqlite) statements() statements {
+	const get = `SELECT ` + sqliteRecord + `
+FROM apikey_keys k LEFT JOIN apikey_credentials c ON c.key_id = k.id
+WHERE k.id = ? ORDER BY c.position`
+	return statements{
+		get:       get,
+		getLocked: get, // a transaction has the whole database
+		lookup: `SELECT used.key_id, ` + sqliteKey + `,
+	` + sqliteCredential + `
+FROM apikey_credentials used
+LEFT JOIN apikey_keys k ON k.id = used.key_id
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
+WHERE used.id = ? ORDER BY c.position`,
+
+		nextPlace: `UPDATE apikey_feed SET place = place + 1, event = ?`,
+
+		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
+	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
+	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT place FROM apikey_feed))
+ON CONFLICT (id) DO NOTHING`,
+		updateKey: `UPDATE apikey_keys SET account = ?, name = ?, mode = ?, kind = ?, version = ?, head = ?, needs = ?, mac = ?,
+	abilities = ?, networks = ?, origins = ?, metadata = ?, disabled = ?, revoke_reason = ?, rotate_months = ?, recovery = ?,
+	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = (SELECT place FROM apikey_feed)
+WHERE id = ? AND version = ?`,
+
+		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
+FROM apikey_credentials WHERE key_id = ?`,
+		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
+	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
+		updateCredential: `UPDATE apikey_credentials
+SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?, pepper = ? WHERE id = ?`,
+		dropCredential: `DELETE FROM apikey_credentials WHERE id = ?`,
+		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = ? AND (ended = 1 OR ? = 1)`,
+
+		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ?`,
+		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO NOTHING`,
+		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
+WHERE kind = ? AND id = ? AND version = ?`,
+		deleteItem: `DELETE FROM apikey_items WHERE kind = ? AND id = ? AND version = ?`,
+
+		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN (SELECT place FROM apikey_feed) ELSE 0 END)
+ON CONFLICT (id) DO NOTHING`,
+		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ?`,
+
+		swapHash: `UPDATE apikey_credentials SET hash = ?, check_value = ? WHERE id = ? AND hash = ?`,
+		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed IS ? AND ended = 0
+	AND EXISTS (SELECT 1 FROM apikey_keys k WHERE k.id = key_id AND k.revoked_at IS NULL)`,
+
+		purgeCredentials: `DELETE FROM apikey_credentials WHERE key_id IN
+	(SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?)`,
+		purgeKeys: `DELETE FROM apikey_keys WHERE id IN
+	(SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?)`,
+		purgeItems: `DELETE FROM apikey_items WHERE rowid IN
+	(SELECT rowid FROM apikey_items WHERE expires_at < ? ORDER BY expires_at LIMIT ?)`,
+
+		createMigrations: `CREATE TABLE IF NOT EXISTS apikey_migrations
+	(number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT`,
+		migrations:      `SELECT number, checksum FROM apikey_migrations`,
+		insertMigration: `INSERT INTO apikey_migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, ?)`,
+	}
+}
+
+func (sqlite) builder() *builder { return &builder{mark: func(int) string { return "?" }} }
+
+// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// their credentials are joined to it.
+func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
+	b := e.builder()
+	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys k")
+	e.whereKey(b, f)
+	e.whereTimes(b, f)
+	if after != nil {
+		b.where("(k.created_at, k.id) < (", b.arg(after.at), ", ", b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY k.created_at DESC, k.id DESC LIMIT ", b.arg(limit),
+		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
+	return b.query()
+}
+
+func (sqlite) whereKey(b *builder, f apikey.Filter) {
+	if f.Account != "" {
+		b.where("k.account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("k.mode = ", b.arg(int64(f.Mode)))
+	}
+	if f.Kind != 0 {
+		b.where("k.kind = ", b.arg(int64(f.Kind)))
+	}
+	switch f.State {
+	case 0:
+	case apikey.Active:
+		b.where("k.revoked_at IS NULL AND k.disabled = 0")
+	case apikey.Suspended:
+		b.where("k.revoked_at IS NULL AND k.disabled = 1")
+	case apikey.Revoked:
+		b.where("k.revoked_at IS NOT NULL")
+	default:
+		b.where("FALSE")
+	}
+	if f.NameContains != "" { // not LIKE, to which a name's '%' and '_' would be wildcards
+		b.where("instr(lower(k.name), lower(", b.arg(f.NameContains), ")) > 0")
+	}
+	if f.Pepper != 0 {
+		slot := b.arg([]byte{f.Pepper})
+		b.where("(substr(k.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.ended = 0 AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
+	}
+	if f.OtherMAC != 0 {
+		b.where("(k.mac IS NULL OR substr(k.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
+	}
+}
+
+func (sqlite) whereTimes(b *builder, f apikey.Filter) {
+	if f.NeverUsed {
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.last_used IS NOT NULL)")
+	}
+	if !f.UnusedSince.IsZero() {
+		since := ceilMicros(f.UnusedSince)
+		b.where("k.created_at < ", b.arg(since))
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.last_used >= ", b.arg(since), ")")
+	}
+	if !f.ExpiringBefore.IsZero() {
+		b.where("k.expires_at < ", b.arg(ceilMicros(f.ExpiringBefore)))
+	}
+	if !f.NotExpiredAt.IsZero() {
+		b.where("(k.expires_at IS NULL OR k.expires_at > ", b.arg(f.NotExpiredAt.UnixMicro()), ")")
+	}
+	if !f.DueBefore.IsZero() {
+		b.where("k.rotate_due <= ", b.arg(f.DueBefore.UnixMicro()))
+	}
+}
+
+func (e sqlite) events(f apikey.EventFilter, after *position, limit int) query {
+	order, next, column := " DESC", " < ", "time"
+	if f.Chain {
+		order, next, column = "", " > ", "seq"
+	}
+	b := e.builder()
+	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	if f.Chain {
+		b.where("seq <> 0")
+	}
+	if f.Account != "" {
+		b.where("account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("mode = ", b.arg(int64(f.Mode)))
+	}
+	if !f.Key.IsZero() {
+		b.where("key_id = ", b.arg(f.Key[:]))
+	}
+	if after != nil {
+		b.where("(", column, ", id)", next, "(", b.arg(after.at), ", ", b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY ", column, order, ", id", order, " LIMIT ", b.arg(limit))
+	return b.query()
+}
+
+func (e sqlite) items(f apikey.ItemFilter, limit int) query {
+	b := e.builder()
+	b.add("SELECT id, version, expires_at, sealed_kek, data FROM apikey_items")
+	b.where("kind = ", b.arg(string(f.Kind)))
+	if f.ID != "" {
+		b.where("id = ", b.arg(f.ID))
+	}
+	if f.After != "" {
+		b.where("id > ", b.arg(f.After))
+	}
+	if f.SealedKEKNot != "" {
+		b.where("sealed_kek <> '' AND sealed_kek <> ", b.arg(f.SealedKEKNot))
+	}
+	b.add(" ORDER BY id LIMIT ", b.arg(limit))
+	return b.query()
+}
+
+func (e sqlite) touch(uses []use) query {
+	b := e.builder()
+	b.add("WITH used (id, at) AS (VALUES ")
+	for i, u := range uses {
+		if i > 0 {
+			b.add(", ")
+		}
+		b.add("(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
+	}
+	b.add(") UPDATE apikey_credentials SET last_used = used.at FROM used",
+		" WHERE apikey_credentials.id = used.id AND (last_used IS NULL OR last_used < used.at)")
+	return b.query()
+}
+
+// changed reads the end of the feed, what the cursor says and the page in one
+// query, and so of one moment.
+func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, limit int) (apikey.Changes, error) {
+	after, err := parseCursor(cursor, feedCursor)
+	if err != nil {
+		return apikey.Changes{}, err
+	}
+	if after == nil { // no record is beyond the end
+		after, limit = &position{at: 1<<63 - 1}, 0
+	}
+	type page struct {
+		recordRows
+		end   position // of the feed
+		known bool     // the cursor's event is where it was
+	}
+	p, err := read(ctx, s, "changed", query{`SELECT feed.place, feed.event,
+	EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ? AND e.feed = ?),
+	` + sqliteRecord + `
+FROM apikey_feed feed
+LEFT JOIN (SELECT * FROM apikey_keys WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
+LEFT JOIN apikey_credentials c ON c.key_id = k.id
+ORDER BY k.feed, c.position`, []any{after.id, after.at, after.at, limit + 1}},
+		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })
+	switch {
+	case err != nil:
+		return apikey.Changes{}, err
+	case cursor == "":
+		return apikey.Changes{Next: p.end.cursor(feedCursor), Current: true}, nil
+	case after.at > p.end.at || after.at > 0 && !p.known:
+		return apikey.Changes{}, apikey.ErrCursorLost
+	}
+	shown, more := upTo(limit, p.found)
+	changes := apikey.Changes{Next: p.end.cursor(feedCursor), More: more, Current: true}
+	changes.Records, changes.Damaged = split(shown)
+	if more {
+		last := shown[limit-1]
+		changes.Next = position{last.feed, last.event}.cursor(feedCursor)
+	}
+	return changes, nil
+}
