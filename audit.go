@@ -261,7 +261,7 @@ type EventList struct {
 // (a key or account that is not the actor's), ErrForbidden, ErrInvalid (a
 // cursor of another list), ErrUnavailable.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
-	err = m.own().do(ctx, job{action: ActionReadEvents, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key, Limit: req.Limit}
 		bind := fmt.Sprint("events", f)
 		var err error

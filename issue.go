@@ -62,7 +62,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var fresh *Record
 	var token Token
 	err = s.do(ctx, job{
-		action: ActionIssue, account: req.Account, mode: req.Mode, kind: req.Kind, name: req.Name, stands: true,
+		action: ActionIssue, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, name: req.Name, stands: true,
 		work: func(a Actor, _ *Record) (effect, error) {
 			account, now := accountOf(a, req.Account), s.cfg.Now()
 			idem, earlier, err := s.idempotency(ctx, account, req, now)
@@ -372,7 +372,7 @@ func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisio
 }
 
 func (s session) provision(ctx context.Context, req ProvisionRequest) (done Provisioned, err error) {
-	err = s.do(ctx, job{action: ActionProvision, account: req.Account, kind: Publishable, name: req.Name, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionProvision, wide: true, account: req.Account, kind: Publishable, name: req.Name, work: func(a Actor, _ *Record) (effect, error) {
 		account, now := accountOf(a, req.Account), s.cfg.Now()
 		var e effect
 		for _, each := range []struct {

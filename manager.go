@@ -169,9 +169,6 @@ func (m *Manager) Get(ctx context.Context, req GetRequest) (Info, error) {
 }
 
 func (s session) get(ctx context.Context, req GetRequest) (info Info, err error) {
-	if req.Key.IsZero() {
-		return Info{}, ErrNotFound
-	}
 	err = s.do(ctx, job{action: ActionRead, key: req.Key, reads: true, work: func(_ Actor, r *Record) (effect, error) {
 		info = s.describeAll(r, s.cfg.Now())
 		return effect{}, nil
@@ -213,7 +210,7 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 }
 
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
-	err = s.do(ctx, job{action: ActionRead, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := req.filter(accountOf(a, req.Account))
 		if f.NameContains != "" && f.Account == "" {
 			return effect{}, invalid("NameContains needs an Account")

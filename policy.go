@@ -152,15 +152,19 @@ func storable(s string) bool {
 
 // job is what one management call wants done to one key, or to an account.
 type job struct {
-	action  Action
-	key     KeyID  // zero: about no existing key
-	account string // about no key: whose; empty: the actor's own
+	action Action
+	key    KeyID
+	// wide: about no existing key, but about account (empty: the actor's own).
+	// A job that does not say so is about key, and the zero key does not exist.
+	wide    bool
+	account string
 	mode    Mode
 	kind    Kind
 	name    string
 
 	reads   bool // changes nothing
-	spans   bool // an operator may leave the account empty: every account
+	spans   bool // wide: an operator may leave the account empty: every account
+	staff   bool // for operators alone, whatever Policy says
 	stands  bool // asks Standing
 	damaged bool // goes on although the record cannot be believed
 	// lessens: only takes power away. It is applied to the newest record, again
@@ -238,20 +242,23 @@ const (
 func (s session) once(ctx context.Context, a Actor, j job) error {
 	r, err := s.target(ctx, a, j)
 	if err != nil {
-		s.cfg.Trace.denied(a, j.action, j.key, err)
+		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+		}
 		return err
 	}
 	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
 	if r != nil {
 		about = s.describeAll(r, s.cfg.Now())
 	}
-	if err := s.authorize(ctx, a, j.action, about); err != nil {
+	if err := s.authorize(ctx, a, j, about); err != nil {
 		s.cfg.Trace.denied(a, j.action, j.key, err)
 		s.recordDenial(ctx, a, j, about)
 		return joined(ErrForbidden, err)
 	}
 	if j.stands && s.cfg.Standing != nil {
 		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
+			s.cfg.Trace.denied(a, j.action, j.key, err)
 			return joined(ErrStanding, err)
 		}
 	}
@@ -264,18 +271,24 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		return fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
 	}
 	e, err := j.work(a, r)
-	if err != nil || j.reads || e.nothing() {
+	switch {
+	case err != nil || j.reads:
 		return err
+	case !e.nothing():
+		return s.apply(ctx, a, j.action, e)
 	}
-	return s.apply(ctx, a, j.action, e)
+	return nil
 }
 
 // authorize asks Policy. A token's holder may end it: having it is the right.
-func (s session) authorize(ctx context.Context, a Actor, action Action, about Info) error {
-	if a.holder && action == ActionRevokeToken {
+func (s session) authorize(ctx context.Context, a Actor, j job, about Info) error {
+	switch {
+	case a.holder && j.action == ActionRevokeToken:
 		return nil
+	case j.staff && !a.operator:
+		return fmt.Errorf("%s is for an Operator", j.action)
 	}
-	return s.cfg.Policy.Authorize(ctx, a, action, about)
+	return s.cfg.Policy.Authorize(ctx, a, j.action, about)
 }
 
 func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
@@ -284,7 +297,7 @@ func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 &&
 // are compared: before Policy is asked, so that no Policy can widen it, and with
 // one answer for a foreign key and one that does not exist.
 func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
-	if j.key.IsZero() {
+	if j.wide {
 		switch {
 		case !a.operator && j.account != "" && j.account != a.Account:
 			return nil, ErrNotFound
@@ -292,6 +305,9 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 			return nil, invalid("an operator has to name the account")
 		}
 		return nil, nil
+	}
+	if j.key.IsZero() {
+		return nil, ErrNotFound
 	}
 	r, err := s.store.Get(ctx, j.key)
 	if err != nil {

@@ -59,9 +59,6 @@ func (r Reason) valid() (Reason, error) {
 
 // lessen takes power away from a key that is not dead yet.
 func (s session) lessen(ctx context.Context, action Action, key KeyID, edit func(*Record, time.Time) (made, bool)) error {
-	if key.IsZero() {
-		return ErrNotFound
-	}
 	return s.do(ctx, job{action: action, key: key, lessens: true, work: func(_ Actor, r *Record) (effect, error) {
 		return s.lessened(r, edit), nil
 	}})
@@ -113,7 +110,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	}
 	s := m.own()
 	var chunk []KeyID
-	err = s.do(ctx, job{action: ActionRevoke, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		page, err := s.page(ctx, Filter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
@@ -216,21 +213,23 @@ func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")
 	}
-	s := m.own()
-	limit := or(req.Limit, 100)
+	s, limit := m.own(), or(req.Limit, 100)
+	if limit < 1 || limit > 1000 {
+		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
+	}
 	f := Filter{OtherMAC: m.ring.first.slot, Limit: limit}
 	var failed []error
 	for renewed < limit {
 		var page Page
-		err := s.do(ctx, job{action: ActionRemac, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
-			if !a.operator {
-				return effect{}, fmt.Errorf("%w: renewing MACs is for an Operator", ErrForbidden)
+		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *Record) (effect, error) {
+			var err error
+			if page, err = s.store.List(ctx, f); err != nil {
+				err = storeError(err)
 			}
-			page, err = s.store.List(ctx, f)
 			return effect{}, err
 		}})
 		if err != nil {
-			return renewed, storeError(err)
+			return renewed, errors.Join(append(failed, err)...)
 		}
 		for i := range page.Records {
 			if renewed == limit {
@@ -251,7 +250,7 @@ func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err
 }
 
 func (s session) remac(ctx context.Context, key KeyID) error {
-	return s.do(ctx, job{action: ActionRemac, key: key, work: func(_ Actor, stored *Record) (effect, error) {
+	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *Record) (effect, error) {
 		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
 			return effect{}, nil // somebody else was faster
 		}

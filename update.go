@@ -106,9 +106,6 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 // ones, checks the result, counts a key that comes to life, and names what
 // changed.
 func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
-	if j.key.IsZero() {
-		return Info{}, ErrNotFound
-	}
 	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		if stored.State() == Revoked {
