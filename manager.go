@@ -106,7 +106,8 @@ type session struct {
 
 func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store} }
 
-// notice is what has to be made known after a commit.
+// notice is what has to be made known after a commit. Without events it is
+// something that this node may not have heard of yet.
 type notice struct {
 	changes []Change
 	events  []Event
@@ -134,7 +135,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 			v.take(c.Record, n.start)
 		}
 	}
-	if m.cfg.Notifier != nil && records {
+	if m.cfg.Notifier != nil && records && len(n.events) > 0 {
 		nctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		if err := m.cfg.Notifier.Notify(nctx); err != nil {
 			m.cfg.Logger.Warn("apikey: other nodes were not notified; they poll", "error", err)

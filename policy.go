@@ -240,6 +240,7 @@ const (
 
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
+	start := s.cfg.Now()
 	r, err := s.target(ctx, a, j)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
@@ -276,6 +277,11 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		return err
 	case !e.nothing():
 		return s.apply(ctx, a, j.action, e)
+	case r != nil:
+		// What was asked for is so already, because another node did it, or an
+		// earlier attempt of ours whose answer was lost. This node's Verifiers may
+		// not know yet, and after a Revoke that returned nil they have to.
+		s.announce(ctx, notice{changes: []Change{{Record: r}}, start: start})
 	}
 	return nil
 }
