@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -65,7 +66,12 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		return nil, invalid("ManagerConfig.Store is required: memstore.New() in tests, sqlstore.New in production")
 	case c.Catalog == nil:
 		return nil, invalid("ManagerConfig.Catalog is required: apikey.MustCatalog lists the abilities that keys can have")
+	case slices.Contains(c.Local, nil):
+		return nil, invalid("a Verifier in ManagerConfig.Local is nil")
+	case c.Limits.negative():
+		return nil, invalid("ManagerConfig.Limits: a limit cannot be negative; 0 is its default")
 	}
+	c.Local = slices.Clone(c.Local)
 	var hashers []Hasher
 	if c.Hasher != nil {
 		hashers = []Hasher{c.Hasher}

@@ -145,6 +145,10 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
+func (l Limits) negative() bool {
+	return min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
+}
+
 // storable reports whether every engine can keep s byte for byte.
 func storable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
@@ -397,7 +401,8 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 		ID: id, Time: micros(now), Action: j.action, Outcome: Refused,
 		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
 	}, [32]byte{})
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	// Whoever is refused must not escape the log by hanging up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.store.Apply(ctx, Change{ID: id, Event: &ev}); err != nil {
 		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
