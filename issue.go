@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -94,10 +95,13 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 			return e, nil
 		},
 	})
-	if err != nil {
-		issued.Token = Token{}
+	switch {
+	case errors.Is(err, ErrAlreadyIssued):
+		return Issued{Key: issued.Key}, err
+	case err != nil: // an attempt that lost its race left its key here
+		return Issued{}, err
 	}
-	return issued, err
+	return issued, nil
 }
 
 // draw makes a record with one credential, and its token.
@@ -317,15 +321,32 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 		if len(it.Data) != len(sum)+16 || string(it.Data[:len(sum)]) != string(sum[:]) {
 			return nil, Info{}, ErrIdempotencyMismatch
 		}
-		r, err := s.store.Get(ctx, KeyID(it.Data[len(sum):]))
+		r, err := s.named(ctx, KeyID(it.Data[len(sum):]), account, req.Mode)
 		if err != nil {
-			return nil, Info{}, storeError(err)
+			return nil, Info{}, err
 		}
-		return nil, s.describeAll(&r, now), ErrAlreadyIssued
+		return nil, s.describeAll(r, now), ErrAlreadyIssued
 	}
 	it.Version++
 	it.ExpiresAt, it.Data = micros(now.Add(idemTime)), sum[:]
 	return &it, Info{}, nil
+}
+
+// named reads a key that an item names. No MAC covers items: one that was bent
+// to the key of another merchant would show that key here, or put his
+// publishable key on this merchant's pages.
+func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*Record, error) {
+	r, err := s.store.Get(ctx, id)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if err := s.believe(&r); err != nil {
+		return nil, err
+	}
+	if r.Account != account || r.Mode != m {
+		return nil, fmt.Errorf("%w: an item names a key of another account or mode", ErrCorrupt)
+	}
+	return &r, nil
 }
 
 // sum identifies what a request asks for.
@@ -351,84 +372,4 @@ func (r IssueRequest) sum() [32]byte {
 	c.uint(uint64(r.RotateMonths))
 	c.bool(r.Disabled)
 	return sha256.Sum256(c.b)
-}
-
-// ProvisionRequest names the account that gets its first keys.
-type ProvisionRequest struct {
-	Account string // empty: the actor's own; an Operator has to name it
-	Name    string // of both keys; empty: "Publishable key"
-	// Abilities of both keys; the Catalog has to mark them publishable.
-	Abilities []string
-}
-
-// Provisioned is an account's publishable keys, one a mode.
-type Provisioned struct{ Live, Test Issued }
-
-// Provision gives a new account one publishable key a mode and no secret key:
-// a secret that nobody asked for is a secret that nobody guards. Repeated, it
-// returns the same keys, whatever became of them. Errors as for Issue.
-func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, error) {
-	return m.own().provision(ctx, req)
-}
-
-func (s session) provision(ctx context.Context, req ProvisionRequest) (done Provisioned, err error) {
-	err = s.do(ctx, job{action: ActionProvision, wide: true, account: req.Account, kind: Publishable, name: req.Name, work: func(a Actor, _ *Record) (effect, error) {
-		account, now := accountOf(a, req.Account), s.cfg.Now()
-		var e effect
-		for _, each := range []struct {
-			mode Mode
-			out  *Issued
-		}{{Live, &done.Live}, {Test, &done.Test}} {
-			mark, err := s.item(ctx, itemProvision, itemID(account, each.mode, ""))
-			if err != nil {
-				return effect{}, err
-			}
-			if mark.Version > 0 {
-				if *each.out, err = s.provisioned(ctx, mark, now); err != nil {
-					return effect{}, err
-				}
-				continue
-			}
-			r, token, err := s.draw(ctx, account, IssueRequest{
-				Mode: each.mode, Kind: Publishable, Name: or(req.Name, "Publishable key"), Abilities: req.Abilities,
-			}, now)
-			if err != nil {
-				return effect{}, err
-			}
-			quota, err := s.quota(ctx, account, each.mode, now)
-			if err != nil {
-				return effect{}, err
-			}
-			mark.Version, mark.Data = 1, r.ID[:]
-			e.made = append(e.made, made{record: r, credential: r.Credentials[0].ID, changed: fieldsSet(r)})
-			e.items = append(e.items, mark, quota)
-			*each.out = Issued{token, s.describeAll(r, now)}
-			each.out.Key.Version = 1
-		}
-		return e, nil
-	}})
-	if err != nil {
-		return Provisioned{}, err
-	}
-	return done, nil
-}
-
-// provisioned finds the key that a mark names.
-func (s session) provisioned(ctx context.Context, mark Item, now time.Time) (Issued, error) {
-	if len(mark.Data) != 16 {
-		return Issued{}, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
-	}
-	r, err := s.store.Get(ctx, KeyID(mark.Data))
-	if err != nil {
-		return Issued{}, storeError(err)
-	}
-	if err := s.believe(&r); err != nil {
-		return Issued{}, err
-	}
-	info := s.describeAll(&r, now)
-	issued := Issued{Key: info}
-	if cred := r.credential(info.Credential); cred != nil && cred.Public != "" {
-		issued.Token = newToken(cred.Public)
-	}
-	return issued, nil
 }
