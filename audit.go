@@ -92,8 +92,10 @@ func (e *Event) encode(slot uint8, prev [32]byte) []byte {
 // link is an event together with its place in the chain.
 type link struct {
 	Event
-	slot uint8
-	prev [32]byte
+	slot  uint8
+	prev  [32]byte
+	hash  [32]byte
+	sound bool // its pepper, if it has one, is here and says that it is whole
 }
 
 // decodeEvent reads what encode wrote; false for anything else, so that
@@ -165,9 +167,10 @@ func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (Ch
 	return report, err
 }
 
+// walk checks the chain up to the version that r has. What was added behind r
+// meanwhile is left for the next time.
 func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err error) {
 	var last link
-	var head [32]byte
 	f := EventFilter{Key: r.ID, Chain: true, Limit: 500}
 	for {
 		page, err := m.cfg.Store.Events(ctx, f)
@@ -176,18 +179,24 @@ func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err e
 		}
 		for i := range page.Events {
 			e := &page.Events[i]
-			l, sound, why := m.follows(e, last, head)
-			if why != "" {
-				report.Broken = &BrokenLink{last.Seq + 1, why}
-				return report, nil
+			if last.Seq == r.Version && e.Seq > r.Version {
+				report.Broken, err = m.beyond(ctx, r)
+				return report, err
+			}
+			l, broken, err := m.follows(ctx, e, last)
+			if broken != nil || err != nil {
+				report.Broken = broken
+				return report, err
 			}
 			report.Events++
-			if !sound {
+			if !l.sound {
 				report.Unverifiable++
 			}
-			last, head = l, e.Hash
-			if l.Seq == r.Version && e.Hash != r.Head {
-				report.Broken = &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
+			last = l
+			if l.Seq == r.Version {
+				report.Broken = m.agrees(&r, l)
+			}
+			if report.Broken != nil {
 				return report, nil
 			}
 		}
@@ -196,49 +205,70 @@ func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err e
 		}
 		f.After = page.Next
 	}
-	if last.Seq > r.Version { // changed while we walked, or put back to an older version
-		if r, err = m.cfg.Store.Get(ctx, r.ID); err != nil {
-			return report, unavailable(err)
-		}
-	}
-	switch {
-	case last.Seq < r.Version:
+	if last.Seq < r.Version || last.Seq == 0 {
 		report.Broken = &BrokenLink{last.Seq + 1, "the event is missing: the record is newer than its log"}
-	case last.Seq > r.Version:
-		report.Broken = &BrokenLink{r.Version + 1, "the record was put back to before this event"}
-	default:
-		if err := m.believe(&r); err != nil {
-			report.Broken = &BrokenLink{r.Version, "the record itself is damaged"}
-		}
 	}
 	return report, nil
 }
 
-// follows checks one event against the one before it. why is empty if it holds.
-func (c *core) follows(e *EventRecord, last link, head [32]byte) (l link, sound bool, why string) {
+// agrees checks a record against the newest event of it.
+func (m *Manager) agrees(r *Record, l link) *BrokenLink {
+	if l.hash != r.Head {
+		return &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
+	}
+	if err := m.believe(r); err != nil {
+		return &BrokenLink{l.Seq, "the record itself is damaged"}
+	}
+	return nil
+}
+
+// beyond looks at a record whose log goes on after its version: it was changed
+// since it was read, or it was put back to an older version.
+func (m *Manager) beyond(ctx context.Context, r Record) (*BrokenLink, error) {
+	now, err := m.cfg.Store.Get(ctx, r.ID)
+	switch {
+	case err != nil:
+		return nil, storeError(err)
+	case now.Version > r.Version:
+		return nil, nil
+	}
+	return &BrokenLink{r.Version + 1, "the record was put back to before this event"}, nil
+}
+
+// follows checks one event against the one before it.
+func (m *Manager) follows(ctx context.Context, e *EventRecord, last link) (l link, broken *BrokenLink, err error) {
 	l, ok := decodeEvent(e.Body)
+	l.hash = e.Hash
+	bad := func(why string) (link, *BrokenLink, error) { return l, &BrokenLink{last.Seq + 1, why}, nil }
 	switch {
 	case !ok:
-		return l, false, "the event cannot be read"
+		return bad("the event cannot be read")
 	case l.Seq != last.Seq+1:
-		return l, false, "the event is missing"
-	case l.prev != head:
-		return l, false, "the event does not continue the one before it"
+		return bad("the event is missing")
 	case l.ID != e.ID || l.Seq != e.Seq || l.Key != e.Key || l.Account != e.Account || l.Mode != e.Mode ||
 		l.Credential != e.Credential || l.Actor.ID != e.Actor || l.Action != e.Action || !l.Time.Equal(e.Time):
-		return l, false, "the event's columns differ from its body"
+		return bad("the event's columns differ from its body")
 	case l.slot == 0 && last.slot != 0:
-		return l, false, "the event has no pepper, but the one before it has"
+		return bad("the event has no pepper, but the one before it has")
 	}
-	k := c.ring.at(l.slot)
-	if l.slot != 0 && k == nil {
-		return l, false, ""
+	if k := m.ring.at(l.slot); l.slot == 0 || k != nil {
+		want := chainHash(k, e.Body)
+		if subtle.ConstantTimeCompare(want[:], e.Hash[:]) != 1 {
+			return bad("the event's hash does not match its body")
+		}
+		l.sound = true
+	} else if mark, err := m.own().item(ctx, itemMark, markID(l.slot)); err != nil {
+		return l, nil, err
+	} else if mark.Version == 0 { // else whoever edits an event would call it one of a pepper that is gone
+		return bad("the event names a pepper that this database was never used with")
 	}
-	want := chainHash(k, e.Body)
-	if subtle.ConstantTimeCompare(want[:], e.Hash[:]) != 1 {
-		return l, false, "the event's hash does not match its body"
+	if l.prev != last.hash {
+		if l.sound && l.slot != 0 && last.Seq > 0 { // only a Manager made this one, so it was the other that changed
+			return l, &BrokenLink{last.Seq, "the next event continues another one than this"}, nil
+		}
+		return bad("the event does not continue the one before it")
 	}
-	return l, true, ""
+	return l, nil, nil
 }
 
 // EventsRequest selects a page of the activity log, newest first.
