@@ -242,6 +242,12 @@ func (sqlite) whereKey(b *builder, f apikey.Filter) {
 	if f.OtherMAC != 0 {
 		b.where("(k.mac IS NULL OR substr(k.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
 	}
+	if f.SealedKEKNot != "" {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+	}
+	if f.SealedKEKNot != "" {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+	}
 }
 
 func (sqlite) whereTimes(b *builder, f apikey.Filter) {

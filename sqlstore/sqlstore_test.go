@@ -1,0 +1,72 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
+)
+
+func TestContractTwoNodesOneFile(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Backend {
+		path := file(t)
+		one, two := openDB(t, path), openDB(t, path)
+		store := migrated(t, one)
+		return storetest.Backend{
+			Store: store, Other: newStore(t, two), Purge: store.Purge,
+			Backup: func(t *testing.T) func(t *testing.T) { return backup(t, one) },
+		}
+	})
+}
+
+func TestContractOneConnectionInMemory(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Backend {
+		db := openDB(t, ":memory:")
+		store := migrated(t, db)
+		return storetest.Backend{
+			Store: store, Purge: store.Purge,
+			Backup: func(t *testing.T) func(t *testing.T) { return backup(t, db) },
+		}
+	})
+}
+
+func TestContractPrefix(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Backend {
+		db := openDB(t, file(t))
+		store, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix("shop_2_"))
+		require.NoError(t, err)
+		require.NoError(t, store.Migrate(t.Context()))
+		return storetest.Backend{Store: store, Purge: store.Purge}
+	})
+}
+
+// backup copies the database to a file; restore puts every row back as it was
+// then, whatever has happened since, in one transaction under the open stores.
+func backup(t *testing.T, db *sql.DB) (restore func(t *testing.T)) {
+	copied := file(t)
+	_, err := db.Exec("VACUUM INTO ?", copied)
+	require.NoError(t, err)
+	return func(t *testing.T) {
+		ctx := context.Background()
+		c, err := db.Conn(ctx)
+		require.NoError(t, err)
+		defer c.Close()
+		do := func(statement string, args ...any) {
+			t.Helper()
+			_, err := c.ExecContext(ctx, statement, args...)
+			require.NoError(t, err)
+		}
+		do("ATTACH ? AS saved", copied)
+		do("BEGIN IMMEDIATE")
+		for _, table := range []string{"keys", "credentials", "events", "items", "feed"} {
+			do("DELETE FROM main.apikey_" + table)
+			do("INSERT INTO main.apikey_" + table + " SELECT * FROM saved.apikey_" + table)
+		}
+		do("COMMIT")
+		do("DETACH saved")
+	}
+}
