@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -79,8 +80,9 @@ func (t Token) Mode() Mode { p, _ := parseToken(t.Reveal()); return p.mode }
 // Kind returns the kind that the token claims; zero for the zero Token.
 func (t Token) Kind() Kind { p, _ := parseToken(t.Reveal()); return p.kind }
 
-// Hint returns the last four characters, which are part of the checksum and
-// tell nothing of the secret.
+// Hint returns the last four characters, for people to tell tokens apart by.
+// They belong to the checksum: 24 bits, of which a secret of 196 can spare as
+// many.
 func (t Token) Hint() string {
 	text := t.Reveal()
 	return text[max(0, len(text)-4):]
@@ -92,7 +94,8 @@ func (t Token) String() string {
 	if text == "" {
 		return ""
 	}
-	return text[:len(text)-bodyLen] + "…" + t.Hint()
+	// A publishable token comes from a column, which may hold anything.
+	return text[:max(0, len(text)-bodyLen)] + "…" + t.Hint()
 }
 
 // GoString is String.
@@ -107,8 +110,8 @@ func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 // MarshalText is String: JSON, XML and the like carry the redacted form.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// MarshalJSON is String in quotes.
-func (t Token) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
+// MarshalJSON is String as a JSON string.
+func (t Token) MarshalJSON() ([]byte, error) { return json.Marshal(t.String()) }
 
 // parsed is a token that has the one right spelling and a right checksum.
 type parsed struct {
@@ -218,8 +221,8 @@ func tagOf(k *pepperKeys, text string) uint64 {
 // With a pepper it is a whole HMAC, which decides by itself: a restarted
 // process needs one row and no argon2. Without one it is 32 bits of a
 // domain-separated SHA-256: enough that a flood of wrong secrets with right
-// checksums never reaches argon2, little enough that 160 bits stay unknown to
-// whoever reads the database.
+// checksums never reaches argon2, little enough that, with the hint's 24 bits
+// known too, 140 stay unknown to whoever reads the database.
 func makeCheck(k *pepperKeys, p parsed) []byte {
 	if k == nil {
 		sum := sha256.Sum256([]byte("apikey check v1\x00" + p.proven()))
