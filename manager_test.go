@@ -385,7 +385,9 @@ func TestStoreFailures(t *testing.T) {
 			require.Zero(t, info)
 			return err
 		},
-		"Resume":  func(ctx context.Context) error { return e.manager.Resume(ctx, apikey.ResumeRequest{Key: asleep.Key.ID}) },
+		"Resume": func(ctx context.Context) error {
+			return e.manager.Resume(ctx, apikey.ResumeRequest{Key: asleep.Key.ID})
+		},
 		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key.Key.ID}) },
 		"Revoke":  func(ctx context.Context) error { return e.manager.Revoke(ctx, apikey.RevokeRequest{Key: key.Key.ID}) },
 		"RevokeToken": func(ctx context.Context) error {
@@ -426,8 +428,12 @@ func TestStoreFailures(t *testing.T) {
 // an old record was read again: a Revoke that returns is true here all the same.
 func TestRevocationWithALostAnswerIsKnownHere(t *testing.T) {
 	for name, kill := range map[string]func(e *env, k apikey.Issued) error{
-		"revoke":  func(e *env, k apikey.Issued) error { return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}) },
-		"suspend": func(e *env, k apikey.Issued) error { return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}) },
+		"revoke": func(e *env, k apikey.Issued) error {
+			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID})
+		},
+		"suspend": func(e *env, k apikey.Issued) error {
+			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+		},
 		"revoke token": func(e *env, k apikey.Issued) error {
 			return e.manager.RevokeToken(background, k.Token.Reveal(), "")
 		},
