@@ -1,0 +1,37 @@
+package httpauth
+
+import (
+	"encoding/base64"
+	"strings"
+)
+
+// Basic reads "Authorization: Basic <base64 of key:>" (RFC 7617), what
+// "curl -u key:" sends: the key is the user name and the password is empty. A
+// password is refused: whoever sends one takes the key for something else.
+func Basic() Extractor { return basic{} }
+
+type basic struct{}
+
+func (basic) Header() string { return "Authorization" }
+
+func (basic) Extract(value string) (string, error) {
+	encoded, mine := afterScheme(value, "Basic")
+	if !mine {
+		return "", nil
+	}
+	if !wellFormed(encoded) { // and bounded, before it is decoded
+		return "", malformed("no base64 follows Basic")
+	}
+	pair, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return "", malformed("no base64 follows Basic")
+	}
+	user, password, colon := strings.Cut(string(pair), ":")
+	switch {
+	case !colon || user == "":
+		return "", malformed("the key is the user name of Basic, before a colon")
+	case password != "":
+		return "", malformed("the key is the user name of Basic, and the password stays empty")
+	}
+	return user, nil
+}

@@ -1,0 +1,16 @@
+package httpauth
+
+// Bearer reads "Authorization: Bearer <key>" (RFC 6750 §2.1).
+func Bearer() Extractor { return bearer{} }
+
+type bearer struct{}
+
+func (bearer) Header() string { return "Authorization" }
+
+func (bearer) Extract(value string) (string, error) {
+	token, mine := afterScheme(value, "Bearer")
+	if mine && token == "" {
+		return "", malformed("nothing follows Bearer")
+	}
+	return token, nil
+}

@@ -1,0 +1,51 @@
+package httpauth_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/httpauth"
+)
+
+// BenchmarkRequire compares a handler with the same one behind a Guard. What
+// the Guard adds is a context value and the request that carries it.
+func BenchmarkRequire(b *testing.B) {
+	e := newEnv(b)
+	issued := e.issue()
+	noop := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	guarded := e.guard(httpauth.Config{}).Require(refund)(noop)
+	value := []string{bearer(issued)}
+	run := func(h http.Handler, token []string) func(*testing.B) {
+		return func(b *testing.B) {
+			r := get()
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Header["Authorization"] = token // which the Guard deletes
+				h.ServeHTTP(nil, r)
+			}
+		}
+	}
+	b.Run("noop", run(noop, value))
+	b.Run("accepted", run(guarded, value))
+}
+
+// BenchmarkRefused is what a flood of junk costs.
+func BenchmarkRefused(b *testing.B) {
+	e := newEnv(b)
+	guarded := e.guard(httpauth.Config{}).Require(apikey.Scope("payment:refund"))(http.NotFoundHandler())
+	value := []string{"Bearer acme_sk_live_junk"}
+	w := discard{http.Header{}}
+	r := get()
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Header["Authorization"] = value
+		guarded.ServeHTTP(w, r)
+	}
+}
+
+type discard struct{ h http.Header }
+
+func (d discard) Header() http.Header       { return d.h }
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (discard) WriteHeader(int)             {}

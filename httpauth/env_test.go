@@ -1,0 +1,237 @@
+package httpauth_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/httpauth"
+	"github.com/go-apikey/apikey/memstore"
+)
+
+const (
+	refund   = apikey.Scope("payment:refund")
+	tokenise = apikey.Scope("card:tokenise")
+)
+
+// env is a program with a store that can be made to fail, a clock that the test
+// moves, and everything that it ever said, in which no token may stand.
+type env struct {
+	t        testing.TB
+	ctx      context.Context
+	manager  *apikey.Manager
+	verifier *apikey.Verifier
+	store    *store
+	vc       apikey.VerifierConfig
+	logs     *buffer
+	minted   []string
+
+	mu  sync.Mutex
+	now time.Time
+}
+
+// newEnv makes a program with a pepper and the quick hasher; options change the
+// Verifier's configuration before it starts.
+func newEnv(t testing.TB, options ...func(*env)) *env {
+	t.Helper()
+	e := &env{t: t, store: &store{Store: memstore.New()}, logs: &buffer{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	e.ctx = apikey.WithActor(t.Context(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
+	pepper, err := apikey.NewPepper(1, [32]byte{1, 2, 3})
+	require.NoError(t, err)
+	hasher, err := apikey.NewHMACSHA256(pepper)
+	require.NoError(t, err)
+	e.vc = apikey.VerifierConfig{
+		Store: e.store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
+		Sync: -1, Logger: e.logger(), Now: e.clock,
+	}
+	for _, o := range options {
+		o(e)
+	}
+	e.verifier, err = apikey.NewVerifier(t.Context(), e.vc)
+	require.NoError(t, err)
+	t.Cleanup(func() { e.verifier.Close(context.Background()) })
+	e.manager, err = apikey.NewManager(t.Context(), apikey.ManagerConfig{
+		Store: e.store.Store, Prefix: "acme", Hasher: hasher, Peppers: e.vc.Peppers, Now: e.clock, Local: []*apikey.Verifier{e.verifier},
+		Catalog: apikey.MustCatalog(
+			apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "payment:verify"},
+			apikey.Entry{Scope: "card:tokenise", Publishable: true}),
+	})
+	require.NoError(t, err)
+	return e
+}
+
+// unsealed leaves records without a MAC, so that the test can edit them.
+func unsealed(e *env) { e.vc.Peppers = nil }
+
+func (e *env) clock() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now
+}
+
+func (e *env) move(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now = e.now.Add(d)
+}
+
+func (e *env) logger() *slog.Logger { return slog.New(slog.NewTextHandler(e.logs, nil)) }
+
+// guard makes a Guard that logs where the env looks for tokens.
+func (e *env) guard(c httpauth.Config) *httpauth.Guard {
+	c.Logger = e.logger()
+	return httpauth.New(e.verifier, c)
+}
+
+// issue makes a live secret key that may refund; options change the request.
+func (e *env) issue(options ...func(*apikey.IssueRequest)) apikey.Issued {
+	e.t.Helper()
+	req := apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{refund.String()}}
+	for _, o := range options {
+		o(&req)
+	}
+	issued, err := e.manager.Issue(e.ctx, req)
+	require.NoError(e.t, err)
+	e.minted = append(e.minted, issued.Token.Reveal())
+	return issued
+}
+
+// answer is a response that was read to its end.
+type answer struct {
+	*http.Response
+	body string
+}
+
+// send asks a real server that has h.
+func (e *env) send(h http.Handler, r *http.Request) answer {
+	e.t.Helper()
+	server := httptest.NewServer(h)
+	defer server.Close()
+	target, err := r.URL.Parse(server.URL + r.URL.RequestURI())
+	require.NoError(e.t, err)
+	r.URL, r.Host, r.RequestURI = target, "", ""
+	resp, err := server.Client().Do(r)
+	require.NoError(e.t, err)
+	return e.read(resp)
+}
+
+// serve calls h without a network, for requests that no client can send.
+func (e *env) serve(h http.Handler, r *http.Request) answer {
+	e.t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return e.read(w.Result())
+}
+
+// read reads an answer and refuses one that holds a token, here or in the logs.
+func (e *env) read(resp *http.Response) answer {
+	e.t.Helper()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(e.t, err)
+	head, err := httputil.DumpResponse(resp, false)
+	require.NoError(e.t, err)
+	for _, token := range e.minted {
+		// The secret alone would do harm too.
+		secret := token[len(token)-51 : len(token)-18]
+		for where, text := range map[string]string{"header": string(head), "body": string(body), "log": e.logs.String()} {
+			require.NotContains(e.t, text, secret, "a token in the %s", where)
+		}
+	}
+	return answer{resp, string(body)}
+}
+
+// ok is a handler that must only run with a key.
+func (e *env) ok() (h http.Handler, ran *int) {
+	ran = new(int)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		*ran++
+		_, has := apikey.FromContext(r.Context())
+		require.True(e.t, has)
+		io.WriteString(w, "done")
+	}), ran
+}
+
+func get(headers ...string) *http.Request { return request(http.MethodGet, headers...) }
+
+// request makes one with headers in pairs; a name may come twice.
+func request(method string, headers ...string) *http.Request {
+	r := httptest.NewRequest(method, "/v1/refunds", nil)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	return r
+}
+
+func bearer(i apikey.Issued) string { return "Bearer " + i.Token.Reveal() }
+
+// store is a Store whose reads the test can edit, delay and fail.
+type store struct {
+	apikey.Store
+	mu     sync.Mutex
+	lookup func(context.Context, *apikey.Record) error
+	down   error
+}
+
+func (s *store) onLookup(f func(context.Context, *apikey.Record) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookup = f
+}
+
+func (s *store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = err
+}
+
+func (s *store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+	s.mu.Lock()
+	lookup, down := s.lookup, s.down
+	s.mu.Unlock()
+	if down != nil {
+		return apikey.Record{}, down
+	}
+	r, err := s.Store.Lookup(ctx, id)
+	if err == nil && lookup != nil {
+		err = lookup(ctx, &r)
+	}
+	return r, err
+}
+
+func (s *store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	s.mu.Lock()
+	down := s.down
+	s.mu.Unlock()
+	if down != nil {
+		return apikey.Changes{}, down
+	}
+	return s.Store.Changed(ctx, after, limit)
+}
+
+// buffer is a log that several goroutines write.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}

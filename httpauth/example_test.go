@@ -1,0 +1,120 @@
+package httpauth_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/httpauth"
+	"github.com/go-apikey/apikey/memstore"
+)
+
+// A route that refunds takes a key that may refund, and its handler finds the
+// key in the context.
+func ExampleGuard_Require() {
+	verifier, token := program()
+	defer verifier.Close(context.Background())
+
+	guard := httpauth.New(verifier, httpauth.Config{Realm: "acme"})
+	mux := http.NewServeMux()
+	refunds := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, _ := apikey.FromContext(r.Context())
+		fmt.Fprintf(w, "refunded for %s", key.Info().Account)
+	})
+	mux.Handle("POST /v1/refunds", guard.Require(apikey.Scope("payment:refund"))(refunds))
+	mux.Handle("POST /v1/payouts", guard.Require(apikey.Scope("payout:send"))(http.NotFoundHandler()))
+
+	ask := func(path, authorization string) {
+		r := httptest.NewRequest(http.MethodPost, path, nil)
+		r.Header.Set("X-Request-ID", "req-1")
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Body)
+		fmt.Println(w.Header().Get("WWW-Authenticate"))
+	}
+	ask("/v1/refunds", "Bearer "+token.Reveal())
+	ask("/v1/refunds", "")
+	ask("/v1/payouts", "Bearer "+token.Reveal())
+	// Output:
+	// 200 refunded for acc_1
+	//
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The request carries no API key.","code":"credentials_missing","request_id":"req-1"}
+	//
+	// Bearer realm="acme"
+	// 403 {"type":"about:blank","title":"Forbidden","status":403,"detail":"The API key lacks the ability payout:send.","code":"insufficient_scope","missing":"payout:send","request_id":"req-1"}
+	//
+	// Bearer realm="acme", error="insufficient_scope", error_description="The API key lacks the ability payout:send.", scope="payout:send"
+}
+
+// Check decides without answering, for programs that speak another protocol or
+// write every answer themselves.
+func ExampleGuard_Check() {
+	verifier, token := program()
+	defer verifier.Close(context.Background())
+	guard := httpauth.New(verifier, httpauth.Config{})
+
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	_, err := guard.Check(r)
+	fmt.Println(err, httpauth.Denied(err).Status)
+
+	r.SetBasicAuth(token.Reveal(), "") // curl -u "$KEY:"
+	key, err := guard.Check(r)
+	fmt.Println(key.Info().Name, err)
+	// Output:
+	// apikey: not authenticated: no credentials in the request 401
+	// Website <nil>
+}
+
+// A vendor whose SDKs look for an error format of their own keeps it, and
+// keeps its header too. Its load balancers are in 10.0.0.0/8.
+func ExampleConfig() {
+	verifier, _ := program()
+	defer verifier.Close(context.Background())
+	guard := httpauth.New(verifier, httpauth.Config{
+		Extractors:      []httpauth.Extractor{httpauth.Header("RT-UDDOKTAPAY-API-KEY")},
+		ForwardedHeader: "X-Forwarded-For",
+		TrustedProxies:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Deny: func(w http.ResponseWriter, r *http.Request, d httpauth.Denial) {
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(map[string]any{"status": "ERROR", "message": d.Detail})
+		},
+	})
+	r := httptest.NewRequest(http.MethodPost, "/api/checkout-v2", nil)
+	r.Header.Set("RT-UDDOKTAPAY-API-KEY", "982d381360a69d419689740d9f2e26ce36fb7a50")
+	w := httptest.NewRecorder()
+	guard.Require()(http.NotFoundHandler()).ServeHTTP(w, r)
+	fmt.Println(w.Code, w.Body)
+	// Output:
+	// 401 {"message":"The API key is not valid.","status":"ERROR"}
+}
+
+// program has a Verifier and one key, which may refund.
+func program() (*apikey.Verifier, apikey.Token) {
+	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
+	pepper := must(apikey.NewPepper(1, [32]byte{1})) // of a secret manager
+	hasher := must(apikey.NewHMACSHA256(pepper))
+	store, peppers := memstore.New(), []apikey.Pepper{pepper}
+	verifier := must(apikey.NewVerifier(ctx, apikey.VerifierConfig{
+		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers,
+	}))
+	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
+		Store: store, Prefix: "acme", Hasher: hasher, Peppers: peppers, Local: []*apikey.Verifier{verifier},
+		Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "payout:send"}),
+	}))
+	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:refund"}}))
+	return verifier, issued.Token
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

@@ -1,0 +1,204 @@
+// Package httpauth puts an [apikey.Verifier] in front of net/http handlers:
+// [Guard.Check] decides, [Guard.Require] speaks HTTP. It needs no router of its
+// own: what Require returns fits [http.ServeMux] and everything else that
+// takes a func(http.Handler) http.Handler.
+//
+//	guard := httpauth.New(verifier, httpauth.Config{Realm: "acme"})
+//	mux := http.NewServeMux()
+//	mux.Handle("POST /v1/refunds", guard.Require(apikey.Scope("payment:refund"))(refunds))
+//	mux.Handle("GET /v1/checkout.js", guard.AllowPublishable().Require()(checkout))
+//
+// and in the handler, which finds no credential in its request any more:
+//
+//	key, _ := apikey.FromContext(r.Context())
+//	account := key.Info().Account
+//
+// # Answers
+//
+// A refused request gets a problem (RFC 9457) with a stable code and a request
+// ID, and the challenge of RFC 6750:
+//
+//	400  invalid_request        two credentials, or one that cannot be read
+//	401  credentials_missing    nothing presented
+//	401  invalid_token          unknown, wrong, malformed or forged: never said which
+//	401  key_revoked, key_suspended, key_expired, token_replaced, token_not_yet_valid
+//	403  kind_not_allowed, mode_mismatch, account_not_allowed, address_not_allowed, origin_not_allowed
+//	403  insufficient_scope     names what is missing, not what is held
+//	503  busy, unavailable      with Retry-After
+//	500  internal_error         a damaged record: the request ID and nothing else
+//
+// Who does not hold a key's secret gets one of the first three or a 5xx. The
+// reasons are for who has proven it.
+package httpauth
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"github.com/go-apikey/apikey"
+)
+
+// A Guard lets requests through that carry a key. It is immutable and safe for
+// concurrent use; one serves all routes. Make it with [New].
+type Guard struct {
+	verifier    *apikey.Verifier
+	cfg         Config
+	sources     []source
+	publishable bool
+}
+
+// Config configures [New]. The zero value of a field is a safe default.
+type Config struct {
+	// Realm names the API in the challenge. Empty: "api". Control and non-ASCII
+	// characters become '?'.
+	Realm string
+	// Extractors say where a key may be presented. Empty: [Bearer] and [Basic].
+	Extractors []Extractor
+
+	// ForwardedHeader is the one header from which the client's address is taken
+	// when the connection comes from a trusted proxy: "X-Forwarded-For",
+	// "Fly-Client-IP" or another that lists addresses, nearest proxy last. Empty:
+	// the address is that of the connection. The header named Forwarded (RFC
+	// 7239) has another form and is not supported.
+	ForwardedHeader string
+	// TrustedProxies are the networks of your own proxies and load balancers,
+	// each of which appends the address it was reached from to ForwardedHeader.
+	// Empty: ForwardedHeader is never read.
+	TrustedProxies []netip.Prefix
+
+	// Preflight answers CORS preflights, which carry no key by specification and
+	// so never reach a guarded handler. Nil: they are refused with 401, like any
+	// request without a key.
+	Preflight http.Handler
+	// RequestID returns the ID that a refusal shows and the log has, so that
+	// support finds one by the other. It sees the request without its
+	// credentials. Nil, or an empty answer: the X-Request-ID header if that is
+	// up to 64 plain characters, else a random ID.
+	RequestID func(*http.Request) string
+	// Deny writes a refusal's body in a form of the program's own: the vendor's
+	// error format that its SDKs look for. Of the headers only Content-Type is
+	// taken from it; status and all other headers stay what they are. It sees the
+	// request without its credentials. Nil: application/problem+json.
+	Deny func(w http.ResponseWriter, r *http.Request, d Denial)
+	// Logger gets what ends in a 5xx, with the request ID. Nil: silent.
+	Logger *slog.Logger
+}
+
+// New returns a Guard that asks v. It panics if v or an Extractor is nil, or a
+// header name or network of the Config can never match: mistakes that are to
+// be found at the start and not in the traffic.
+func New(v *apikey.Verifier, c Config) *Guard {
+	if v == nil {
+		panic("httpauth: New needs a Verifier")
+	}
+	if c.Realm == "" {
+		c.Realm = "api"
+	}
+	if len(c.Extractors) == 0 {
+		c.Extractors = []Extractor{Bearer(), Basic()}
+	}
+	if c.ForwardedHeader != "" {
+		c.ForwardedHeader = headerName(c.ForwardedHeader)
+	}
+	if c.ForwardedHeader == "Forwarded" {
+		panic("httpauth: Config.ForwardedHeader: RFC 7239's Forwarded is not a list of addresses: use X-Forwarded-For")
+	}
+	c.TrustedProxies = slices.Clone(c.TrustedProxies)
+	for _, p := range c.TrustedProxies {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			panic(fmt.Sprintf("httpauth: Config.TrustedProxies: %v matches nothing: write 10.0.0.0/8 or fd00::/8", p))
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Guard{verifier: v, cfg: c, sources: sourcesOf(c.Extractors)}
+}
+
+// AllowPublishable returns a Guard that takes publishable keys too. Everybody
+// has those: guard with it only what every visitor of a shop may do.
+func (g *Guard) AllowPublishable() *Guard {
+	wider := *g
+	wider.publishable = true
+	return &wider
+}
+
+// Check decides: it returns the key that the request presents and that has all
+// abilities in need, or why the request is refused. It changes nothing in r.
+// The error is [ErrNoCredentials], [ErrMalformed] or one of
+// [apikey.Verifier.Verify]; [Denied] tells what HTTP calls it.
+func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, error) {
+	if err := r.Context().Err(); err != nil {
+		// Nobody is waiting for the answer: a payment whose outcome its caller
+		// will not see is better not begun.
+		return nil, fmt.Errorf("%w: %w", apikey.ErrUnavailable, err)
+	}
+	if isPreflight(r) {
+		return nil, ErrNoCredentials // whatever it carries: no browser sends a key in one
+	}
+	token, err := g.credential(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	return g.verifier.Verify(r.Context(), token, apikey.Request{
+		Addr:             g.clientAddr(r),
+		Origin:           originOf(r.Header),
+		Require:          need,
+		AllowPublishable: g.publishable,
+	})
+}
+
+// Require returns middleware that runs a handler only for requests that
+// [Guard.Check] lets through, whatever their method, and answers the others
+// itself. The handler finds the key with [apikey.FromContext]. A nil ability
+// is a panic: a forgotten requirement must not pass for none.
+//
+// The credential headers are gone from the request that the handler sees, so a
+// handler that proxies, logs or dumps it cannot give a key away. They are
+// deleted from the request that was passed in and not from a copy, before the
+// handler or an answer: an access log or a recovery around Require finds none
+// either. Hence a request can be served once, which is what servers do, and a
+// second Require inside a first one refuses: for a further ability of the same
+// route ask [apikey.Key.Can].
+func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
+	need = slices.Clone(need)
+	if slices.Contains(need, nil) {
+		panic("httpauth: Require was given a nil ability")
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if g.cfg.Preflight != nil && isPreflight(r) {
+				g.cfg.Preflight.ServeHTTP(w, r)
+				return
+			}
+			key, err := g.Check(r, need...)
+			for _, s := range g.sources {
+				delete(r.Header, s.header)
+			}
+			if err != nil {
+				g.answer(w, r, err)
+				return
+			}
+			next.ServeHTTP(w, r.WithContext(apikey.NewContext(r.Context(), key)))
+		})
+	}
+}
+
+// isPreflight: a CORS-preflight request as the Fetch standard defines it.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 &&
+		len(r.Header["Access-Control-Request-Method"]) > 0
+}
+
+// originOf returns the request's origin. No browser sends two; of a request
+// that has two, a proxy or a handler may believe the other one. So it has none,
+// which refuses it for keys that are bound to origins and for no others.
+func originOf(h http.Header) string {
+	if values := h["Origin"]; len(values) == 1 {
+		return values[0]
+	}
+	return ""
+}
