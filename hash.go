@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
@@ -162,8 +163,11 @@ func (h argonHash) String() string {
 // database writer from turning one verification into gigabytes or minutes.
 func parseArgon(encoded string, maxMemory uint32) (h argonHash, err error) {
 	bad := fmt.Errorf("%w: stored hash is not an argon2id string within the limits", ErrCorrupt)
+	if len(encoded) > 200 { // before Split, which would copy a megabyte of '$'
+		return h, bad
+	}
 	fields := strings.Split(encoded, "$")
-	if len(encoded) > 200 || len(fields) != 6 || fields[1] != argonName {
+	if len(fields) != 6 || fields[1] != argonName {
 		return h, bad
 	}
 	params := strings.Split(fields[3], ",")
@@ -216,33 +220,49 @@ func (*HMACSHA256) Name() string { return hmacName }
 
 // Hash never waits; see [Hasher].
 func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
-	return encodeHMAC(h.ring.first, secret), nil
+	sum := h.ring.first.mac(purposeHash, secret)
+	return encodeHMAC(h.ring.first.slot, sum[:]), nil
 }
 
 // Verify never waits; see [Hasher]. A hash of a pepper that is not configured
 // is no match: what a removed pepper made is refused.
 func (h *HMACSHA256) Verify(_ context.Context, encoded string, secret []byte) (bool, error) {
-	fields := strings.Split(encoded, "$")
-	if len(encoded) > 100 || len(fields) != 4 || fields[1] != hmacName {
-		return false, fmt.Errorf("%w: stored hash is not an hmac-sha256 string", ErrCorrupt)
-	}
-	slot, err := strconv.ParseUint(fields[2], 10, 8)
+	slot, sum, err := parseHMAC(encoded)
 	if err != nil {
-		return false, fmt.Errorf("%w: stored hmac-sha256 hash has no slot", ErrCorrupt)
+		return false, err
 	}
-	k := h.ring.at(uint8(slot))
+	k := h.ring.at(slot)
 	if k == nil {
 		return false, nil
 	}
-	return sameText(encodeHMAC(k, secret), encoded), nil
+	want := k.mac(purposeHash, secret)
+	return subtle.ConstantTimeCompare(want[:], sum) == 1, nil
 }
 
 // Outdated is always false: see [Hasher].
 func (*HMACSHA256) Outdated(string) bool { return false }
 
-func encodeHMAC(k *pepperKeys, secret []byte) string {
-	sum := k.mac(purposeHash, secret)
-	return fmt.Sprintf("$%s$%d$%s", hmacName, k.slot, base64.RawStdEncoding.EncodeToString(sum[:]))
+func encodeHMAC(slot uint8, sum []byte) string {
+	return fmt.Sprintf("$%s$%d$%s", hmacName, slot, base64.RawStdEncoding.EncodeToString(sum))
+}
+
+// parseHMAC takes the one spelling that encodeHMAC writes.
+func parseHMAC(encoded string) (slot uint8, sum []byte, err error) {
+	bad := fmt.Errorf("%w: stored hash is not an hmac-sha256 string", ErrCorrupt)
+	if len(encoded) > 100 {
+		return 0, nil, bad
+	}
+	fields := strings.Split(encoded, "$")
+	if len(fields) != 4 {
+		return 0, nil, bad
+	}
+	n, err1 := strconv.ParseUint(fields[2], 10, 8)
+	sum, err2 := base64.RawStdEncoding.DecodeString(fields[3])
+	slot = uint8(n)
+	if err1 != nil || err2 != nil || slot < 1 || slot > MaxPepperSlot || len(sum) != sha256.Size || encodeHMAC(slot, sum) != encoded {
+		return 0, nil, bad
+	}
+	return slot, sum, nil
 }
 
 // pickHasher finds the Hasher that made an encoded hash, nil if none did.
@@ -276,8 +296,13 @@ func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
 	}
 }
 
-// enter waits for room and returns what gives it back.
+// enter waits for room and returns what gives it back. A caller who has hung up
+// gets none, not even where there is some: a flood of requests that are dropped
+// at once must not run a hash each.
 func (g *gate) enter(ctx context.Context, weight int64) (release func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	weight = min(max(weight, g.share), g.capacity)
 	if !g.sem.TryAcquire(weight) {
 		if g.waiting.Add(1) > g.maxWaiting {
