@@ -1,0 +1,23 @@
+package memstore_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/memstore"
+)
+
+// A test of a program that issues keys needs no database.
+func ExampleNew() {
+	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
+	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}),
+	})
+	if err != nil {
+		panic(err)
+	}
+	issued, err := manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Test, Abilities: []string{"payment:verify"}})
+	fmt.Println(issued.Key.Account, issued.Key.Mode, issued.Key.State, err)
+	// Output: acc_1 test active <nil>
+}
