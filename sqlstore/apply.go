@@ -29,7 +29,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	}
 	return s.retry(ctx, "apply", func() error {
 		err := s.atomically(ctx, func(c conn) error { return s.write(ctx, c, changes) })
-		if errors.Is(err, errMoved) {
+		if err == errMoved { // as it is: inside a wrapper it is what could not be undone
 			return s.afterConflict(ctx, changes)
 		}
 		return err

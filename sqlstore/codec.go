@@ -68,8 +68,8 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 		&r.createdAt, &r.expiresAt, &r.revokedAt, &r.rotateDue, &r.feed, &r.event,
 		&r.credential, &r.notBefore, &r.notAfter, &r.ended, &r.hint, &r.public, &r.pepper,
 		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek)...)
-	if r.id == nil {
-		return nil // an outer join found no key
+	if r.id == nil && err != nil {
+		return nil // an outer join found no key: NULL where none can be
 	}
 	last := len(rr.found) - 1
 	if last < 0 || string(rr.found[last].id) != string(r.id) {

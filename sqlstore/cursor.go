@@ -24,24 +24,24 @@ const (
 	feedCursor  = 'f'
 )
 
-// strict has one spelling for every cursor.
-var strict = base64.RawURLEncoding.Strict()
-
 func (p position) cursor(list byte) apikey.Cursor {
 	b := binary.BigEndian.AppendUint64([]byte{list}, uint64(p.at))
-	return apikey.Cursor(strict.EncodeToString(append(b, p.id...)))
+	return apikey.Cursor(base64.RawURLEncoding.EncodeToString(append(b, p.id...)))
 }
 
-// parseCursor reads what [position.cursor] wrote, and nil for the start. The ID
-// has 16 bytes unless the page ended at a damaged row.
+// parseCursor reads what [position.cursor] wrote, in that one spelling, and nil
+// for the start. The ID has 16 bytes unless the page ended at a damaged row.
 func parseCursor(c apikey.Cursor, list byte) (*position, error) {
 	if c == "" {
 		return nil, nil
 	}
 	const head, longest = 9, 9 + 64
-	b, err := strict.DecodeString(string(c[:min(len(c), 2*longest)]))
-	if err != nil || len(b) < head || len(b) > longest || b[0] != list {
-		return nil, fmt.Errorf("%w: not a cursor of this list", apikey.ErrInvalid)
+	b, err := base64.RawURLEncoding.DecodeString(string(c[:min(len(c), 2*longest)]))
+	if err == nil && len(b) >= head && len(b) <= longest && b[0] == list {
+		p := &position{int64(binary.BigEndian.Uint64(b[1:])), b[head:]}
+		if p.cursor(list) == c {
+			return p, nil
+		}
 	}
-	return &position{int64(binary.BigEndian.Uint64(b[1:])), b[head:]}, nil
+	return nil, fmt.Errorf("%w: not a cursor of this list", apikey.ErrInvalid)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"strings"
 
@@ -51,9 +50,6 @@ func (d Dialect) named(statement string) string {
 	}
 	return strings.ReplaceAll(statement, defaultPrefix, d.prefix)
 }
-
-// schema is the folder of the dialect's numbered files.
-func (d Dialect) schema() (fs.FS, error) { return fs.Sub(schemas, "schema/"+d.engine.name()) }
 
 // engine is what Store cannot do alike on every database. Each implementation
 // is a file of its own, of the same shape as the others.

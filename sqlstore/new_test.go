@@ -221,33 +221,35 @@ func TestCancelledContextKeepsNoConnection(t *testing.T) {
 	}
 }
 
-// Cancelled at a random moment, an Apply is there whole or not at all.
-func TestCancelledMidway(t *testing.T) {
-	db := openDB(t, file(t))
+// Cancelled at any moment, an Apply is there whole or not at all.
+func TestCancelledAtEveryCall(t *testing.T) {
+	db, p := proxyDB(t, file(t))
 	db.SetMaxOpenConns(1)
 	s := migrated(t, db)
 	r := create(t, s, "m1")
-	for i := range 60 {
+	for n, struck := 1, true; struck; n++ {
+		require.Less(t, n, 50)
+		struck = false
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() {
-			for range i * 40 {
-				_ = ctx.Err()
+		p.record(func(at int, c call) (before, after error) {
+			if at == n {
+				struck = true
+				cancel()
 			}
-			cancel()
-		}()
-		ch := change(next(r))
-		err := s.Apply(ctx, ch)
-		if err != nil {
-			require.ErrorIs(t, err, context.Canceled)
-		}
+			return nil, nil
+		})
+		err := s.Apply(ctx, manyChanges(next(r), n)...)
+		p.record(nil)
 		cancel()
-		got, err := s.Get(t.Context(), r.ID)
-		require.NoError(t, err)
-		if got.Version == r.Version+1 {
+		got, gone := s.Get(t.Context(), r.ID)
+		require.NoError(t, gone)
+		if err == nil {
 			r = next(r)
+		} else {
+			require.ErrorIs(t, err, context.Canceled)
+			require.Empty(t, itemsOf(t, s, n))
 		}
-		require.Equal(t, r.Version, got.Version)
-		require.EqualValues(t, r.Version, count(t, db, "apikey_events"))
+		require.Equal(t, r.Version, got.Version, "call %d: %v", n, err)
 	}
 }
 

@@ -145,7 +145,7 @@ func (s *Store) inside(ctx context.Context, work func(conn) error) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, undo := range []string{"ROLLBACK TO SAVEPOINT apikey_store", "RELEASE SAVEPOINT apikey_store"} {
 		if _, failed := s.tx.ExecContext(ctx, undo); failed != nil {
-			return fmt.Errorf("roll the transaction back, it holds half of a change: %w (after: %v)", failed, err)
+			return fmt.Errorf("roll the transaction back, it may hold half of a change: %w (after: %w)", failed, err)
 		}
 	}
 	return err

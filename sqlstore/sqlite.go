@@ -200,73 +200,70 @@ func (sqlite) builder() *builder { return &builder{mark: func(int) string { retu
 // their credentials are joined to it.
 func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
 	b := e.builder()
-	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys k")
+	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys stored")
 	e.whereKey(b, f)
 	e.whereTimes(b, f)
 	if after != nil {
-		b.where("(k.created_at, k.id) < (", b.arg(after.at), ", ", b.arg(after.id), ")")
+		b.where("(stored.created_at, stored.id) < (", b.arg(after.at), ", ", b.arg(after.id), ")")
 	}
-	b.add(" ORDER BY k.created_at DESC, k.id DESC LIMIT ", b.arg(limit),
+	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
 		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
 	return b.query()
 }
 
 func (sqlite) whereKey(b *builder, f apikey.Filter) {
 	if f.Account != "" {
-		b.where("k.account = ", b.arg(f.Account))
+		b.where("stored.account = ", b.arg(f.Account))
 	}
 	if f.Mode != 0 {
-		b.where("k.mode = ", b.arg(int64(f.Mode)))
+		b.where("stored.mode = ", b.arg(int64(f.Mode)))
 	}
 	if f.Kind != 0 {
-		b.where("k.kind = ", b.arg(int64(f.Kind)))
+		b.where("stored.kind = ", b.arg(int64(f.Kind)))
 	}
 	switch f.State {
 	case 0:
 	case apikey.Active:
-		b.where("k.revoked_at IS NULL AND k.disabled = 0")
+		b.where("stored.revoked_at IS NULL AND stored.disabled = 0")
 	case apikey.Suspended:
-		b.where("k.revoked_at IS NULL AND k.disabled = 1")
+		b.where("stored.revoked_at IS NULL AND stored.disabled = 1")
 	case apikey.Revoked:
-		b.where("k.revoked_at IS NOT NULL")
+		b.where("stored.revoked_at IS NOT NULL")
 	default:
 		b.where("FALSE")
 	}
 	if f.NameContains != "" { // not LIKE, to which a name's '%' and '_' would be wildcards
-		b.where("instr(lower(k.name), lower(", b.arg(f.NameContains), ")) > 0")
+		b.where("instr(lower(stored.name), lower(", b.arg(f.NameContains), ")) > 0")
 	}
 	if f.Pepper != 0 {
 		slot := b.arg([]byte{f.Pepper})
-		b.where("(substr(k.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.ended = 0 AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
+		b.where("(substr(stored.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
 	}
 	if f.OtherMAC != 0 {
-		b.where("(k.mac IS NULL OR substr(k.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
+		b.where("(stored.mac IS NULL OR substr(stored.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
 	}
 	if f.SealedKEKNot != "" {
-		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
-	}
-	if f.SealedKEKNot != "" {
-		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
 	}
 }
 
 func (sqlite) whereTimes(b *builder, f apikey.Filter) {
 	if f.NeverUsed {
-		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.last_used IS NOT NULL)")
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used IS NOT NULL)")
 	}
 	if !f.UnusedSince.IsZero() {
 		since := ceilMicros(f.UnusedSince)
-		b.where("k.created_at < ", b.arg(since))
-		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id AND c.last_used >= ", b.arg(since), ")")
+		b.where("stored.created_at < ", b.arg(since))
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used >= ", b.arg(since), ")")
 	}
 	if !f.ExpiringBefore.IsZero() {
-		b.where("k.expires_at < ", b.arg(ceilMicros(f.ExpiringBefore)))
+		b.where("stored.expires_at < ", b.arg(ceilMicros(f.ExpiringBefore)))
 	}
 	if !f.NotExpiredAt.IsZero() {
-		b.where("(k.expires_at IS NULL OR k.expires_at > ", b.arg(f.NotExpiredAt.UnixMicro()), ")")
+		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(f.NotExpiredAt.UnixMicro()), ")")
 	}
 	if !f.DueBefore.IsZero() {
-		b.where("k.rotate_due <= ", b.arg(f.DueBefore.UnixMicro()))
+		b.where("stored.rotate_due <= ", b.arg(f.DueBefore.UnixMicro()))
 	}
 }
 
@@ -346,7 +343,7 @@ func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, lim
 	EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ? AND e.feed = ?),
 	` + sqliteRecord + `
 FROM apikey_feed feed
-LEFT JOIN (SELECT * FROM apikey_keys WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
+LEFT JOIN (SELECT * FROM apikey_keys stored WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
 ORDER BY k.feed, c.position`, []any{after.id, after.at, after.at, limit + 1}},
 		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })

@@ -1,0 +1,151 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// proxy is a driver between database/sql and SQLite, which sees every call and
+// may fail it. Calls are counted from 1.
+type proxy struct {
+	dsn    string
+	driver driver.Driver
+
+	mu    sync.Mutex
+	calls []call
+	// fault decides about a call: before keeps it from SQLite, after lets it
+	// happen and loses the answer.
+	fault func(n int, c call) (before, after error)
+}
+
+// call is one call of the driver: a statement, "BEGIN", "COMMIT" or "ROLLBACK".
+type call struct {
+	sql  string
+	args []driver.NamedValue
+}
+
+// proxyDB opens path through a proxy.
+func proxyDB(t *testing.T, path string) (*sql.DB, *proxy) {
+	t.Helper()
+	p := &proxy{dsn: "file:" + path + settings, driver: openDB(t, path).Driver()}
+	db := sql.OpenDB(p)
+	t.Cleanup(func() { db.Close() })
+	return db, p
+}
+
+// record forgets what was called, sets the fault (nil: none) and counts anew.
+func (p *proxy) record(fault func(n int, c call) (before, after error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.calls, p.fault = nil, fault
+}
+
+func (p *proxy) seen() []call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.calls
+}
+
+func (p *proxy) decide(c call) (before, after error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.calls = append(p.calls, c)
+	if p.fault == nil {
+		return nil, nil
+	}
+	return p.fault(len(p.calls), c)
+}
+
+// through makes one call.
+func through[T any](p *proxy, c call, do func() (T, error)) (result T, err error) {
+	before, after := p.decide(c)
+	if before != nil {
+		return result, before
+	}
+	result, err = do()
+	if err == nil && after != nil {
+		if rows, ok := any(result).(driver.Rows); ok {
+			rows.Close()
+		}
+		err = after
+	}
+	return result, err
+}
+
+func (p *proxy) Driver() driver.Driver { return p.driver }
+
+func (p *proxy) Connect(context.Context) (driver.Conn, error) {
+	c, err := p.driver.Open(p.dsn)
+	if err != nil {
+		return nil, err
+	}
+	return &proxyConn{c.(sqliteConn), p}, nil
+}
+
+type sqliteConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+type proxyConn struct {
+	sqliteConn
+	p *proxy
+}
+
+func (c *proxyConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
+	tx, err := through(c.p, call{sql: "BEGIN"}, func() (driver.Tx, error) { return c.sqliteConn.BeginTx(ctx, o) })
+	if err != nil && tx != nil {
+		tx.Rollback() // as a driver has to: database/sql knows of no transaction
+	}
+	return &proxyTx{tx, c.p}, err
+}
+
+func (c *proxyConn) ExecContext(ctx context.Context, s string, args []driver.NamedValue) (driver.Result, error) {
+	return through(c.p, call{s, args}, func() (driver.Result, error) { return c.sqliteConn.ExecContext(ctx, s, args) })
+}
+
+func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.NamedValue) (driver.Rows, error) {
+	return through(c.p, call{s, args}, func() (driver.Rows, error) { return c.sqliteConn.QueryContext(ctx, s, args) })
+}
+
+type proxyTx struct {
+	driver.Tx
+	p *proxy
+}
+
+func (tx *proxyTx) Commit() error {
+	done := false
+	_, err := through(tx.p, call{sql: "COMMIT"}, func() (any, error) {
+		done = true
+		return nil, tx.Tx.Commit()
+	})
+	if !done {
+		tx.Tx.Rollback() // as a driver has to: database/sql calls the transaction over
+	}
+	return err
+}
+
+func (tx *proxyTx) Rollback() error {
+	_, err := through(tx.p, call{sql: "ROLLBACK"}, func() (any, error) { return nil, tx.Tx.Rollback() })
+	return err
+}
+
+// The proxy is transparent when it has nothing to do.
+func TestProxy(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	p.record(nil)
+	create(t, s, "m1")
+	calls := p.seen()
+	require.Equal(t, "BEGIN", calls[0].sql)
+	require.Equal(t, "COMMIT", calls[len(calls)-1].sql)
+}

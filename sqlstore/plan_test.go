@@ -1,0 +1,213 @@
+package sqlstore_test
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/sqlstore"
+)
+
+// Every statement that these operations send is explained by SQLite itself: it
+// must reach the big tables through an index, never by reading them through.
+func TestPlans(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	r := create(t, s, "m1")
+	other := create(t, s, "m1")
+	ch := change(next(r))
+	ch.Items = []apikey.Item{{Kind: "test", ID: "1", Version: 1, Data: []byte("x")}}
+	require.NoError(t, s.Apply(t.Context(), ch))
+	require.NoError(t, s.Apply(t.Context(), change(next(other))))
+	cursor := position(t, s)
+	list, err := s.List(t.Context(), apikey.Filter{Account: "m1", Limit: 1})
+	require.NoError(t, err)
+	log, err := s.Events(t.Context(), apikey.EventFilter{Limit: 1})
+	require.NoError(t, err)
+	chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
+	require.NoError(t, err)
+
+	for _, c := range []struct {
+		name string
+		run  func(ctx context.Context, s *sqlstore.Store) error
+		sort bool // sorting one page after the joins is allowed
+	}{
+		{"get", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) { return s.Get(ctx, r.ID) }), false},
+		{"lookup", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) {
+			return s.Lookup(ctx, r.Credentials[0].ID)
+		}), false},
+		{"list", lists(apikey.Filter{}), true},
+		{"list account", lists(apikey.Filter{Account: "m1"}), true},
+		{"list account, next page", lists(apikey.Filter{Account: "m1", After: list.Next}), true},
+		{"list everything of an account", lists(apikey.Filter{
+			Account: "m1", Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, NameContains: "x", NeverUsed: true,
+			UnusedSince: day, ExpiringBefore: day, NotExpiredAt: day, DueBefore: day, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k",
+		}), true},
+		{"events", logs(apikey.EventFilter{}), false},
+		{"events, next page", logs(apikey.EventFilter{After: log.Next}), false},
+		{"events of an account", logs(apikey.EventFilter{Account: "m1"}), false},
+		{"events of an account, next page", logs(apikey.EventFilter{Account: "m1", Mode: apikey.Live, After: log.Next}), false},
+		{"events of a key", logs(apikey.EventFilter{Key: r.ID}), false},
+		{"events of a key and account", logs(apikey.EventFilter{Key: r.ID, Account: "m1", After: log.Next}), false},
+		{"chain", logs(apikey.EventFilter{Key: r.ID, Chain: true}), false},
+		{"chain, next page", logs(apikey.EventFilter{Key: r.ID, Chain: true, Account: "m1", After: chain.Next}), false},
+		{"feed, now", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) { return s.Changed(ctx, "", 10) }), true},
+		{"feed", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) {
+			return s.Changed(ctx, cursor, 10)
+		}), true},
+		{"item", itemLists(apikey.ItemFilter{Kind: "test", ID: "1"}), false},
+		{"items", itemLists(apikey.ItemFilter{Kind: "test", After: "0"}), false},
+		{"items to reseal", itemLists(apikey.ItemFilter{Kind: "test", SealedKEKNot: "k"}), false},
+		{"apply", func(ctx context.Context, s *sqlstore.Store) error {
+			return s.Apply(ctx, manyChanges(next(next(r)), 1)...)
+		}, false},
+		{"apply again", func(ctx context.Context, s *sqlstore.Store) error {
+			require.ErrorIs(t, s.Apply(ctx, change(next(r))), apikey.ErrConflict)
+			return nil
+		}, false},
+		{"upkeep", func(ctx context.Context, s *sqlstore.Store) error {
+			return s.Upkeep(ctx, []apikey.Upkeep{
+				{Credential: r.Credentials[0].ID, LastUsed: day, OldHash: "hash-1", NewHash: "2", OldSealed: []byte("sealed-1"), NewSealed: []byte("2"), NewKEK: "k"},
+				{Credential: r.Credentials[1].ID, LastUsed: day},
+			})
+		}, false},
+		{"purge", get(func(ctx context.Context, s *sqlstore.Store) (int, error) { return s.Purge(ctx, day, 10) }), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p.record(nil)
+			require.NoError(t, c.run(t.Context(), s))
+			explained := 0
+			for _, call := range p.seen() {
+				if !reads.MatchString(call.sql) {
+					continue
+				}
+				explained++
+				args := make([]any, len(call.args))
+				for i, a := range call.args {
+					args[i] = a.Value
+				}
+				rows, err := db.Query("EXPLAIN QUERY PLAN "+call.sql, args...)
+				require.NoError(t, err)
+				for rows.Next() {
+					var (
+						id, parent, unused int
+						step               string
+					)
+					require.NoError(t, rows.Scan(&id, &parent, &unused, &step))
+					require.False(t, scans(step), "%s\n%s", step, call.sql)
+					require.False(t, strings.Contains(step, "TEMP B-TREE") && !c.sort, "%s\n%s", step, call.sql)
+				}
+				require.NoError(t, rows.Close())
+			}
+			require.NotZero(t, explained)
+		})
+	}
+}
+
+var reads = regexp.MustCompile(`^(SELECT|UPDATE|DELETE|WITH)\b`)
+
+// scans reports whether a step reads a whole table. The feed has one row, used
+// is the rows that the statement brings along, and k in a page is what its own
+// subquery has cut to the limit. A scan in the order of an index ends at the
+// limit too, if nothing but the order is asked for.
+func scans(step string) bool {
+	for _, small := range []string{"SCAN feed", "SCAN apikey_feed", "SCAN used", "SCAN k", "SCAN k LEFT-JOIN", "SCAN stored USING INDEX apikey_keys_created", "SCAN apikey_events USING INDEX apikey_events_time", "SCAN CONSTANT ROW", "SCAN 2 CONSTANT ROWS"} {
+		if step == small {
+			return false
+		}
+	}
+	return strings.HasPrefix(step, "SCAN")
+}
+
+func get[T any](do func(context.Context, *sqlstore.Store) (T, error)) func(context.Context, *sqlstore.Store) error {
+	return func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := do(ctx, s)
+		return err
+	}
+}
+
+func lists(f apikey.Filter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.Page, error) { return s.List(ctx, f) })
+}
+
+func logs(f apikey.EventFilter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.EventPage, error) { return s.Events(ctx, f) })
+}
+
+func itemLists(f apikey.ItemFilter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.ItemPage, error) { return s.Items(ctx, f) })
+}
+
+// Every reading method is one query, whatever the number of records.
+func TestOneQueryAPage(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	from := position(t, s)
+	var last apikey.Record
+	for range 20 {
+		last = create(t, s, "m1")
+	}
+	for name, run := range map[string]func(context.Context, *sqlstore.Store) error{
+		"lookup": get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) {
+			return s.Lookup(ctx, last.Credentials[1].ID)
+		}),
+		"list":   lists(apikey.Filter{}),
+		"events": logs(apikey.EventFilter{}),
+		"items":  itemLists(apikey.ItemFilter{Kind: "k"}),
+		"feed":   get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) { return s.Changed(ctx, from, 20) }),
+	} {
+		p.record(nil)
+		require.NoError(t, run(t.Context(), s))
+		require.Len(t, p.seen(), 1, name)
+	}
+}
+
+// A page must be of one moment: with a writer that changes name and metadata
+// together, no reader ever sees one without the other.
+func TestPagesAreOfOneMoment(t *testing.T) {
+	path := file(t)
+	s, reader := migrated(t, openDB(t, path)), newStore(t, openDB(t, path))
+	r := create(t, s, "m1")
+	start := position(t, s)
+	done := make(chan error, 1)
+	go func() {
+		for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); {
+			r = next(r)
+			fresh := apikey.Credential{ID: apikey.NewCredentialID(), Hint: r.ID.String()[:4], Public: string(rune('a' + r.Version%26))}
+			r.Name, r.Credentials = fresh.Public, []apikey.Credential{fresh}
+			if err := s.Apply(context.Background(), change(r)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	seen := 0
+	for running := true; running; {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			running = false
+		default:
+		}
+		list, err := reader.List(t.Context(), apikey.Filter{})
+		require.NoError(t, err)
+		feed, err := reader.Changed(t.Context(), start, 10)
+		require.NoError(t, err)
+		got, err := reader.Get(t.Context(), r.ID)
+		require.NoError(t, err)
+		for _, rec := range append(append(list.Records, feed.Records...), got) {
+			if rec.Version > 1 {
+				seen++
+				require.Len(t, rec.Credentials, 1)
+				require.Equal(t, rec.Name, rec.Credentials[0].Public)
+			}
+		}
+	}
+	require.NotZero(t, seen)
+}

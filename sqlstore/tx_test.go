@@ -1,0 +1,255 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+)
+
+// shopDB has a table of the program's own beside ours, and one connection:
+// whatever opened a second one would wait for ever.
+func shopDB(t *testing.T) *sql.DB {
+	t.Helper()
+	db := openDB(t, file(t))
+	db.SetMaxOpenConns(1)
+	_, err := db.Exec("CREATE TABLE merchants (id TEXT)")
+	require.NoError(t, err)
+	return db
+}
+
+func begin(t *testing.T, db *sql.DB) *sql.Tx {
+	t.Helper()
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback() })
+	_, err = tx.Exec("INSERT INTO merchants VALUES ('m1')")
+	require.NoError(t, err)
+	return tx
+}
+
+func TestInCommitsAndRollsBackTogether(t *testing.T) {
+	for _, commit := range []bool{true, false} {
+		t.Run(fmt.Sprintf("commit %v", commit), func(t *testing.T) {
+			db := shopDB(t)
+			s := migrated(t, db)
+			tx := begin(t, db)
+			joined := s.In(tx)
+			r := create(t, joined, "m1")
+			got, err := joined.Lookup(t.Context(), r.Credentials[0].ID)
+			require.NoError(t, err, "a transaction sees what it wrote")
+			require.NoError(t, joined.Apply(t.Context(), change(next(got))))
+			require.NoError(t, joined.Upkeep(t.Context(), []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: day}}))
+			want := 0
+			if commit {
+				require.NoError(t, tx.Commit())
+				want = 1
+			} else {
+				require.NoError(t, tx.Rollback())
+			}
+			require.Equal(t, want, count(t, db, "merchants"))
+			require.Equal(t, want, count(t, db, "apikey_keys"))
+			require.Equal(t, 2*want, count(t, db, "apikey_events"))
+			if commit {
+				got, err = s.Get(t.Context(), r.ID)
+				require.NoError(t, err)
+				require.EqualValues(t, 2, got.Version)
+				require.Equal(t, day, got.Credentials[0].LastUsed)
+			}
+		})
+	}
+}
+
+// Every method of a joined store uses the transaction's connection alone.
+func TestInUsesOneConnection(t *testing.T) {
+	db := shopDB(t)
+	s := migrated(t, db)
+	joined := s.In(begin(t, db))
+	r := create(t, joined, "m1")
+	_, err := joined.Get(t.Context(), r.ID)
+	require.NoError(t, err)
+	page, err := joined.List(t.Context(), apikey.Filter{Account: "m1"})
+	require.NoError(t, err)
+	require.Len(t, page.Records, 1)
+	events, err := joined.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true})
+	require.NoError(t, err)
+	require.Len(t, events.Events, 1)
+	_, err = joined.Items(t.Context(), apikey.ItemFilter{Kind: "k"})
+	require.NoError(t, err)
+	_, err = joined.Changed(t.Context(), "", 10)
+	require.NoError(t, err)
+}
+
+// A failed comparison, at any of several writes, takes back what that Apply
+// wrote and leaves the transaction usable.
+func TestInAfterAConflict(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		changes func(stored apikey.Record) []apikey.Change
+	}{
+		{"stale version", func(r apikey.Record) []apikey.Change { return []apikey.Change{change(newRecord("m2")), change(r)} }},
+		{"foreign credential", func(r apikey.Record) []apikey.Change {
+			thief := newRecord("m2")
+			thief.Credentials[1] = r.Credentials[0]
+			return []apikey.Change{change(thief)}
+		}},
+		{"stale item", func(r apikey.Record) []apikey.Change {
+			ch := change(next(r))
+			ch.Items = []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}
+			return []apikey.Change{ch}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db := shopDB(t)
+			s := migrated(t, db)
+			tx := begin(t, db)
+			joined := s.In(tx)
+			r := create(t, joined, "m1")
+			end := position(t, joined)
+			require.ErrorIs(t, joined.Apply(t.Context(), c.changes(r)...), apikey.ErrConflict)
+			require.Equal(t, end, position(t, joined))
+
+			second := create(t, joined, "m3")
+			require.NoError(t, tx.Commit())
+			for table, rows := range map[string]int{"merchants": 1, "apikey_keys": 2, "apikey_credentials": 4, "apikey_events": 2, "apikey_items": 0} {
+				require.Equal(t, rows, count(t, db, table), table)
+			}
+			feed, err := s.Changed(t.Context(), end, 10)
+			require.NoError(t, err)
+			require.Len(t, feed.Records, 1)
+			require.Equal(t, second.ID, feed.Records[0].ID)
+		})
+	}
+}
+
+// The same change twice in one transaction is the retry of a lost answer.
+func TestInFindsItsOwnEvent(t *testing.T) {
+	db := shopDB(t)
+	s := migrated(t, db)
+	joined := s.In(begin(t, db))
+	ch := change(newRecord("m1"))
+	require.NoError(t, joined.Apply(t.Context(), ch))
+	require.NoError(t, joined.Apply(t.Context(), ch))
+}
+
+// An Apply that fails at any of its calls has written nothing when the caller
+// commits all the same, and nothing is tried again behind his back.
+func TestInFailsAtEveryCall(t *testing.T) {
+	for _, f := range faults {
+		for _, late := range []bool{false, true} {
+			db, p := proxyDB(t, file(t))
+			s := migrated(t, db)
+			r := create(t, s, "m1")
+			for n := 1; ; n++ {
+				require.Less(t, n, 50)
+				tx, err := db.BeginTx(t.Context(), nil)
+				require.NoError(t, err)
+				struck := false
+				p.record(func(at int, c call) (before, after error) {
+					switch {
+					case at != n:
+						return nil, nil
+					case late:
+						struck = true
+						return nil, f.err
+					}
+					struck = true
+					return f.err, nil
+				})
+				err = s.In(tx).Apply(t.Context(), manyChanges(next(r), 1)...)
+				p.record(nil)
+				if !struck {
+					require.NoError(t, err)
+					require.NoError(t, tx.Rollback())
+					break
+				}
+				require.ErrorIs(t, err, apikey.ErrUnavailable)
+				require.ErrorIs(t, err, f.err)
+				if strings.Contains(err.Error(), "roll the transaction back") {
+					require.NoError(t, tx.Rollback())
+				} else {
+					_ = tx.Commit() // a lost connection cannot commit
+				}
+				got, err := s.Get(t.Context(), r.ID)
+				require.NoError(t, err)
+				require.Equal(t, r.Version, got.Version, "%s at call %d, late %v", f.name, n, late)
+				require.Equal(t, 1, count(t, db, "apikey_events"))
+				require.Zero(t, count(t, db, "apikey_items"))
+			}
+		}
+	}
+}
+
+// A context that ends between two statements is not the transaction's: what was
+// written so far is still taken back.
+func TestInCancelledMidway(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	r := create(t, s, "m1")
+	for n, struck := 1, true; struck; n++ {
+		require.Less(t, n, 50)
+		tx, err := db.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		struck = false
+		p.record(func(at int, _ call) (before, after error) {
+			if at == n {
+				struck = true
+				cancel()
+				return ctx.Err(), nil
+			}
+			return nil, nil
+		})
+		err = s.In(tx).Apply(ctx, manyChanges(next(r), 1)...)
+		p.record(nil)
+		cancel()
+		if !struck {
+			require.NoError(t, err)
+			require.NoError(t, tx.Rollback())
+			break
+		}
+		require.ErrorIs(t, err, context.Canceled)
+		_, err = tx.Exec("UPDATE apikey_keys SET name = name")
+		require.NoError(t, err, "the caller's transaction is alive")
+		require.NoError(t, tx.Commit())
+		require.Equal(t, 1, count(t, db, "apikey_events"))
+		require.Zero(t, count(t, db, "apikey_items"))
+	}
+}
+
+// When even the savepoint cannot be undone the caller is told to roll back, and
+// not that it was a conflict, after which he might commit.
+func TestInCannotUndo(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	r := create(t, s, "m1")
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer tx.Rollback()
+	p.record(func(_ int, c call) (before, after error) {
+		if c.sql == "ROLLBACK TO SAVEPOINT apikey_store" {
+			return errors.New("broken pipe"), nil
+		}
+		return nil, nil
+	})
+	err = s.In(tx).Apply(t.Context(), change(newRecord("m2")), change(r))
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	require.NotErrorIs(t, err, apikey.ErrConflict)
+	require.ErrorContains(t, err, "roll the transaction back")
+}
+
+func TestInAfterTheEnd(t *testing.T) {
+	db := shopDB(t)
+	s := migrated(t, db)
+	tx := begin(t, db)
+	require.NoError(t, tx.Commit())
+	err := s.In(tx).Apply(t.Context(), change(newRecord("m1")))
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	require.ErrorIs(t, err, sql.ErrTxDone)
+}
