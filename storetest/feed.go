@@ -201,7 +201,7 @@ func feedWriters(e *env) {
 	race(writers+len(walks), func(i int) {
 		if i < writers {
 			defer running.Add(-1)
-			written[i] = e.writeMany(nodes[i%2], each, 1+i/2*9)
+			written[i] = e.writeMany(nodes[i%2], each, 1+i/2*7)
 			return
 		}
 		p, from := i-writers, at
@@ -224,26 +224,25 @@ func feedWriters(e *env) {
 	}
 }
 
-// writeMany creates some records and then changes them, all in one Apply each
-// time, and returns them as they are at the end.
-func (e *env) writeMany(s apikey.Store, times, size int) []apikey.Record {
-	records := make([]apikey.Record, size)
-	for i := range records {
-		records[i] = e.record("acct")
-	}
+// writeMany creates fresh records and changes one again and again, all in one
+// Apply each time, and returns them as they are at the end. A fresh record is
+// written once: whoever skips it never sees it later.
+func (e *env) writeMany(s apikey.Store, times, fresh int) []apikey.Record {
+	all := []apikey.Record{e.record("acct")}
 	for n := range times {
-		if err := s.Apply(e.ctx, e.writes(records...)...); err != nil {
+		if n > 0 {
+			all[0] = next(all[0], named(fmt.Sprint(n)))
+		}
+		changes := e.writes(all[0])
+		for range fresh {
+			r := e.record("acct")
+			all, changes = append(all, r), append(changes, e.write(r))
+		}
+		if err := s.Apply(e.ctx, changes...); err != nil {
 			e.Errorf("Apply: %v", err)
-			return nil
-		}
-		if n == times-1 {
-			break
-		}
-		for i := range records {
-			records[i] = next(records[i], named(fmt.Sprint(n)))
 		}
 	}
-	return records
+	return all
 }
 
 var restoredBackup = []testCase{

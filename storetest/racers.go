@@ -181,10 +181,13 @@ func raceReaders(e *env) {
 
 	ids := [2]apikey.KeyID{pair[0].ID, pair[1].ID}
 	var done atomic.Bool
+	var reads atomic.Int64
 	race(3, func(i int) {
 		if i == 2 {
 			defer done.Store(true)
-			for range 3 * rounds {
+			// Until both sides had their share: a fast writer must not be done
+			// before anybody looks.
+			for n := 0; !e.Failed() && (n < 3*rounds || reads.Load() < 6*rounds && n < 1000*rounds); n++ {
 				pair[0], pair[1] = next(pair[0], stamp), next(pair[1], stamp)
 				if err := e.Store.Apply(e.ctx, e.writes(pair[:]...)...); err != nil {
 					e.Errorf("Apply: %v", err)
@@ -194,7 +197,8 @@ func raceReaders(e *env) {
 			return
 		}
 		first, second := ids[i], ids[1-i]
-		for !done.Load() {
+		for !done.Load() && !e.Failed() {
+			reads.Add(1)
 			x, err := e.Other.Get(e.ctx, first)
 			y, err2 := e.Other.Get(e.ctx, second)
 			page, err3 := e.Other.List(e.ctx, apikey.Filter{Account: "acct"})

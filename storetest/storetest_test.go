@@ -1,0 +1,118 @@
+package storetest_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-apikey/apikey/memstore"
+	"github.com/go-apikey/apikey/storetest"
+)
+
+// brokenEnv names the mistake that a child process runs the suite on: a case
+// that fails fails its parents too, so the suite is watched from outside.
+const brokenEnv = "STORETEST_BROKEN"
+
+// sound is no mistake: the same path with nothing broken has to pass.
+const sound = "none"
+
+// TestBroken is what the child runs.
+func TestBroken(t *testing.T) {
+	name, ok := os.LookupEnv(brokenEnv)
+	if !ok {
+		t.Skip("run by TestSuiteCatches")
+	}
+	storetest.Run(t, func(t *testing.T) storetest.Backend {
+		s := memstore.New()
+		b := storetest.Backend{Store: s, Purge: s.Purge, Backup: func(*testing.T) func(*testing.T) {
+			restore := s.Snapshot()
+			return func(*testing.T) { restore() }
+		}}
+		for _, m := range slices.Concat(mistakes, lacking) {
+			if m.name == name {
+				m.make(&b)
+				return b
+			}
+		}
+		if name != sound {
+			t.Fatalf("no mistake is called %q", name)
+		}
+		return b
+	})
+}
+
+// child runs the suite, or the case that is named, on a mistake.
+func child(t *testing.T, mistake, pattern string) (output string, failed bool) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBroken$/"+pattern, "-test.v", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), brokenEnv+"="+mistake)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+		t.Fatalf("child: %v\n%s", err, out)
+	}
+	return string(out), err != nil
+}
+
+// TestSuiteCatches shows that a store which breaks one rule fails in the case
+// of that rule, and is told the rule.
+func TestSuiteCatches(t *testing.T) {
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			name := strings.ReplaceAll(m.fails, " ", "_")
+			group, c, _ := strings.Cut(name, "/")
+			out, failed := child(t, m.name, "^"+group+"$/^"+c+"$")
+			if !failed || !strings.Contains(out, "--- FAIL: TestBroken/"+name+" ") {
+				t.Errorf("%s did not fail:\n%s", m.fails, out)
+			}
+			if !strings.Contains(out, "the rule: ") {
+				t.Errorf("%s does not say its rule:\n%s", m.fails, out)
+			}
+			if strings.Contains(out, "panic:") {
+				t.Errorf("the suite panicked:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestSuitePasses shows that failing is the mistakes' doing, and that no group
+// goes without a mistake that it catches.
+func TestSuitePasses(t *testing.T) {
+	out, failed := child(t, sound, "")
+	if failed {
+		t.Fatalf("the suite fails on a sound store:\n%s", out)
+	}
+	if strings.Contains(out, "--- SKIP") {
+		t.Errorf("the suite skips cases on a store that has everything:\n%s", out)
+	}
+	groups := regexp.MustCompile(`(?m)^    --- PASS: TestBroken/(\S+)`).FindAllStringSubmatch(out, -1)
+	if len(groups) == 0 {
+		t.Fatalf("no group has run:\n%s", out)
+	}
+	for _, g := range groups {
+		caught := false
+		for _, m := range mistakes {
+			caught = caught || strings.HasPrefix(strings.ReplaceAll(m.fails, " ", "_"), g[1]+"/")
+		}
+		if !caught {
+			t.Errorf("nothing shows that group %s can fail", g[1])
+		}
+	}
+}
+
+// TestSkips shows that what a Backend lacks is skipped aloud.
+func TestSkips(t *testing.T) {
+	for _, m := range lacking {
+		t.Run(m.name, func(t *testing.T) {
+			out, failed := child(t, m.name, "^"+m.fails+"$")
+			if failed || !strings.Contains(out, "skipped: this Backend has "+m.name) {
+				t.Errorf("group %s:\n%s", m.fails, out)
+			}
+		})
+	}
+}
