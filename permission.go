@@ -282,13 +282,13 @@ func builtin(a Ability) bool {
 func canAll(held []Ability, required []Ability) Ability {
 next:
 	for _, want := range required {
+		if want == nil { // a bug of the caller: never satisfied, and no form is asked about it
+			return Scope("(nil)")
+		}
 		for _, have := range held {
 			if have.Allows(want) {
 				continue next
 			}
-		}
-		if want == nil { // a nil requirement is a bug of the caller: never satisfied
-			return Scope("(nil)")
 		}
 		return want
 	}
