@@ -176,6 +176,31 @@ func TestMisuseIsRefused(t *testing.T) {
 	require.Len(t, read(t, s).records, 2)
 }
 
+// Changes of one Apply are made one after the other.
+func TestChangesBuildOnEachOther(t *testing.T) {
+	s, ctx := memstore.New(), t.Context()
+	first := record(1)
+	second := first
+	second.Version, second.Name = 2, "second"
+	item := func(version uint64, gone bool) apikey.Item {
+		return apikey.Item{Kind: "test", ID: "x", Version: version, Delete: gone}
+	}
+	require.NoError(t, s.Apply(ctx, write(first, item(1, false), item(2, false)), write(second, item(3, true), item(1, false))))
+	got := read(t, s)
+	require.Equal(t, []apikey.Record{second}, got.records)
+	require.Equal(t, []apikey.Item{item(1, false)}, got.items)
+	require.Len(t, got.events, 2)
+}
+
+// A change without an event was never committed, whoever has its ID.
+func TestItemsAreNotFoundByAnothersEvent(t *testing.T) {
+	s, ctx := memstore.New(), t.Context()
+	c := write(record(1))
+	require.NoError(t, s.Apply(ctx, c))
+	stale := apikey.Change{ID: c.ID, Items: []apikey.Item{{Kind: "test", ID: "x", Version: 2}}}
+	require.ErrorIs(t, s.Apply(ctx, stale), apikey.ErrConflict)
+}
+
 // A time finer than any database keeps comes back as a database returns it.
 func TestTimesAreTruncated(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()

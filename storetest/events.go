@@ -85,6 +85,11 @@ func eventUnique(e *env) {
 	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
 	_, err := e.Store.Get(e.ctx, twin.Record.ID)
 	e.fails("the record of an event that was not written", err, apikey.ErrNotFound)
+
+	one, other := e.note("one"), e.note("other")
+	other.ID, other.Event.ID = one.ID, one.ID
+	e.conflicts("two events with one ID", one, other)
+	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
 }
 
 func eventsOutlive(e *env) {
