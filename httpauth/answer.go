@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ var denials = []struct {
 }{
 	{ErrMalformed, Denial{Status: 400, Code: "invalid_request", Detail: "The credentials cannot be read."}},
 	{ErrNoCredentials, Denial{Status: 401, Code: "credentials_missing", Detail: "The request carries no API key."}},
-	{apikey.ErrInvalidToken, Denial{Status: 401, Code: "invalid_token", Detail: "The API key is not valid."}},
+	{apikey.ErrInvalidToken, invalid},
 	{apikey.ErrRevoked, Denial{Status: 401, Code: "key_revoked", Detail: "The API key was revoked."}},
 	{apikey.ErrSuspended, Denial{Status: 401, Code: "key_suspended", Detail: "The API key is suspended."}},
 	{apikey.ErrCredentialEnded, Denial{Status: 401, Code: "token_replaced", Detail: "This token of the API key was replaced by a newer one."}},
@@ -57,11 +58,12 @@ var denials = []struct {
 	{apikey.ErrUnavailable, unavailable},
 	{context.Canceled, unavailable},
 	{context.DeadlineExceeded, unavailable},
-	{apikey.ErrUnauthenticated, Denial{Status: 401, Code: "invalid_token", Detail: "The API key is not valid."}},
+	{apikey.ErrUnauthenticated, invalid},
 	{apikey.ErrDenied, Denial{Status: 403, Code: "denied", Detail: "The API key may not be used for this request."}},
 }
 
 var (
+	invalid     = Denial{Status: 401, Code: "invalid_token", Detail: "The API key is not valid."}
 	unavailable = Denial{Status: 503, Code: "unavailable", Detail: "API keys cannot be verified at the moment.", RetryAfter: 5 * time.Second}
 	internal    = Denial{Status: 500, Code: "internal_error", Detail: "The request could not be processed."}
 )
@@ -130,8 +132,15 @@ func quoted(s string) string {
 
 var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// answer writes a refusal. r has no credential headers any more.
+// answer writes a refusal. The program's functions get a copy of the request
+// that has no credentials. The original is not touched: a verification that a
+// timeout has ended is refused at the very moment at which whoever set the
+// timeout may read the headers for his log, and Go ends a program that reads
+// and writes a map at once.
 func (g *Guard) answer(w http.ResponseWriter, r *http.Request, err error) {
+	r = r.WithContext(r.Context())
+	r.Header = maps.Clone(r.Header)
+	g.strip(r.Header)
 	d := Denied(err)
 	d.RequestID = g.requestID(r)
 	if d.Status >= 500 && r.Context().Err() == nil { // who has hung up is no trouble of ours

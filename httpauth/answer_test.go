@@ -119,6 +119,8 @@ func TestAnswers(t *testing.T) {
 				c.present = scheme("Bearer")
 			}
 			guard := e.guard(httpauth.Config{Realm: "acme"})
+			bare := request(http.MethodHead, "Authorization", c.present(issued.Token.Reveal()))
+			require.Empty(t, e.serve(guard.Require(refund)(http.NotFoundHandler()), bare).body, "no server between that drops it")
 			for _, method := range []string{http.MethodPost, http.MethodHead} {
 				r := request(method, "X-Request-ID", "req-1")
 				if v := c.present(issued.Token.Reveal()); v != "" {
@@ -322,6 +324,7 @@ func TestDeny(t *testing.T) {
 			outer := func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w.Header().Set("Content-Length", "4") // of what the handler would have said
+					w.Header().Set("Content-Type", "application/pdf")
 					w.Header().Set("Vary", "Accept")
 					next.ServeHTTP(w, r)
 				})

@@ -189,7 +189,7 @@ func TestOwnExtractor(t *testing.T) {
 		got := e.serve(guard.Require()(h), r)
 		require.Equal(t, c.status, got.StatusCode, got.body)
 		require.Equal(t, c.status == 200, *ran == 1)
-		require.Empty(t, r.Header)
+		require.Equal(t, c.status == 200, len(r.Header) == 0)
 	}
 }
 

@@ -157,12 +157,13 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 // is a panic: a forgotten requirement must not pass for none.
 //
 // The credential headers are gone from the request that the handler sees, so a
-// handler that proxies, logs or dumps it cannot give a key away. They are
-// deleted from the request that was passed in and not from a copy, before the
-// handler or an answer: an access log or a recovery around Require finds none
-// either. Hence a request can be served once, which is what servers do, and a
-// second Require inside a first one refuses: for a further ability of the same
-// route ask [apikey.Key.Can].
+// handler that proxies, logs or dumps it cannot give a key away. Of a request
+// that is let through they are deleted and not hidden in a copy: an access log
+// or a recovery around Require does not find the key either, and a copy of the
+// header would cost as much again as all else that Require does. Hence such a
+// request can be served once, which is what servers do, and a second Require
+// inside a first one refuses: for a further ability of the same route ask
+// [apikey.Key.Can]. A refused request stays as it was.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
 	if slices.Contains(need, nil) {
@@ -175,15 +176,20 @@ func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler 
 				return
 			}
 			key, err := g.Check(r, need...)
-			for _, s := range g.sources {
-				delete(r.Header, s.header)
-			}
 			if err != nil {
 				g.answer(w, r, err)
 				return
 			}
+			g.strip(r.Header)
 			next.ServeHTTP(w, r.WithContext(apikey.NewContext(r.Context(), key)))
 		})
+	}
+}
+
+// strip deletes whatever an Extractor looks at.
+func (g *Guard) strip(h http.Header) {
+	for _, s := range g.sources {
+		delete(h, s.header)
 	}
 }
 
