@@ -316,9 +316,6 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 		}
 		return nil, nil
 	}
-	if j.key.IsZero() {
-		return nil, ErrNotFound
-	}
 	r, err := s.store.Get(ctx, j.key)
 	if err != nil {
 		return nil, storeError(err)

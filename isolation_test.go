@@ -1,0 +1,478 @@
+package apikey_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+)
+
+// target is what one account can learn of another, or make up.
+type target struct {
+	key          apikey.KeyID
+	account      string
+	token        string // whose secret is not known
+	keys, events apikey.Cursor
+}
+
+// calls are all the ways to name a target, by method. A method without a row
+// fails TestEveryMethodHasARow; nil says that it names nothing.
+type calls map[string]map[string]func(ctx context.Context, of target) error
+
+func managerCalls(m *apikey.Manager) calls {
+	return calls{
+		"Close": nil, // ends the Manager
+		"Tx":    nil, // its methods have rows of their own
+		"Get": {"key": func(ctx context.Context, of target) error {
+			_, err := m.Get(ctx, apikey.GetRequest{Key: of.key})
+			return err
+		}},
+		"Issue": {"account": func(ctx context.Context, of target) error {
+			_, err := m.Issue(ctx, apikey.IssueRequest{Account: of.account, Mode: apikey.Live})
+			return err
+		}},
+		"Provision": {"account": func(ctx context.Context, of target) error {
+			_, err := m.Provision(ctx, apikey.ProvisionRequest{Account: of.account})
+			return err
+		}},
+		"List": {
+			"account": func(ctx context.Context, of target) error {
+				_, err := m.List(ctx, apikey.ListRequest{Account: of.account})
+				return err
+			},
+			"account and its cursor": func(ctx context.Context, of target) error {
+				_, err := m.List(ctx, apikey.ListRequest{Account: of.account, Cursor: of.keys, Limit: 1})
+				return err
+			},
+			"cursor": func(ctx context.Context, of target) error {
+				_, err := m.List(ctx, apikey.ListRequest{Cursor: of.keys, Limit: 1})
+				return err
+			},
+		},
+		"Update": {
+			"name": func(ctx context.Context, of target) error {
+				_, err := m.Update(ctx, apikey.UpdateRequest{Key: of.key, Name: apikey.Set("mine now")})
+				return err
+			},
+			"nothing": func(ctx context.Context, of target) error {
+				_, err := m.Update(ctx, apikey.UpdateRequest{Key: of.key})
+				return err
+			},
+			"version": func(ctx context.Context, of target) error {
+				_, err := m.Update(ctx, apikey.UpdateRequest{Key: of.key, IfVersion: 9})
+				return err
+			},
+			"what is invalid": func(ctx context.Context, of target) error {
+				_, err := m.Update(ctx, apikey.UpdateRequest{Key: of.key, Abilities: apikey.Set([]string{"no such"})})
+				return err
+			},
+		},
+		"Suspend": {"key": func(ctx context.Context, of target) error {
+			return m.Suspend(ctx, apikey.SuspendRequest{Key: of.key})
+		}},
+		"Resume": {"key": func(ctx context.Context, of target) error {
+			return m.Resume(ctx, apikey.ResumeRequest{Key: of.key})
+		}},
+		"Revoke": {"key": func(ctx context.Context, of target) error {
+			return m.Revoke(ctx, apikey.RevokeRequest{Key: of.key})
+		}},
+		"RevokeAll": {
+			"account": func(ctx context.Context, of target) error {
+				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Account: of.account})
+				return err
+			},
+			"cursor": func(ctx context.Context, of target) error {
+				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Cursor: of.keys, Limit: 1})
+				return err
+			},
+		},
+		"RevokeToken": {"token": func(ctx context.Context, of target) error {
+			return m.RevokeToken(ctx, of.token, "")
+		}},
+		"Remac": {"everything": func(ctx context.Context, _ target) error {
+			_, err := m.Remac(ctx, apikey.RemacRequest{})
+			return err
+		}},
+		"Events": {
+			"account": func(ctx context.Context, of target) error {
+				_, err := m.Events(ctx, apikey.EventsRequest{Account: of.account})
+				return err
+			},
+			"key": func(ctx context.Context, of target) error {
+				_, err := m.Events(ctx, apikey.EventsRequest{Key: of.key})
+				return err
+			},
+			"account and key": func(ctx context.Context, of target) error {
+				_, err := m.Events(ctx, apikey.EventsRequest{Account: of.account, Key: of.key})
+				return err
+			},
+			"cursor": func(ctx context.Context, of target) error {
+				_, err := m.Events(ctx, apikey.EventsRequest{Cursor: of.events, Limit: 1})
+				return err
+			},
+		},
+		"VerifyEvents": {"key": func(ctx context.Context, of target) error {
+			_, err := m.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: of.key})
+			return err
+		}},
+	}
+}
+
+func txCalls(tx *apikey.Tx) calls {
+	return calls{
+		"Committed": nil, // names nothing
+		"Get": {"key": func(ctx context.Context, of target) error {
+			_, err := tx.Get(ctx, apikey.GetRequest{Key: of.key})
+			return err
+		}},
+		"Issue": {"account": func(ctx context.Context, of target) error {
+			_, err := tx.Issue(ctx, apikey.IssueRequest{Account: of.account, Mode: apikey.Live})
+			return err
+		}},
+		"Provision": {"account": func(ctx context.Context, of target) error {
+			_, err := tx.Provision(ctx, apikey.ProvisionRequest{Account: of.account})
+			return err
+		}},
+		"List": {
+			"account": func(ctx context.Context, of target) error {
+				_, err := tx.List(ctx, apikey.ListRequest{Account: of.account})
+				return err
+			},
+			"cursor": func(ctx context.Context, of target) error {
+				_, err := tx.List(ctx, apikey.ListRequest{Cursor: of.keys, Limit: 1})
+				return err
+			},
+		},
+		"Update": {"key": func(ctx context.Context, of target) error {
+			_, err := tx.Update(ctx, apikey.UpdateRequest{Key: of.key, Name: apikey.Set("mine now")})
+			return err
+		}},
+		"Revoke": {"key": func(ctx context.Context, of target) error {
+			return tx.Revoke(ctx, apikey.RevokeRequest{Key: of.key})
+		}},
+	}
+}
+
+// each runs every call of every method.
+func (c calls) each(do func(name string, call func(context.Context, target) error)) {
+	for method, ways := range c {
+		for way, call := range ways {
+			do(method+" by "+way, call)
+		}
+	}
+}
+
+func TestEveryMethodHasARow(t *testing.T) {
+	for typ, rows := range map[reflect.Type]calls{
+		reflect.TypeFor[*apikey.Manager](): managerCalls(nil),
+		reflect.TypeFor[*apikey.Tx]():      txCalls(nil),
+	} {
+		require.NotZero(t, typ.NumMethod())
+		for i := range typ.NumMethod() {
+			require.Contains(t, rows, typ.Method(i).Name, "%v has a method that no row tries across accounts", typ)
+		}
+		require.Len(t, rows, typ.NumMethod(), "%v: rows of methods that do not exist", typ)
+	}
+}
+
+// victim fills acc_2 and returns what names it, and a target of the same form
+// that does not exist.
+func victim(e *env) (key apikey.Issued, foreign, absent target) {
+	owner := as("acc_2", "admin")
+	for range 2 {
+		var err error
+		key, err = e.manager.Issue(owner, apikey.IssueRequest{Mode: apikey.Live, Name: "theirs", Abilities: []string{"payment:refund"}})
+		require.NoError(e.t, err)
+	}
+	keys, err := e.manager.List(owner, apikey.ListRequest{Limit: 1})
+	require.NoError(e.t, err)
+	events, err := e.manager.Events(owner, apikey.EventsRequest{Limit: 1})
+	require.NoError(e.t, err)
+	require.NotEmpty(e.t, keys.Next)
+	require.NotEmpty(e.t, events.Next)
+	p := e.mc.Peppers[0]
+	foreign = target{
+		key: key.Key.ID, account: "acc_2", keys: keys.Next, events: events.Next,
+		token: retag(e.t, p, spliceSecret(key.Token.Reveal())),
+	}
+	absent = target{
+		key: apikey.NewKeyID(), account: "acc_none", keys: "AAAAAAAAAAAA.kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", events: "AAAAAAAAAAAA.eAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		token: retag(e.t, p, spliceID(key.Token.Reveal())),
+	}
+	return key, foreign, absent
+}
+
+// Nothing of another account can be read, changed or even told apart from what
+// does not exist: not with any method, and not under a Policy that allows
+// everything.
+func TestAnotherAccountDoesNotExist(t *testing.T) {
+	sentinels := []error{
+		apikey.ErrNotFound, apikey.ErrForbidden, apikey.ErrInvalid, apikey.ErrInvalidToken, apikey.ErrConflict, apikey.ErrCorrupt,
+		apikey.ErrUnavailable, apikey.ErrUnauthenticated, apikey.ErrDenied, apikey.ErrStanding, apikey.ErrLimit, apikey.ErrRevoked,
+	}
+	onStores(t, func(t *testing.T, on func(*env)) {
+		for name, policy := range map[string]*asked{
+			"RolePolicy":                  {Policy: apikey.RolePolicy{}},
+			"a Policy that allows it all": {Policy: anything{}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				e := newEnv(t, on, func(e *env) { e.mc.Policy = policy })
+				key, foreign, absent := victim(e)
+				policy.about = nil
+				before, err := e.store.Get(background, key.Key.ID)
+				require.NoError(t, err)
+				tried := 0
+				for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(e.store))} {
+					c.each(func(name string, call func(context.Context, target) error) {
+						for _, role := range []string{"admin", "superadmin", "operator", ""} {
+							ctx := as("acc_1", role)
+							got, want := call(ctx, foreign), call(ctx, absent)
+							require.Error(t, got, name)
+							require.EqualError(t, got, want.Error(), name)
+							for _, s := range sentinels {
+								require.Equal(t, errors.Is(want, s), errors.Is(got, s), "%s: %v", name, s)
+							}
+							tried++
+						}
+					})
+				}
+				require.Greater(t, tried, 80)
+				after, err := e.store.Get(background, key.Key.ID)
+				require.NoError(t, err)
+				require.Equal(t, before, after)
+				require.NoError(t, e.verify(key.Token))
+				require.NotContains(t, policy.accounts(), "acc_2", "Policy is not even asked about it")
+				for _, ev := range e.allEvents(apikey.EventsRequest{Account: "acc_2"}) {
+					require.Equal(t, "usr_of_acc_2", ev.Actor.ID, "nor does their log show who knocked")
+				}
+			})
+		}
+	})
+}
+
+// anything is a Policy of somebody who wants to span accounts.
+type anything struct{}
+
+func (anything) Authorize(context.Context, apikey.Actor, apikey.Action, apikey.Info) error {
+	return nil
+}
+
+// asked remembers what a Policy was asked about.
+type asked struct {
+	apikey.Policy
+	mu    sync.Mutex
+	about []apikey.Info
+	acts  []apikey.Action
+}
+
+func (p *asked) Authorize(ctx context.Context, a apikey.Actor, act apikey.Action, k apikey.Info) error {
+	p.mu.Lock()
+	p.about, p.acts = append(p.about, k), append(p.acts, act)
+	p.mu.Unlock()
+	return p.Policy.Authorize(ctx, a, act, k)
+}
+
+func (p *asked) accounts() (list []string) {
+	for _, k := range p.about {
+		list = append(list, k.Account)
+	}
+	return list
+}
+
+// A list, a log and a bulk revocation stay within the account, whatever the
+// filter says.
+func TestPagesStayWithinTheAccount(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		e := newEnv(t, on, func(e *env) { e.mc.Policy = anything{} })
+		theirs, _, _ := victim(e)
+		mine := e.issue(func(r *apikey.IssueRequest) { r.Name = "mine" })
+		for name, req := range map[string]apikey.ListRequest{
+			"all": {}, "live": {Mode: apikey.Live}, "pepper": {Pepper: 1}, "never used": {NeverUsed: true}, "any name": {NameContains: "e"},
+		} {
+			list, err := e.manager.List(e.ctx, req)
+			require.NoError(t, err, name)
+			require.Len(t, list.Keys, 1, name)
+			require.Equal(t, mine.Key.ID, list.Keys[0].ID, name)
+		}
+		log, err := e.manager.Events(e.ctx, apikey.EventsRequest{})
+		require.NoError(t, err)
+		require.Len(t, log.Events, 1)
+		require.Equal(t, "acc_1", log.Events[0].Account)
+		done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Pepper: 1})
+		require.NoError(t, err)
+		require.Equal(t, 1, done.Revoked)
+		require.NoError(t, e.verify(theirs.Token))
+		require.ErrorIs(t, e.verify(mine.Token), apikey.ErrRevoked)
+	})
+}
+
+// Nobody, or somebody for nobody, does nothing. RevokeToken alone needs no
+// actor: having the token is the right to end it.
+func TestNoActor(t *testing.T) {
+	e := newEnv(t)
+	key, foreign, _ := victim(e)
+	for name, ctx := range map[string]context.Context{
+		"no actor":                 background,
+		"the zero actor":           apikey.WithActor(background, apikey.Actor{}),
+		"an actor without account": apikey.WithActor(background, apikey.Actor{ID: "usr_1", Role: "admin"}),
+		"an actor without ID":      apikey.WithActor(background, apikey.Actor{Account: "acc_2", Role: "admin"}),
+		"an operator without ID":   apikey.WithActor(background, apikey.Operator("")),
+	} {
+		for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(e.store))} {
+			c.each(func(method string, call func(context.Context, target) error) {
+				if method != "RevokeToken by token" {
+					require.ErrorIs(t, call(ctx, foreign), apikey.ErrNoActor, "%s: %s", name, method)
+					require.ErrorIs(t, call(ctx, target{}), apikey.ErrNoActor, "%s: %s of nothing", name, method)
+				}
+			})
+		}
+	}
+	require.NoError(t, e.verify(key.Token))
+}
+
+// Fields of an actor that a store could not keep, or that would fill the log,
+// are refused.
+func TestActorFieldsAreBounded(t *testing.T) {
+	e := newEnv(t)
+	long := string(bytes.Repeat([]byte("x"), 1025))
+	for name, a := range map[string]apikey.Actor{
+		"long ID":      {ID: long[:256], Account: "acc_1", Role: "admin"},
+		"long agent":   {ID: "u", Account: "acc_1", Role: "admin", UserAgent: long},
+		"NUL":          {ID: "u\x00", Account: "acc_1", Role: "admin"},
+		"not UTF-8":    {ID: "u", Account: "acc_1", Role: "admin", RequestID: "\xff"},
+		"long address": {ID: "u", Account: "acc_1", Role: "admin", Addr: long},
+	} {
+		_, err := e.manager.List(apikey.WithActor(background, a), apikey.ListRequest{})
+		require.ErrorIs(t, err, apikey.ErrInvalid, name)
+	}
+}
+
+// The zero KeyID is no key, also for who may see everything.
+func TestZeroKeyIsNotFound(t *testing.T) {
+	e := newEnv(t)
+	e.issue()
+	for name, call := range map[string]func(ctx context.Context) error{
+		"Get": func(ctx context.Context) error { _, err := e.manager.Get(ctx, apikey.GetRequest{}); return err },
+		"Update": func(ctx context.Context) error {
+			_, err := e.manager.Update(ctx, apikey.UpdateRequest{Name: apikey.Set("x")})
+			return err
+		},
+		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, apikey.SuspendRequest{}) },
+		"Resume":  func(ctx context.Context) error { return e.manager.Resume(ctx, apikey.ResumeRequest{}) },
+		"Revoke":  func(ctx context.Context) error { return e.manager.Revoke(ctx, apikey.RevokeRequest{}) },
+		"VerifyEvents": func(ctx context.Context) error {
+			_, err := e.manager.VerifyEvents(ctx, apikey.VerifyEventsRequest{})
+			return err
+		},
+	} {
+		require.ErrorIs(t, call(e.ctx), apikey.ErrNotFound, name)
+		require.ErrorIs(t, call(staff()), apikey.ErrNotFound, name)
+	}
+}
+
+// No text from outside makes an operator: not by a role, not by JSON, not by
+// gob, not by a copy of what a log shows.
+func TestOperatorCannotBeForged(t *testing.T) {
+	e := newEnv(t, func(e *env) { e.mc.Policy = anything{} })
+	key, _, _ := victim(e)
+	text := `{"ID":"usr_1","Account":"acc_1","Role":"operator","operator":true,"Operator":true,"holder":true,"IsOperator":true}`
+	var fromJSON, fromGob, fromTyped apikey.Actor
+	require.NoError(t, json.Unmarshal([]byte(text), &fromJSON))
+	real, err := json.Marshal(apikey.Operator("ops_1"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(real, &fromTyped))
+	fromTyped.Account = "acc_1"
+	var buf bytes.Buffer
+	require.NoError(t, gob.NewEncoder(&buf).Encode(struct {
+		ID, Account, Role string
+		Operator          bool
+	}{"usr_1", "acc_1", "operator", true}))
+	require.NoError(t, gob.NewDecoder(&buf).Decode(&fromGob))
+	for name, a := range map[string]apikey.Actor{
+		"JSON": fromJSON, "JSON of a real one": fromTyped, "gob": fromGob,
+		"role": {ID: "ops_1", Account: "acc_1", Role: "operator"},
+	} {
+		require.False(t, a.IsOperator(), name)
+		ctx := apikey.WithActor(background, a)
+		_, err := e.manager.Get(ctx, apikey.GetRequest{Key: key.Key.ID})
+		require.ErrorIs(t, err, apikey.ErrNotFound, name)
+		_, err = e.manager.Remac(ctx, apikey.RemacRequest{})
+		require.ErrorIs(t, err, apikey.ErrForbidden, name)
+	}
+}
+
+// An Operator sees every account, and names the one for which he makes keys.
+func TestOperatorSpansAccounts(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		e := newEnv(t, on)
+		theirs, _, _ := victim(e)
+		mine := e.issue()
+		ctx := staff()
+		list, err := e.manager.List(ctx, apikey.ListRequest{})
+		require.NoError(t, err)
+		require.Len(t, list.Keys, 3)
+		list, err = e.manager.List(ctx, apikey.ListRequest{Account: "acc_1"})
+		require.NoError(t, err)
+		require.Len(t, list.Keys, 1)
+		for _, id := range []apikey.KeyID{theirs.Key.ID, mine.Key.ID} {
+			_, err := e.manager.Get(ctx, apikey.GetRequest{Key: id})
+			require.NoError(t, err)
+		}
+		_, err = e.manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.ErrorIs(t, err, apikey.ErrInvalid)
+		require.ErrorContains(t, err, "name the account")
+		_, err = e.manager.Provision(ctx, apikey.ProvisionRequest{})
+		require.ErrorIs(t, err, apikey.ErrInvalid)
+		issued, err := e.manager.Issue(ctx, apikey.IssueRequest{Account: "acc_1", Mode: apikey.Live})
+		require.NoError(t, err)
+		require.Equal(t, "acc_1", issued.Key.Account)
+		_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+		require.NoError(t, err, "it is the merchant's own")
+		require.NoError(t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: theirs.Key.ID}))
+		log, err := e.manager.Events(as("acc_2", "admin"), apikey.EventsRequest{Key: theirs.Key.ID, Limit: 1})
+		require.NoError(t, err)
+		require.Equal(t, "ops_1", log.Events[0].Actor.ID, "the merchant's log names him")
+		require.True(t, log.Events[0].Actor.IsOperator())
+	})
+}
+
+// What an item names is the account's own, or nothing: items are under no MAC.
+// An idempotency key or a provision mark that somebody with write access bent to
+// another merchant's key neither shows that key nor hands out its token.
+func TestItemsBentToAnotherAccount(t *testing.T) {
+	var p *proxy
+	e := newEnv(t, through(&p))
+	theirs, err := e.manager.Provision(as("acc_2", "admin"), apikey.ProvisionRequest{})
+	require.NoError(t, err)
+	mine, err := e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
+	require.NoError(t, err)
+	req := apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "order 7"}
+	_, err = e.manager.Issue(e.ctx, req)
+	require.NoError(t, err)
+	for name, foreign := range map[string]apikey.KeyID{"another account": theirs.Live.Key.ID, "another mode": mine.Test.Key.ID} {
+		p.hook(func(p *proxy) {
+			p.items = func(items []apikey.Item) {
+				for _, it := range items {
+					if it.Kind == "idem" || it.Kind == "provision" {
+						copy(it.Data[len(it.Data)-16:], foreign[:])
+					}
+				}
+			}
+		})
+		issued, err := e.manager.Issue(e.ctx, req)
+		require.ErrorIs(t, err, apikey.ErrCorrupt, name)
+		require.NotErrorIs(t, err, apikey.ErrAlreadyIssued)
+		require.Zero(t, issued)
+		provisioned, err := e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
+		require.ErrorIs(t, err, apikey.ErrCorrupt, name)
+		require.Zero(t, provisioned)
+	}
+}
