@@ -24,6 +24,7 @@
 //	401  key_revoked, key_suspended, key_expired, token_replaced, token_not_yet_valid
 //	403  kind_not_allowed, mode_mismatch, account_not_allowed, address_not_allowed, origin_not_allowed
 //	403  insufficient_scope     names what is missing, not what is held
+//	403  denied                 a reason that is newer than this package
 //	503  busy, unavailable      with Retry-After
 //	500  internal_error         a damaged record: the request ID and nothing else
 //
@@ -160,10 +161,10 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 // handler that proxies, logs or dumps it cannot give a key away. Of a request
 // that is let through they are deleted and not hidden in a copy: an access log
 // or a recovery around Require does not find the key either, and a copy of the
-// header would cost as much again as all else that Require does. Hence such a
-// request can be served once, which is what servers do, and a second Require
-// inside a first one refuses: for a further ability of the same route ask
-// [apikey.Key.Can]. A refused request stays as it was.
+// header would double what Require allocates. Hence such a request can be
+// served once, which is what servers do, and a second Require inside a first
+// one refuses: for a further ability of the same route ask [apikey.Key.Can]. A
+// refused request stays as it was.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
 	if slices.Contains(need, nil) {
