@@ -113,7 +113,8 @@ func (m *Mode) UnmarshalText(text []byte) error { return valueOf(modeNames, m, t
 
 var modeNames = map[Mode]string{Live: "live", Test: "test"}
 
-// Kind says where a key may live.
+// Kind says where a key may live. The zero Kind means Secret in a request and
+// is invalid in a record.
 type Kind uint8
 
 const (
@@ -123,8 +124,9 @@ const (
 	// and prove nothing; their text is stored and always shown, and they hold
 	// only abilities that the [Catalog] marks publishable.
 	Publishable Kind = 2
-	// Signature and SharedSecret are reserved; this version refuses them.
-	Signature    Kind = 3
+	// Signature is reserved for a merchant's own public key; this version refuses it.
+	Signature Kind = 3
+	// SharedSecret is reserved for requests signed with HMAC; this version refuses it.
 	SharedSecret Kind = 4
 )
 
@@ -138,7 +140,8 @@ func (k *Kind) UnmarshalText(text []byte) error { return valueOf(kindNames, k, t
 
 var kindNames = map[Kind]string{Secret: "secret", Publishable: "publishable"}
 
-// State is what a key page shows as a coloured dot.
+// State is what a key page shows as a coloured dot. No key has the zero State;
+// in a filter it selects all.
 type State uint8
 
 const (
