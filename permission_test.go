@@ -215,7 +215,7 @@ func TestCatalogParse(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrInvalid, "a program's own form cannot widen the closed list of scopes")
 }
 
-func TestUnknownAbilityNamesTheNearest(t *testing.T) {
+func TestCatalogNamesTheNearest(t *testing.T) {
 	for text, nearest := range map[string]string{
 		"payment:refnud": "payment:refund", "payments:refund": "payment:refund", "payment:checkuot": "payment:checkout",
 		"balances=read": "balance=read", "balance:read": "balance=read", "card:tokenize": "card:tokenise", "payout:*": "payment:verify",
