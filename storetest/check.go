@@ -186,18 +186,18 @@ func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.
 		case err != nil:
 			return nil, "", err
 		case len(c.Records)+len(c.Damaged) > limit:
-			return nil, "", fmt.Errorf("Changed: %d records, the limit is %d", len(c.Records), limit)
+			return nil, "", fmt.Errorf("the feed shows %d records, the limit is %d", len(c.Records), limit)
 		case len(c.Damaged) > 0:
-			return nil, "", fmt.Errorf("Changed: unexpected damage: %w", c.Damaged[0])
+			return nil, "", fmt.Errorf("the feed has unexpected damage: %w", c.Damaged[0])
 		case c.Next == "":
-			return nil, "", errors.New("Changed: an empty Next would start the feed anew")
+			return nil, "", errors.New("an empty Next would start the feed anew")
 		}
 		all, after = append(all, c.Records...), c.Next
 		if !c.More && c.Current {
 			return all, after, nil
 		}
 	}
-	return nil, "", errors.New("Changed: the feed does not end, or its node never becomes current")
+	return nil, "", errors.New("the feed does not end, or its node never becomes current")
 }
 
 // race runs n functions at once and waits for them.

@@ -1,0 +1,230 @@
+package storetest_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+type upsert struct{ apikey.Store }
+
+func (s upsert) Apply(ctx context.Context, changes ...apikey.Change) error {
+	err := s.Store.Apply(ctx, changes...)
+	if errors.Is(err, apikey.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+type apart struct{ apikey.Store }
+
+func (s apart) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		if err := s.Store.Apply(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// halfway commits one change after the other, the next one when somebody has
+// had the time to look.
+type halfway struct {
+	apikey.Store
+	gets atomic.Int64
+}
+
+func (s *halfway) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	defer s.gets.Add(1)
+	return s.Store.Get(ctx, id)
+}
+
+func (s *halfway) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		if err := s.Store.Apply(ctx, c); err != nil {
+			return err
+		}
+		for try, enough := 0, s.gets.Load()+8; try < 100_000 && s.gets.Load() < enough; try++ {
+			runtime.Gosched()
+		}
+	}
+	return nil
+}
+
+type overwriting struct{ apikey.Store }
+
+func (s overwriting) Apply(ctx context.Context, changes ...apikey.Change) error {
+	err := s.Store.Apply(ctx, changes...)
+	for _, c := range changes {
+		if err != nil || c.Record == nil {
+			continue
+		}
+		stored, _ := s.Store.Get(ctx, c.Record.ID)
+		for i, cred := range stored.Credentials {
+			swap := apikey.Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: c.Record.Credentials[i].Hash, NewCheck: cred.Check}
+			if err := s.Store.Upkeep(ctx, []apikey.Upkeep{swap}); err != nil {
+				return err
+			}
+		}
+	}
+	return err
+}
+
+type lastWriter struct {
+	apikey.Store
+	last time.Time
+}
+
+func (s *lastWriter) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	for _, u := range batch {
+		if !u.LastUsed.IsZero() {
+			s.last = u.LastUsed
+		}
+	}
+	return s.Store.Upkeep(ctx, batch)
+}
+
+func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	for i := range r.Credentials {
+		r.Credentials[i].LastUsed = s.last
+	}
+	return r, err
+}
+
+type impatient struct{ apikey.Store }
+
+func (s impatient) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	for _, u := range batch {
+		r, err := s.Store.Lookup(ctx, u.Credential)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(r.Credentials, func(c apikey.Credential) bool { return c.ID == u.Credential })
+		if u.NewHash != "" && r.Credentials[i].Hash != u.OldHash {
+			return nil
+		}
+		if err := s.Store.Upkeep(ctx, []apikey.Upkeep{u}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type hoarder struct {
+	apikey.Store
+	sealed sync.Map
+}
+
+func (s *hoarder) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		for _, cred := range c.Record.Credentials {
+			s.sealed.LoadOrStore(cred.ID, cred.Sealed)
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+func (s *hoarder) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	for i := range r.Credentials {
+		if kept, ok := s.sealed.Load(r.Credentials[i].ID); ok && r.Credentials[i].Ended {
+			r.Credentials[i].Sealed = kept.([]byte)
+		}
+	}
+	return r, err
+}
+
+type strict struct{ apikey.Store }
+
+func (s strict) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		if r, err := s.Store.Get(ctx, c.Record.ID); err == nil && r.Version >= c.Record.Version {
+			return apikey.ErrConflict
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+// checkThenWrite compares outside of the transaction that writes.
+type checkThenWrite struct{ apikey.Store }
+
+func (s checkThenWrite) Apply(ctx context.Context, changes ...apikey.Change) error {
+	r := changes[0].Record
+	before, _ := s.Store.Get(ctx, r.ID)
+	time.Sleep(time.Millisecond) // the way to the database and back
+	err := s.Store.Apply(ctx, changes...)
+	if errors.Is(err, apikey.ErrConflict) && before.Version+1 == r.Version {
+		return nil
+	}
+	return err
+}
+
+// early takes a number for the feed before it commits, as an AUTO_INCREMENT
+// column does: who reads a later number first never sees the earlier one.
+type early struct {
+	apikey.Store
+	mu    sync.Mutex
+	last  int64
+	log   map[apikey.KeyID]int64
+	shown atomic.Int64
+}
+
+func (s *early) Apply(ctx context.Context, changes ...apikey.Change) error {
+	s.mu.Lock()
+	s.last++
+	mine := s.last
+	s.mu.Unlock()
+	if mine%7 == 3 { // a slow one: until a later one was shown
+		for try := 0; try < 100_000 && s.shown.Load() < mine; try++ {
+			runtime.Gosched()
+		}
+	}
+	err := s.Store.Apply(ctx, changes...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		if err == nil && c.Record != nil {
+			s.log[c.Record.ID] = mine
+		}
+	}
+	return err
+}
+
+func (s *early) Changed(ctx context.Context, after apikey.Cursor, _ int) (apikey.Changes, error) {
+	from, _ := strconv.ParseInt(string(after), 10, 64)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changes := apikey.Changes{Next: apikey.Cursor(fmt.Sprint(from)), Current: true}
+	ids := slices.SortedFunc(maps.Keys(s.log), func(a, b apikey.KeyID) int { return cmp.Compare(s.log[a], s.log[b]) })
+	for _, id := range ids {
+		if number := s.log[id]; number > from {
+			r, err := s.Store.Get(ctx, id)
+			if err != nil {
+				return apikey.Changes{}, err
+			}
+			changes.Records = append(changes.Records, r)
+			changes.Next = apikey.Cursor(fmt.Sprint(number))
+			changes.More = true
+			s.shown.Store(max(s.shown.Load(), number))
+			break
+		}
+	}
+	return changes, nil
+}
+
+type deaf struct{ apikey.Store }
+
+func (s deaf) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	return s.Store.Upkeep(context.WithoutCancel(ctx), batch)
+}
