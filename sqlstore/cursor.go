@@ -37,7 +37,7 @@ func parseCursor(c apikey.Cursor, list byte) (*position, error) {
 	}
 	const head, longest = 9, 9 + 64
 	b, err := base64.RawURLEncoding.DecodeString(string(c[:min(len(c), 2*longest)]))
-	if err == nil && len(b) >= head && len(b) <= longest && b[0] == list {
+	if err == nil && len(b) >= head && len(b) <= longest {
 		p := &position{int64(binary.BigEndian.Uint64(b[1:])), b[head:]}
 		if p.cursor(list) == c {
 			return p, nil

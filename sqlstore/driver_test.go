@@ -21,6 +21,8 @@ type proxy struct {
 	// fault decides about a call: before keeps it from SQLite, after lets it
 	// happen and loses the answer.
 	fault func(n int, c call) (before, after error)
+	// rows decides about each row that a query returns, before it is read.
+	rows func() error
 }
 
 // call is one call of the driver: a statement, "BEGIN", "COMMIT" or "ROLLBACK".
@@ -114,7 +116,25 @@ func (c *proxyConn) ExecContext(ctx context.Context, s string, args []driver.Nam
 }
 
 func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.NamedValue) (driver.Rows, error) {
-	return through(c.p, call{s, args}, func() (driver.Rows, error) { return c.sqliteConn.QueryContext(ctx, s, args) })
+	return through(c.p, call{s, args}, func() (driver.Rows, error) {
+		rows, err := c.sqliteConn.QueryContext(ctx, s, args)
+		if c.p.rows != nil && err == nil {
+			rows = &proxyRows{rows, c.p}
+		}
+		return rows, err
+	})
+}
+
+type proxyRows struct {
+	driver.Rows
+	p *proxy
+}
+
+func (r *proxyRows) Next(row []driver.Value) error {
+	if err := r.p.rows(); err != nil {
+		return err
+	}
+	return r.Rows.Next(row)
 }
 
 type proxyTx struct {

@@ -222,6 +222,57 @@ func TestOthersFailAtEveryCall(t *testing.T) {
 	}
 }
 
+// A query that breaks off after some rows is begun anew: no row is lost, and
+// none is there twice.
+func TestReadsBreakOffAtEveryRow(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	db.SetMaxOpenConns(1)
+	s := migrated(t, db)
+	start := position(t, s)
+	var last apikey.Record
+	for range 3 {
+		last = create(t, s, "m1")
+		ch := change(next(last))
+		ch.Items = []apikey.Item{{Kind: "k", ID: last.ID.String(), Version: 1}}
+		require.NoError(t, s.Apply(t.Context(), ch))
+	}
+	for name, read := range map[string]func() (any, error){
+		"get":     func() (any, error) { return s.Get(t.Context(), last.ID) },
+		"lookup":  func() (any, error) { return s.Lookup(t.Context(), last.Credentials[1].ID) },
+		"list":    func() (any, error) { return s.List(t.Context(), apikey.Filter{}) },
+		"events":  func() (any, error) { return s.Events(t.Context(), apikey.EventFilter{}) },
+		"items":   func() (any, error) { return s.Items(t.Context(), apikey.ItemFilter{Kind: "k"}) },
+		"changed": func() (any, error) { return s.Changed(t.Context(), start, 10) },
+	} {
+		p.rows = nil
+		want, err := read()
+		require.NoError(t, err)
+		for _, f := range faults {
+			for n := 1; ; n++ {
+				require.Less(t, n, 50)
+				row := 0
+				p.rows = func() error {
+					if row++; row == n {
+						return f.err
+					}
+					return nil
+				}
+				got, err := read()
+				if row < n {
+					break
+				}
+				if f.passes {
+					require.NoError(t, err, "%s: %s", name, f.name)
+					require.Equal(t, want, got, "%s: %s at row %d", name, f.name, n)
+				} else {
+					require.ErrorIs(t, err, apikey.ErrUnavailable)
+					require.ErrorIs(t, err, f.err)
+				}
+			}
+		}
+	}
+}
+
 // A migration that dies at any statement leaves nothing or all, and the next
 // one ends it.
 func TestMigrateFailsAtEveryCall(t *testing.T) {

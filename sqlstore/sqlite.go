@@ -352,7 +352,7 @@ ORDER BY k.feed, c.position`, []any{after.id, after.at, after.at, limit + 1}},
 		return apikey.Changes{}, err
 	case cursor == "":
 		return apikey.Changes{Next: p.end.cursor(feedCursor), Current: true}, nil
-	case after.at > p.end.at || after.at > 0 && !p.known:
+	case after.at != 0 && !p.known: // place 0 is before the first event
 		return apikey.Changes{}, apikey.ErrCursorLost
 	}
 	shown, more := upTo(limit, p.found)
