@@ -160,8 +160,17 @@ func (c *cache) leave() {
 
 func (c *cache) left() {
 	if c.active--; c.active == 0 {
-		clear(c.changed) // nobody is left who could have missed a change
+		c.forget()
 	}
+}
+
+// forget drops the names of what changed, when nobody is left who could have
+// missed a change, or when they are too many. Everything counts as changed
+// then: a read that outlived its flight still carries an older generation, and
+// must never meet it again.
+func (c *cache) forget() {
+	clear(c.changed)
+	c.all = c.gen
 }
 
 // outcome is what a cold lookup found: a proven key, the absence of a
@@ -256,12 +265,8 @@ func (c *cache) change(r *Record, readAt time.Time, make func(CredentialID, clai
 			n.until = time.Time{}
 		}
 	}
-	if len(c.changed) > maxChanged { // too many to name: fence everything
-		clear(c.changed)
-		c.all = c.gen
-	}
-	if c.active == 0 {
-		clear(c.changed)
+	if c.active == 0 || len(c.changed) > maxChanged {
+		c.forget()
 	}
 	for _, id := range append([]CredentialID(nil), c.byKey[r.ID]...) {
 		e := c.entries[id]
@@ -292,8 +297,7 @@ func (c *cache) doubt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
-	c.all = c.gen
-	clear(c.changed)
+	c.forget()
 	clear(c.negative[:])
 	for _, e := range c.entries {
 		e.readAt = time.Time{}
@@ -305,8 +309,7 @@ func (c *cache) doubtKey(id KeyID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
-	c.all = c.gen
-	clear(c.changed)
+	c.forget()
 	for _, cred := range c.byKey[id] {
 		c.entries[cred].readAt = time.Time{}
 	}

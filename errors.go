@@ -27,8 +27,8 @@ var (
 	ErrRevoked = wrap("apikey: key is revoked", ErrUnauthenticated)
 	// ErrSuspended: the key is disabled until somebody resumes it. Verify.
 	ErrSuspended = wrap("apikey: key is suspended", ErrUnauthenticated)
-	// ErrCredentialEnded: the key lives, but this token of it was rotated away or retired. Verify.
-	ErrCredentialEnded = wrap("apikey: this token was replaced by a newer one", ErrUnauthenticated)
+	// ErrCredentialEnded: the key lives, but this token of it has ended. Verify.
+	ErrCredentialEnded = wrap("apikey: this token has ended", ErrUnauthenticated)
 	// ErrNotYetValid: the token's time has not come. Verify.
 	ErrNotYetValid = wrap("apikey: token is not valid yet", ErrUnauthenticated)
 	// ErrExpired: the key's expiry has passed; the first refused instant is ExpiresAt itself. Verify.

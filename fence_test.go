@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -114,6 +115,30 @@ func TestNobodyIsAnsweredFromAnOlderFlight(t *testing.T) {
 			require.ErrorIs(t, verify(), c.want, "an older row filled the cache")
 		})
 	}
+}
+
+// A store that does not look at its context lets a read outlive its flight, its
+// callers and every other flight. Nobody meets that read again.
+func TestAReadThatOutlivesItsFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *spy
+		e := newEnv(t, watch(&s), realTime, func(e *env) { e.vc.Sync = -1 })
+		defer e.verifier.Close(background)
+		key := e.issue()
+		read, release := hold(t, s)
+		answer := make(chan error)
+		go func() { answer <- e.verify(key.Token) }()
+		<-read
+		s.set(func(s *spy) { s.lookup = nil })
+		require.ErrorIs(t, <-answer, apikey.ErrUnavailable, "the flight's time is over")
+		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+		late := make(chan error)
+		go func() { late <- e.verify(key.Token) }()
+		synctest.Wait()
+		release()
+		require.ErrorIs(t, <-late, apikey.ErrRevoked)
+		require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+	})
 }
 
 // The absence of a key is fenced like its presence: a lookup that began before

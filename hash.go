@@ -301,7 +301,7 @@ func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
 // at once must not run a hash each.
 func (g *gate) enter(ctx context.Context, weight int64) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, unavailable(err)
 	}
 	weight = min(max(weight, g.share), g.capacity)
 	if !g.sem.TryAcquire(weight) {
@@ -315,7 +315,7 @@ func (g *gate) enter(ctx context.Context, weight int64) (release func(), err err
 		g.waiting.Add(-1)
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return nil, unavailable(ctx.Err())
 			}
 			return nil, ErrBusy
 		}

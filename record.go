@@ -53,6 +53,11 @@ func (c *core) tagged(p parsed) error {
 // hash, check or ID can never pass, because what is compared is always derived
 // from the presented text.
 func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew bool, err error) {
+	// Anybody can write "sk" before the public ID of a publishable key. That is a
+	// wrong token, not a damaged record.
+	if (p.kind == Publishable) != (cred.Public != "") {
+		return false, ErrInvalidToken
+	}
 	if p.kind == Publishable { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
 			return false, ErrInvalidToken
@@ -91,10 +96,18 @@ func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew boo
 	return len(cred.Check) == 0 || cred.Check[0] != slot || c.hashers[0].Outdated(cred.Hash), nil
 }
 
-// believe checks that a record is what a Manager wrote: its MAC, and that this
-// version knows all of it. A database writer who moves a key to another
-// account, prolongs it or adds an ability is found here.
+// believe checks that a record is what a Manager wrote, and that this version
+// knows all of it. What a newer version wrote is refused, never skipped.
 func (c *core) believe(r *Record) error {
+	if err := c.authentic(r); err != nil {
+		return err
+	}
+	return c.understood(r)
+}
+
+// authentic checks a record's MAC. A database writer who moves a key to another
+// account, prolongs it or adds an ability is found here.
+func (c *core) authentic(r *Record) error {
 	bad := func(detail string) error { return &CorruptError{r.ID, detail} }
 	if c.ring.has() {
 		switch {
@@ -108,6 +121,11 @@ func (c *core) believe(r *Record) error {
 			return bad("record's MAC does not match its contents")
 		}
 	}
+	return nil
+}
+
+func (c *core) understood(r *Record) error {
+	bad := func(detail string) error { return &CorruptError{r.ID, detail} }
 	switch {
 	case r.Needs&^knownNeeds != 0:
 		return bad(fmt.Sprintf("record needs features %#x that this version does not know", r.Needs&^knownNeeds))

@@ -73,7 +73,7 @@ func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, b
 	if !changed {
 		return effect{}
 	}
-	m.record, m.unsigned = &r, s.believe(stored) != nil
+	m.record, m.unsigned = &r, s.authentic(stored) != nil
 	return effect{made: []made{m}}
 }
 

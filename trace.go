@@ -6,14 +6,14 @@ import (
 )
 
 // Trace is a set of hooks, after net/http/httptrace: for metrics and alarms.
-// Any of them may be nil. They are called on the goroutine that verifies, so
-// they must return quickly, and from several goroutines at once. None is ever
+// Any of them may be nil. They are called from several goroutines at once, most
+// of them on the way of a request, so they must return quickly. None is ever
 // given a token.
 type Trace struct {
 	// Verified: every verification, with how it ended.
 	Verified func(VerifiedTrace)
 	// DeadKey: somebody holds the secret of a key that is revoked, suspended,
-	// replaced or expired, and uses it: an old deployment, or a leak.
+	// ended or expired, and uses it: an old deployment, or a leak.
 	DeadKey func(key Info, err error)
 	// Corrupt: a record that cannot be believed was refused.
 	Corrupt func(err *CorruptError)
@@ -66,7 +66,7 @@ func (t *Trace) verified(k *liveKey, source Source, err error) {
 		if t.Corrupt != nil {
 			t.Corrupt(corrupt)
 		}
-	case k != nil && errors.Is(err, ErrUnauthenticated) && t.DeadKey != nil:
+	case k != nil && errors.Is(err, ErrUnauthenticated) && !errors.Is(err, ErrNotYetValid) && t.DeadKey != nil:
 		t.DeadKey(k.info, err)
 	}
 }

@@ -133,6 +133,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	}
 	v.rows.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
+		v.tasks.close()
 		return nil, err
 	}
 	v.start()
@@ -177,7 +178,7 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	k, source, err := v.find(ctx, presented)
 	if err == nil {
 		now := v.cfg.Now()
-		if err = v.judge(k, r, now); err == nil {
+		if err = v.judge(k, r, now); err == nil && !v.cfg.ReadOnly {
 			v.usage.mark(k.info.Credential, now)
 		}
 	}
@@ -326,7 +327,7 @@ func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
 	}
 	renew, err := v.prove(ctx, p, cred)
 	if errors.Is(err, ErrCorrupt) {
-		return &CorruptError{r.ID, err.Error()}
+		return &CorruptError{r.ID, "the stored hash is unreadable, too costly, or of an unknown algorithm"}
 	}
 	if err == nil && renew && p.kind == Secret {
 		v.renewBehind(p, *cred)

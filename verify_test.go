@@ -469,3 +469,19 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 	require.Equal(t, []string{"token refused", "store proven", "cache proven", "cache refused proven"}, got)
 	require.Equal(t, 1, dead)
 }
+
+// Anybody can write "sk" before the public ID of a publishable key, and compute
+// the checksum. That is a wrong token: no alarm about a damaged record.
+func TestAPublishableIDInASecretTokenIsJustWrong(t *testing.T) {
+	alarms := 0
+	e := newEnv(t, noPepper, func(e *env) {
+		e.vc.Trace = &apikey.Trace{Corrupt: func(*apikey.CorruptError) { alarms++ }}
+	})
+	public := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, nil }).Token.Reveal()
+	forged := recrc(strings.Replace(public, "_pk_", "_sk_", 1))
+	require.Equal(t, apikey.ErrInvalidToken, e.verifyText(forged))
+	require.Equal(t, apikey.ErrInvalidToken, e.manager.RevokeToken(background, forged, ""))
+	secret := e.issue().Token.Reveal()
+	require.Equal(t, apikey.ErrInvalidToken, e.verifyText(recrc(strings.Replace(secret, "_sk_", "_pk_", 1))))
+	require.Zero(t, alarms)
+}

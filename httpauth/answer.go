@@ -45,7 +45,7 @@ var denials = []struct {
 	{apikey.ErrInvalidToken, invalid},
 	{apikey.ErrRevoked, Denial{Status: 401, Code: "key_revoked", Detail: "The API key was revoked."}},
 	{apikey.ErrSuspended, Denial{Status: 401, Code: "key_suspended", Detail: "The API key is suspended."}},
-	{apikey.ErrCredentialEnded, Denial{Status: 401, Code: "token_replaced", Detail: "This token of the API key was replaced by a newer one."}},
+	{apikey.ErrCredentialEnded, Denial{Status: 401, Code: "token_ended", Detail: "This token of the API key has ended."}},
 	{apikey.ErrNotYetValid, Denial{Status: 401, Code: "token_not_yet_valid", Detail: "This token of the API key is not valid yet."}},
 	{apikey.ErrExpired, Denial{Status: 401, Code: "key_expired", Detail: "The API key has expired."}},
 	{apikey.ErrKind, Denial{Status: 403, Code: "kind_not_allowed", Detail: "This kind of API key is not accepted here."}},

@@ -21,7 +21,7 @@
 //	400  invalid_request        two credentials, or one that cannot be read
 //	401  credentials_missing    nothing presented
 //	401  invalid_token          unknown, wrong, malformed or forged: never said which
-//	401  key_revoked, key_suspended, key_expired, token_replaced, token_not_yet_valid
+//	401  key_revoked, key_suspended, key_expired, token_ended, token_not_yet_valid
 //	403  kind_not_allowed, mode_mismatch, account_not_allowed, address_not_allowed, origin_not_allowed
 //	403  insufficient_scope     names what is missing, not what is held
 //	403  denied                 a reason that is newer than this package
