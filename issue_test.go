@@ -107,6 +107,7 @@ func (e *env) verifyFrom(token apikey.Token, from apikey.IssueRequest) error {
 
 func TestIssueRefuses(t *testing.T) {
 	e := newEnv(t)
+	e.clock.move(-789 * time.Nanosecond) // to a whole microsecond
 	now := e.clock.now()
 	for _, c := range []struct {
 		name   string
@@ -292,6 +293,7 @@ func TestIssueDisabled(t *testing.T) {
 	require.Equal(t, apikey.Suspended, key.Key.State)
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 	e.issue() // a suspended key is not counted
+	e.issue(func(r *apikey.IssueRequest) { r.Disabled = true })
 	require.ErrorIs(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}), apikey.ErrLimit, "but when it comes to life")
 }
 
@@ -365,6 +367,7 @@ func TestStandingAndProducts(t *testing.T) {
 func TestIdempotency(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		e := newEnv(t, on)
+		e.clock.move(-789 * time.Nanosecond) // to a whole microsecond
 		req := apikey.IssueRequest{
 			Mode: apikey.Live, Name: "shop", Abilities: []string{"payment:refund"}, IdempotencyKey: "order 7",
 			Networks: nets("10.0.0.0/8"), Origins: []string{"https://shop.example"}, Metadata: map[string]string{"a": "b"},
@@ -423,7 +426,9 @@ func TestIdempotency(t *testing.T) {
 // Thirty-two callers repeat one request at once: one key, one secret.
 func TestIdempotencyUnderRacing(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
-		e := newEnv(t, on)
+		var p *proxy
+		e := newEnv(t, on, through(&p))
+		p.meet(32)
 		req := apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "order 7"}
 		issued := make([]apikey.Issued, 32)
 		errs := together(32, func(i int) (err error) {
@@ -448,10 +453,12 @@ func TestIdempotencyUnderRacing(t *testing.T) {
 // The limit of live keys is exact, however many come at once.
 func TestLiveKeysUnderRacing(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
-		e := newEnv(t, on)
+		var p *proxy
+		e := newEnv(t, on, through(&p))
 		for range 49 {
 			e.issue()
 		}
+		p.meet(64)
 		errs := together(64, func(int) error {
 			issued, err := e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 			if err != nil && !issued.Key.ID.IsZero() {
@@ -501,11 +508,13 @@ func TestWhatLiveKeysCounts(t *testing.T) {
 
 // Eight suspended keys, two places: two of eight racing Resumes find one.
 func TestResumesShareTheLimit(t *testing.T) {
-	e := newEnv(t, func(e *env) { e.mc.Limits.LiveKeys = 2 })
+	var p *proxy
+	e := newEnv(t, through(&p), func(e *env) { e.mc.Limits.LiveKeys = 2 })
 	var keys []apikey.KeyID
 	for range 8 {
 		keys = append(keys, e.issue(func(r *apikey.IssueRequest) { r.Disabled = true }).Key.ID)
 	}
+	p.meet(8)
 	errs := together(8, func(i int) error { return e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: keys[i]}) })
 	require.Equal(t, 2, count(errs, nil), errs)
 	require.Equal(t, 6, count(errs, apikey.ErrLimit), errs)
@@ -551,7 +560,9 @@ func TestProvision(t *testing.T) {
 
 func TestProvisionUnderRacing(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
-		e := newEnv(t, on)
+		var p *proxy
+		e := newEnv(t, on, through(&p))
+		p.meet(16)
 		got := make([]apikey.Provisioned, 16)
 		errs := together(16, func(i int) (err error) {
 			got[i], err = e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
@@ -583,6 +594,71 @@ func TestProvisionAfterAPurge(t *testing.T) {
 	require.NotEqual(t, first.Live.Key.ID, again.Live.Key.ID)
 	require.Equal(t, apikey.Active, again.Live.Key.State)
 	require.Equal(t, first.Test.Key.ID, again.Test.Key.ID)
+}
+
+func TestProvisionCountsAgainstTheLimit(t *testing.T) {
+	e := newEnv(t, func(e *env) { e.mc.Limits.LiveKeys = 1 })
+	e.issue(func(r *apikey.IssueRequest) { r.Mode = apikey.Test })
+	_, err := e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
+	require.ErrorIs(t, err, apikey.ErrLimit)
+	list, err := e.manager.List(e.ctx, apikey.ListRequest{Kind: apikey.Publishable})
+	require.NoError(t, err)
+	require.Empty(t, list.Keys, "both or none")
+
+	var p *proxy
+	e = newEnv(t, through(&p), func(e *env) { e.mc.Limits.LiveKeys = 1 })
+	p.meet(2)
+	errs := together(2, func(i int) (err error) {
+		if i == 0 {
+			_, err = e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+		} else {
+			_, err = e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
+		}
+		return err
+	})
+	require.Equal(t, 1, count(errs, nil), errs)
+	require.Equal(t, 1, count(errs, apikey.ErrLimit), errs)
+}
+
+// An Issue that loses its race ten times says so; one that wins at last has
+// hashed its secret once.
+func TestIssueAfterConflicts(t *testing.T) {
+	for conflicts, want := range map[int]error{9: nil, 10: apikey.ErrConflict} {
+		var p *proxy
+		hashes := &hashCounter{}
+		e := newEnv(t, through(&p), func(e *env) {
+			hashes.Hasher = e.mc.Hasher
+			e.mc.Hasher = hashes
+		})
+		left := conflicts
+		p.hook(func(p *proxy) {
+			p.apply = func(next func() error, _ []apikey.Change) error {
+				if left--; left >= 0 {
+					return apikey.ErrConflict
+				}
+				return next()
+			}
+		})
+		issued, err := e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.ErrorIs(t, err, want)
+		require.Equal(t, 1, hashes.n)
+		if want == nil {
+			require.NoError(t, err)
+			require.NoError(t, e.verify(issued.Token))
+		} else {
+			require.Zero(t, issued)
+		}
+	}
+}
+
+type hashCounter struct {
+	apikey.Hasher
+	n int
+}
+
+func (h *hashCounter) Hash(ctx context.Context, secret []byte) (string, error) {
+	h.n++
+	return h.Hasher.Hash(ctx, secret)
 }
 
 // A context that has ended issues nothing.

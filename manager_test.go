@@ -105,6 +105,27 @@ func (p *proxy) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return next()
 }
 
+// meet holds the first n Applies until all of them are there: their callers have
+// all read what was before, and none of them has written.
+func (p *proxy) meet(n int) {
+	var there sync.WaitGroup
+	there.Add(n)
+	arrived := 0
+	p.hook(func(p *proxy) {
+		p.apply = func(next func() error, _ []apikey.Change) error {
+			p.mu.Lock()
+			arrived++
+			early := arrived <= n
+			p.mu.Unlock()
+			if early {
+				there.Done()
+				there.Wait()
+			}
+			return next()
+		}
+	})
+}
+
 // through puts a proxy in front of the environment's store.
 func through(p **proxy) func(*env) {
 	return func(e *env) {
