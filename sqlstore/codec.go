@@ -94,7 +94,7 @@ func (f *found) corrupt() *apikey.CorruptError {
 	if f.damage == "" {
 		return nil
 	}
-	e := &apikey.CorruptError{Detail: string(f.damage)}
+	e := &apikey.CorruptError{Detail: string(f.damage), Account: f.record.Account}
 	if len(f.id) == len(e.Key) {
 		e.Key = apikey.KeyID(f.id)
 	}

@@ -25,7 +25,9 @@
 // synchronous at FULL, which is SQLite's own default: with NORMAL a power
 // failure takes back the last acknowledged changes, and one of them may have
 // revoked a key. A context that ends while SQLite waits for the lock is honoured
-// when busy_timeout is over, so let that be no longer than a caller can wait.
+// when busy_timeout is over, so let that be no longer than a caller can wait; a
+// change that still finds the database locked is begun again, ten times in all,
+// while its context lasts.
 //
 // Several processes on one machine may share the file; a network file system
 // may not hold it. The pool may have any size; four to eight connections are
@@ -41,7 +43,12 @@
 //
 //	tx, err := db.BeginTx(ctx, nil)
 //	…
-//	joined := store.In(tx)
+//	keys := manager.Tx(store.In(tx))
+//	issued, err := keys.Issue(ctx, apikey.IssueRequest{…})
+//	…
+//	err = tx.Commit()
+//	…
+//	keys.Committed(ctx)
 //
 // # Schema
 //
