@@ -292,8 +292,9 @@ type EventList struct {
 // cursor of another list), ErrUnavailable.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
-		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key, Limit: req.Limit}
+		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
 		bind := fmt.Sprint("events", f)
+		f.Limit = req.Limit
 		var err error
 		if f.After, err = openCursor(req.Cursor, bind); err != nil {
 			return effect{}, err

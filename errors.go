@@ -95,8 +95,9 @@ var (
 // CorruptError names the key whose record cannot be trusted. It wraps
 // ErrCorrupt and holds no secret; it is for operators, never for the client.
 type CorruptError struct {
-	Key    KeyID  // zero if not even that could be read
-	Detail string // what is wrong, without values
+	Key     KeyID  // zero if not even that could be read
+	Detail  string // what is wrong, without values
+	Account string // whose it says it is; empty if that could not be read
 }
 
 func (e *CorruptError) Error() string {

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -338,21 +340,28 @@ func TestNoActor(t *testing.T) {
 	require.NoError(t, e.verify(key.Token))
 }
 
-// Fields of an actor that a store could not keep, or that would fill the log,
-// are refused.
+// What the program says of an actor has to be storable. What his client wrote
+// into a header is made so: it must not stop a revocation.
 func TestActorFieldsAreBounded(t *testing.T) {
 	e := newEnv(t)
 	long := string(bytes.Repeat([]byte("x"), 1025))
 	for name, a := range map[string]apikey.Actor{
-		"long ID":      {ID: long[:256], Account: "acc_1", Role: "admin"},
-		"long agent":   {ID: "u", Account: "acc_1", Role: "admin", UserAgent: long},
-		"NUL":          {ID: "u\x00", Account: "acc_1", Role: "admin"},
-		"not UTF-8":    {ID: "u", Account: "acc_1", Role: "admin", RequestID: "\xff"},
-		"long address": {ID: "u", Account: "acc_1", Role: "admin", Addr: long},
+		"long ID":   {ID: long[:256], Account: "acc_1", Role: "admin"},
+		"NUL":       {ID: "u\x00", Account: "acc_1", Role: "admin"},
+		"not UTF-8": {ID: "u", Account: "acc_1", Role: "\xff"},
 	} {
 		_, err := e.manager.List(apikey.WithActor(background, a), apikey.ListRequest{})
 		require.ErrorIs(t, err, apikey.ErrInvalid, name)
 	}
+	key := e.issue().Key.ID
+	hostile := admin
+	hostile.Addr, hostile.UserAgent, hostile.RequestID = long, "a\x00\xffb", strings.Repeat("é", 1000)
+	require.NoError(t, e.manager.Revoke(apikey.WithActor(background, hostile), apikey.RevokeRequest{Key: key}))
+	log, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: key})
+	require.NoError(t, err)
+	require.Len(t, log.Events[0].Actor.Addr, 512)
+	require.Equal(t, "a\uFFFD\uFFFDb", log.Events[0].Actor.UserAgent)
+	require.True(t, utf8.ValidString(log.Events[0].Actor.RequestID))
 }
 
 // The zero KeyID is no key, also for who may see everything.

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -118,7 +119,7 @@ func (s session) draw(ctx context.Context, account string, req IssueRequest, now
 	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
 		return nil, Token{}, invalid("ExpiresAt %s is not in the future (it is %s)", r.ExpiresAt.Format(time.RFC3339), r.CreatedAt.Format(time.RFC3339))
 	}
-	if err := s.valid(r); err != nil {
+	if err := cmp.Or(validOwner(r), s.valid(r, fields)); err != nil {
 		return nil, Token{}, err
 	}
 	cred, token, err := s.newCredential(ctx, r.Kind, r.Mode)
@@ -146,30 +147,70 @@ func (s session) newCredential(ctx context.Context, kind Kind, mode Mode) (Crede
 	return cred, token, nil
 }
 
-// valid is passed by every record before it is written: it brings the fields to
-// their one form and enforces the limits.
-func (s session) valid(r *Record) error {
-	l := s.limits
+// fields are what a merchant sets of a key, by their names in events.
+var fields = []string{"name", "abilities", "expires_at", "networks", "origins", "metadata", "rotate_months", "disabled"}
+
+// valid is passed by every record before it is written: it brings the named
+// fields to their one form and enforces the limits. An update names only what
+// it changes, so that a key which holds an ability that the catalog has dropped
+// since, or more than a lower limit allows now, can still be narrowed and
+// resumed.
+func (s session) valid(r *Record, fields []string) error {
+	for _, field := range fields {
+		var err error
+		switch field {
+		case "name":
+			err = s.validName(r)
+		case "abilities":
+			err = s.validAbilities(r)
+		case "networks":
+			err = s.validNetworks(r)
+		case "origins":
+			err = s.validOrigins(r)
+		case "metadata":
+			err = s.validMetadata(r)
+		case "rotate_months":
+			if r.RotateMonths < 0 || r.RotateMonths > 120 {
+				err = invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// validOwner checks what a key is born with and never changes.
+func validOwner(r *Record) error {
 	switch {
 	case r.Account == "" || len(r.Account) > 255 || !storable(r.Account):
 		return invalid("account %s: want 1 to 255 bytes of valid UTF-8", quote(r.Account))
-	case len(r.Name) > l.NameBytes:
-		return fmt.Errorf("%w: name has %d bytes, at most %d", ErrLimit, len(r.Name), l.NameBytes)
-	case !storable(r.Name):
-		return invalid("name is not valid UTF-8, or has a NUL")
 	case r.Kind != Secret && r.Kind != Publishable:
 		return invalid("kind %v is reserved: want secret or publishable", r.Kind)
-	case r.RotateMonths < 0 || r.RotateMonths > 120:
-		return invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
 	}
-	for _, bound := range []struct {
-		what     string
-		got, max int
-	}{{"abilities", len(r.Abilities), l.Abilities}, {"networks", len(r.Networks), l.Networks}, {"origins", len(r.Origins), l.Origins}, {"metadata pairs", len(r.Metadata), l.MetadataPairs}} {
-		if bound.got > bound.max {
-			return fmt.Errorf("%w: %d %s, at most %d", ErrLimit, bound.got, bound.what, bound.max)
-		}
+	return nil
+}
+
+func (s session) validName(r *Record) error {
+	switch {
+	case len(r.Name) > s.limits.NameBytes:
+		return fmt.Errorf("%w: name has %d bytes, at most %d", ErrLimit, len(r.Name), s.limits.NameBytes)
+	case !storable(r.Name):
+		return invalid("name is not valid UTF-8, or has a NUL")
 	}
+	return nil
+}
+
+func atMost(got, limit int, what string) error {
+	if got > limit {
+		return fmt.Errorf("%w: %d %s, at most %d", ErrLimit, got, what, limit)
+	}
+	return nil
+}
+
+func (s session) validMetadata(r *Record) error {
+	l := s.limits
 	for name, value := range r.Metadata {
 		switch {
 		case name == "" || !storable(name) || !storable(value):
@@ -178,13 +219,13 @@ func (s session) valid(r *Record) error {
 			return fmt.Errorf("%w: metadata %s has %d + %d bytes, at most %d + %d", ErrLimit, quote(name), len(name), len(value), l.MetadataName, l.MetadataValue)
 		}
 	}
-	if err := s.validAbilities(r); err != nil {
-		return err
-	}
-	return validRestrictions(r)
+	return atMost(len(r.Metadata), l.MetadataPairs, "metadata pairs")
 }
 
 func (s session) validAbilities(r *Record) error {
+	if err := atMost(len(r.Abilities), s.limits.Abilities, "abilities"); err != nil {
+		return err
+	}
 	slices.Sort(r.Abilities)
 	r.Abilities = slices.Compact(r.Abilities)
 	for _, text := range r.Abilities {
@@ -204,7 +245,10 @@ func (s session) validAbilities(r *Record) error {
 	return nil
 }
 
-func validRestrictions(r *Record) error {
+func (s session) validNetworks(r *Record) error {
+	if err := atMost(len(r.Networks), s.limits.Networks, "networks"); err != nil {
+		return err
+	}
 	for i, n := range r.Networks {
 		if !n.IsValid() {
 			return invalid("network %d is not a valid prefix: want 203.0.113.0/24 or 2001:db8::/32", i)
@@ -219,6 +263,13 @@ func validRestrictions(r *Record) error {
 	}
 	slices.SortFunc(r.Networks, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
 	r.Networks = slices.Compact(r.Networks)
+	return nil
+}
+
+func (s session) validOrigins(r *Record) error {
+	if err := atMost(len(r.Origins), s.limits.Origins, "origins"); err != nil {
+		return err
+	}
 	for i, o := range r.Origins {
 		c := canonicalOrigin(o)
 		if c == "" {

@@ -239,6 +239,9 @@ func (v View[T]) MarshalJSON() ([]byte, error) {
 // Metadata is empty.
 type Metadata struct{ m map[string]string }
 
+// NewMetadata copies m: for a Key of a program's own tests.
+func NewMetadata(m map[string]string) Metadata { return Metadata{maps.Clone(m)} }
+
 // Get returns the value of name, and "" when there is none.
 func (m Metadata) Get(name string) string { return m.m[name] }
 

@@ -246,7 +246,10 @@ func (r ListRequest) filter(account string) Filter {
 // page lists records, with those that cannot be believed among the damaged, and
 // a cursor that fits this filter alone.
 func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error) {
+	limit := f.Limit
+	f.Limit = 0
 	bind := fmt.Sprint("keys", f)
+	f.Limit = limit
 	var err error
 	if f.After, err = openCursor(cursor, bind); err != nil {
 		return Page{}, err

@@ -17,10 +17,12 @@ import (
 // it says here who it is, and the library records it. An Actor travels in the
 // context.
 type Actor struct {
-	ID        string // unique within the program, at most 255 bytes
-	Account   string // the merchant he acts for
-	Role      string // what RolePolicy looks at
-	Addr      string // where he came from, for the log
+	ID      string // unique within the program, at most 255 bytes
+	Account string // the merchant he acts for
+	Role    string // what RolePolicy looks at
+	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is
+	// replaced.
+	Addr      string
 	UserAgent string
 	RequestID string
 
@@ -50,15 +52,21 @@ func actorOf(ctx context.Context) (Actor, error) {
 	if !ok || a.ID == "" || a.Account == "" && !a.operator {
 		return Actor{}, ErrNoActor
 	}
-	for _, text := range []string{a.ID, a.Account, a.Role, a.Addr, a.UserAgent, a.RequestID} {
-		if len(text) > 1024 || !storable(text) {
-			return Actor{}, invalid("an actor's fields are valid UTF-8 without NUL, at most 1024 bytes each")
+	for _, text := range []string{a.ID, a.Account, a.Role} {
+		if len(text) > 255 || !storable(text) {
+			return Actor{}, invalid("an actor's ID, account and role are valid UTF-8 without NUL, at most 255 bytes each")
 		}
 	}
-	if len(a.ID) > 255 {
-		return Actor{}, invalid("an actor's ID has at most 255 bytes")
-	}
+	// These come from a request's headers. They are for the log, and whatever a
+	// client writes into them must not stop a revocation.
+	a.Addr, a.UserAgent, a.RequestID = loggable(a.Addr), loggable(a.UserAgent), loggable(a.RequestID)
 	return a, nil
+}
+
+// loggable makes any text storable, and short.
+func loggable(s string) string {
+	s = strings.ReplaceAll(s[:min(len(s), 512)], "\x00", "\uFFFD")
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // Action names what a management call does, in events, policies and step-up.
@@ -186,6 +194,7 @@ type effect struct {
 	made  []made
 	items []Item
 	note  *Event // an event outside every chain
+	also  Action // what the work turned out to be, besides; the policy is asked about it too
 }
 
 // made is one record to be written, and what its event says.
@@ -227,6 +236,7 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
 		switch {
 		case err == nil || s.joined || ctx.Err() != nil || j.ifVersion != 0 && conflict,
+			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
 			!conflict && !(down && j.lessens),
 			attempt == maxAttempts && !j.lessens:
 			return err
@@ -256,10 +266,8 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 	if r != nil {
 		about = s.describeAll(r, s.cfg.Now())
 	}
-	if err := s.authorize(ctx, a, j, about); err != nil {
-		s.cfg.Trace.denied(a, j.action, j.key, err)
-		s.recordDenial(ctx, a, j, about)
-		return joined(ErrForbidden, err)
+	if err := s.permit(ctx, a, j, about); err != nil {
+		return err
 	}
 	if j.stands && s.cfg.Standing != nil {
 		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
@@ -280,6 +288,11 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 	case err != nil || j.reads:
 		return err
 	case !e.nothing():
+		if e.also != "" && e.also != j.action {
+			if err := s.permit(ctx, a, job{action: e.also, key: j.key}, about); err != nil {
+				return err
+			}
+		}
 		return s.apply(ctx, a, j.action, e)
 	case r != nil:
 		// What was asked for is so already, because another node did it, or an
@@ -288,6 +301,17 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		s.announce(ctx, notice{changes: []Change{{Record: r}}, start: start})
 	}
 	return nil
+}
+
+// permit asks Policy, and records what it refuses.
+func (s session) permit(ctx context.Context, a Actor, j job, about Info) error {
+	err := s.authorize(ctx, a, j, about)
+	if err == nil {
+		return nil
+	}
+	s.cfg.Trace.denied(a, j.action, j.key, err)
+	s.recordDenial(ctx, a, j, about)
+	return joined(ErrForbidden, err)
 }
 
 // authorize asks Policy. A token's holder may end it: having it is the right.
@@ -318,6 +342,11 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 	}
 	r, err := s.store.Get(ctx, j.key)
 	if err != nil {
+		var corrupt *CorruptError
+		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
+			s.cfg.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
+			return nil, ErrNotFound
+		}
 		return nil, storeError(err)
 	}
 	if !a.operator && r.Account != a.Account {

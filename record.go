@@ -53,16 +53,16 @@ func (c *core) tagged(p parsed) error {
 // hash, check or ID can never pass, because what is compared is always derived
 // from the presented text.
 func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew bool, err error) {
-	// Anybody can write "sk" before the public ID of a publishable key. That is a
-	// wrong token, not a damaged record.
-	if (p.kind == Publishable) != (cred.Public != "") {
-		return false, ErrInvalidToken
-	}
 	if p.kind == Publishable { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
 			return false, ErrInvalidToken
 		}
 		return false, nil
+	}
+	// Anybody can write "sk" before the public ID of a publishable key. That is a
+	// wrong token, not a damaged record.
+	if cred.Hash == "" && len(cred.Check) == 0 {
+		return false, ErrInvalidToken
 	}
 	byCheck := false
 	if len(cred.Check) > 0 {
@@ -88,12 +88,15 @@ func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew boo
 			return false, ErrInvalidToken
 		}
 	}
-	current := c.ring.first
-	slot := byte(0)
-	if current != nil {
-		slot = current.slot
-	}
-	return len(cred.Check) == 0 || cred.Check[0] != slot || c.hashers[0].Outdated(cred.Hash), nil
+	return c.weak(cred.Check) || c.hashers[0].Outdated(cred.Hash), nil
+}
+
+// weak reports whether a check should be made anew: there is none, it is that
+// of no pepper while there is one, or its pepper is gone. Of two peppers that
+// are both configured neither is better, so that nodes which list them in a
+// different order do not undo each other.
+func (c *core) weak(check []byte) bool {
+	return len(check) == 0 || c.ring.has() && c.ring.at(check[0]) == nil
 }
 
 // believe checks that a record is what a Manager wrote, and that this version
@@ -108,7 +111,7 @@ func (c *core) believe(r *Record) error {
 // authentic checks a record's MAC. A database writer who moves a key to another
 // account, prolongs it or adds an ability is found here.
 func (c *core) authentic(r *Record) error {
-	bad := func(detail string) error { return &CorruptError{r.ID, detail} }
+	bad := func(detail string) error { return &CorruptError{Key: r.ID, Detail: detail} }
 	if c.ring.has() {
 		switch {
 		case len(r.MAC) == 0:
@@ -125,7 +128,7 @@ func (c *core) authentic(r *Record) error {
 }
 
 func (c *core) understood(r *Record) error {
-	bad := func(detail string) error { return &CorruptError{r.ID, detail} }
+	bad := func(detail string) error { return &CorruptError{Key: r.ID, Detail: detail} }
 	switch {
 	case r.Needs&^knownNeeds != 0:
 		return bad(fmt.Sprintf("record needs features %#x that this version does not know", r.Needs&^knownNeeds))

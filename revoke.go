@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -80,14 +81,17 @@ func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, b
 // RevokeAllRequest selects the keys to end: an account that leaves, or what a
 // leaked pepper minted. Zero fields select all.
 type RevokeAllRequest struct {
-	// Account: empty is the actor's own, and for an Operator every account.
+	// Account: empty is the actor's own. An Operator has to name it, but for a
+	// Pepper: then empty is every account.
 	Account     string
 	Mode        Mode
 	Kind        Kind
 	NeverUsed   bool
 	UnusedSince time.Time
-	Pepper      uint8
-	Reason      Reason
+	// Pepper selects keys with a live credential that the pepper of this slot has
+	// minted: what its leak lets others forge.
+	Pepper uint8
+	Reason Reason
 	// Cursor continues where an earlier call ended; empty: from the start.
 	Cursor Cursor
 	Limit  int // keys looked at in this call: 1 to 1000; 0: 100
@@ -95,7 +99,7 @@ type RevokeAllRequest struct {
 
 // RevokedAll is what one call of RevokeAll did.
 type RevokedAll struct {
-	Revoked int
+	Revoked int    // keys that are revoked now, and may have been before if damaged
 	Next    Cursor // pass it to the next call; empty: all are done
 }
 
@@ -110,7 +114,8 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	}
 	s := m.own()
 	var chunk []KeyID
-	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	var failed []error
+	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, work: func(a Actor, _ *Record) (effect, error) {
 		page, err := s.page(ctx, Filter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
@@ -119,11 +124,17 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 			return effect{}, err
 		}
 		for i := range page.Records {
-			if page.Records[i].State() != Revoked {
-				chunk = append(chunk, page.Records[i].ID)
+			r := &page.Records[i] // the store's filter looks at the MAC's slot too
+			minted := slices.ContainsFunc(r.Credentials, func(c Credential) bool { return !c.Ended && c.Pepper == req.Pepper })
+			if r.State() != Revoked && (req.Pepper == 0 || minted) {
+				chunk = append(chunk, r.ID)
 			}
 		}
 		for _, d := range page.Damaged { // what cannot be believed can still be ended
+			if d.Key.IsZero() {
+				failed = append(failed, d)
+				continue
+			}
 			chunk = append(chunk, d.Key)
 		}
 		done.Next = page.Next
@@ -132,7 +143,6 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	if err != nil {
 		return RevokedAll{}, err
 	}
-	var failed []error
 	for _, id := range chunk {
 		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: reason}); err != nil {
 			failed = append(failed, fmt.Errorf("key %s: %w", id, err))
@@ -176,7 +186,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	}
 	cred := r.credential(p.id)
 	if cred == nil {
-		return &CorruptError{r.ID, "lookup by a credential that the record does not list"}
+		return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
 	}
 	if _, err := m.prove(ctx, p, cred); err != nil {
 		return err
@@ -186,7 +196,13 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	}
 	// The credential is the actor: it speaks for its key's account and can do
 	// nothing but end itself, which needs no policy.
-	holder := Actor{ID: "credential:" + p.id.String(), Account: r.Account, holder: true}
+	// Where it was presented is taken from the actor of the context, if there is
+	// one; who he is does not matter.
+	from, _ := actorOf(ctx)
+	holder := Actor{
+		ID: "credential:" + p.id.String(), Account: r.Account, holder: true,
+		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
+	}
 	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: r.ID, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
 		return s.lessened(stored, func(r *Record, _ time.Time) (made, bool) {
 			cred := r.credential(p.id)
@@ -230,6 +246,9 @@ func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err
 		}})
 		if err != nil {
 			return renewed, errors.Join(append(failed, err)...)
+		}
+		for _, d := range page.Damaged {
+			failed = append(failed, d)
 		}
 		for i := range page.Records {
 			if renewed == limit {

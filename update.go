@@ -60,14 +60,14 @@ type UpdateRequest struct {
 	// version; 0: whatever it is at.
 	IfVersion uint64
 
-	Name         Field[string]
-	Abilities    Field[[]string]
-	ExpiresAt    Field[time.Time] // in the future; cleared: never
-	Networks     Field[[]netip.Prefix]
-	Origins      Field[[]string]
-	Metadata     Field[map[string]string]
-	RotateMonths Field[int]
-	Disabled     Field[bool]
+	Name         Field[string]            `json:",omitzero"`
+	Abilities    Field[[]string]          `json:",omitzero"`
+	ExpiresAt    Field[time.Time]         `json:",omitzero"` // in the future; cleared: never
+	Networks     Field[[]netip.Prefix]    `json:",omitzero"`
+	Origins      Field[[]string]          `json:",omitzero"`
+	Metadata     Field[map[string]string] `json:",omitzero"`
+	RotateMonths Field[int]               `json:",omitzero"`
+	Disabled     Field[bool]              `json:",omitzero"`
 }
 
 // Update changes a key and returns it as it is then. An update that changes
@@ -111,14 +111,12 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 		if stored.State() == Revoked {
 			return effect{}, ErrRevoked
 		}
-		// The copy is deep in what the request brings in, so that sorting it does
-		// not change what the caller passed.
 		edited := *stored
 		if err := edit(&edited, now); err != nil {
 			return effect{}, err
 		}
-		r := edited.clone()
-		if err := s.valid(&r); err != nil {
+		r := edited.clone() // deep: what the caller passed is sorted in the copy
+		if err := s.valid(&r, differences(stored, &r)); err != nil {
 			return effect{}, err
 		}
 		changed := differences(stored, &r)
@@ -127,6 +125,12 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 		}
 		info.Version++
 		e := effect{made: []made{{record: &r, changed: changed}}}
+		switch { // by whatever method: who may not resume must not do it through Update
+		case r.Disabled && !stored.Disabled:
+			e.also = ActionSuspend
+		case stored.Disabled && !r.Disabled:
+			e.also = ActionResume
+		}
 		if r.live(now) && !stored.live(now) {
 			quota, err := s.quota(ctx, r.Account, r.Mode, now)
 			if err != nil {

@@ -323,11 +323,11 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
 	cred := r.credential(p.id)
 	if cred == nil {
-		return &CorruptError{r.ID, "lookup by a credential that the record does not list"}
+		return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
 	}
 	renew, err := v.prove(ctx, p, cred)
 	if errors.Is(err, ErrCorrupt) {
-		return &CorruptError{r.ID, "the stored hash is unreadable, too costly, or of an unknown algorithm"}
+		return &CorruptError{Key: r.ID, Detail: "the stored hash is unreadable, too costly, or of an unknown algorithm"}
 	}
 	if err == nil && renew && p.kind == Secret {
 		v.renewBehind(p, *cred)
@@ -345,7 +345,7 @@ func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *
 		k.ended, k.notBefore, k.notAfter = cred.Ended, cred.NotBefore, cred.NotAfter
 	}
 	if damage == nil && (cred == nil || said != claims{r.Kind, r.Mode, cred.Pepper}) {
-		k.damage = &CorruptError{r.ID, "record and token disagree about kind, mode or pepper slot"}
+		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
 	}
 	return k
 }

@@ -1,0 +1,276 @@
+package apikey_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Every field of a record is covered by its MAC, but for those that Upkeep
+// swaps. A field that somebody adds and forgets to cover fails here.
+func TestMACCoversEveryField(t *testing.T) {
+	outside := map[string]bool{"MAC": true, "Credentials.LastUsed": true, "Credentials.Hash": true, "Credentials.Check": true, "Credentials.Sealed": true, "Credentials.SealedKEK": true}
+	var s *spy
+	e := newEnv(t, watch(&s), func(e *env) { e.mc.Local = nil })
+	key := e.issue(func(r *apikey.IssueRequest) {
+		r.Networks = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		r.Origins = []string{"https://shop.example"}
+		r.Metadata = map[string]string{"a": "b"}
+	})
+	request := apikey.Request{Addr: netip.MustParseAddr("192.0.2.1"), Origin: "https://shop.example"}
+	verify := func(change func(*apikey.Record)) error {
+		s.set(func(s *spy) {
+			s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+				r, err := next()
+				change(&r)
+				return r, err
+			}
+		})
+		_, err := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true }).Verify(background, key.Token.Reveal(), request)
+		return err
+	}
+	require.NoError(t, verify(func(*apikey.Record) {}))
+	fields := 0
+	each := func(typ reflect.Type, prefix string, in func(*apikey.Record) reflect.Value) {
+		for i := range typ.NumField() {
+			name := prefix + typ.Field(i).Name
+			if outside[name] || name == "Credentials" {
+				continue
+			}
+			fields++
+			err := verify(func(r *apikey.Record) { alter(t, in(r).Field(i)) })
+			if name == "Credentials.ID" { // what was presented is not there any more
+				require.Error(t, err, name)
+				continue
+			}
+			require.ErrorIs(t, err, apikey.ErrCorrupt, "%s is not covered", name)
+		}
+	}
+	each(reflect.TypeFor[apikey.Record](), "", func(r *apikey.Record) reflect.Value { return reflect.ValueOf(r).Elem() })
+	each(reflect.TypeFor[apikey.Credential](), "Credentials.", func(r *apikey.Record) reflect.Value { return reflect.ValueOf(r).Elem().FieldByName("Credentials").Index(0) })
+	require.Greater(t, fields, 25)
+}
+
+// alter gives a field another value of its type.
+func alter(t *testing.T, v reflect.Value) {
+	t.Helper()
+	switch x := v.Addr().Interface().(type) {
+	case *time.Time:
+		*x = x.Add(time.Hour).Add(time.Microsecond)
+	case *[]string:
+		*x = append(*x, "payment:verify")
+	case *[]netip.Prefix:
+		*x = append(*x, netip.MustParsePrefix("0.0.0.0/0"))
+	case *map[string]string:
+		*x = map[string]string{"a": "c"}
+	default:
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(v.String() + "x")
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.Uint8, reflect.Uint64:
+			v.SetUint(v.Uint() ^ 3)
+		case reflect.Int:
+			v.SetInt(v.Int() + 1)
+		case reflect.Array:
+			v.Index(0).SetUint(v.Index(0).Uint() ^ 1)
+		default:
+			t.Fatalf("a field of type %s: teach alter about it", v.Type())
+		}
+	}
+}
+
+// A Manager of an older version suspends a key that needs what only a newer one
+// knows. The record stays sound: the newer one resumes it.
+func TestAnOlderManagerRuinsNothing(t *testing.T) {
+	e := newEnv(t, func(e *env) {
+		e.mc.Catalog = apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Parse: func(s string) (apikey.Ability, bool) { return shout(s), s == "NEW FORM" }})
+		e.vc.Catalog = e.mc.Catalog
+	})
+	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"NEW FORM"} })
+	require.NoError(t, e.verify(key.Token))
+	older := e.newManager(func(c *apikey.ManagerConfig) { c.Catalog = catalog })
+	_, err := older.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	require.ErrorIs(t, err, apikey.ErrCorrupt, "it does not know the form")
+	require.NoError(t, older.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
+	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
+	require.NoError(t, e.verify(key.Token))
+	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	require.NoError(t, err)
+	require.Equal(t, apikey.ChainReport{Events: 3}, report)
+}
+
+type shout string
+
+func (s shout) Allows(a apikey.Ability) bool { return a == s }
+func (s shout) String() string               { return string(s) }
+
+func TestRevokeAllWantsAnAccount(t *testing.T) {
+	e := newEnv(t)
+	key := e.issue()
+	op := apikey.WithActor(background, apikey.Operator("ops"))
+	_, err := e.manager.RevokeAll(op, apikey.RevokeAllRequest{})
+	require.ErrorIs(t, err, apikey.ErrInvalid)
+	require.NoError(t, e.verify(key.Token))
+}
+
+// After a new pepper took over, every record's MAC is of it. Revoking what it
+// minted leaves what it only signed.
+func TestRevokeAllOfAPepperIsWhatItMinted(t *testing.T) {
+	e := newEnv(t)
+	old := e.issue()
+	two := pepper(t, 2)
+	both := []apikey.Pepper{two, e.mc.Peppers[0]}
+	m := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = both, hmacHasher(t, both...) })
+	fresh, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+	require.NoError(t, err)
+	op := apikey.WithActor(background, apikey.Operator("ops"))
+	n, err := m.Remac(op, apikey.RemacRequest{})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	done, err := m.RevokeAll(op, apikey.RevokeAllRequest{Pepper: 2, Reason: apikey.ReasonCompromised})
+	require.NoError(t, err)
+	require.Equal(t, 1, done.Revoked)
+	state := func(id apikey.KeyID) apikey.State {
+		info, err := m.Get(e.ctx, apikey.GetRequest{Key: id})
+		require.NoError(t, err)
+		return info.State
+	}
+	require.Equal(t, apikey.Revoked, state(fresh.Key.ID))
+	require.Equal(t, apikey.Active, state(old.Key.ID))
+}
+
+func TestUpdateSurvivesJSON(t *testing.T) {
+	e := newEnv(t)
+	key := e.issue(func(r *apikey.IssueRequest) { r.Origins = []string{"https://shop.example"} })
+	text, err := json.Marshal(apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("renamed")})
+	require.NoError(t, err)
+	var req apikey.UpdateRequest
+	require.NoError(t, json.Unmarshal(text, &req))
+	info, err := e.manager.Update(e.ctx, req)
+	require.NoError(t, err)
+	require.Equal(t, "renamed", info.Name)
+	require.Equal(t, 1, info.Origins.Len(), "what was not set is kept")
+	require.Equal(t, 1, info.Abilities.Len())
+}
+
+type policyFunc func(apikey.Action) error
+
+func (p policyFunc) Authorize(_ context.Context, _ apikey.Actor, act apikey.Action, _ apikey.Info) error {
+	return p(act)
+}
+
+// Who may not resume cannot do it through Update.
+func TestUpdateIsNoWayAroundThePolicy(t *testing.T) {
+	e := newEnv(t, func(e *env) {
+		e.mc.Policy = policyFunc(func(a apikey.Action) error {
+			if a == apikey.ActionResume || a == apikey.ActionSuspend {
+				return fmt.Errorf("not you")
+			}
+			return nil
+		})
+	})
+	key := e.issue()
+	off := e.issue(func(r *apikey.IssueRequest) { r.Disabled = true })
+	_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Disabled: apikey.Set(true)})
+	require.ErrorIs(t, err, apikey.ErrForbidden)
+	_, err = e.manager.Update(e.ctx, apikey.UpdateRequest{Key: off.Key.ID, Disabled: apikey.Clear[bool]()})
+	require.ErrorIs(t, err, apikey.ErrForbidden)
+	_, err = e.manager.Update(e.ctx, apikey.UpdateRequest{Key: off.Key.ID, Name: apikey.Set("x")})
+	require.NoError(t, err)
+	require.NoError(t, e.verify(key.Token))
+	require.ErrorIs(t, e.verify(off.Token), apikey.ErrSuspended)
+}
+
+// A policy that cannot reach its own database refuses, once and at once.
+func TestAPolicysErrorIsNoReasonToTryAgain(t *testing.T) {
+	calls := 0
+	e := newEnv(t)
+	key := e.issue()
+	m := e.newManager(func(c *apikey.ManagerConfig) {
+		c.Policy = policyFunc(func(apikey.Action) error {
+			calls++
+			return fmt.Errorf("%w: %w", apikey.ErrUnavailable, apikey.ErrConflict)
+		})
+	})
+	require.ErrorIs(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}), apikey.ErrForbidden)
+	require.Equal(t, 1, calls)
+}
+
+// An ability that the catalog has dropped does not freeze the keys that hold it.
+func TestDroppedAbilitiesFreezeNothing(t *testing.T) {
+	e := newEnv(t)
+	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"payment:refund", "payment:verify"} })
+	m := e.newManager(func(c *apikey.ManagerConfig) {
+		c.Catalog = apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"})
+		c.Limits.Abilities = 1
+	})
+	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, m.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
+	_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("x")})
+	require.NoError(t, err)
+	_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:refund"})})
+	require.ErrorIs(t, err, apikey.ErrInvalid)
+	_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:verify"})})
+	require.NoError(t, err)
+}
+
+// Somebody else's damaged row is not found, as his sound ones are.
+func TestForeignDamageIsNotFound(t *testing.T) {
+	e := newEnv(t, func(e *env) { e.store = damagedRows{e.store} })
+	key := e.issue().Key.ID
+	stranger := apikey.WithActor(background, apikey.Actor{ID: "usr_2", Account: "acc_2", Role: "admin"})
+	_, err := e.manager.Get(stranger, apikey.GetRequest{Key: key})
+	require.Equal(t, apikey.ErrNotFound, err)
+	_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: key})
+	require.ErrorIs(t, err, apikey.ErrCorrupt)
+}
+
+type damagedRows struct{ apikey.Store }
+
+func (d damagedRows) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := d.Store.Get(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	return apikey.Record{}, &apikey.CorruptError{Key: id, Account: r.Account, Detail: "abilities are not readable"}
+}
+
+// Two nodes list the same peppers in another order. Neither rewrites what the
+// other has written.
+func TestChecksDoNotFlapBetweenPeppers(t *testing.T) {
+	e := newEnv(t)
+	key := e.issue()
+	writes := 0
+	two := pepper(t, 2)
+	for _, order := range [][]apikey.Pepper{{two, e.mc.Peppers[0]}, {e.mc.Peppers[0], two}} {
+		s := &spy{Store: e.store}
+		s.set(func(s *spy) {
+			s.upkeep = func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
+				for _, u := range batch {
+					if u.NewCheck != nil {
+						writes++
+					}
+				}
+				return next()
+			}
+		})
+		v := e.newVerifier(func(c *apikey.VerifierConfig) {
+			c.Store, c.Peppers, c.Hashers = s, order, []apikey.Hasher{hmacHasher(t, order...)}
+		})
+		_, err := v.Verify(background, key.Token.Reveal(), apikey.Request{})
+		require.NoError(t, err)
+		require.NoError(t, v.Close(background))
+	}
+	require.Zero(t, writes)
+}
