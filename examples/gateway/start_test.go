@@ -224,80 +224,82 @@ func TestTwoInstances(t *testing.T) {
 	require.Equal(t, 200, first.call(first.keys["LIVE_SECRET_KEY"], "GET", "/v1/payments/"+id, "").status)
 }
 
+// free is an address that is, BUSY one that is not.
+const free = "-addr 127.0.0.1:0 "
+
+// otherPepper is not the one that the database was used with.
+var otherPepper = strings.Repeat("ab", 32) + "\n"
+
+var doNotStart = []struct {
+	name, args    string
+	fresh         bool // in an empty directory, not on a database with its pepper
+	pepper        func(right string) string
+	mode          os.FileMode // of the pepper; 0: 0600
+	code          int
+	says, advises string
+}{
+	{name: "port in use", fresh: true, args: "-addr BUSY", code: 1, says: "in use", advises: "-addr"},
+	{name: "port is none", args: "-addr 127.0.0.1:nothing", code: 1, says: "nothing", advises: "-addr"},
+	{name: "database is a directory", args: free + "-db .", code: 1, says: "is a directory", advises: "-db"},
+	{name: "directory is missing", args: free + "-db no/keys.db", code: 1, says: "no/keys.db: no such file", advises: "-db"},
+	{name: "directory is a file", args: free + "-db keys.pepper/keys.db", code: 1, says: "not a directory", advises: "-db"},
+	{name: "nobody can write there", args: free + "-db /proc/keys.db", code: 1, says: "/proc/keys.db", advises: "-db"},
+	{name: "database is something else", args: free + "-db junk -pepper-file keys.pepper", code: 1, says: "junk: ", advises: "-db"},
+	{name: "pepper's directory is missing", fresh: true, args: free + "-pepper-file no/pepper", code: 1, says: "no such file", advises: "-pepper-file"},
+	{name: "pepper is missing", args: free + "-pepper-file none", code: 1, says: "none is missing", advises: "put it back"},
+	{name: "pepper is a directory", args: free + "-pepper-file .", code: 1, says: "is a directory", advises: "pepper"},
+	{name: "pepper is another", args: free, pepper: as(otherPepper), code: 1, says: "does not hold the pepper", advises: "-pepper-file"},
+	{name: "pepper is garbled", args: free, pepper: func(right string) string { return right[:40] }, code: 1, says: "not a pepper file", advises: "-pepper-file"},
+	{name: "pepper is empty", args: free, pepper: as("\n"), code: 1, says: "not a pepper file", advises: "-pepper-file"},
+	{name: "pepper is zeros", args: free, pepper: as(strings.Repeat("0", 64)), code: 1, says: "all zeros", advises: "random"},
+	{name: "pepper is public", args: free, mode: 0o644, code: 1, says: "can be read by others", advises: "chmod 600"},
+	{name: "issue before the first start", fresh: true, args: "-issue live", code: 1, says: "keys.db", advises: "start once without -issue"},
+	{name: "issue with another pepper", args: "-issue live", pepper: as(otherPepper), code: 1, says: "does not hold the pepper", advises: "-pepper-file"},
+	{name: "issue for no mode", args: "-issue prod", code: 2, says: "prod", advises: "[live test]"},
+	{name: "unknown ability", args: "-issue live -abilities payment:refnd", code: 2, says: "payment:refnd", advises: "payment:refund"},
+	{name: "abilities of nothing", args: "-abilities balance=read", code: 2, says: "-abilities", advises: "-issue"},
+	{name: "unknown flag", args: "-prot 80", code: 2, says: "-prot", advises: "-addr"},
+	{name: "no flag", args: "8080", code: 2, says: `"8080"`, advises: "flags"},
+	{name: "address without port", args: "-addr localhost", code: 2, says: "-addr", advises: "host:port"},
+}
+
 func TestDoesNotStart(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() }) // a defer would be before the subtests
-	used := t.TempDir()             // a database with its pepper
+	used := t.TempDir()
 	require.Equal(t, 0, start(t, used).stop(syscall.SIGINT))
-	pepper, err := os.ReadFile(filepath.Join(used, "keys.pepper"))
+	right, err := os.ReadFile(filepath.Join(used, "keys.pepper"))
 	require.NoError(t, err)
-	other := strings.Repeat("ab", 32) + "\n"
-
-	const free = "-addr 127.0.0.1:0 "
-	tests := []struct {
-		name, args  string
-		fresh       bool // in an empty directory
-		pepper      string
-		mode        os.FileMode
-		code        int
-		says, advis string
-	}{
-		{name: "port in use", fresh: true, args: "-addr " + l.Addr().String(), code: 1, says: "in use", advis: "-addr"},
-		{name: "port is none", args: "-addr 127.0.0.1:nothing", code: 1, says: "nothing", advis: "-addr"},
-		{name: "database is a directory", args: free + "-db .", code: 1, says: "is a directory", advis: "-db"},
-		{name: "directory is missing", args: free + "-db no/keys.db", code: 1, says: "no/keys.db: no such file", advis: "-db"},
-		{name: "directory is a file", args: free + "-db keys.pepper/keys.db", code: 1, says: "not a directory", advis: "-db"},
-		{name: "nobody can write there", args: free + "-db /proc/keys.db", code: 1, says: "/proc/keys.db", advis: "-db"},
-		{name: "database is something else", args: free + "-db junk -pepper-file keys.pepper", code: 1, says: "junk: ", advis: "-db"},
-		{name: "pepper's directory is missing", fresh: true, args: free + "-pepper-file no/pepper", code: 1, says: "no such file", advis: "-pepper-file"},
-		{name: "pepper is missing", args: free + "-pepper-file none", code: 1, says: "none is missing", advis: "put it back"},
-		{name: "pepper is a directory", args: free + "-pepper-file .", code: 1, says: "is a directory", advis: "pepper"},
-		{name: "pepper is another", args: free, pepper: other, code: 1, says: "does not hold the pepper", advis: "-pepper-file"},
-		{name: "pepper is garbled", args: free, pepper: string(pepper[:40]), code: 1, says: "not a pepper file", advis: "-pepper-file"},
-		{name: "pepper is empty", args: free, pepper: "\n", code: 1, says: "not a pepper file", advis: "-pepper-file"},
-		{name: "pepper is zeros", args: free, pepper: strings.Repeat("0", 64), code: 1, says: "all zeros", advis: "random"},
-		{name: "pepper is public", args: free, pepper: string(pepper), mode: 0o644, code: 1, says: "can be read by others", advis: "chmod 600"},
-		{name: "issue before the first start", fresh: true, args: "-issue live", code: 1, says: "keys.db", advis: "start once without -issue"},
-		{name: "issue with another pepper", args: "-issue live", pepper: other, code: 1, says: "does not hold the pepper", advis: "-pepper-file"},
-		{name: "issue for no mode", args: "-issue prod", code: 2, says: "prod", advis: "[live test]"},
-		{name: "unknown ability", args: "-issue live -abilities payment:refnd", code: 2, says: "payment:refnd", advis: "payment:refund"},
-		{name: "abilities of nothing", args: "-abilities balance=read", code: 2, says: "-abilities", advis: "-issue"},
-		{name: "unknown flag", args: "-prot 80", code: 2, says: "-prot", advis: "-addr"},
-		{name: "no flag", args: "8080", code: 2, says: `"8080"`, advis: "flags"},
-		{name: "address without port", args: "-addr localhost", code: 2, says: "-addr", advis: "host:port"},
-	}
-	for _, tt := range tests {
+	for _, tt := range doNotStart {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir, pepper := t.TempDir(), string(right)
+			if tt.pepper != nil {
+				pepper = tt.pepper(pepper)
+			}
 			if !tt.fresh {
 				db, err := os.ReadFile(filepath.Join(used, "keys.db"))
 				require.NoError(t, err)
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "keys.db"), db, 0o600))
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "junk"), []byte(strings.Repeat("junk", 2000)), 0o600))
-				text := pepper
-				if tt.pepper != "" {
-					text = []byte(tt.pepper)
-				}
-				require.NoError(t, os.WriteFile(filepath.Join(dir, "keys.pepper"), text, 0o600))
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "keys.pepper"), []byte(pepper), 0o600))
 				if tt.mode != 0 {
 					require.NoError(t, os.Chmod(filepath.Join(dir, "keys.pepper"), tt.mode))
 				}
 			}
-			code, stdout, stderr := run(t, dir, strings.Fields(tt.args)...)
+			code, stdout, stderr := run(t, dir, strings.Fields(strings.ReplaceAll(tt.args, "BUSY", l.Addr().String()))...)
 			require.Equal(t, tt.code, code, stderr)
 			require.Empty(t, stdout)
 			require.Contains(t, stderr, tt.says)
-			require.Contains(t, stderr, tt.advis)
+			require.Contains(t, stderr, tt.advises)
 			if tt.code == 1 {
 				require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
 				require.True(t, strings.HasPrefix(stderr, "gateway: "), stderr)
 			}
-			for _, secret := range []string{string(pepper[:64]), other[:64]} {
-				require.NotContains(t, stderr, secret)
-			}
+			require.NotContains(t, stderr, string(right[:40]))
+			require.NotContains(t, stderr, otherPepper[:40])
 			if tt.fresh { // nothing is left that the next start takes for an old database
 				left, err := os.ReadDir(dir)
 				require.NoError(t, err)
@@ -307,6 +309,8 @@ func TestDoesNotStart(t *testing.T) {
 		})
 	}
 }
+
+func as(text string) func(string) string { return func(string) string { return text } }
 
 // A start that could not show its keys has made none.
 func TestKeysThatNobodySaw(t *testing.T) {
