@@ -2,6 +2,7 @@ package sqlstore_test
 
 import (
 	"context"
+	"database/sql"
 	"regexp"
 	"strings"
 	"testing"
@@ -32,30 +33,54 @@ func TestPlans(t *testing.T) {
 	chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
 	require.NoError(t, err)
 
-	for _, c := range []struct {
-		name string
-		run  func(ctx context.Context, s *sqlstore.Store) error
-		sort bool // sorting one page after the joins is allowed
-	}{
+	for _, c := range operations(t, r, cursor, list.Next, log.Next, chain.Next) {
+		t.Run(c.name, func(t *testing.T) {
+			p.record(nil)
+			require.NoError(t, c.run(t.Context(), s))
+			explained := 0
+			for _, call := range p.seen() {
+				if !reads.MatchString(call.sql) {
+					continue
+				}
+				explained++
+				for _, step := range explain(t, db, call) {
+					require.False(t, scans(step), "%s\n%s", step, call.sql)
+					require.False(t, strings.Contains(step, "TEMP B-TREE") && !c.sort, "%s\n%s", step, call.sql)
+				}
+			}
+			require.NotZero(t, explained)
+		})
+	}
+}
+
+// operation is one call of a Store.
+type operation struct {
+	name string
+	run  func(ctx context.Context, s *sqlstore.Store) error
+	sort bool // sorting one page after the joins is allowed
+}
+
+func operations(t *testing.T, r apikey.Record, cursor, listed, logged, chained apikey.Cursor) []operation {
+	return []operation{
 		{"get", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) { return s.Get(ctx, r.ID) }), false},
 		{"lookup", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) {
 			return s.Lookup(ctx, r.Credentials[0].ID)
 		}), false},
 		{"list", lists(apikey.Filter{}), true},
 		{"list account", lists(apikey.Filter{Account: "m1"}), true},
-		{"list account, next page", lists(apikey.Filter{Account: "m1", After: list.Next}), true},
+		{"list account, next page", lists(apikey.Filter{Account: "m1", After: listed}), true},
 		{"list everything of an account", lists(apikey.Filter{
 			Account: "m1", Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, NameContains: "x", NeverUsed: true,
 			UnusedSince: day, ExpiringBefore: day, NotExpiredAt: day, DueBefore: day, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k",
 		}), true},
 		{"events", logs(apikey.EventFilter{}), false},
-		{"events, next page", logs(apikey.EventFilter{After: log.Next}), false},
+		{"events, next page", logs(apikey.EventFilter{After: logged}), false},
 		{"events of an account", logs(apikey.EventFilter{Account: "m1"}), false},
-		{"events of an account, next page", logs(apikey.EventFilter{Account: "m1", Mode: apikey.Live, After: log.Next}), false},
+		{"events of an account, next page", logs(apikey.EventFilter{Account: "m1", Mode: apikey.Live, After: logged}), false},
 		{"events of a key", logs(apikey.EventFilter{Key: r.ID}), false},
-		{"events of a key and account", logs(apikey.EventFilter{Key: r.ID, Account: "m1", After: log.Next}), false},
+		{"events of a key and account", logs(apikey.EventFilter{Key: r.ID, Account: "m1", After: logged}), false},
 		{"chain", logs(apikey.EventFilter{Key: r.ID, Chain: true}), false},
-		{"chain, next page", logs(apikey.EventFilter{Key: r.ID, Chain: true, Account: "m1", After: chain.Next}), false},
+		{"chain, next page", logs(apikey.EventFilter{Key: r.ID, Chain: true, Account: "m1", After: chained}), false},
 		{"feed, now", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) { return s.Changed(ctx, "", 10) }), true},
 		{"feed", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) {
 			return s.Changed(ctx, cursor, 10)
@@ -77,36 +102,29 @@ func TestPlans(t *testing.T) {
 			})
 		}, false},
 		{"purge", get(func(ctx context.Context, s *sqlstore.Store) (int, error) { return s.Purge(ctx, day, 10) }), false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p.record(nil)
-			require.NoError(t, c.run(t.Context(), s))
-			explained := 0
-			for _, call := range p.seen() {
-				if !reads.MatchString(call.sql) {
-					continue
-				}
-				explained++
-				args := make([]any, len(call.args))
-				for i, a := range call.args {
-					args[i] = a.Value
-				}
-				rows, err := db.Query("EXPLAIN QUERY PLAN "+call.sql, args...)
-				require.NoError(t, err)
-				for rows.Next() {
-					var (
-						id, parent, unused int
-						step               string
-					)
-					require.NoError(t, rows.Scan(&id, &parent, &unused, &step))
-					require.False(t, scans(step), "%s\n%s", step, call.sql)
-					require.False(t, strings.Contains(step, "TEMP B-TREE") && !c.sort, "%s\n%s", step, call.sql)
-				}
-				require.NoError(t, rows.Close())
-			}
-			require.NotZero(t, explained)
-		})
 	}
+}
+
+// explain asks SQLite how it would run a statement.
+func explain(t *testing.T, db *sql.DB, c call) (steps []string) {
+	t.Helper()
+	args := make([]any, len(c.args))
+	for i, a := range c.args {
+		args[i] = a.Value
+	}
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+c.sql, args...)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			id, parent, unused int
+			step               string
+		)
+		require.NoError(t, rows.Scan(&id, &parent, &unused, &step))
+		steps = append(steps, step)
+	}
+	require.NotEmpty(t, steps)
+	return steps
 }
 
 var reads = regexp.MustCompile(`^(SELECT|UPDATE|DELETE|WITH)\b`)

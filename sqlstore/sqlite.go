@@ -128,19 +128,23 @@ const (
 	sqliteRecord = "k.id, " + sqliteKey + ",\n\t" + sqliteCredential
 )
 
-func (sqlite) statements() statements {
-	const get = `SELECT ` + sqliteRecord + `
+const (
+	sqliteGet = `SELECT ` + sqliteRecord + `
 FROM apikey_keys k LEFT JOIN apikey_credentials c ON c.key_id = k.id
 WHERE k.id = ? ORDER BY c.position`
-	return statements{
-		get:       get,
-		getLocked: get, // a transaction has the whole database
-		lookup: `SELECT used.key_id, ` + sqliteKey + `,
+	sqliteLookup = `SELECT used.key_id, ` + sqliteKey + `,
 	` + sqliteCredential + `
 FROM apikey_credentials used
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
-WHERE used.id = ? ORDER BY c.position`,
+WHERE used.id = ? ORDER BY c.position`
+)
+
+func (sqlite) statements() statements {
+	return statements{
+		get:       sqliteGet,
+		getLocked: sqliteGet, // a transaction has the whole database
+		lookup:    sqliteLookup,
 
 		nextPlace: `UPDATE apikey_feed SET place = place + 1, event = ?`,
 
