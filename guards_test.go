@@ -55,7 +55,9 @@ func TestMACCoversEveryField(t *testing.T) {
 		}
 	}
 	each(reflect.TypeFor[apikey.Record](), "", func(r *apikey.Record) reflect.Value { return reflect.ValueOf(r).Elem() })
-	each(reflect.TypeFor[apikey.Credential](), "Credentials.", func(r *apikey.Record) reflect.Value { return reflect.ValueOf(r).Elem().FieldByName("Credentials").Index(0) })
+	each(reflect.TypeFor[apikey.Credential](), "Credentials.", func(r *apikey.Record) reflect.Value {
+		return reflect.ValueOf(r).Elem().FieldByName("Credentials").Index(0)
+	})
 	require.Greater(t, fields, 25)
 }
 

@@ -198,6 +198,7 @@ type ListRequest struct {
 	ExpiringBefore time.Time
 	DueBefore      time.Time // rotation is due at or before it
 	Pepper         uint8     // still depends on the pepper of this slot
+	Untagged       bool      // has a live token that no pepper has minted
 	Cursor         Cursor    // of the page before; empty: the newest
 	Limit          int       // 1 to 1000; 0: 100
 }
@@ -239,7 +240,7 @@ func (r ListRequest) filter(account string) Filter {
 	return Filter{
 		Account: account, Mode: r.Mode, Kind: r.Kind, State: r.State, NameContains: r.NameContains,
 		NeverUsed: r.NeverUsed, UnusedSince: micros(r.UnusedSince), ExpiringBefore: micros(r.ExpiringBefore),
-		DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Limit: r.Limit,
+		DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Untagged: r.Untagged, Limit: r.Limit,
 	}
 }
 

@@ -8,11 +8,15 @@ import (
 )
 
 // A Store keeps keys. This comment and those below are the whole contract: a
-// store author needs nothing else, and package storetest checks every sentence.
+// store author needs nothing else. Package storetest checks every sentence that
+// can be tried through the interface; a lost connection and a damaged row are
+// for the store's own tests.
 //
 // Concurrency: every method may be called from any goroutine, on any number of
 // nodes at once. What is returned shares nothing with the store, and what is
-// passed in is not kept.
+// passed in is not kept. Get, Lookup, List, Items and Apply answer from a node
+// that has every acknowledged change, because they decide things; Changed says
+// whether its node has.
 //
 // Values: times are UTC in whole microseconds (the root truncates before
 // Apply); the zero time means "none" and comes back as the zero time. Strings
@@ -24,9 +28,12 @@ import (
 //   - ErrNotFound: Get and Lookup of something absent.
 //   - ErrConflict: Apply, whose comparison failed.
 //   - ErrCursorLost: Changed, whose history was rewritten.
-//   - ErrInvalid: a cursor that this store did not make.
+//   - ErrInvalid: a cursor that this store did not make, a Limit out of its
+//     range, a Record without its Event, an Event whose ID is not the change's,
+//     an Item or ItemFilter without its name, Chain without Key.
 //   - ErrCorrupt, as *[CorruptError]: Get and Lookup of a row that cannot be
-//     read. Pages go on with the other rows and name the damaged ones.
+//     read. List and Changed go on with the other rows and name the damaged
+//     ones, which count towards the limit.
 //   - ErrUnavailable, wrapping the cause: everything else that went wrong.
 //   - ctx.Err(), wrapped or not, once the context is done.
 //
@@ -50,7 +57,7 @@ type Store interface {
 	Events(ctx context.Context, f EventFilter) (EventPage, error)
 
 	// Changed returns the records whose change became visible since the cursor,
-	// as they are now, at most limit of them, in any order that its cursor can
+	// as they are now, at most limit (1 to 1000) of them, in any order that its cursor can
 	// continue. It may repeat a record; it never skips one, however late its
 	// transaction commits. Upkeep and purging are not changes.
 	//
@@ -70,8 +77,7 @@ type Store interface {
 	//   - A Record is written if and only if the stored record's Version is the
 	//     new Version less one (Version 1: if there is none). Of its credentials
 	//     those that are not stored yet are inserted whole; a credential ID that
-	//     another record has, or once had and still keeps, is a failed
-	//     comparison. Of stored ones NotBefore, NotAfter, Ended, Hint, Public and
+	//     another record lists, live or ended, is a failed comparison. Of stored ones NotBefore, NotAfter, Ended, Hint, Public and
 	//     Pepper are written, and Hash, Check, Sealed, SealedKEK and LastUsed are
 	//     left as Upkeep made them, whatever the record passed in says, except
 	//     that Sealed and SealedKEK are cleared when the credential is Ended or
@@ -80,7 +86,12 @@ type Store interface {
 	//   - An Item is written, or deleted if Delete is set, if and only if the
 	//     stored item's Version is the new Version less one (Version 1: if there
 	//     is none).
-	//   - The Event is appended; its ID is the change's ID.
+	//   - The Event is appended; its ID is the change's ID. An ID that exists
+	//     already is a failed comparison.
+	//
+	// Several changes of one record or item are applied in their order. A
+	// credential that is Ended, or of a record with RevokedAt, never has a sealed
+	// copy afterwards, new ones included.
 	//
 	// When a comparison fails, nothing is written. If an event with the ID of
 	// each change exists, an earlier commit of these very changes succeeded and
@@ -93,8 +104,8 @@ type Store interface {
 
 	// Upkeep swaps single columns of credentials by their old value. It changes
 	// no version, writes no event and is not in Changed. A swap whose old value
-	// does not match, or whose credential is gone, is skipped without an error;
-	// the others of the batch are done.
+	// does not match, or whose credential is gone, is skipped without an error.
+	// The others of the batch are done, in one transaction.
 	Upkeep(ctx context.Context, batch []Upkeep) error
 }
 
@@ -190,7 +201,9 @@ type Item struct {
 // ItemKind separates the items of different purposes; at most 32 bytes.
 type ItemKind string
 
-// Upkeep is a batch of swaps on one credential; what is zero is left alone.
+// Upkeep is up to three swaps on one credential, each on its own: of LastUsed
+// if it is not zero, of the hash if NewHash is not empty, of the sealed copy if
+// NewSealed is not empty. An empty old value stands for "there is none".
 type Upkeep struct {
 	Credential CredentialID
 	// LastUsed moves forward only: an older time is skipped.
@@ -227,12 +240,14 @@ type Filter struct {
 	ExpiringBefore time.Time
 	// NotExpiredAt: ExpiresAt is zero or after it.
 	NotExpiredAt time.Time
-	// DueBefore: RotateDue is set and not after it.
+	// DueBefore: RotateDue is set and at it or before it.
 	DueBefore time.Time
 	// Pepper: the MAC, or a credential that is not Ended, is of this slot.
 	Pepper uint8
 	// OtherMAC: the MAC is absent or of another slot than this.
 	OtherMAC uint8
+	// Untagged: a credential that is not Ended was minted without a pepper.
+	Untagged bool
 	// SealedKEKNot: some credential has a sealed copy by another KEK than this.
 	SealedKEKNot string
 
@@ -244,8 +259,9 @@ type Filter struct {
 // call it or say the same in its own language.
 func (f Filter) Match(r *Record) bool {
 	var used time.Time
-	pepper, kek := len(r.MAC) > 0 && r.MAC[0] == f.Pepper, false
+	pepper, kek, untagged := len(r.MAC) > 0 && r.MAC[0] == f.Pepper, false, false
 	for _, c := range r.Credentials {
+		untagged = untagged || !c.Ended && c.Pepper == 0
 		kek = kek || c.SealedKEK != "" && c.SealedKEK != f.SealedKEKNot
 		if c.LastUsed.After(used) {
 			used = c.LastUsed
@@ -265,6 +281,7 @@ func (f Filter) Match(r *Record) bool {
 		!f.DueBefore.IsZero() && (r.RotateDue.IsZero() || r.RotateDue.After(f.DueBefore)),
 		f.Pepper != 0 && !pepper,
 		f.OtherMAC != 0 && len(r.MAC) > 0 && r.MAC[0] == f.OtherMAC,
+		f.Untagged && !untagged,
 		f.SealedKEKNot != "" && !kek:
 		return false
 	}

@@ -58,7 +58,7 @@ func parseCursor(c apikey.Cursor, kind string) (p place, err error) {
 		return place{}, bad
 	}
 	b, err := strict.DecodeString(string(c[len(kind):]))
-	if err != nil {
+	if err != nil || len(b) != 24 { // base64 passes over line breaks
 		return place{}, bad
 	}
 	p.at = int64(binary.BigEndian.Uint64(b))

@@ -246,6 +246,9 @@ func (sqlite) whereKey(b *builder, f apikey.Filter) {
 	if f.OtherMAC != 0 {
 		b.where("(stored.mac IS NULL OR substr(stored.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
 	}
+	if f.Untagged {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = 0)")
+	}
 	if f.SealedKEKNot != "" {
 		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
 	}

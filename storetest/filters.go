@@ -122,6 +122,10 @@ func (e *env) population(n int) (records []apikey.Record) {
 		for range rnd.IntN(3) {
 			c := newCredential()
 			c.LastUsed, c.Ended, c.Pepper = instant(), rnd.IntN(2) == 0, uint8(rnd.IntN(3))
+			c.SealedKEK = []string{"kek/2024", "kek/2025"}[rnd.IntN(2)]
+			if len(records)%2 == 0 || c.Ended || !r.RevokedAt.IsZero() {
+				c.Sealed, c.SealedKEK = nil, ""
+			}
 			r.Credentials = append(r.Credentials, c)
 		}
 		records = append(records, r)
@@ -153,6 +157,7 @@ func single() (all []apikey.Filter) {
 		{NeverUsed: true},
 		{Pepper: 1}, {Pepper: 2}, {Pepper: 0x80},
 		{OtherMAC: 1}, {OtherMAC: 2}, {OtherMAC: 0x80},
+		{Untagged: true}, {SealedKEKNot: "kek/2024"}, {SealedKEKNot: "kek/2025"},
 	}
 	for _, t := range near[2:] {
 		all = append(all, apikey.Filter{UnusedSince: t}, apikey.Filter{ExpiringBefore: t})
@@ -213,6 +218,7 @@ func filtersTogether(e *env) {
 		f.NeverUsed = some()
 		f.Pepper = uint8(max(0, rnd.IntN(6)-3))
 		f.OtherMAC = uint8(max(0, rnd.IntN(6)-3))
+		f.Untagged = some()
 		f.Limit = []int{0, 3, 50}[rnd.IntN(3)]
 		e.selects(f, records, false)
 	}
