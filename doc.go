@@ -24,7 +24,8 @@
 //	key, err := v.Verify(ctx, presented, apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
 //
 // No Verify that starts after Revoke returned succeeds on that node, if the
-// Verifier is in ManagerConfig.Local; other nodes follow within a second.
+// Verifier is in ManagerConfig.Local; other nodes follow within
+// VerifierConfig.Sync, which is a second.
 // Package httpauth puts a Verifier in front of HTTP handlers.
 //
 // # Abilities
@@ -53,7 +54,8 @@
 // machine). A token's secret has 196 random bits, which no slow hash makes
 // harder to guess, so with a pepper [HMACSHA256] loses nothing and takes 0.65 µs
 // on the same machine. Choose Argon2id if an auditor asks for it or if there is
-// no pepper; with a pepper it runs only when a key is issued.
+// no pepper; with a pepper it runs when a key is issued, and once for a key that
+// is older than the pepper or whose parameters were raised since.
 //
 // # Errors
 //

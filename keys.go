@@ -188,7 +188,7 @@ type Info struct {
 	ExpiresAt    time.Time // the first instant at which it is refused; zero: never
 	RevokedAt    time.Time // zero: not revoked
 	RevokeReason Reason
-	LastUsed     time.Time // of any credential, late by a few seconds; zero: never
+	LastUsed     time.Time // of any credential; from management late by a few seconds, from Verify as old as what it has in memory; zero: never
 	RotateMonths int       // remind after so many months; 0: never
 	RotateDue    time.Time // zero: never
 

@@ -15,7 +15,9 @@ type SuspendRequest struct{ Key KeyID }
 // needs a role and nothing else, is applied to the newest record however often
 // others change it, and works on a damaged record too. Of a dead or suspended
 // key it is nil and writes nothing. Without a deadline it ends after 5 s.
-// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrUnavailable, ctx.Err().
+// Errors: ErrNoActor, ErrInvalid (an actor that cannot be stored), ErrNotFound,
+// ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
+// once the context has ended), ErrUnavailable, ErrClosed.
 func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
 	return m.own().lessen(ctx, ActionSuspend, req.Key, func(r *Record, _ time.Time) (made, bool) {
 		if r.Disabled {
@@ -157,7 +159,9 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 // token can make it harmless, from anywhere, with no account and no actor. It
 // works on a suspended key too; of an ended credential it is nil. Secret keys
 // only: a publishable token is public, and whoever reads a web page must not
-// end it. Errors: ErrInvalidToken, ErrKind, ErrBusy, ErrUnavailable.
+// end it. Where it was presented is taken from the context's actor, if there is
+// one. Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason), ErrBusy,
+// ErrCorrupt, ErrUnavailable, ErrClosed.
 func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
 	reason, err := reason.valid()
 	if err != nil {
