@@ -127,7 +127,9 @@ func TestNetworksAndOrigins(t *testing.T) {
 		_, err := e.verifier.Verify(background, token.Reveal(), apikey.Request{Addr: a})
 		require.ErrorIs(t, err, want, "address %q", addr)
 	}
-	token = e.issue(func(r *apikey.IssueRequest) { r.Origins = []string{"https://Shop.example:443", "http://localhost:3000"} }).Token
+	token = e.issue(func(r *apikey.IssueRequest) {
+		r.Origins = []string{"https://Shop.example:443", "http://localhost:3000"}
+	}).Token
 	for origin, want := range map[string]error{
 		"https://shop.example": nil, "HTTPS://SHOP.EXAMPLE": nil, "http://localhost:3000": nil,
 		"": apikey.ErrOrigin, "null": apikey.ErrOrigin, "https://shop.example.evil": apikey.ErrOrigin, "http://shop.example": apikey.ErrOrigin,

@@ -308,7 +308,9 @@ func TestDeny(t *testing.T) {
 		}, "application/vnd.acme+json", "401 invalid_token req-1"},
 		{"nothing", func(http.ResponseWriter, *http.Request, httpauth.Denial) {}, "", ""},
 		{"status alone", func(w http.ResponseWriter, _ *http.Request, _ httpauth.Denial) { w.WriteHeader(204) }, "", ""},
-		{"redirect", func(w http.ResponseWriter, r *http.Request, _ httpauth.Denial) { http.Redirect(w, r, "/", http.StatusFound) },
+		{"redirect", func(w http.ResponseWriter, r *http.Request, _ httpauth.Denial) {
+			http.Redirect(w, r, "/", http.StatusFound)
+		},
 			"text/html; charset=utf-8", "<a href=\"/\">Found</a>.\n\n"},
 		{"around", func(w http.ResponseWriter, r *http.Request, d httpauth.Denial) {
 			_, _, err := http.NewResponseController(w).Hijack()
