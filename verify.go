@@ -55,8 +55,9 @@ type VerifierConfig struct {
 	MaxEntries int
 	// MaxBytes bounds it by an estimate of its size; 0: 256 MiB.
 	MaxBytes int64
-	// ColdReads bounds concurrent reads for tokens that are not warm, so that
-	// junk cannot drain the pool that payments use; 0: 8.
+	// ColdReads bounds this Verifier's concurrent reads for tokens that are not
+	// warm, so that junk cannot drain the pool that payments use; 0: 8. A quarter
+	// of the pool, divided by the Verifiers that share it, is a good value.
 	ColdReads int
 
 	// Sync is how often the store is asked what changed; 0: 1 s. Negative: only

@@ -157,7 +157,7 @@ func (s *Store) failure(ctx context.Context, op string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, apikey.ErrConflict), errors.Is(err, ErrNewerSchema), errors.Is(err, errTampered):
+	case errors.Is(err, apikey.ErrConflict), errors.Is(err, apikey.ErrInvalid), errors.Is(err, ErrNewerSchema), errors.Is(err, errTampered):
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("apikey: sqlstore: %s: %w", op, ctx.Err())

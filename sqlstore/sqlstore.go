@@ -60,7 +60,6 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -101,11 +100,10 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 	s := &Store{dialect: d, engine: d.engine, sql: d.engine.statements(), db: db}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	if err := d.engine.check(ctx, db); err != nil {
-		if errors.Is(err, apikey.ErrInvalid) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: sqlstore: open: %w", apikey.ErrUnavailable, err)
+	// Two processes that open a new file at once meet where it is switched to WAL,
+	// which SQLite's busy_timeout does not cover.
+	if err := s.retry(ctx, "open", func() error { return d.engine.check(ctx, db) }); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
