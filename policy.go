@@ -101,7 +101,9 @@ const (
 
 // A Policy decides whether an actor may perform an action. It is asked after
 // the account was compared and cannot widen that. For actions that are about no
-// single key, k has only what is known (Account, Mode, Kind, Name). Any error
+// single key, k has only what is known (Account, Mode, Kind, Name): of a list
+// or the activity log that is what the request selects by, so that a policy
+// which lets somebody see only one mode refuses a list without one. Any error
 // is a refusal; callers get it wrapped in ErrForbidden.
 type Policy interface {
 	Authorize(ctx context.Context, a Actor, act Action, k Info) error
@@ -366,6 +368,7 @@ func accountOf(a Actor, named string) string {
 // apply writes an effect with its events in one Apply, and makes it known.
 func (s session) apply(ctx context.Context, a Actor, action Action, e effect) error {
 	start := s.cfg.Now()
+	a.holder = false // OnEvent is told what the log says
 	var changes []Change
 	var events []Event
 	for _, m := range e.made {
@@ -420,7 +423,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	sum := sha256.Sum256(c.b)
 	id := EventID(sum[:16])
 	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
-	if s.joined || !s.denials.first(id, now) {
+	if s.joined || !s.denials.first(id, a.Account, now) {
 		return // the caller's transaction would roll it back, or it is there already
 	}
 	ev := s.record(Event{
@@ -435,23 +438,31 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	}
 }
 
-// denials remembers which refusals of this minute were written.
+// denials remembers which refusals of this minute were written: a bounded
+// number, and of each account, so that none can crowd out the others'.
 type denials struct {
 	mu     sync.Mutex
 	minute int64
 	seen   map[EventID]struct{}
+	from   map[string]int
 }
 
-func (d *denials) first(id EventID, now time.Time) bool {
+const (
+	denialsAMinute = 10_000
+	denialsFrom    = 200 // one account
+)
+
+func (d *denials) first(id EventID, account string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
-		d.minute, d.seen = m, map[EventID]struct{}{}
+		d.minute, d.seen, d.from = m, map[EventID]struct{}{}, map[string]int{}
 	}
-	if _, ok := d.seen[id]; ok || len(d.seen) >= 1000 {
+	if _, ok := d.seen[id]; ok || len(d.seen) >= denialsAMinute || d.from[account] >= denialsFrom {
 		return false
 	}
 	d.seen[id] = struct{}{}
+	d.from[account]++
 	return true
 }
 
