@@ -85,12 +85,19 @@ func (u *uncanon) texts() []string {
 	return list
 }
 
+// time takes the years that RFC 3339 can write, and of the zero time only its
+// own spelling.
 func (u *uncanon) time() time.Time {
 	v := u.uint()
 	if v == 1<<63 || !u.ok {
 		return time.Time{}
 	}
-	return time.UnixMicro(int64(v)).UTC()
+	t := time.UnixMicro(int64(v)).UTC()
+	if t.IsZero() || t.Year() < 1 || t.Year() > 9999 {
+		u.ok, u.b = false, nil
+		return time.Time{}
+	}
+	return t
 }
 
 // into fills a fixed-size array.
