@@ -297,13 +297,12 @@ func textOf[E interface {
 	comparable
 	~uint8
 }](names map[E]string, e E, what string) ([]byte, error) {
-	if s, ok := names[e]; ok {
-		return []byte(s), nil
-	}
 	if e == 0 { // an Info that was never filled still prints
 		return nil, nil
 	}
-	return nil, invalid("%s %d is unknown", what, e)
+	// So does a value that only a newer version or a damaged event has: one line
+	// must not keep a whole page from being shown. It is not read back.
+	return []byte(nameOf(names, e, what)), nil
 }
 
 func valueOf[E interface {

@@ -3,6 +3,7 @@ package apikey_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -41,9 +42,11 @@ func testEnum[E ~uint8, P enum[E]](t *testing.T, names map[E]string, what string
 			require.NoError(t, err)
 			require.Empty(t, text)
 			require.Equal(t, what+"(0)", P(&e).String())
-		default:
-			require.ErrorIs(t, err, apikey.ErrInvalid, "%s %d", what, v)
-			require.True(t, strings.HasPrefix(P(&e).String(), what+"("))
+		default: // of a newer version: shown, and not read back
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintf("%s(%d)", what, v), string(text))
+			require.Equal(t, string(text), P(&e).String())
+			require.ErrorIs(t, P(&e).UnmarshalText(text), apikey.ErrInvalid)
 		}
 	}
 	for _, wrong := range []string{"", " ", "0", "1", "LIVE", "Live", "live ", "sk", "none", "active\x00", what, what + "(0)", what + "(1)", "signature"} {
