@@ -195,6 +195,7 @@ func FuzzEvent(f *testing.F) {
 	f.Add(uint8(1), uint16(64), uint16(8), zeroTime, false)                                     // the zero time, spelled otherwise
 	f.Add(uint8(1), uint16(64), uint16(8), []byte{0x7F, 255, 255, 255, 255, 255, 255, 0}, true) // the year 294246
 	f.Add(uint8(2), uint16(72), uint16(8), bytes.Repeat([]byte{255}, 8), false)                 // a length beyond all
+	f.Add(uint8(1), uint16(197), uint16(5), []byte("staff"), false)                             // the actor's role
 	f.Add(uint8(1), uint16(9999), uint16(0), []byte{0}, true)                                   // appended
 	f.Fuzz(func(t *testing.T, which uint8, at, cut uint16, put []byte, rehash bool) {
 		forged := &forging{}
