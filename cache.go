@@ -15,7 +15,8 @@ type liveKey struct {
 	head                [32]byte
 	ended               bool
 	notBefore, notAfter time.Time
-	damage              error // the record is not to be believed
+	damage              error    // the record is not to be believed
+	also                *liveKey // a record that disagrees: what it forbids is forbidden too
 }
 
 // Info implements [Key].
@@ -209,7 +210,7 @@ func (c *cache) fill(id CredentialID, o outcome) {
 		return
 	}
 	if e := c.entries[id]; e != nil {
-		c.renew(e, o.key, o.readAt)
+		c.renew(e, o.key, o.readAt, readNow)
 		return
 	}
 	e := &entry{id: id, digest: o.digest, claims: o.claims, key: o.key, readAt: jitter(o.readAt, c.maxAge), size: sizeOf(o.key)}
@@ -217,34 +218,77 @@ func (c *cache) fill(id CredentialID, o outcome) {
 	c.entries[id] = e
 	c.byKey[o.key.info.ID] = append(c.byKey[o.key.info.ID], id)
 	c.bytes += e.size
-	for len(c.entries) > c.maxCount || c.bytes > c.maxBytes {
-		c.remove(c.recent.Back().Value.(*entry))
-	}
+	c.evict()
 }
 
-// renew puts a record beside an existing proof, unless the cache knows better.
-func (c *cache) renew(e *entry, k *liveKey, readAt time.Time) {
+// origin is where a record comes from.
+type origin uint8
+
+const (
+	toldHere origin = iota // a Manager of this process has written it
+	fed                    // the change feed
+	readNow                // read just now, and nothing has changed meanwhile
+)
+
+// renew puts a record beside an existing proof.
+//
+// When a record disagrees with a newer one that was here before, somebody is
+// late, or history was rewritten: a backup restored, a failover, a row put back
+// by hand. Nobody can tell which, so both count: what either forbids is
+// forbidden (liveKey.also), until a read of the store decides. And no record
+// but a dead one follows a death.
+func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 	known := *e.key
+	known.also = nil
 	death := known.info.State == Revoked
+	agrees := k.info.Version == known.info.Version && k.head == known.head
 	switch {
 	case k.damage != nil && death:
 		return // damage never hides a death that was seen
 	case k.damage != nil:
 		known.damage = k.damage // what was believed last stays, to compare with
-		e.key, e.readAt = &known, time.Time{}
-		return
-	case k.info.Version < known.info.Version, death && k.info.State != Revoked:
-		// A stale read, or history put back to before what this process saw. What
-		// is known stays, and with it every right that it took away.
+		if from == toldHere && k.info.State > known.info.State {
+			known.info.State, known.info.RevokedAt = k.info.State, k.info.RevokedAt // our own revocation of a damaged key
+		}
+		c.put(e, &known, time.Time{})
+	case death && k.info.State != Revoked:
 		known.damage = nil
-		k = &known
-	case k.info.Version == known.info.Version && k.head == known.head && known.damage == nil:
-		k = e.key
+		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+	case agrees && known.info.State != k.info.State: // a state that was raised above stays
+		known.damage = nil
+		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+	case agrees || k.info.Version > known.info.Version:
+		c.put(e, k, later(e.readAt, readAt, c.maxAge))
+	case from == readNow:
+		known.damage, known.also = nil, k
+		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+	default:
+		known.damage, known.also = nil, k
+		c.put(e, &known, time.Time{})
 	}
-	e.key = k
-	if readAt = jitter(readAt, c.maxAge); readAt.After(e.readAt) {
-		e.readAt = readAt
+}
+
+// put replaces an entry's record. A zero readAt has it read again before the
+// next answer, so that a repaired row works at once.
+func (c *cache) put(e *entry, k *liveKey, readAt time.Time) {
+	c.bytes -= e.size
+	e.key, e.readAt, e.size = k, readAt, sizeOf(k)
+	c.bytes += e.size
+	c.evict()
+}
+
+// evict makes room. The entry used last stays, whatever its size.
+func (c *cache) evict() {
+	for len(c.entries) > 1 && (len(c.entries) > c.maxCount || c.bytes > c.maxBytes) {
+		c.remove(c.recent.Back().Value.(*entry))
 	}
+}
+
+func later(was, readAt time.Time, maxAge time.Duration) time.Time {
+	if readAt = jitter(readAt, maxAge); readAt.After(was) {
+		return readAt
+	}
+	return was
 }
 
 // jitter makes a record look up to a tenth of MaxAge older, so that keys that
@@ -255,9 +299,15 @@ func jitter(readAt time.Time, maxAge time.Duration) time.Time {
 
 // change raises the fence for a record's credentials and puts the record beside
 // the proofs that are here. make builds a liveKey of one credential.
-func (c *cache) change(r *Record, readAt time.Time, make func(CredentialID, claims) *liveKey) {
+//
+// from is readNow only if the credential of the read has not changed since
+// generation gen.
+func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if from == readNow && c.generation(id) != gen {
+		from = fed
+	}
 	c.gen++
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
@@ -275,7 +325,7 @@ func (c *cache) change(r *Record, readAt time.Time, make func(CredentialID, clai
 			c.remove(e) // dropped from the record: long ended
 			continue
 		}
-		c.renew(e, k, readAt)
+		c.renew(e, k, readAt, from)
 	}
 }
 
@@ -287,7 +337,7 @@ func (c *cache) damaged(err *CorruptError) {
 		e := c.entries[id]
 		k := *e.key
 		k.damage = err
-		c.renew(e, &k, time.Time{})
+		c.renew(e, &k, time.Time{}, fed)
 	}
 }
 
@@ -304,14 +354,22 @@ func (c *cache) doubt() {
 	}
 }
 
-// doubtKey is doubt for one key: a write whose outcome is not known.
-func (c *cache) doubtKey(id KeyID) {
+// doubtKey is doubt for one key: a write whose outcome is not known. It fences
+// that key's credentials alone: whoever hangs up on writes of his own must not
+// hold up the verifications of others.
+func (c *cache) doubtKey(r *Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
-	c.forget()
-	for _, cred := range c.byKey[id] {
-		c.entries[cred].readAt = time.Time{}
+	for _, cred := range r.Credentials {
+		c.changed[cred.ID] = c.gen
+	}
+	for _, id := range c.byKey[r.ID] {
+		c.changed[id] = c.gen
+		c.entries[id].readAt = time.Time{}
+	}
+	if c.active == 0 || len(c.changed) > maxChanged {
+		c.forget()
 	}
 }
 

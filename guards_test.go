@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/memstore"
 )
 
 // Every field of a record is covered by its MAC, but for those that Upkeep
@@ -275,4 +277,296 @@ func TestChecksDoNotFlapBetweenPeppers(t *testing.T) {
 		require.NoError(t, v.Close(background))
 	}
 	require.Zero(t, writes)
+}
+
+// After a backup was restored a key is revoked again, at a version below the
+// one that this process saw before. What either record forbids is forbidden.
+func TestRevokeAfterARestoreCounts(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*env, apikey.KeyID) error
+		want   error
+	}{
+		"revoke": {func(e *env, k apikey.KeyID) error {
+			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k})
+		}, apikey.ErrRevoked},
+		"suspend": {func(e *env, k apikey.KeyID) error {
+			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k})
+		}, apikey.ErrSuspended},
+		"take the ability": {func(e *env, k apikey.KeyID) error {
+			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: k, Abilities: apikey.Clear[[]string]()})
+			return err
+		}, apikey.ErrAbility},
+		"revoked elsewhere": {func(e *env, k apikey.KeyID) error {
+			other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+			if err := other.Revoke(e.ctx, apikey.RevokeRequest{Key: k}); err != nil {
+				return err
+			}
+			return e.verifier.Sync(background)
+		}, apikey.ErrRevoked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := memstore.New()
+			e := newEnv(t, func(e *env) { e.store = store })
+			key := e.issue()
+			restore := store.Snapshot()
+			for i := range 5 {
+				_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
+				require.NoError(t, err)
+			}
+			verify := func() error {
+				_, err := e.verifier.Verify(background, key.Token.Reveal(), apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
+				return err
+			}
+			require.NoError(t, verify())
+			require.NoError(t, e.verifier.Sync(background))
+			restore()
+			require.NoError(t, e.verifier.Sync(background))
+			require.NoError(t, verify(), "a restored key goes on")
+			require.NoError(t, c.change(e, key.Key.ID))
+			require.ErrorIs(t, verify(), c.want)
+			require.NoError(t, e.verifier.Sync(background))
+			require.ErrorIs(t, verify(), c.want)
+			e.clock.move(3 * e.maxAge())
+			require.ErrorIs(t, verify(), c.want)
+		})
+	}
+}
+
+// The commit of a revocation was lost in a failover, and the key went on to a
+// higher version. The process that saw it die does not bring it back.
+func TestTheDeadStayDead(t *testing.T) {
+	store := memstore.New()
+	e := newEnv(t, func(e *env) { e.store = store })
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	restore := store.Snapshot()
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+	restore()
+	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	for i := range 5 {
+		_, err := other.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
+		require.NoError(t, err)
+	}
+	require.NoError(t, e.verifier.Sync(background))
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+	e.clock.move(3 * e.maxAge())
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+}
+
+// Two changes are told in the wrong order. The late one forbids only until the
+// store is asked.
+func TestALateMessageHealsAtTheNextUse(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	late, err := e.store.Get(background, key.Key.ID)
+	require.NoError(t, err)
+	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
+	s.set(func(s *spy) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			c, err := next()
+			c.Records = append(c.Records, late)
+			return c, err
+		}
+	})
+	require.NoError(t, e.verifier.Sync(background))
+	before := s.lookups.Load()
+	require.NoError(t, e.verify(key.Token))
+	require.Equal(t, before+1, s.lookups.Load())
+	require.NoError(t, e.verify(key.Token))
+	require.Equal(t, before+1, s.lookups.Load(), "healed")
+}
+
+// forgedDeath is a database writer without the pepper, who says that keys are
+// dead, and later takes it back.
+type forgedDeath struct {
+	apikey.Store
+	on bool
+}
+
+func (f *forgedDeath) forge(r apikey.Record, err error) (apikey.Record, error) {
+	if f.on && err == nil && r.RevokedAt.IsZero() {
+		r.RevokedAt, r.Disabled = r.CreatedAt, true
+	}
+	return r, err
+}
+
+func (f *forgedDeath) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	return f.forge(f.Store.Get(ctx, id))
+}
+
+func (f *forgedDeath) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+	return f.forge(f.Store.Lookup(ctx, id))
+}
+
+// A revocation is not believed to have happened because an unsound record says
+// so, and taking the forged death back does not bring the key back.
+func TestAForgedDeathSwallowsNoRevocation(t *testing.T) {
+	for name, end := range map[string]func(*env, apikey.Issued) error{
+		"Revoke": func(e *env, k apikey.Issued) error {
+			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID, Reason: apikey.ReasonCompromised})
+		},
+		"Suspend": func(e *env, k apikey.Issued) error {
+			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+		},
+		"RevokeToken": func(e *env, k apikey.Issued) error {
+			return e.manager.RevokeToken(background, k.Token.Reveal(), "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &forgedDeath{}
+			e := newEnv(t, func(e *env) { f.Store = e.store; e.store = f })
+			key := e.issue()
+			require.NoError(t, e.verify(key.Token))
+			f.on = true
+			require.NoError(t, end(e, key))
+			f.on = false
+			require.Error(t, e.verify(key.Token))
+			require.Error(t, e.verify(key.Token))
+			_, err := e.newVerifier().Verify(background, key.Token.Reveal(), apikey.Request{})
+			require.Error(t, err, "also after a restart")
+			r, err := f.Store.Get(background, key.Key.ID)
+			require.NoError(t, err)
+			require.EqualValues(t, 2, r.Version, "the revocation was written")
+		})
+	}
+}
+
+// The row of a key that was damaged when it was revoked is put back whole. The
+// process that revoked it remembers.
+func TestRevokingADamagedKeyIsNotUndoneHere(t *testing.T) {
+	store := memstore.New()
+	var s *spy
+	e := newEnv(t, func(e *env) { e.store = store }, watch(&s))
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	restore := store.Snapshot()
+	tampered := &renamer{Store: e.store}
+	m := e.newManager(func(c *apikey.ManagerConfig) { c.Store, c.Local = tampered, []*apikey.Verifier{e.verifier} })
+	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+	require.Error(t, e.verify(key.Token))
+	restore()
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+	require.NoError(t, e.verifier.Sync(background))
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+}
+
+type renamer struct{ apikey.Store }
+
+func (s *renamer) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	r.Name += " (changed)"
+	return r, err
+}
+
+// A flood of junk queues for reads of its own. A warm key that is due to be
+// read again does not stand behind it.
+func TestJunkDoesNotHoldUpWarmKeys(t *testing.T) {
+	var s *spy
+	e := newEnv(t, noPepper, watch(&s), func(e *env) { e.vc.ColdReads = 1 })
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	require.NoError(t, e.verifier.Sync(background)) // the feed has nothing new to say of it later
+	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(open)
+	s.set(func(s *spy) {
+		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			if id != key.Token.Credential() {
+				<-gate
+			}
+			return next()
+		}
+	})
+	var wg sync.WaitGroup
+	for range 50 {
+		junk := recrc(spliceID(key.Token.Reveal()))
+		wg.Go(func() { e.verifyText(junk) })
+	}
+	require.Eventually(t, func() bool { return s.lookups.Load() == 2 }, time.Second, time.Millisecond)
+	e.clock.move(11 * time.Minute)
+	require.NoError(t, e.verify(key.Token))
+	open()
+	wg.Wait()
+}
+
+// Writes that are cut off fence the keys that they were about, not everybody's.
+func TestCutOffWritesFenceTheirOwnKeyAlone(t *testing.T) {
+	lost := &lostAnswers{}
+	var s *spy
+	e := newEnv(t, func(e *env) { lost.Store = e.store; e.store = lost }, watch(&s))
+	mine, theirs := e.issue(), e.issue()
+	lost.on = true
+	s.set(func(s *spy) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: theirs.Key.ID, Name: apikey.Set(fmt.Sprint(s.lookups.Load()))})
+			if err == nil {
+				t.Error("the answer was to be lost")
+			}
+			return next()
+		}
+	})
+	require.NoError(t, e.verify(mine.Token))
+	require.EqualValues(t, 1, s.lookups.Load())
+}
+
+// Sync answers for what was so when it was called: it does not join a run that
+// had read the store before.
+func TestSyncAsksAfterItWasCalled(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	read, gate := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s.set(func(s *spy) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			c, err := next()
+			once.Do(func() { close(read); <-gate })
+			return c, err
+		}
+	})
+	first := make(chan error)
+	go func() { first <- e.verifier.Sync(background) }()
+	<-read
+	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+	second := make(chan error)
+	go func() { second <- e.verifier.Sync(background) }()
+	time.AfterFunc(20*time.Millisecond, func() { close(gate) })
+	require.NoError(t, <-first)
+	require.NoError(t, <-second)
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
+}
+
+// A key is prolonged at the very moment of its end. The keys that were issued
+// when it had ended count, and so does it.
+func TestProlongingAtTheEndKeepsTheLimit(t *testing.T) {
+	e := newEnv(t, func(e *env) { e.mc.Limits.LiveKeys = 2 })
+	end := e.clock.now().Add(time.Hour)
+	key := e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = end })
+	e.issue()
+	slow := &beforeApply{Store: e.store}
+	m := e.newManager(func(c *apikey.ManagerConfig) { c.Store = slow })
+	slow.hook = func() {
+		slow.hook = nil
+		e.clock.move(time.Hour) // it ends while the update is under way
+		e.issue()
+	}
+	_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, ExpiresAt: apikey.Clear[time.Time]()})
+	require.ErrorIs(t, err, apikey.ErrLimit)
+}
+
+type beforeApply struct {
+	apikey.Store
+	hook func()
+}
+
+func (b *beforeApply) Apply(ctx context.Context, changes ...apikey.Change) error {
+	if b.hook != nil {
+		b.hook()
+	}
+	return b.Store.Apply(ctx, changes...)
 }

@@ -138,7 +138,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 		}
 		records = true
 		for _, v := range m.cfg.Local {
-			v.take(c.Record, n.start)
+			v.take(c.Record, n.start, toldHere, CredentialID{}, 0)
 		}
 	}
 	if m.cfg.Notifier != nil && records && len(n.events) > 0 {
@@ -160,7 +160,7 @@ func (s session) doubt(changes []Change) {
 	for _, c := range changes {
 		for _, v := range s.cfg.Local {
 			if c.Record != nil {
-				v.cache.doubtKey(c.Record.ID)
+				v.cache.doubtKey(c.Record)
 			}
 		}
 	}

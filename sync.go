@@ -21,9 +21,10 @@ type Notifier interface {
 
 // feed is a Verifier's place in the store's change feed.
 type feed struct {
-	runs   flights[struct{}, struct{}] // one at a time
-	cursor Cursor                      // touched by the run alone
-	good   atomic.Pointer[time.Time]   // start of the last good run
+	runs   flights[struct{}, int64]  // one at a time; the number of the run
+	begun  atomic.Int64              // runs that have begun
+	cursor Cursor                    // touched by the run alone
+	good   atomic.Pointer[time.Time] // start of the last good run
 }
 
 // freshAt reports whether the last good sync began at most maxStale ago.
@@ -36,7 +37,19 @@ func (f *feed) freshAt(now time.Time, maxStale time.Duration) bool {
 // Programs rarely call it: the Verifier polls by itself. Errors: ErrUnavailable,
 // ErrClosed, ctx.Err().
 func (v *Verifier) Sync(ctx context.Context) error {
-	_, err := v.feed.runs.do(ctx, struct{}{}, func(ctx context.Context) (struct{}, error) {
+	asked := v.feed.begun.Load()
+	for {
+		run, err := v.runSync(ctx)
+		if err != nil || run > asked { // one that had begun before may have read before
+			return err
+		}
+	}
+}
+
+// runSync joins the run that is under way, or begins one.
+func (v *Verifier) runSync(ctx context.Context) (int64, error) {
+	return v.feed.runs.do(ctx, struct{}{}, func(ctx context.Context) (int64, error) {
+		run := v.feed.begun.Add(1)
 		start := v.cfg.Now()
 		n, err := v.pull(ctx, start)
 		if err == nil {
@@ -47,9 +60,8 @@ func (v *Verifier) Sync(ctx context.Context) error {
 			age = elapsed(v.cfg.Now(), *good)
 		}
 		v.cfg.Trace.synced(n, age, err)
-		return struct{}{}, err
+		return run, err
 	})
-	return err
 }
 
 // freshen is Sync for a request that found the Verifier stale: it may have been
@@ -58,13 +70,11 @@ func (v *Verifier) Sync(ctx context.Context) error {
 func (v *Verifier) freshen(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	for range 2 { // a run that was under way may have begun too long ago
-		if err := v.Sync(bounded); err != nil {
-			return unavailable(err)
-		}
-		if v.feed.freshAt(v.cfg.Now(), v.cfg.MaxStale) {
-			return nil
-		}
+	if err := v.Sync(bounded); err != nil {
+		return unavailable(err)
+	}
+	if v.feed.freshAt(v.cfg.Now(), v.cfg.MaxStale) {
+		return nil
 	}
 	return fmt.Errorf("%w: last good sync is older than MaxStale", ErrUnavailable)
 }
@@ -87,7 +97,7 @@ func (v *Verifier) pull(ctx context.Context, start time.Time) (n int, err error)
 			return n, fmt.Errorf("%w: the store answered from a node that lags behind", ErrUnavailable)
 		}
 		for i := range changes.Records {
-			v.take(&changes.Records[i], start)
+			v.take(&changes.Records[i], start, fed, CredentialID{}, 0)
 		}
 		for _, damaged := range changes.Damaged {
 			v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)

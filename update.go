@@ -131,12 +131,12 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 		case stored.Disabled && !r.Disabled:
 			e.also = ActionResume
 		}
-		if r.live(now) && !stored.live(now) {
-			quota, err := s.quota(ctx, r.Account, r.Mode, now)
+		if r.live(now) {
+			items, err := s.revived(ctx, stored, &r, now)
 			if err != nil {
 				return effect{}, err
 			}
-			e.items = []Item{quota}
+			e.items = items
 		}
 		return e, nil
 	}
@@ -144,6 +144,22 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 		return Info{}, err
 	}
 	return info, nil
+}
+
+// revived keeps the count of live keys exact: a key that comes to life is
+// counted; one that is prolonged only makes those who count now count again,
+// because its old end may come before this is written.
+func (s session) revived(ctx context.Context, stored, r *Record, now time.Time) ([]Item, error) {
+	switch {
+	case !stored.live(now):
+		quota, err := s.quota(ctx, r.Account, r.Mode, now)
+		return []Item{quota}, err
+	case !stored.ExpiresAt.IsZero() && !r.ExpiresAt.Equal(stored.ExpiresAt):
+		it, err := s.item(ctx, itemQuota, itemID(r.Account, r.Mode, ""))
+		it.Version++
+		return []Item{it}, err
+	}
+	return nil, nil
 }
 
 // differences names the fields that an edit changed.

@@ -18,7 +18,8 @@ type Verifier struct {
 	core
 	cfg      VerifierConfig
 	cache    *cache
-	cold     *gate
+	cold     *gate // reads for tokens that are not proven
+	warm     *gate // reads for those that are
 	tasks    *tasks
 	rows     flights[rowKey, row]
 	proofs   flights[proofKey, *liveKey]
@@ -130,6 +131,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	v := &Verifier{
 		core: core, cfg: c, cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
 		cold:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
+		warm:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks: newTasks(), renewing: make(chan struct{}, 1),
 	}
 	v.rows.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
@@ -250,6 +252,11 @@ func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source
 // judge is step 7, on every hit, against the clock: what the proven key may do
 // now. The order is part of the contract: dead before denied.
 func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
+	if k.also != nil {
+		if err := v.judge(k.also, r, now); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !k.info.RevokedAt.IsZero():
 		return ErrRevoked
@@ -294,7 +301,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 		for range 8 {
 			gen := v.cache.enter(p.id)
 			o := outcome{claims: p.claims, digest: digest}
-			got, err := v.read(ctx, rowKey{p.id, gen})
+			got, err := v.read(ctx, rowKey{p.id, gen, false})
 			if err == nil && !proven {
 				err = v.proveRow(ctx, p, got.record)
 				proven = err == nil
@@ -325,6 +332,9 @@ func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
 	cred := r.credential(p.id)
 	if cred == nil {
 		return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
+	}
+	if p.slot != cred.Pepper && v.ring.has() && v.authentic(r) == nil {
+		return ErrInvalidToken // relabelled by its holder; a changed row is not authentic
 	}
 	renew, err := v.prove(ctx, p, cred)
 	if errors.Is(err, ErrCorrupt) {
@@ -359,8 +369,9 @@ type proofKey struct {
 }
 
 type rowKey struct {
-	id  CredentialID
-	gen uint64
+	id   CredentialID
+	gen  uint64
+	warm bool // behind a proof
 }
 
 type row struct {
@@ -368,10 +379,15 @@ type row struct {
 	readAt time.Time // the start of the read: the record is at least as new
 }
 
-// read looks a record up under the bound on cold reads.
+// read looks a record up under a bound: one for tokens that may be junk, one of
+// its own for proven keys, which must not queue behind a flood.
 func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 	return v.rows.do(ctx, key, func(ctx context.Context) (row, error) {
-		release, err := v.cold.enter(ctx, 1)
+		g := v.cold
+		if key.warm {
+			g = v.warm
+		}
+		release, err := g.enter(ctx, 1)
 		if err != nil {
 			return row{}, err
 		}
@@ -389,11 +405,11 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	gen := v.cache.enter(id)
 	defer v.cache.leave()
-	got, err := v.read(ctx, rowKey{id, gen})
+	got, err := v.read(ctx, rowKey{id, gen, true})
 	var corrupt *CorruptError
 	switch {
 	case err == nil:
-		v.take(got.record, got.readAt)
+		v.take(got.record, got.readAt, readNow, id, gen)
 	case errors.Is(err, ErrNotFound):
 		v.cache.drop(id)
 	case errors.As(err, &corrupt):
@@ -405,9 +421,9 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 }
 
 // take puts a record that was read or written beside the proofs that are warm.
-func (v *Verifier) take(r *Record, readAt time.Time) {
+func (v *Verifier) take(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64) {
 	damage := sync.OnceValue(func() error { return v.believe(r) })
-	v.cache.change(r, readAt, func(id CredentialID, said claims) *liveKey {
+	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
 		return v.live(r, id, said, damage())
 	})
 }
