@@ -449,7 +449,7 @@ type denials struct {
 
 const (
 	denialsAMinute = 10_000
-	denialsFrom    = 200 // one account
+	denialsFrom    = 1_000 // one account
 )
 
 func (d *denials) first(id EventID, account string, now time.Time) bool {
