@@ -48,7 +48,8 @@ const (
 	// Refused: the policy said no. One such event an actor, action, key and
 	// minute; the others go to Trace.Denied.
 	Refused Outcome = "refused"
-	// Unreadable: the stored event is damaged; only its columns are shown.
+	// Unreadable: the stored event is damaged, or was written by a newer version;
+	// only its columns are shown.
 	Unreadable Outcome = "unreadable"
 )
 
@@ -95,6 +96,7 @@ type link struct {
 	slot  uint8
 	prev  [32]byte
 	hash  [32]byte
+	newer bool // of a version that this one cannot read
 	sound bool // its pepper, if it has one, is here and says that it is whole
 }
 
@@ -104,6 +106,10 @@ func decodeEvent(body []byte) (l link, ok bool) {
 	u := uncanon{body, true}
 	version, slot := u.uint(), u.uint()
 	u.into(l.prev[:])
+	if u.ok && version > eventV1 { // of a newer version: its place in the chain can be checked, no more
+		l.slot, l.newer = uint8(slot), true
+		return l, slot <= MaxPepperSlot
+	}
 	u.into(l.ID[:])
 	l.Time = u.time()
 	l.Action, l.Outcome = Action(u.text()), Outcome(u.text())
@@ -140,8 +146,8 @@ type ChainReport struct {
 	Events int // walked, from the first on
 	// Broken is the first event that does not hold; nil: none.
 	Broken *BrokenLink
-	// Unverifiable events were made with a pepper that is no longer configured:
-	// neither broken nor sound.
+	// Unverifiable events were made with a pepper that is no longer configured, or
+	// by a newer version: neither broken nor sound.
 	Unverifiable int
 }
 
@@ -239,6 +245,9 @@ func (m *Manager) beyond(ctx context.Context, r Record) (*BrokenLink, error) {
 func (m *Manager) follows(ctx context.Context, e *EventRecord, last link) (l link, broken *BrokenLink, err error) {
 	l, ok := decodeEvent(e.Body)
 	l.hash = e.Hash
+	if l.newer {
+		l.Event = byColumns(e)
+	}
 	bad := func(why string) (link, *BrokenLink, error) { return l, &BrokenLink{last.Seq + 1, why}, nil }
 	switch {
 	case !ok:
@@ -268,6 +277,7 @@ func (m *Manager) follows(ctx context.Context, e *EventRecord, last link) (l lin
 		}
 		return bad("the event does not continue the one before it")
 	}
+	l.sound = l.sound && !l.newer
 	return l, nil, nil
 }
 
@@ -309,17 +319,22 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 		list.Next = sealCursor(page.Next, bind)
 		for _, e := range page.Events {
 			l, ok := decodeEvent(e.Body)
-			if !ok { // shown by its columns; VerifyEvents names what is wrong
-				l.Event = Event{
-					ID: e.ID, Time: e.Time, Action: e.Action, Outcome: Unreadable, Account: e.Account, Mode: e.Mode,
-					Key: e.Key, Credential: e.Credential, Seq: e.Seq, Actor: Actor{ID: e.Actor},
-				}
+			if !ok || l.newer { // VerifyEvents names what is wrong
+				l.Event = byColumns(&e)
 			}
 			list.Events = append(list.Events, l.Event)
 		}
 		return effect{}, nil
 	}})
 	return list, err
+}
+
+// byColumns is an event whose body cannot be read here.
+func byColumns(e *EventRecord) Event {
+	return Event{
+		ID: e.ID, Time: e.Time, Action: e.Action, Outcome: Unreadable, Account: e.Account, Mode: e.Mode,
+		Key: e.Key, Credential: e.Credential, Seq: e.Seq, Actor: Actor{ID: e.Actor},
+	}
 }
 
 // newEventID makes an ID that sorts by time.

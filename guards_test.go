@@ -2,6 +2,7 @@ package apikey_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -569,4 +570,56 @@ func (b *beforeApply) Apply(ctx context.Context, changes ...apikey.Change) error
 		b.hook()
 	}
 	return b.Store.Apply(ctx, changes...)
+}
+
+// An event of a newer version, in a rolling deploy: its place in the chain is
+// checked, its contents are neither broken nor sound.
+func TestAnEventOfANewerVersion(t *testing.T) {
+	n := &newerEvents{}
+	e := newEnv(t, noPepper, func(e *env) { n.Store = e.store; e.store = n })
+	key := e.issue()
+	n.on = true
+	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	require.NoError(t, err)
+	require.Nil(t, report.Broken)
+	require.Equal(t, 1, report.Unverifiable)
+	log, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: key.Key.ID})
+	require.NoError(t, err)
+	require.Equal(t, apikey.Unreadable, log.Events[0].Outcome)
+	require.Equal(t, apikey.ActionIssue, log.Events[0].Action)
+	n.forge = true
+	report, err = e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	require.NoError(t, err)
+	require.NotNil(t, report.Broken, "its hash is checked all the same")
+}
+
+// newerEvents shows the last event as a newer version would have written it.
+type newerEvents struct {
+	apikey.Store
+	on, forge bool
+}
+
+func (n *newerEvents) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := n.Store.Get(ctx, id)
+	if n.on && err == nil {
+		page, _ := n.Events(ctx, apikey.EventFilter{Key: id, Chain: true})
+		r.Head = page.Events[0].Hash
+	}
+	return r, err
+}
+
+func (n *newerEvents) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+	page, err := n.Store.Events(ctx, f)
+	for i := range page.Events {
+		if n.on {
+			e := &page.Events[i]
+			e.Body[7] = 2
+			e.Body = append(e.Body, "a field that is not known here"...)
+			e.Hash = sha256.Sum256(append([]byte("apikey event v1\x00"), e.Body...))
+			if n.forge {
+				e.Body[len(e.Body)-1] ^= 1
+			}
+		}
+	}
+	return page, err
 }

@@ -51,11 +51,13 @@ type ManagerConfig struct {
 	// Local are the Verifiers of this process. They know of a change before the
 	// method that made it returns.
 	Local    []*Verifier
-	Notifier Notifier    // nil: other nodes poll
-	OnEvent  func(Event) // called after the commit, before the method returns
-	Trace    *Trace
-	Logger   *slog.Logger     // nil: silent
-	Now      func() time.Time // nil: time.Now
+	Notifier Notifier // nil: other nodes poll
+	// OnEvent is called after the commit, before the method returns; by NewManager
+	// too, when a pepper is used on this database for the first time.
+	OnEvent func(Event)
+	Trace   *Trace
+	Logger  *slog.Logger     // nil: silent
+	Now     func() time.Time // nil: time.Now
 }
 
 // NewManager checks the configuration, and the peppers against the store.
@@ -371,7 +373,8 @@ func (m *Manager) mark(ctx context.Context) error {
 
 // Tx is a Manager inside a caller's transaction: the merchant's row and his
 // keys commit or roll back together. Nothing in it is retried, and no second
-// connection is opened. Call Committed after the commit.
+// connection is opened. Call Committed after the commit. Like the transaction it
+// belongs to one goroutine.
 type Tx struct {
 	s       session
 	notices []notice

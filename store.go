@@ -38,6 +38,13 @@ import (
 //   - ctx.Err(), wrapped or not, once the context is done.
 //
 // No method leaves anything half done.
+//
+// A store on a database should also offer In(tx): the same Store inside a
+// transaction of the caller, for [Manager.Tx]. There nothing is retried, Get
+// locks what it reads where the engine can, and an Apply whose comparison failed
+// has written nothing and left no failed statement, so that the transaction can
+// go on. And Purge(ctx, before, limit): it removes tombstones revoked, and items
+// expired, before a time at least 24 hours ago, and keeps the events.
 type Store interface {
 	// Get returns a record by its ID, tombstones included.
 	Get(ctx context.Context, id KeyID) (Record, error)
