@@ -599,8 +599,8 @@ func TestDenialsAreRecordedOnceAMinute(t *testing.T) {
 	})
 }
 
-// Refusals cannot fill the log: 200 a minute, account and node are kept, and
-// those of one account crowd out nobody else's.
+// Refusals cannot fill the log: a thousand a minute, account and node are kept,
+// and those of one account crowd out nobody else's.
 func TestDenialsAreBounded(t *testing.T) {
 	var p *proxy
 	e := newEnv(t, through(&p))
@@ -615,13 +615,13 @@ func TestDenialsAreBounded(t *testing.T) {
 			require.ErrorIs(t, err, apikey.ErrForbidden)
 		}
 	}
-	refused("acc_1", 300)
-	require.Equal(t, 200, written)
+	refused("acc_1", 1100)
+	require.Equal(t, 1000, written)
 	refused("acc_2", 10)
-	require.Equal(t, 210, written)
+	require.Equal(t, 1010, written)
 	e.clock.move(time.Minute)
 	refused("acc_1", 10)
-	require.Equal(t, 220, written)
+	require.Equal(t, 1020, written)
 }
 
 // Hanging up is no way out of the log.
