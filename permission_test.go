@@ -28,77 +28,83 @@ type yes struct{}
 func (yes) Allows(apikey.Ability) bool { return true }
 func (yes) String() string             { return "yes/yes" }
 
+type scope = apikey.Scope
+
+func access(product string, l apikey.Level) apikey.Access {
+	return apikey.Access{Product: product, Level: l}
+}
+
 func TestAllows(t *testing.T) {
-	type scope = apikey.Scope
-	access := func(product string, l apikey.Level) apikey.Access { return apikey.Access{Product: product, Level: l} }
-	for _, c := range []struct {
-		held, required apikey.Ability
-		want           bool
-	}{
-		{scope("payment:refund"), scope("payment:refund"), true},
-		{scope("payment:refund"), scope("payment:refunds"), false},
-		{scope("payment:refund"), scope("payment:refun"), false},
-		{scope("payment:refund"), scope("payment:Refund"), false},
-		{scope("payment:refund"), scope("payment:refund:partial"), false},
-		{scope("payment:refund:partial"), scope("payment:refund"), false},
-		{scope("payment:refund"), scope("payment"), false},
-		{scope("payment:refund"), scope("payment:*"), false},
-		{scope("payment:refund"), scope("payment:verify"), false},
-		{scope("payment:refund"), scope("refund:payment"), false},
-		{scope("payment:*"), scope("payment:refund"), true},
-		{scope("payment:*"), scope("payment:refund:partial"), true},
-		{scope("payment:*"), scope("payment:*"), true},
-		{scope("payment:*"), scope("payment:refund:*"), true},
-		{scope("payment:refund:*"), scope("payment:*"), false},
-		{scope("payment:refund:*"), scope("payment:refund:partial"), true},
-		{scope("payment:refund:*"), scope("payment:refund"), false},
-		{scope("payment:*"), scope("payment"), false},
-		{scope("payment:*"), scope("payment:"), false},
-		{scope("payment:*"), scope("payments:refund"), false},
-		{scope("payment:*"), scope("pay:refund"), false},
-		{scope("payment:*"), scope("PAYMENT:refund"), false},
-		// Nothing that a catalog would take, and still nobody's skeleton key.
-		{scope("*"), scope("payment:refund"), false},
-		{scope("pay*"), scope("payment:refund"), false},
-		{scope("*:refund"), scope("payment:refund"), false},
-		{scope("payment:*:partial"), scope("payment:refund:partial"), false},
-		{scope(":*"), scope("payment:refund"), false},
-		{scope(""), scope("payment:refund"), false},
-		{scope(""), scope(""), false},
-		{scope("payment:refund"), scope(""), false},
-
-		{access("balance", apikey.Read), access("balance", apikey.Read), true},
-		{access("balance", apikey.Write), access("balance", apikey.Write), true},
-		{access("balance", apikey.Write), access("balance", apikey.Read), true},
-		{access("balance", apikey.Read), access("balance", apikey.Write), false},
-		{access("balance", apikey.Write), access("rates", apikey.Read), false},
-		{access("balance", apikey.Write), access("Balance", apikey.Read), false},
-		{access("balance", apikey.Write), access("balances", apikey.Read), false},
-		{access("balance", apikey.Write), access("", apikey.Read), false},
-		{access("balance", 0), access("balance", 0), false},
-		{access("balance", 0), access("balance", apikey.Read), false},
-		{access("balance", apikey.Write), access("balance", 0), false},
-		{access("balance", apikey.Write), access("balance", 3), false},
-		{access("balance", 255), access("balance", apikey.Write), true}, // of a newer version
-		{access("", apikey.Write), access("", 0), false},
-
-		{scope("balance:read"), access("balance", apikey.Read), false},
-		{scope("balance:*"), access("balance", apikey.Read), false},
-		{scope("balance=write"), access("balance", apikey.Write), false},
-		{access("balance", apikey.Write), scope("balance:read"), false},
-		{access("balance", apikey.Write), scope("balance=write"), false},
-		{access("payment:refund", apikey.Write), scope("payment:refund"), false},
-		{scope("region:*"), region("id"), false},
-		{region("id"), scope("region:id"), false},
-		{region("id"), access("id", apikey.Read), false},
-		{region("id"), region("id"), true},
-		{region("id"), region("sg"), false},
-
-		{scope("payment:*"), nil, false},
-		{access("balance", apikey.Write), nil, false},
-	} {
+	for _, c := range allows {
 		require.Equal(t, c.want, c.held.Allows(c.required), "%#v allows %#v", c.held, c.required)
 	}
+}
+
+var allows = []struct {
+	held, required apikey.Ability
+	want           bool
+}{
+	{scope("payment:refund"), scope("payment:refund"), true},
+	{scope("payment:refund"), scope("payment:refunds"), false},
+	{scope("payment:refund"), scope("payment:refun"), false},
+	{scope("payment:refund"), scope("payment:Refund"), false},
+	{scope("payment:refund"), scope("payment:refund:partial"), false},
+	{scope("payment:refund:partial"), scope("payment:refund"), false},
+	{scope("payment:refund"), scope("payment"), false},
+	{scope("payment:refund"), scope("payment:*"), false},
+	{scope("payment:refund"), scope("payment:verify"), false},
+	{scope("payment:refund"), scope("refund:payment"), false},
+	{scope("payment:*"), scope("payment:refund"), true},
+	{scope("payment:*"), scope("payment:refund:partial"), true},
+	{scope("payment:*"), scope("payment:*"), true},
+	{scope("payment:*"), scope("payment:refund:*"), true},
+	{scope("payment:refund:*"), scope("payment:*"), false},
+	{scope("payment:refund:*"), scope("payment:refund:partial"), true},
+	{scope("payment:refund:*"), scope("payment:refund"), false},
+	{scope("payment:*"), scope("payment"), false},
+	{scope("payment:*"), scope("payment:"), false},
+	{scope("payment:*"), scope("payments:refund"), false},
+	{scope("payment:*"), scope("pay:refund"), false},
+	{scope("payment:*"), scope("PAYMENT:refund"), false},
+	// Nothing that a catalog would take, and still nobody's skeleton key.
+	{scope("*"), scope("payment:refund"), false},
+	{scope("pay*"), scope("payment:refund"), false},
+	{scope("*:refund"), scope("payment:refund"), false},
+	{scope("payment:*:partial"), scope("payment:refund:partial"), false},
+	{scope(":*"), scope("payment:refund"), false},
+	{scope(""), scope("payment:refund"), false},
+	{scope(""), scope(""), false},
+	{scope("payment:refund"), scope(""), false},
+
+	{access("balance", apikey.Read), access("balance", apikey.Read), true},
+	{access("balance", apikey.Write), access("balance", apikey.Write), true},
+	{access("balance", apikey.Write), access("balance", apikey.Read), true},
+	{access("balance", apikey.Read), access("balance", apikey.Write), false},
+	{access("balance", apikey.Write), access("rates", apikey.Read), false},
+	{access("balance", apikey.Write), access("Balance", apikey.Read), false},
+	{access("balance", apikey.Write), access("balances", apikey.Read), false},
+	{access("balance", apikey.Write), access("", apikey.Read), false},
+	{access("balance", 0), access("balance", 0), false},
+	{access("balance", 0), access("balance", apikey.Read), false},
+	{access("balance", apikey.Write), access("balance", 0), false},
+	{access("balance", apikey.Write), access("balance", 3), false},
+	{access("balance", 255), access("balance", apikey.Write), true}, // of a newer version
+	{access("", apikey.Write), access("", 0), false},
+
+	{scope("balance:read"), access("balance", apikey.Read), false},
+	{scope("balance:*"), access("balance", apikey.Read), false},
+	{scope("balance=write"), access("balance", apikey.Write), false},
+	{access("balance", apikey.Write), scope("balance:read"), false},
+	{access("balance", apikey.Write), scope("balance=write"), false},
+	{access("payment:refund", apikey.Write), scope("payment:refund"), false},
+	{scope("region:*"), region("id"), false},
+	{region("id"), scope("region:id"), false},
+	{region("id"), access("id", apikey.Read), false},
+	{region("id"), region("id"), true},
+	{region("id"), region("sg"), false},
+
+	{scope("payment:*"), nil, false},
+	{access("balance", apikey.Write), nil, false},
 }
 
 func TestParseScope(t *testing.T) {
@@ -262,8 +268,8 @@ func TestRequirements(t *testing.T) {
 		})...)
 		e.vc.Catalog = e.mc.Catalog
 	}
-	refund, verify := apikey.Scope("payment:refund"), apikey.Scope("payment:verify")
-	read, write := apikey.Access{Product: "balance", Level: apikey.Read}, apikey.Access{Product: "balance", Level: apikey.Write}
+	refund, verify := scope("payment:refund"), scope("payment:verify")
+	read, write := access("balance", apikey.Read), access("balance", apikey.Write)
 	type need = []apikey.Ability
 	for _, c := range []struct {
 		held    []string
