@@ -16,8 +16,8 @@ import (
 	"github.com/go-apikey/apikey/internal/base62"
 )
 
-// go-apikeys took a stored hash for a key. Whatever a thief of the database
-// finds there, in whatever spelling, opens nothing: nor in a token's clothes.
+// A stored hash is no credential. Whatever a thief of the database finds there,
+// in whatever spelling, opens nothing: nor in a token's clothes.
 func TestNothingStoredVerifies(t *testing.T) {
 	for name, program := range programs {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +59,39 @@ func (e *env) everythingStored(id apikey.KeyID) (all []any) {
 		all = append(all, page)
 	}
 	return all
+}
+
+// What management shows of a key has no part of what is kept of its token.
+func TestManagementShowsNoHash(t *testing.T) {
+	for name, program := range programs {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t, program)
+			issued := e.issue()
+			r, err := e.store.Get(t.Context(), issued.Key.ID)
+			require.NoError(t, err)
+			var kept detector
+			hash := r.Credentials[0].Hash
+			kept.learn("hash", []byte(hash[strings.LastIndexByte(hash, '$')+1:]))
+			if name == "peppered" { // without, four bytes: too short to be found
+				kept.learn("check", r.Credentials[0].Check)
+				kept.learn("MAC", r.MAC)
+			}
+			got, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+			require.NoError(t, err)
+			list, err := e.manager.List(e.ctx, apikey.ListRequest{})
+			require.NoError(t, err)
+			events, err := e.manager.Events(e.ctx, apikey.EventsRequest{})
+			require.NoError(t, err)
+			key, err := e.verifier.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{})
+			require.NoError(t, err)
+			for _, shown := range []any{issued, got, list, events, key.Info()} {
+				for printing, text := range printings(shown) {
+					require.Empty(t, kept.find(text), "%T in %s", shown, printing)
+				}
+			}
+			require.NotEmpty(t, kept.find(fmt.Sprint(r)))
+		})
+	}
 }
 
 // loot is every text that can be made of what was found.
