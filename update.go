@@ -29,8 +29,12 @@ func (f *Field[T]) UnmarshalJSON(b []byte) error {
 		*f = Clear[T]()
 		return nil
 	}
-	f.state = 2
-	return json.Unmarshal(b, &f.value)
+	var value T // a fresh one: decoding into what is there would merge maps
+	if err := json.Unmarshal(b, &value); err != nil {
+		return err
+	}
+	*f = Set(value)
+	return nil
 }
 
 // MarshalJSON writes the value, or null when there is none. A field that keeps

@@ -340,6 +340,9 @@ func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
 	if errors.Is(err, ErrCorrupt) {
 		return &CorruptError{Key: r.ID, Detail: "the stored hash is unreadable, too costly, or of an unknown algorithm"}
 	}
+	if ctx.Err() != nil && err != nil && !errors.Is(err, ErrInvalidToken) {
+		return unavailable(err) // a Hasher of the program's own may return the bare error of its context
+	}
 	if err == nil && renew && p.kind == Secret {
 		v.renewBehind(p, *cred)
 	}
