@@ -311,8 +311,8 @@ func TestPepperTakenOutTooEarly(t *testing.T) {
 	require.Equal(t, key.Key.ID, list.Damaged[0].Key)
 }
 
-// Remac that is killed goes on where it was; one record that was tampered with
-// is named and never signed, and holds up no other.
+// Remac that is killed goes on where it was; records that were tampered with are
+// named and never signed, and hold up no other.
 func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var p *proxy
@@ -321,10 +321,10 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 		for range 10 {
 			keys = append(keys, e.issue())
 		}
-		bad := keys[6].Key.ID
+		bad := []apikey.KeyID{keys[6].Key.ID, keys[7].Key.ID} // a whole chunk of them
 		p.hook(func(p *proxy) {
 			p.out = func(r *apikey.Record) {
-				if r.ID == bad {
+				if slices.Contains(bad, r.ID) {
 					r.Account = "acc_2"
 				}
 			}
@@ -348,21 +348,20 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 		renewed := 0
 		for range 20 {
 			n, err := m.Remac(staff(), apikey.RemacRequest{Limit: 2})
-			var corrupt *apikey.CorruptError
-			if err != nil {
-				require.ErrorAs(t, err, &corrupt)
-				require.Equal(t, bad, corrupt.Key)
-			}
+			require.LessOrEqual(t, n, 2)
 			if renewed += n; n == 0 {
-				require.Error(t, err, "what is left is named")
+				require.ErrorIs(t, err, apikey.ErrCorrupt)
+				for _, id := range bad {
+					require.ErrorContains(t, err, id.String(), "what is left is named")
+				}
 				break
 			}
 		}
-		require.GreaterOrEqual(t, renewed, 10-1-3)
+		require.GreaterOrEqual(t, renewed, 10-2-3)
 		for _, k := range keys {
 			r, err := p.Store.Get(background, k.Key.ID)
 			require.NoError(t, err)
-			if k.Key.ID == bad {
+			if slices.Contains(bad, k.Key.ID) {
 				require.Equal(t, uint8(1), r.MAC[0], "not signed")
 				require.Equal(t, uint64(1), r.Version)
 			} else {
