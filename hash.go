@@ -24,7 +24,7 @@ type Hasher interface {
 	// Name is the first field of the encoded form, between two '$'.
 	Name() string
 	// Hash encodes secret as "$name$…", with a fresh salt if it uses one.
-	// Errors: ErrBusy, ctx.Err().
+	// Errors: ErrBusy, ErrUnavailable (wrapping ctx.Err()).
 	Hash(ctx context.Context, secret []byte) (encoded string, err error)
 	// Verify compares in constant time. An encoded form that this Hasher did not
 	// make, or that asks for more than its ceilings, is ErrCorrupt: a database
