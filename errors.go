@@ -76,6 +76,10 @@ var (
 	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
 	// ErrInvalid: a request that cannot be right; the text says what to change. Management, constructors.
 	ErrInvalid = errors.New("apikey: invalid request")
+	// ErrRotationPending: a new token waits for its time already. Rotate.
+	ErrRotationPending = errors.New("apikey: a rotation is pending")
+	// ErrOverlapRunning: an older token still works beside the current one. Rotate.
+	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
 	// ErrLimit: the request is beyond one of the [Limits]. Issue, Update, Resume.
 	ErrLimit = errors.New("apikey: limit reached")
 	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.

@@ -21,6 +21,7 @@ type Manager struct {
 	core
 	cfg     ManagerConfig
 	limits  Limits
+	skew    time.Duration
 	cold    *gate
 	denials denials
 	closed  atomic.Bool
@@ -48,6 +49,10 @@ type ManagerConfig struct {
 	Products func(account string, m Mode, a Ability) error
 	Limits   Limits
 
+	// Skew is how far the clocks of the machines may be apart; 0: 5 s. Around a
+	// scheduled switch both tokens are accepted for that long. At most 1 min.
+	Skew time.Duration
+
 	// Local are the Verifiers of this process. They know of a change before the
 	// method that made it returns.
 	Local    []*Verifier
@@ -74,6 +79,9 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		return nil, invalid("ManagerConfig.Limits: a limit cannot be negative; 0 is its default")
 	}
 	c.Local = slices.Clone(c.Local)
+	if c.Skew < 0 || c.Skew > time.Minute {
+		return nil, invalid("ManagerConfig.Skew is %v: want 0 (5 s) to 1 min", c.Skew)
+	}
 	var hashers []Hasher
 	if c.Hasher != nil {
 		hashers = []Hasher{c.Hasher}
@@ -90,7 +98,7 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), cold: newGate(8, 8, 2*time.Second, 256)}
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), cold: newGate(8, 8, 2*time.Second, 256)}
 	if err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
@@ -404,6 +412,11 @@ func (t *Tx) List(ctx context.Context, req ListRequest) (KeyList, error) { retur
 // Update is [Manager.Update] inside the transaction.
 func (t *Tx) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 	return t.s.update(ctx, req)
+}
+
+// Rotate is [Manager.Rotate] inside the transaction.
+func (t *Tx) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
+	return t.s.rotate(ctx, req)
 }
 
 // Revoke is [Manager.Revoke] inside the transaction.

@@ -74,17 +74,20 @@ type Action string
 
 // The actions of this version.
 const (
-	ActionIssue       Action = "key.issue"
-	ActionProvision   Action = "key.provision"
-	ActionRead        Action = "key.read"
-	ActionUpdate      Action = "key.update"
-	ActionSuspend     Action = "key.suspend"
-	ActionResume      Action = "key.resume"
-	ActionRevoke      Action = "key.revoke"
-	ActionRevokeToken Action = "key.revoke_token"
-	ActionRemac       Action = "key.remac"
-	ActionReadEvents  Action = "event.read"
-	ActionPepper      Action = "pepper.introduce"
+	ActionIssue          Action = "key.issue"
+	ActionProvision      Action = "key.provision"
+	ActionRead           Action = "key.read"
+	ActionUpdate         Action = "key.update"
+	ActionSuspend        Action = "key.suspend"
+	ActionResume         Action = "key.resume"
+	ActionRevoke         Action = "key.revoke"
+	ActionRevokeToken    Action = "key.revoke_token"
+	ActionRotate         Action = "key.rotate"
+	ActionCancelRotation Action = "key.cancel_rotation"
+	ActionRetire         Action = "key.retire"
+	ActionRemac          Action = "key.remac"
+	ActionReadEvents     Action = "event.read"
+	ActionPepper         Action = "pepper.introduce"
 )
 
 // Reason says why a key was revoked: one of the constants, or text of the
@@ -144,6 +147,8 @@ type Limits struct {
 	Origins       int // 16
 	// LiveKeys of an account and mode: not revoked, not suspended, not expired.
 	LiveKeys int // 50
+	// Overlap of an old token with a new one.
+	Overlap time.Duration // 7 days
 }
 
 func (l Limits) withDefaults() Limits {
@@ -152,11 +157,12 @@ func (l Limits) withDefaults() Limits {
 		MetadataName: or(l.MetadataName, 40), MetadataValue: or(l.MetadataValue, 500),
 		Abilities: or(l.Abilities, 64), Networks: or(l.Networks, 64),
 		Origins: or(l.Origins, 16), LiveKeys: or(l.LiveKeys, 50),
+		Overlap: or(l.Overlap, 7*24*time.Hour),
 	}
 }
 
 func (l Limits) negative() bool {
-	return min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
+	return min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, int(l.Overlap)) < 0
 }
 
 // storable reports whether every engine can keep s byte for byte.

@@ -212,13 +212,10 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
 	}
 	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: r.ID, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
-		return s.lessened(stored, func(r *Record, _ time.Time) (made, bool) {
-			cred := r.credential(p.id)
-			if cred == nil || cred.Ended {
-				return made{}, false
-			}
-			cred.Ended = true
-			return made{credential: p.id, changed: []string{"credentials"}, reason: reason}, true
+		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
+			m, ended := r.retire(p.id, now)
+			m.reason = reason
+			return m, ended
 		}), nil
 	}})
 }

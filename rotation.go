@@ -1,0 +1,261 @@
+package apikey
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// RotateRequest gives a key a new token. The key's ID, name, abilities and
+// settings stay.
+//
+//	now                     the new token is valid; every other one ends
+//	now, Overlap 24 h       the new token is valid; the old one for 24 h more
+//	At T                    the new token from T on; the old one until then
+//	At T, Overlap 24 h      the new token from T on; the old one until T + 24 h
+//
+// Around T each is accepted for ManagerConfig.Skew longer than that, because
+// the clocks of several machines never agree.
+type RotateRequest struct {
+	Key KeyID
+	// IfVersion makes it fail with ErrConflict unless the key is at this
+	// version; 0: whatever it is at.
+	IfVersion uint64
+	At        time.Time // in the future, before the key's expiry; zero: now
+	// Overlap is how long the old token works beside the new one, up to
+	// Limits.Overlap and never past the key's expiry. It never prolongs a token
+	// that was already to end sooner.
+	Overlap time.Duration
+	// Replace ends what stands in the way: a rotation that is pending, and an
+	// older token that still overlaps.
+	Replace bool
+}
+
+// Rotate makes a new token and returns it, the only time for a secret one.
+// Nothing has to run at T: windows are data that every verification judges, so
+// no crash, restart or sleeping worker can miss one.
+//
+// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
+// ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
+// ErrRotationPending and ErrOverlapRunning (see Replace), ErrBusy, ErrConflict,
+// ErrCorrupt, ErrUnavailable.
+func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
+	return m.own().rotate(ctx, req)
+}
+
+func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, err error) {
+	if req.Overlap < 0 || req.Overlap > s.limits.Overlap {
+		return Issued{}, invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
+	}
+	var cred *Credential
+	var token Token
+	err = s.do(ctx, job{action: ActionRotate, key: req.Key, ifVersion: req.IfVersion, stands: true, work: func(_ Actor, stored *Record) (effect, error) {
+		now := s.cfg.Now()
+		r := stored.clone()
+		if err := s.makeRoom(&r, req, now); err != nil {
+			return effect{}, err
+		}
+		if cred == nil { // once: a retry after a conflict keeps token and hash
+			c, t, err := s.newCredential(ctx, r.Kind, r.Mode)
+			if err != nil {
+				return effect{}, err
+			}
+			cred, token = &c, t
+		}
+		c := *cred
+		from := now
+		if !req.At.IsZero() {
+			from, c.NotBefore = req.At, micros(req.At.Add(-s.skew))
+		}
+		r.Credentials = slices.Insert(r.Credentials, 0, c)
+		r.trim(now)
+		if r.RotateMonths > 0 {
+			r.RotateDue = micros(from).AddDate(0, r.RotateMonths, 0)
+		}
+		issued = Issued{token, s.describeAll(&r, now)}
+		issued.Key.Version++
+		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}}, nil
+	}})
+	if err != nil {
+		return Issued{}, err
+	}
+	return issued, nil
+}
+
+// makeRoom ends or bounds the credentials that there are, so that at most one
+// outgoing, one current and one pending are live afterwards.
+func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
+	switch {
+	case r.State() == Revoked:
+		return ErrRevoked
+	case r.State() == Suspended:
+		return fmt.Errorf("%w: resume it before it is rotated", ErrSuspended)
+	case !r.live(now):
+		return fmt.Errorf("%w: give it a new expiry before it is rotated", ErrExpired)
+	case !req.At.IsZero() && !req.At.After(now):
+		return invalid("At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))
+	}
+	if req.At.IsZero() && req.Overlap == 0 { // a state, not a time: no clock is involved
+		for i := range r.Credentials {
+			r.Credentials[i].end()
+		}
+		return nil
+	}
+	from := req.At
+	if from.IsZero() {
+		from = now
+	}
+	until := from.Add(req.Overlap)
+	if !req.At.IsZero() {
+		until = from.Add(max(req.Overlap, s.skew))
+	}
+	if !r.ExpiresAt.IsZero() && (!from.Before(r.ExpiresAt) || req.Overlap > 0 && until.After(r.ExpiresAt)) {
+		return invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
+	}
+	p := r.places(now)
+	switch {
+	case p.pending != nil && !req.Replace:
+		return fmt.Errorf("%w: the new token's time begins at %s; cancel that rotation, or set Replace", ErrRotationPending, p.pending.NotBefore.Format(time.RFC3339))
+	case p.outgoing != nil && !req.Replace:
+		return overlapRunning(p.outgoing)
+	}
+	if p.pending != nil {
+		r.withdraw(p.pending, now)
+	}
+	if p.outgoing != nil {
+		p.outgoing.end()
+	}
+	switch {
+	case p.current == nil:
+		return nil
+	case !req.At.IsZero() && !p.current.NotAfter.IsZero():
+		// It is on its way out already. Bounding it once more would leave nothing
+		// to restore when this rotation is cancelled.
+		return overlapRunning(p.current)
+	case p.current.NotAfter.IsZero() || until.Before(p.current.NotAfter):
+		p.current.NotAfter = micros(until)
+	}
+	return nil
+}
+
+func overlapRunning(c *Credential) error {
+	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
+}
+
+// places are the at most three live credentials of a record; they point into
+// it.
+type places struct{ pending, current, outgoing *Credential }
+
+func (r *Record) places(now time.Time) (p places) {
+	for i := range r.Credentials { // newest first
+		c := &r.Credentials[i]
+		switch {
+		case !c.live(now):
+		case now.Before(c.NotBefore) && p.current == nil && p.pending == nil:
+			p.pending = c
+		case p.current == nil:
+			p.current = c
+		case p.outgoing == nil:
+			p.outgoing = c
+		}
+	}
+	return p
+}
+
+// live: not ended, and its end has not come. A pending credential is live.
+func (c *Credential) live(now time.Time) bool {
+	return !c.Ended && (c.NotAfter.IsZero() || now.Before(c.NotAfter))
+}
+
+// end is for ever, and needs no clock. The sealed copy goes with it.
+func (c *Credential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
+
+// withdraw ends a credential whose time has not come, and gives the current one
+// its time back: a key must not die because the token that was to follow it was
+// called off.
+func (r *Record) withdraw(c *Credential, now time.Time) {
+	c.end()
+	if p := r.places(now); p.current != nil {
+		p.current.NotAfter = time.Time{}
+	}
+}
+
+// keptEnded is how many credentials that are over a record still lists.
+const keptEnded = 8
+
+// trim drops the oldest of those that are over. Their events stay.
+func (r *Record) trim(now time.Time) {
+	over := 0
+	r.Credentials = slices.DeleteFunc(r.Credentials, func(c Credential) bool {
+		if c.live(now) {
+			return false
+		}
+		over++
+		return over > keptEnded
+	})
+}
+
+// CancelRotationRequest names the key whose pending rotation is called off.
+type CancelRotationRequest struct{ Key KeyID }
+
+// CancelRotation ends the pending token before its time T, and the current one
+// goes on. It needs a role and nothing else. Errors: ErrNoActor, ErrNotFound,
+// ErrForbidden, ErrRevoked, ErrInvalid (nothing is pending, or T has passed),
+// ErrConflict, ErrCorrupt, ErrUnavailable.
+func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest) error {
+	s := m.own()
+	return s.do(ctx, job{action: ActionCancelRotation, key: req.Key, work: func(_ Actor, stored *Record) (effect, error) {
+		now := s.cfg.Now()
+		r := stored.clone()
+		if r.State() == Revoked {
+			return effect{}, ErrRevoked
+		}
+		// Until T itself: the window opens Skew before it.
+		p := r.places(now.Add(-s.skew))
+		if p.pending == nil {
+			return effect{}, invalid("no rotation is pending; a switch that has happened is undone by rotating again")
+		}
+		id := p.pending.ID
+		r.withdraw(p.pending, now)
+		return effect{made: []made{{record: &r, credential: id, changed: []string{"credentials"}}}}, nil
+	}})
+}
+
+// RetireRequest names the credential to end.
+type RetireRequest struct {
+	Key        KeyID
+	Credential CredentialID
+}
+
+// Retire ends one token of a key at once: the old one, when CredentialInfo
+// shows that nobody uses it any more, or a leaked one. It only takes power
+// away, like Suspend. Retiring a pending token is CancelRotation; retiring the
+// only one leaves a key that nothing proves until it is rotated. Of an ended
+// credential it is nil. Errors: as for Suspend; a credential that the key does
+// not have is ErrNotFound.
+func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
+	s := m.own()
+	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
+		if stored.credential(req.Credential) == nil {
+			return effect{}, ErrNotFound
+		}
+		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
+			return r.retire(req.Credential, now)
+		}), nil
+	}})
+}
+
+// retire is how a single credential ends, whoever wants it.
+func (r *Record) retire(id CredentialID, now time.Time) (made, bool) {
+	c := r.credential(id)
+	if c == nil || c.Ended {
+		return made{}, false
+	}
+	if p := r.places(now); p.pending == c {
+		r.withdraw(c, now)
+	} else {
+		c.end()
+	}
+	return made{credential: id, changed: []string{"credentials"}}, true
+}
