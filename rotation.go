@@ -114,16 +114,19 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 		return invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
 	}
 	p := r.places(now)
+	// An older token is in the way only if it would still be there when the
+	// current one becomes the older one.
+	overlaps := p.outgoing != nil && (req.At.IsZero() || p.outgoing.NotAfter.After(req.At.Add(-s.skew)))
 	switch {
 	case p.pending != nil && !req.Replace:
 		return fmt.Errorf("%w: the new token's time begins at %s; cancel that rotation, or set Replace", ErrRotationPending, p.pending.NotBefore.Format(time.RFC3339))
-	case p.outgoing != nil && !req.Replace:
+	case overlaps && !req.Replace:
 		return overlapRunning(p.outgoing)
 	}
 	if p.pending != nil {
 		r.withdraw(p.pending, now)
 	}
-	if p.outgoing != nil {
+	if overlaps {
 		p.outgoing.end()
 	}
 	switch {
