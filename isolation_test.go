@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -86,6 +87,27 @@ func managerCalls(m *apikey.Manager) calls {
 		"Revoke": {"key": func(ctx context.Context, of target) error {
 			return m.Revoke(ctx, apikey.RevokeRequest{Key: of.key})
 		}},
+		"Rotate": {
+			"now": func(ctx context.Context, of target) error {
+				_, err := m.Rotate(ctx, apikey.RotateRequest{Key: of.key})
+				return err
+			},
+			"at a time": func(ctx context.Context, of target) error {
+				_, err := m.Rotate(ctx, apikey.RotateRequest{Key: of.key, At: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), Replace: true})
+				return err
+			},
+			"in the past": func(ctx context.Context, of target) error {
+				_, err := m.Rotate(ctx, apikey.RotateRequest{Key: of.key, At: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)})
+				return err
+			},
+		},
+		"CancelRotation": {"key": func(ctx context.Context, of target) error {
+			return m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: of.key})
+		}},
+		"Retire": {"credential": func(ctx context.Context, of target) error {
+			t, _ := apikey.ParseToken(of.token)
+			return m.Retire(ctx, apikey.RetireRequest{Key: of.key, Credential: t.Credential()})
+		}},
 		"RevokeAll": {
 			"account": func(ctx context.Context, of target) error {
 				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Account: of.account})
@@ -155,6 +177,10 @@ func txCalls(tx *apikey.Tx) calls {
 		},
 		"Update": {"key": func(ctx context.Context, of target) error {
 			_, err := tx.Update(ctx, apikey.UpdateRequest{Key: of.key, Name: apikey.Set("mine now")})
+			return err
+		}},
+		"Rotate": {"key": func(ctx context.Context, of target) error {
+			_, err := tx.Rotate(ctx, apikey.RotateRequest{Key: of.key})
 			return err
 		}},
 		"Revoke": {"key": func(ctx context.Context, of target) error {

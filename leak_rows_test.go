@@ -123,7 +123,9 @@ func (k *leakEnv) recordRows() []leakRow {
 func (k *leakEnv) requestRows() []leakRow {
 	return []leakRow{
 		filled(k, apikey.IssueRequest{}), filled(k, apikey.ProvisionRequest{}), filled(k, apikey.GetRequest{}), filled(k, apikey.ListRequest{}),
-		filled(k, apikey.UpdateRequest{}), filled(k, apikey.SuspendRequest{}), filled(k, apikey.ResumeRequest{}), filled(k, apikey.RevokeRequest{}),
+		filled(k, apikey.UpdateRequest{}), filled(k, apikey.SuspendRequest{}), filled(k, apikey.ResumeRequest{}),
+		filled(k, apikey.RotateRequest{}), filled(k, apikey.CancelRotationRequest{}), filled(k, apikey.RetireRequest{}),
+		filled(k, apikey.RevokeRequest{}),
 		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.EventsRequest{}),
 		filled(k, apikey.VerifyEventsRequest{}), filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
 		filled(k, apikey.Filter{}), filled(k, apikey.EventFilter{}), filled(k, apikey.ItemFilter{}), filled(k, apikey.Limits{}),
