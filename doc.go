@@ -1,4 +1,4 @@
-// Package apikey issues, verifies, restricts, revokes and audits API keys for
+// Package apikey issues, verifies, restricts, rotates, revokes and audits API keys for
 // payment backends. It is embedded in the backend: there is no server to run,
 // and keys live in the backend's own database.
 //
@@ -27,6 +27,20 @@
 // Verifier is in ManagerConfig.Local; other nodes follow within
 // VerifierConfig.Sync, which is a second.
 // Package httpauth puts a Verifier in front of HTTP handlers.
+//
+// # Rotation
+//
+// A key keeps its ID and settings and gets a new token: now, at a time, with or
+// without an overlap. Windows are data that every verification judges, so
+// nothing has to run when a switch comes:
+//
+//	next, err := m.Rotate(ctx, apikey.RotateRequest{Key: id, Overlap: 24 * time.Hour}) // both work for a day
+//	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, At: saturday})             // from then on, the new one
+//	err = m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: id})                 // before then
+//	err = m.Retire(ctx, apikey.RetireRequest{Key: id, Credential: old})                // nobody uses it any more
+//
+// What is to end sooner than VerifierConfig.Sync is heard of by other nodes
+// when they next ask.
 //
 // # Abilities
 //
