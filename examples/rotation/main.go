@@ -63,6 +63,8 @@ func run(ctx context.Context) error {
 	var accepted, refused atomic.Int64
 	calling, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
 	for range clients {
 		wg.Go(func() { call(calling, api.URL, &current, &accepted, &refused) })
 	}
@@ -71,8 +73,6 @@ func run(ctx context.Context) error {
 	for range rotations {
 		next, err := manager.Rotate(ctx, apikey.RotateRequest{Key: issued.Key.ID, Overlap: overlap})
 		if err != nil {
-			stop()
-			wg.Wait()
 			return err
 		}
 		current.Store(&next.Token)
