@@ -292,3 +292,26 @@ func TestTxWithAnEndedContext(t *testing.T) {
 	require.ErrorIs(t, s.verify(made.Token), apikey.ErrInvalidToken)
 	require.Zero(t, s.rows(`SELECT count(*) FROM apikey_keys`))
 }
+
+// A refusal inside a transaction is not in the log, because a rollback would take
+// it out again; so it must not count as written either.
+func TestTxRefusalDoesNotHideTheNext(t *testing.T) {
+	s := newShop(t)
+	viewer := as("acc_1", "viewer")
+	refused := func() (n int) {
+		for _, ev := range s.allEvents(apikey.EventsRequest{Account: "acc_1"}) {
+			if ev.Outcome == apikey.Refused {
+				n++
+			}
+		}
+		return n
+	}
+	s.in(false, func(_ context.Context, _ *sql.Tx, keys *apikey.Tx) {
+		_, err := keys.Issue(viewer, apikey.IssueRequest{Mode: apikey.Live})
+		require.ErrorIs(t, err, apikey.ErrForbidden)
+	})
+	require.Zero(t, refused())
+	_, err := s.manager.Issue(viewer, apikey.IssueRequest{Mode: apikey.Live})
+	require.ErrorIs(t, err, apikey.ErrForbidden)
+	require.Equal(t, 1, refused())
+}
