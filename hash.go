@@ -56,6 +56,10 @@ type Argon2idConfig struct {
 	// MaxWaiting is how many callers may wait; the next gets ErrBusy at once;
 	// 0: 256.
 	MaxWaiting int
+	// Waited is told of every hash that had to wait for a slot, for how long, and
+	// how that ended (nil, ErrBusy, or ErrUnavailable for a caller who left); nil:
+	// nobody. It must return quickly.
+	Waited func(d time.Duration, err error)
 }
 
 // Argon2id is the default Hasher (RFC 9106, PHC string format). One value's
@@ -94,6 +98,7 @@ func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
 		return nil, invalid("argon2id slots, wait and waiting cannot be negative")
 	}
 	a.gate = newGate(int64(a.maxMemory), int64(slots), or(c.Wait, 2*time.Second), or(c.MaxWaiting, 256))
+	a.gate.waited = c.Waited
 	return a, nil
 }
 
@@ -286,6 +291,7 @@ type gate struct {
 	wait       time.Duration
 	waiting    atomic.Int64
 	maxWaiting int64
+	waited     func(time.Duration, error) // nil: nobody asks
 }
 
 func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
@@ -305,22 +311,33 @@ func (g *gate) enter(ctx context.Context, weight int64) (release func(), err err
 	}
 	weight = min(max(weight, g.share), g.capacity)
 	if !g.sem.TryAcquire(weight) {
-		if g.waiting.Add(1) > g.maxWaiting {
-			g.waiting.Add(-1)
-			return nil, ErrBusy
+		began := time.Now()
+		err := g.queue(ctx, weight)
+		if g.waited != nil {
+			g.waited(time.Since(began), err)
 		}
-		wctx, cancel := context.WithTimeout(ctx, g.wait)
-		err := g.sem.Acquire(wctx, weight)
-		cancel()
-		g.waiting.Add(-1)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil, unavailable(ctx.Err())
-			}
-			return nil, ErrBusy
+			return nil, err
 		}
 	}
 	return func() { g.sem.Release(weight) }, nil
+}
+
+// queue waits, for a bounded time and in bounded company.
+func (g *gate) queue(ctx context.Context, weight int64) error {
+	defer g.waiting.Add(-1)
+	if g.waiting.Add(1) > g.maxWaiting {
+		return ErrBusy
+	}
+	bounded, cancel := context.WithTimeout(ctx, g.wait)
+	defer cancel()
+	switch err := g.sem.Acquire(bounded, weight); {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return unavailable(ctx.Err())
+	}
+	return ErrBusy
 }
 
 // or returns v, or the default if v is the zero value.

@@ -374,3 +374,31 @@ func TestCancelledCallerRunsNoHash(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.False(t, ok)
 }
+
+// Waits for a slot are told: how long, and how they ended.
+func TestHashWaitsAreTold(t *testing.T) {
+	var mu sync.Mutex
+	ended := map[error]int{}
+	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1, Slots: 1, MaxWaiting: 3, Waited: func(d time.Duration, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		ended[err]++
+		if d < 0 {
+			t.Error("a negative wait")
+		}
+	}})
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for range 32 {
+		wg.Go(func() {
+			<-begin
+			argon.Hash(background, []byte("secret"))
+		})
+	}
+	close(begin)
+	wg.Wait()
+	require.NotZero(t, ended[nil])
+	require.NotZero(t, ended[apikey.ErrBusy])
+	require.Less(t, ended[nil]+ended[apikey.ErrBusy], 32, "who finds a free slot does not wait")
+}

@@ -8,7 +8,8 @@ import (
 // Trace is a set of hooks, after net/http/httptrace: for metrics and alarms.
 // Any of them may be nil. They are called from several goroutines at once, most
 // of them on the way of a request, so they must return quickly. None is ever
-// given a token.
+// given a token. Waits for a hash are told by Argon2idConfig.Waited, because the
+// slots belong to the Hasher.
 type Trace struct {
 	// Verified: every verification, with how it ended.
 	Verified func(VerifiedTrace)

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,7 +56,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	f.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`host:port` to listen on; port 0 is any that is free")
 	f.StringVar(&c.db, "db", "apikey-gateway.db", "`file` of the database; made if it does not exist")
 	f.StringVar(&c.pepperFile, "pepper-file", "", "`file` of the pepper; made with a new database (default: beside the database, named .pepper)")
-	f.Func("issue", "issue one more secret key, `live or test`, print it, and exit", func(s string) error {
+	f.Func("issue", "issue one more secret key, `live or test` (default live), print it, and exit", func(s string) error {
 		return c.issue.UnmarshalText([]byte(s))
 	})
 	f.Func("abilities", "with -issue: a comma-separated `list` (default "+strings.Join(defaultAbilities, ",")+")", func(s string) error {
@@ -67,7 +68,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 		}
 		return nil
 	})
-	if err := f.Parse(args); err != nil {
+	if err := f.Parse(withMode(args)); err != nil {
 		return c, err
 	}
 	if c.pepperFile == "" {
@@ -89,6 +90,19 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	}
 	fmt.Fprintln(stderr, "gateway:", wrong)
 	return c, errors.New(wrong)
+}
+
+// withMode lets -issue stand alone, which package flag knows of switches only:
+// then it means live.
+func withMode(args []string) []string {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		bare := arg == "-issue" || arg == "--issue"
+		if bare && (i+1 == len(args) || strings.HasPrefix(args[i+1], "-")) {
+			args[i] += "=live"
+		}
+	}
+	return args
 }
 
 func run(ctx context.Context, c config, out io.Writer) (err error) {

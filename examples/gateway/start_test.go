@@ -353,3 +353,18 @@ func TestStrangePath(t *testing.T) {
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{filepath.Join(dir, "keys.db"), filepath.Join(dir, "keys.pepper")}, left)
 }
+
+// A bare -issue means a live key; a mode may follow it.
+func TestIssueStandsAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, dir).stop(os.Interrupt)
+	for _, c := range []struct{ args, want string }{
+		{"-issue", "LIVE_SECRET_KEY=acme_sk_live_"}, {"--issue -abilities balance=read", "LIVE_SECRET_KEY="},
+		{"-issue test", "TEST_SECRET_KEY="}, {"-issue=test", "TEST_SECRET_KEY="},
+	} {
+		code, stdout, diagnostics := run(t, dir, strings.Fields(c.args)...)
+		require.Zero(t, code, diagnostics)
+		require.Contains(t, stdout, c.want[:len("LIVE_SECRET_KEY=")], c.args)
+	}
+}
