@@ -86,7 +86,7 @@ func TestTwoPeppersRaceForASlot(t *testing.T) {
 		p.meet(2)
 		errs := together(2, func(i int) error {
 			c := e.mc
-			c.Peppers = []apikey.Pepper{pepperOf(t, 1, byte(10+i))}
+			c.Peppers, c.Local = []apikey.Pepper{pepperOf(t, 1, byte(10+i))}, nil
 			_, err := apikey.NewManager(background, c)
 			return err
 		})
