@@ -2,12 +2,30 @@
 // payment backends. It is embedded in the backend: there is no server to run,
 // and keys live in the backend's own database.
 //
+// # Set-up
+//
+// A [Verifier] is the data plane: every API process has one for each mode. A
+// [Manager] is the control plane, for the key page and for scripts. The Manager
+// is told of the Verifiers in its own process, so that a revocation reaches them
+// before it returns:
+//
+//	pepper, err := apikey.NewPepper(1, secret) // 32 random bytes, kept outside the database
+//	hasher, err := apikey.NewHMACSHA256(pepper)
+//	v, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{
+//		Store: store, Prefix: "acme", Mode: apikey.Live,
+//		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher},
+//	})
+//	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
+//		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{v},
+//		Peppers: []apikey.Pepper{pepper}, Hasher: hasher,
+//	})
+//
+// Both work without a pepper and with the default hasher too; see below.
+//
 // # Issue
 //
-// A [Manager] is the control plane, for the key page and for scripts. Every
-// call is made by an [Actor], who is in the context:
+// Every management call is made by an [Actor], who is in the context:
 //
-//	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog})
 //	ctx = apikey.WithActor(ctx, apikey.Actor{ID: "usr_7", Account: "acc_42", Role: "admin"})
 //	issued, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}})
 //	fmt.Println(issued.Token.Reveal()) // acme_sk_live_…, shown this once
@@ -17,16 +35,15 @@
 //
 // # Verify
 //
-// A [Verifier] is the data plane: every API process has one for each mode. It
-// answers from memory, and from the store for tokens that it has not seen:
+// A Verifier answers from memory, and from the store for tokens that it has not
+// seen:
 //
-//	v, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live})
 //	key, err := v.Verify(ctx, presented, apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
 //
 // No Verify that starts after Revoke returned succeeds on that node, if the
 // Verifier is in ManagerConfig.Local; other nodes follow within
-// VerifierConfig.Sync, which is a second.
-// Package httpauth puts a Verifier in front of HTTP handlers.
+// VerifierConfig.Sync, which is a second. Package httpauth puts a Verifier in
+// front of HTTP handlers.
 //
 // # Rotation
 //
@@ -58,7 +75,8 @@
 //
 // # Peppers and hashers
 //
-// A [Pepper] is a secret of the program outside its database. With one, forged
+// A [Pepper] is a secret of the program outside its database. From it come a tag
+// in each token and a MAC beside each record. With one, forged
 // tokens are refused before any read, a record that was changed in the database
 // is refused as [ErrCorrupt], a stolen database cannot be tried against guesses,
 // and a restarted process is warm after one row read. Use one in production.
@@ -84,4 +102,9 @@
 // in SQLite through database/sql; storetest is the contract of [Store] as a
 // suite that any store can run; httpauth is the middleware; examples has
 // programs that run.
+//
+// Of this package, Store itself and Record, Credential, Change, Changes, Item,
+// ItemFilter, ItemKind, ItemPage, Filter, Page, EventFilter, EventPage,
+// EventRecord and Upkeep are for those who write a store; others can pass them
+// over.
 package apikey

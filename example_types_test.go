@@ -179,7 +179,7 @@ func ExamplePolicy() {
 	}
 	// Output:
 	// test <nil> false
-	// live apikey: action is not allowed for this actor: role "developer" may not key.issue; allowed roles: [superadmin admin] true
+	// live apikey: action is not allowed for this actor: role "developer" may not do key.issue; allowed roles: [superadmin admin] true
 }
 
 // approved are the accounts whose onboarding is finished; others have the

@@ -623,3 +623,44 @@ func (n *newerEvents) Events(ctx context.Context, f apikey.EventFilter) (apikey.
 	}
 	return page, err
 }
+
+// A Verifier of this process that could accept nothing of what the Manager
+// issues is a mistake of the configuration. It fails the start, before the
+// database remembers anything.
+func TestLocalVerifiersHaveToMatch(t *testing.T) {
+	one, two := pepper(t, 1), pepper(t, 2)
+	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		v    func(*apikey.VerifierConfig)
+		m    func(*apikey.ManagerConfig)
+		want error
+	}{
+		"the same":            {want: nil},
+		"prefix":              {m: func(c *apikey.ManagerConfig) { c.Prefix = "other" }, want: apikey.ErrInvalid},
+		"pepper here alone":   {v: func(c *apikey.VerifierConfig) { c.Peppers = nil }, want: apikey.ErrInvalid},
+		"pepper there alone":  {m: func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = nil, nil }, want: apikey.ErrInvalid},
+		"another slot":        {m: func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two} }, want: apikey.ErrInvalid},
+		"another pepper":      {m: func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{pepperOf(t, 1, 9)} }, want: apikey.ErrPepper},
+		"hasher":              {m: func(c *apikey.ManagerConfig) { c.Hasher = argon }, want: apikey.ErrInvalid},
+		"a pepper introduced": {v: func(c *apikey.VerifierConfig) { c.AcceptUntagged, c.Hashers = true, []apikey.Hasher{argon} }, m: func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = nil, argon }},
+	} {
+		store := memstore.New()
+		vc := apikey.VerifierConfig{Store: store, Prefix: prefix, Mode: apikey.Live, Peppers: []apikey.Pepper{one}, Hashers: []apikey.Hasher{hmacHasher(t, one)}, Sync: -1}
+		if c.v != nil {
+			c.v(&vc)
+		}
+		v, err := apikey.NewVerifier(background, vc)
+		require.NoError(t, err, name)
+		mc := apikey.ManagerConfig{Store: store, Prefix: prefix, Catalog: catalog, Peppers: []apikey.Pepper{one}, Hasher: hmacHasher(t, one), Local: []*apikey.Verifier{v}}
+		if c.m != nil {
+			c.m(&mc)
+		}
+		_, err = apikey.NewManager(background, mc)
+		require.ErrorIs(t, err, c.want, name)
+		items, lookErr := store.Items(background, apikey.ItemFilter{Kind: "pepper"})
+		require.NoError(t, lookErr)
+		require.True(t, err == nil || len(items.Items) == 0, "%s: something was written", name)
+		require.NoError(t, v.Close(background))
+	}
+}

@@ -187,7 +187,7 @@ func validOwner(r *Record) error {
 	case r.Account == "" || len(r.Account) > 255 || !storable(r.Account):
 		return invalid("account %s: want 1 to 255 bytes of valid UTF-8", quote(r.Account))
 	case r.Kind != Secret && r.Kind != Publishable:
-		return invalid("kind %v is reserved: want secret or publishable", r.Kind)
+		return invalid("Kind is %v: want apikey.Secret or apikey.Publishable", r.Kind)
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func TestTwoPeppersRaceForASlot(t *testing.T) {
 		p.meet(2)
 		errs = together(2, func(int) error { // two nodes of one program
 			c := e.mc
-			c.Peppers = []apikey.Pepper{pepperOf(t, 2, 20), winner}
+			c.Peppers, c.Local = []apikey.Pepper{pepperOf(t, 2, 20), winner}, nil
 			_, err := apikey.NewManager(background, c)
 			return err
 		})

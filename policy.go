@@ -17,8 +17,8 @@ import (
 // it says here who it is, and the library records it. An Actor travels in the
 // context.
 type Actor struct {
-	ID      string // unique within the program, at most 255 bytes
-	Account string // the merchant he acts for
+	ID      string // required: unique within the program, at most 255 bytes
+	Account string // required: the merchant he acts for
 	Role    string // what RolePolicy looks at
 	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is
 	// replaced.
@@ -49,8 +49,13 @@ func WithActor(ctx context.Context, a Actor) context.Context {
 // nobody, or for nobody, is a forgotten WithActor.
 func actorOf(ctx context.Context) (Actor, error) {
 	a, ok := ctx.Value(actorContext{}).(Actor)
-	if !ok || a.ID == "" || a.Account == "" && !a.operator {
+	switch {
+	case !ok:
 		return Actor{}, ErrNoActor
+	case a.ID == "":
+		return Actor{}, fmt.Errorf("%w: the one that is there has no ID", ErrNoActor)
+	case a.Account == "" && !a.operator:
+		return Actor{}, fmt.Errorf("%w: the one that is there has no Account, and only apikey.Operator spans accounts", ErrNoActor)
 	}
 	for _, text := range []string{a.ID, a.Account, a.Role} {
 		if len(text) > 255 || !storable(text) {
@@ -125,7 +130,7 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 	if a.operator || slices.Contains(roles, a.Role) {
 		return nil
 	}
-	return fmt.Errorf("role %s may not %s; allowed roles: %v", quote(a.Role), act, roles)
+	return fmt.Errorf("role %s may not do %s; allowed roles: %v", quote(a.Role), act, roles)
 }
 
 // Standing says whether an account may use the API in a mode: onboarding

@@ -470,7 +470,7 @@ func (v *Verifier) renewBehind(p parsed, cred Credential) {
 			}
 			up.NewHash = encoded
 		}
-		if err := v.cfg.Store.Upkeep(ctx, []Upkeep{up}); err != nil {
+		if err := v.cfg.Store.Upkeep(ctx, []Upkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
 			v.cfg.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
 		}
 	})

@@ -13,6 +13,17 @@
 //	key, _ := apikey.FromContext(r.Context())
 //	account := key.Info().Account
 //
+// One Require a route: it takes the credential out of the request, so a second
+// one inside it finds none. What a handler needs beyond the route's abilities it
+// asks of [apikey.Key.Can].
+//
+// # Live and test
+//
+// A Guard has one Verifier, and a Verifier one mode. Give each mode a host or a
+// server of its own; or one Verifier of [apikey.AnyMode], whose handlers look at
+// Info().Mode; or both Guards behind one mux, chosen by the mode that the token
+// claims ([apikey.ParseToken]), as examples/gateway does.
+//
 // # Answers
 //
 // A refused request gets a problem (RFC 9457) with a stable code and a request
@@ -33,11 +44,13 @@
 package httpauth
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/go-apikey/apikey"
 )
@@ -152,6 +165,26 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 	})
 }
 
+// satisfiable finds requirements that no key can meet, when the route is made
+// and not in its traffic.
+func satisfiable(a apikey.Ability) error {
+	switch a := a.(type) {
+	case nil:
+		return errors.New("a nil ability")
+	case apikey.Scope:
+		if _, err := apikey.ParseScope(string(a)); err != nil {
+			return err
+		}
+		if strings.HasSuffix(string(a), "*") {
+			return fmt.Errorf("scope %q: a route requires one scope; keys hold wildcards", a)
+		}
+	case apikey.Access:
+		_, err := apikey.ParseAccess(a.String())
+		return err
+	}
+	return nil
+}
+
 // Require returns middleware that runs a handler only for requests that
 // [Guard.Check] lets through, whatever their method, and answers the others
 // itself. The handler finds the key with [apikey.FromContext]. A nil ability
@@ -167,8 +200,10 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 // refused request stays as it was.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
-	if slices.Contains(need, nil) {
-		panic("httpauth: Require was given a nil ability")
+	for _, a := range need {
+		if err := satisfiable(a); err != nil {
+			panic("httpauth: Require: " + err.Error())
+		}
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -380,3 +380,18 @@ func TestNewPanics(t *testing.T) {
 		require.Panics(t, f, name)
 	}
 }
+
+// A requirement that no key can meet is found when the route is made.
+func TestRequireWhatCannotBe(t *testing.T) {
+	e := newEnv(t)
+	g := e.guard(httpauth.Config{})
+	for _, a := range []apikey.Ability{
+		nil, apikey.Scope(""), apikey.Scope("nonsense"), apikey.Scope("payment:*"), apikey.Scope("Payment:refund"),
+		apikey.Access{}, apikey.Access{Product: "balance"}, apikey.Access{Product: "balance", Level: 9}, apikey.Access{Level: apikey.Read},
+	} {
+		require.Panics(t, func() { g.Require(a) }, "%#v", a)
+	}
+	require.NotPanics(t, func() {
+		g.Require(apikey.Scope("payment:refund"), apikey.Access{Product: "balance", Level: apikey.Read})
+	})
+}

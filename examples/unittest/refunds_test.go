@@ -29,7 +29,7 @@ type program struct {
 }
 
 // newProgram costs no more than its hasher: HMACSHA256 takes a microsecond where
-// the default, argon2id, takes 30 milliseconds, and is no less real. It needs a
+// the default, argon2id, takes some 20 milliseconds, and is no less real. It needs a
 // pepper, which may be different in every run.
 func newProgram(t *testing.T) *program {
 	p := &program{t: t, bank: &bank{}, now: time.Now()}
