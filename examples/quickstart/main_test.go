@@ -35,3 +35,16 @@ func TestQuickstartIsShort(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, bytes.Count(source, []byte("\n")), 40)
 }
+
+// The README shows this very program, so that what it shows runs.
+func TestREADMEShowsTheProgram(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	source, err := os.ReadFile("main.go")
+	require.NoError(t, err)
+	_, program, ok := strings.Cut(string(source), "\npackage main")
+	require.True(t, ok)
+	require.Contains(t, string(readme), "package main"+program)
+	head := strings.SplitAfterN(string(readme), "\n", 11)
+	require.Contains(t, strings.Join(head[:10], ""), "package main", "a program begins by line 10")
+}
