@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -663,4 +664,16 @@ func TestLocalVerifiersHaveToMatch(t *testing.T) {
 		require.True(t, err == nil || len(items.Items) == 0, "%s: something was written", name)
 		require.NoError(t, v.Close(background))
 	}
+}
+
+// A holder relabels his token to have no tag, while untagged ones are accepted.
+// It is the same wrong token for whoever asks.
+func TestRelabelledTokensAreWrongForEveryCaller(t *testing.T) {
+	e := newEnv(t, func(e *env) { e.mc.AcceptUntagged, e.vc.AcceptUntagged = true, true })
+	token := e.issue().Token
+	text := token.Reveal()
+	relabelled := recrc(text[:len(text)-18] + "0" + strings.Repeat("0", 11) + text[len(text)-6:])
+	require.Equal(t, apikey.ErrInvalidToken, e.verifyText(relabelled))
+	require.Equal(t, apikey.ErrInvalidToken, e.manager.RevokeToken(background, relabelled, ""))
+	require.NoError(t, e.verify(token))
 }

@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -46,6 +47,28 @@ func (c *core) tagged(p parsed) error {
 		return ErrInvalidToken
 	}
 	return nil
+}
+
+// proveRow decides whether p is a token of the record that its ID led to. It is
+// passed by every token that is proven, whoever asks.
+func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, err error) {
+	cred := r.credential(p.id)
+	if cred == nil {
+		return false, &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
+	}
+	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
+		return false, ErrInvalidToken // relabelled by its holder; a changed row is not authentic
+	}
+	renew, err = c.prove(ctx, p, cred)
+	switch {
+	case err == nil:
+		return renew && p.kind == Secret, nil
+	case errors.Is(err, ErrCorrupt):
+		return false, &CorruptError{Key: r.ID, Detail: "the stored hash is unreadable, too costly, or of an unknown algorithm"}
+	case ctx.Err() != nil && !errors.Is(err, ErrInvalidToken):
+		return false, unavailable(err) // a Hasher of the program's own may return the bare error of its context
+	}
+	return false, err
 }
 
 // prove decides whether p is the token of cred. renew says that hash and check

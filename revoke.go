@@ -192,11 +192,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	} else if err != nil {
 		return storeError(err)
 	}
-	cred := r.credential(p.id)
-	if cred == nil {
-		return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
-	}
-	if _, err := m.prove(ctx, p, cred); err != nil {
+	if _, err := m.proveRow(ctx, p, &r); err != nil {
 		return err
 	}
 	if p.kind != Secret {

@@ -303,8 +303,11 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 			o := outcome{claims: p.claims, digest: digest}
 			got, err := v.read(ctx, rowKey{p.id, gen, false})
 			if err == nil && !proven {
-				err = v.proveRow(ctx, p, got.record)
-				proven = err == nil
+				var renew bool
+				renew, err = v.proveRow(ctx, p, got.record)
+				if proven = err == nil; renew {
+					v.renewBehind(p, *got.record.credential(p.id))
+				}
 			}
 			if err == nil {
 				o.key, o.readAt = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt
@@ -325,28 +328,6 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 		}
 		return nil, ErrBusy // changed faster than it can be read
 	})
-}
-
-// proveRow is step 5 for a row that was just read.
-func (v *Verifier) proveRow(ctx context.Context, p parsed, r *Record) error {
-	cred := r.credential(p.id)
-	if cred == nil {
-		return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
-	}
-	if p.slot != cred.Pepper && v.ring.has() && v.authentic(r) == nil {
-		return ErrInvalidToken // relabelled by its holder; a changed row is not authentic
-	}
-	renew, err := v.prove(ctx, p, cred)
-	if errors.Is(err, ErrCorrupt) {
-		return &CorruptError{Key: r.ID, Detail: "the stored hash is unreadable, too costly, or of an unknown algorithm"}
-	}
-	if ctx.Err() != nil && err != nil && !errors.Is(err, ErrInvalidToken) {
-		return unavailable(err) // a Hasher of the program's own may return the bare error of its context
-	}
-	if err == nil && renew && p.kind == Secret {
-		v.renewBehind(p, *cred)
-	}
-	return err
 }
 
 // live is step 6 and what step 7 needs. The record must agree with what the
