@@ -34,6 +34,7 @@ type Event struct {
 // a denial.
 type EventID [16]byte
 
+// String writes the UUID.
 func (id EventID) String() string { return uuid.UUID(id).String() }
 
 // MarshalText writes the UUID.

@@ -32,8 +32,9 @@ func (k *liveKey) Can(required ...Ability) bool { return canAll(k.info.Abilities
 //     anything out of it.
 //   - The fence: whatever began before the last change of a credential neither
 //     fills the cache nor is answered (enter, settle).
-//   - A change replaces the record and keeps the proof; a record older than the
-//     one that is here is thrown away, so that no stale answer revives a key.
+//   - A change replaces the record and keeps the proof. A record older than the
+//     one that is here revives nothing: of the two, what either forbids is
+//     forbidden (renew).
 type cache struct {
 	mu       sync.Mutex
 	process  [16]byte // keys the digests: a proof is worthless outside this process

@@ -104,10 +104,12 @@ type CorruptError struct {
 	Account string // whose it says it is; empty if that could not be read
 }
 
+// Error names the key and what is wrong with its record.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("%v: key %s: %s", ErrCorrupt, e.Key, e.Detail)
 }
 
+// Unwrap is ErrCorrupt.
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 
 // AbilityError says which of the required abilities the key lacks, never which
@@ -116,8 +118,10 @@ type AbilityError struct {
 	Missing Ability
 }
 
+// Error names the missing ability.
 func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility, e.Missing) }
 
+// Unwrap is ErrAbility.
 func (e *AbilityError) Unwrap() error { return ErrAbility }
 
 // sentinel is an error that belongs to a category.
