@@ -24,7 +24,7 @@ const sound = "none"
 func TestBroken(t *testing.T) {
 	name, ok := os.LookupEnv(brokenEnv)
 	if !ok {
-		t.Skip("run by TestSuiteCatches")
+		t.Skip("run by TestSuiteCatches: go test -run TestSuiteCatches ./storetest")
 	}
 	storetest.Run(t, func(t *testing.T) storetest.Backend {
 		s := memstore.New()

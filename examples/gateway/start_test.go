@@ -60,7 +60,7 @@ func TestFirstStart(t *testing.T) {
 func TestPrintedCommands(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not installed: the printed commands are not tried")
+		t.Skip("curl is not installed: install it, and the printed commands are tried")
 	}
 	p := start(t, t.TempDir())
 	sh := exec.Command("sh")
@@ -317,7 +317,7 @@ func TestKeysThatNobodySaw(t *testing.T) {
 	t.Parallel()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip("there is no /dev/full here")
+		t.Skip("there is no /dev/full here: run this test on Linux")
 	}
 	defer full.Close()
 	dir := t.TempDir()

@@ -2,8 +2,10 @@ package main_test
 
 import (
 	"bytes"
+	"go/format"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,4 +49,22 @@ func TestREADMEShowsTheProgram(t *testing.T) {
 	require.Contains(t, string(readme), "package main"+program)
 	head := strings.SplitAfterN(string(readme), "\n", 11)
 	require.Contains(t, strings.Join(head[:10], ""), "package main", "a program begins by line 10")
+}
+
+// Whatever Go the README shows compiles in an empty program.
+func TestREADMEPrograms(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	programs := strings.Split(string(readme), "```go\n")[1:]
+	require.Len(t, programs, 2)
+	for _, program := range programs {
+		program, _, _ = strings.Cut(program, "```")
+		file := filepath.Join(t.TempDir(), "main.go")
+		require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
+		out, err := exec.Command("go", "build", "-o", filepath.Join(t.TempDir(), "program"), file).CombinedOutput()
+		require.NoError(t, err, "%s\n%s", program, out)
+		formatted, err := format.Source([]byte(program))
+		require.NoError(t, err)
+		require.Equal(t, string(formatted), program)
+	}
 }
