@@ -24,6 +24,8 @@ type job struct {
 	reads   bool // changes nothing
 	spans   bool // wide: an operator may leave the account empty: every account
 	staff   bool // for operators alone, whatever Policy says
+	own     bool // wide: about the actor himself; no policy is asked
+	silent  bool // writes items without an event: it may safely happen twice
 	stands  bool // asks Standing
 	damaged bool // goes on although the record cannot be believed
 	// lessens: only takes power away. It is applied to the newest record, again
@@ -31,6 +33,15 @@ type job struct {
 	// may outrun it.
 	lessens   bool
 	ifVersion uint64
+
+	// asks: it has to be approved when StepUp says so, by grant, or by pass, which
+	// finds an item that stands for one.
+	asks  *approval
+	grant Grant
+	pass  func(context.Context, Actor) (Item, error)
+	// first, if not nil, may answer before anything has to be approved.
+	first func(Actor) error
+
 	// work says what is to be done. r is a private copy, nil if the job is about
 	// no key. It may run several times, each time on what is stored then.
 	work func(a Actor, r *Record) (effect, error)
@@ -42,6 +53,8 @@ type effect struct {
 	items []Item
 	note  *Event // an event outside every chain
 	also  Action // what the work turned out to be, besides; the policy is asked about it too
+	// widens: some request passes afterwards that was refused before.
+	widens bool
 }
 
 // made is one record to be written, and what its event says.
@@ -102,33 +115,13 @@ const (
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
 	start := s.cfg.Now()
-	r, err := s.target(ctx, a, j)
+	r, about, err := s.admit(ctx, a, j)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
-			s.cfg.Trace.denied(a, j.action, j.key, err)
-		}
 		return err
 	}
-	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
-	if r != nil {
-		about = s.describeAll(r, s.cfg.Now())
-	}
-	if err := s.permit(ctx, a, j, about); err != nil {
+	spent, err := s.approved(ctx, a, j, about.Mode, r, j.action) // before the work, which may open a secret
+	if err != nil {
 		return err
-	}
-	if j.stands && s.cfg.Standing != nil {
-		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
-			s.cfg.Trace.denied(a, j.action, j.key, err)
-			return joined(ErrStanding, err)
-		}
-	}
-	if r != nil && !j.damaged && !j.lessens {
-		if err := s.believe(r); err != nil {
-			return err
-		}
-	}
-	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
-		return fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
 	}
 	e, err := j.work(a, r)
 	switch {
@@ -140,7 +133,13 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 				return err
 			}
 		}
-		return s.apply(ctx, a, j.action, e)
+		if beyond := e.beyond(); len(beyond) > 0 {
+			if spent, err = s.approved(ctx, a, j, about.Mode, r, append(beyond, j.action)...); err != nil {
+				return err
+			}
+		}
+		e.items = append(e.items, spent...)
+		return s.apply(ctx, a, j, e)
 	case r != nil:
 		// What was asked for is so already, because another node did it, or an
 		// earlier attempt of ours whose answer was lost. This node's Verifiers may
@@ -148,6 +147,43 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		s.announce(ctx, notice{changes: []Change{{Record: r}}, start: start})
 	}
 	return nil
+}
+
+// admit loads what a job is about, and asks whoever may refuse it, all but the
+// factors.
+func (s session) admit(ctx context.Context, a Actor, j job) (*Record, Info, error) {
+	r, err := s.target(ctx, a, j)
+	if err != nil {
+		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+		}
+		return nil, Info{}, err
+	}
+	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
+	if r != nil {
+		about = s.describeAll(r, s.cfg.Now())
+	}
+	if err := s.permit(ctx, a, j, about); err != nil {
+		return nil, about, err
+	}
+	if j.stands && s.cfg.Standing != nil {
+		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+			return nil, about, joined(ErrStanding, err)
+		}
+	}
+	if r != nil && !j.damaged && !j.lessens {
+		if err := s.believe(r); err != nil {
+			return nil, about, err
+		}
+	}
+	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
+		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
+	}
+	if j.first != nil {
+		err = j.first(a)
+	}
+	return r, about, err
 }
 
 // permit asks Policy, and records what it refuses.
@@ -164,12 +200,31 @@ func (s session) permit(ctx context.Context, a Actor, j job, about Info) error {
 // authorize asks Policy. A token's holder may end it: having it is the right.
 func (s session) authorize(ctx context.Context, a Actor, j job, about Info) error {
 	switch {
-	case a.holder && j.action == ActionRevokeToken:
+	case a.holder && j.action == ActionRevokeToken, j.own:
 		return nil
 	case j.staff && !a.operator:
 		return fmt.Errorf("%s is for an Operator", j.action)
 	}
 	return s.cfg.Policy.Authorize(ctx, a, j.action, about)
+}
+
+// approved redeems the grant of a job that has to be approved.
+func (s session) approved(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
+	if j.asks == nil {
+		return nil, nil
+	}
+	return s.redeem(ctx, a, j, mode, r, acts...)
+}
+
+// beyond are the actions that an update turned out to be, besides.
+func (e effect) beyond() (acts []Action) {
+	if e.also == ActionResume {
+		acts = append(acts, ActionResume)
+	}
+	if e.widens {
+		acts = append(acts, ActionWiden)
+	}
+	return acts
 }
 
 func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
@@ -182,7 +237,7 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 		switch {
 		case !a.operator && j.account != "" && j.account != a.Account:
 			return nil, ErrNotFound
-		case accountOf(a, j.account) == "" && !j.spans:
+		case accountOf(a, j.account) == "" && !j.spans && !j.own:
 			return nil, invalid("an operator has to name the account")
 		}
 		return nil, nil
@@ -211,7 +266,7 @@ func accountOf(a Actor, named string) string {
 }
 
 // apply writes an effect with its events in one Apply, and makes it known.
-func (s session) apply(ctx context.Context, a Actor, action Action, e effect) error {
+func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	start := s.cfg.Now()
 	a.holder = false // OnEvent is told what the log says
 	var changes []Change
@@ -219,7 +274,7 @@ func (s session) apply(ctx context.Context, a Actor, action Action, e effect) er
 	for _, m := range e.made {
 		r := m.record
 		ev := Event{
-			ID: newEventID(), Time: micros(start), Action: action, Outcome: Done, Account: r.Account, Mode: r.Mode,
+			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: Done, Account: r.Account, Mode: r.Mode,
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
 			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
 		}
@@ -231,10 +286,13 @@ func (s session) apply(ctx context.Context, a Actor, action Action, e effect) er
 		changes = append(changes, Change{ID: ev.ID, Record: r, Event: &stored})
 		events = append(events, ev)
 	}
-	if len(changes) == 0 {
-		if e.note == nil {
-			return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
-		}
+	switch {
+	case len(changes) > 0:
+	case e.note == nil && !j.silent:
+		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
+	case e.note == nil:
+		changes = append(changes, Change{ID: newEventID()})
+	default:
 		ev := *e.note
 		ev.Time = micros(start)
 		stored := s.record(ev, [32]byte{})

@@ -23,10 +23,29 @@ const (
 	ActionRotate         Action = "key.rotate"
 	ActionCancelRotation Action = "key.cancel_rotation"
 	ActionRetire         Action = "key.retire"
-	ActionRemac          Action = "key.remac"
-	ActionReadEvents     Action = "event.read"
-	ActionPepper         Action = "pepper.introduce"
+	ActionReveal         Action = "key.reveal"
+	ActionReseal         Action = "key.reseal"
+	// ActionWiden is an update after which a request passes that was refused
+	// before. It is no event's action; StepUp can guard it alone.
+	ActionWiden             Action = "key.widen"
+	ActionConfirm           Action = "challenge.confirm"
+	ActionEnroll            Action = "factor.enroll"
+	ActionConfirmEnrollment Action = "factor.confirm"
+	ActionAllowEnrollment   Action = "factor.allow"
+	ActionDisable           Action = "factor.disable"
+	ActionLock              Action = "actor.lock"
+	ActionLiftLock          Action = "actor.lift_lock"
+	ActionRemac             Action = "key.remac"
+	ActionReadEvents        Action = "event.read"
+	ActionPepper            Action = "pepper.introduce"
 )
+
+// actions are all of them.
+var actions = []Action{
+	ActionIssue, ActionProvision, ActionRead, ActionUpdate, ActionSuspend, ActionResume, ActionRevoke, ActionRevokeToken,
+	ActionRotate, ActionCancelRotation, ActionRetire, ActionReveal, ActionReseal, ActionWiden, ActionConfirm, ActionEnroll,
+	ActionConfirmEnrollment, ActionAllowEnrollment, ActionDisable, ActionLock, ActionLiftLock, ActionRemac, ActionReadEvents, ActionPepper,
+}
 
 // Reason says why a key was revoked: one of the constants, or text of the
 // program's own, at most 200 bytes. Empty means ReasonRequested.
