@@ -94,8 +94,13 @@ func (f *factors) code() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.NotEmpty(f.t, f.mails, "no mail was sent")
-	code := sixDigits.FindString(f.mails[len(f.mails)-1].Text())
-	require.NotEmpty(f.t, code)
+	return f.mails[len(f.mails)-1].code(f.t)
+}
+
+func (m mail) code(t *testing.T) string {
+	t.Helper()
+	code := sixDigits.FindString(m.Text())
+	require.NotEmpty(t, code)
 	return code
 }
 
