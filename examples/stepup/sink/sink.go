@@ -18,6 +18,7 @@ import (
 
 // Server takes mail until it is closed. It is safe for concurrent use.
 type Server struct {
+	Addr     string // host:port
 	listener net.Listener
 	limit    int64
 	hangUp   context.CancelFunc
@@ -33,26 +34,22 @@ type Mail struct {
 	Data string   // header and body; lines end in "\n"
 }
 
-// Listen starts a server on a free port, which refuses a mail of more than limit
-// bytes.
+// Listen starts a server on a free port. A mail has at most limit bytes.
 func Listen(limit int) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{listener: listener, limit: int64(limit), hangUp: cancel}
+	s := &Server{Addr: listener.Addr().String(), listener: listener, limit: int64(limit), hangUp: cancel}
 	s.wg.Go(func() {
 		for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
-			context.AfterFunc(ctx, func() { conn.Close() })
-			s.wg.Go(func() { s.serve(conn) })
+			forget := context.AfterFunc(ctx, func() { conn.Close() })
+			s.wg.Go(func() { defer forget(); s.serve(conn) })
 		}
 	})
 	return s, nil
 }
-
-// Addr is host:port.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Mails are those that were taken so far, the oldest first.
 func (s *Server) Mails() []Mail {
@@ -89,7 +86,7 @@ func (s *Server) serve(conn net.Conn) {
 			return
 		case verb == "MAIL FROM" && mail.To == nil:
 			mail.From, mail.To, answer = path, []string{}, "250 ok"
-		case verb == "RCPT TO" && mail.To != nil && path != "":
+		case verb == "RCPT TO" && mail.To != nil && path != "" && len(mail.To) < 100:
 			mail.To, answer = append(mail.To, path), "250 ok"
 		case verb == "DATA" && len(mail.To) > 0:
 			answer, mail = s.data(conn, in, mail), Mail{}
