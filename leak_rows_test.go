@@ -59,7 +59,7 @@ func newLeakEnv(t *testing.T, options ...func(*env)) *leakEnv {
 		var kekKey [32]byte
 		copy(kekKey[:], base62.AppendRandom(nil, len(kekKey)))
 		k.learn("KEK", kekKey[:])
-		k.kek, err = apikey.NewLocalKEK("kek-1", kekKey)
+		k.kek, err = apikey.NewLocalKEK("kek-1", kekKey[:])
 		require.NoError(t, err)
 		e.mc.KEKs = []apikey.KEK{k.kek}
 		e.mc.StepUp = apikey.GuardRevealAndRotate("email")

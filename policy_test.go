@@ -15,6 +15,9 @@ import (
 var everyAction = []apikey.Action{
 	apikey.ActionIssue, apikey.ActionProvision, apikey.ActionRead, apikey.ActionUpdate, apikey.ActionSuspend, apikey.ActionResume,
 	apikey.ActionRevoke, apikey.ActionRevokeToken, apikey.ActionRemac, apikey.ActionReadEvents, apikey.ActionPepper,
+	apikey.ActionRotate, apikey.ActionCancelRotation, apikey.ActionRetire, apikey.ActionReveal, apikey.ActionReseal, apikey.ActionWiden,
+	apikey.ActionConfirm, apikey.ActionEnroll, apikey.ActionConfirmEnrollment, apikey.ActionAllowEnrollment, apikey.ActionDisable,
+	apikey.ActionLock, apikey.ActionLiftLock,
 }
 
 func TestRolePolicy(t *testing.T) {

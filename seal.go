@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,15 +36,16 @@ type LocalKEK struct {
 }
 
 // NewLocalKEK makes a KEK of 32 secret random bytes, kept where the database's
-// backups are not. The ID changes whenever the key does.
-func NewLocalKEK(id string, key [32]byte) (*LocalKEK, error) {
+// backups are not. The ID, of 1 to 255 bytes, changes whenever the key does.
+// Errors: ErrInvalid.
+func NewLocalKEK(id string, key []byte) (*LocalKEK, error) {
 	if id == "" || len(id) > 255 || !storable(id) {
 		return nil, invalid("KEK ID %s: want 1 to 255 bytes of valid UTF-8", quote(id))
 	}
-	if key == [32]byte{} {
-		return nil, invalid("KEK %s is all zeros: want 32 random bytes", quote(id))
+	if len(key) != 32 || subtle.ConstantTimeCompare(key, make([]byte, 32)) == 1 {
+		return nil, invalid("KEK %s: want 32 random bytes, not zeros; got %d bytes (is the text still base64 or hex?)", quote(id), len(key))
 	}
-	aead := gcm(key[:])
+	aead := gcm(key)
 	return &LocalKEK{id, func() cipher.AEAD { return aead }}, nil
 }
 

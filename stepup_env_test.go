@@ -156,7 +156,7 @@ func (f *factors) answer(factor, actorID string) string {
 
 func localKEK(t *testing.T, id string, fill byte) *apikey.LocalKEK {
 	t.Helper()
-	key := [32]byte{}
+	key := make([]byte, 32)
 	for i := range key {
 		key[i] = fill + byte(i)
 	}
