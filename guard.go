@@ -31,11 +31,14 @@ func GuardRevealAndRotate(factors ...string) StepUp {
 }
 
 // GuardRotate asks before a token is replaced, as Okto's page has one sign in
-// again. Tokens are not kept there: what is lost is reset.
+// again before it hands a secret out. None is kept there, so that handing one
+// out, the first time or after it was lost, is replacing it.
 func GuardRotate(factors ...string) StepUp { return guard(factors, ActionRotate) }
 
-// GuardIssueAndReveal asks before a key is issued and before it is looked at
-// later, as a page does that confirms with a PIN and can be revisited.
+// GuardIssueAndReveal asks before a key is issued and before its token is looked
+// at later: for a page that confirms a new key with a PIN and lists it to be
+// revisited. Such a page may ask for nothing then; here a hijacked session would
+// read every secret.
 func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, ActionIssue, ActionReveal) }
 
 // GuardWiden asks before an update after which a request passes that was refused

@@ -53,11 +53,13 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
-		if len(s.factorsFor(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
-			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
-		}
-		if r.State() == Revoked {
+		switch {
+		case r.State() == Revoked:
 			return effect{}, ErrRevoked
+		case r.Kind == Secret && r.Recovery != Recoverable: // no factor would help
+			return effect{}, ErrNotRecoverable
+		case len(s.factorsFor(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp:
+			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
 		}
 		id := or(req.Credential, r.current(now))
 		cred := r.credential(id)
@@ -83,9 +85,6 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 func (s session) unseal(ctx context.Context, r *Record, cred *Credential) (string, error) {
 	if cred.Public != "" {
 		return cred.Public, nil
-	}
-	if r.Recovery != Recoverable {
-		return "", ErrNotRecoverable
 	}
 	if len(cred.Sealed) == 0 {
 		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy is missing"}
