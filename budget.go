@@ -196,15 +196,23 @@ func (b *budget) unsent(id string) {
 type LiftLockRequest struct {
 	Account string // empty: the caller's own; an Operator names it
 	Actor   string // his ID
+
+	Grant Grant // when StepUp guards ActionLiftLock
+}
+
+func (r LiftLockRequest) guarded() approval {
+	return aboutActor(ActionLiftLock, "", r.Account, r.Actor)
 }
 
 // LiftLock clears an actor's count of wrong answers, also before he is locked.
 // Nobody lifts his own: another admin of the account does, or an Operator. Of
 // an actor without wrong answers it is nil. Errors: ErrNoActor, ErrNotFound
-// (another's account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+// (another's account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]),
+// ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionLiftLock, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(a Actor, _ *Record) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)
 		if err != nil {
 			return effect{}, err
@@ -215,7 +223,8 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 		}
 		b.all, b.hour = 0, nil
 		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, target.ID)}, nil
-	}})
+	}
+	return s.do(ctx, j)
 }
 
 // another is the actor whom a request names, who must not be the one who makes

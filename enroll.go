@@ -67,15 +67,32 @@ type DisableRequest struct {
 	Actor   string
 	Account string // of Actor; empty: the caller's own. An Operator names it
 
-	Grant Grant
+	Grant Grant // of one's own factor always; of another's when StepUp guards ActionDisable
 }
 
-func (r DisableRequest) guarded() approval { return aboutFactor(ActionDisable, r.Factor) }
+func (r DisableRequest) guarded() approval {
+	if r.Actor == "" {
+		return aboutFactor(ActionDisable, r.Factor)
+	}
+	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
+}
 
+// aboutFactor approves what somebody does to a factor of his own.
 func aboutFactor(action Action, factor string) approval {
 	return approval{
 		job: job{action: action, wide: true, own: true},
 		sum: sumOf(action, func(c *canon) { c.text(factor) }),
+	}
+}
+
+// aboutActor approves what an admin does for another.
+func aboutActor(action Action, factor, account, actor string) approval {
+	return approval{
+		job: job{action: action, wide: true, account: account, spans: true},
+		sum: sumOf(action, func(c *canon) {
+			c.text(factor)
+			c.text(actor)
+		}),
 	}
 }
 
@@ -178,9 +195,6 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 		return err
 	}
 	j := req.guarded().asking(req.Grant)
-	if req.Actor != "" {
-		j = job{action: ActionDisable, wide: true, account: req.Account, spans: true}
-	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		target := a
 		if req.Actor != "" {
@@ -212,19 +226,28 @@ type AllowEnrollmentRequest struct {
 	Factor  string
 	Actor   string // his ID
 	Account string // of Actor; empty: the caller's own. An Operator names it
+
+	Grant Grant // when StepUp guards ActionAllowEnrollment
+}
+
+func (r AllowEnrollmentRequest) guarded() approval {
+	return aboutActor(ActionAllowEnrollment, r.Factor, r.Account, r.Actor)
 }
 
 // AllowEnrollment lets an actor enrol a factor once, within 24 hours, without
 // approving it by another: the first factor of a new colleague, or the next one
 // of somebody who has lost his phone. Nobody allows it to himself, and who
-// allows it never sees the seed. Errors: ErrNoActor, ErrNotFound (another's
-// account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+// allows it never sees the seed. Where an admin can invite another, guard it with
+// StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,
+// ErrNotFound (another's account), ErrForbidden, ErrStepUpRequired (as
+// *[ChallengeError]), ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
 	if _, err := m.enroller(req.Factor); err != nil {
 		return err
 	}
-	return s.do(ctx, job{action: ActionAllowEnrollment, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(a Actor, _ *Record) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)
 		if err != nil {
 			return effect{}, err
@@ -235,7 +258,8 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 		}
 		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
 		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, target.ID)}, nil
-	}})
+	}
+	return s.do(ctx, j)
 }
 
 // Enrolled names the factors that the actor of the context has enrolled. Errors:

@@ -164,6 +164,39 @@ func TestPermissionCannotBeForged(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrStepUpRequired)
 }
 
+// Where what one admin does for another is guarded, a hijacked session that can
+// invite an accomplice gains nothing by him; an operator is the way out.
+func TestWhatIsDoneForAnotherCanBeGuarded(t *testing.T) {
+	var f *factors
+	e := newEnv(t, withFactors(&f, func(a apikey.Action, _ apikey.Mode) []string {
+		switch a {
+		case apikey.ActionAllowEnrollment, apikey.ActionDisable, apikey.ActionLiftLock:
+			return []string{"totp"}
+		}
+		return nil
+	}))
+	e.enroll(f, e.ctx, admin.ID)
+	allow := apikey.AllowEnrollmentRequest{Factor: "totp", Actor: "accomplice"}
+	disable := apikey.DisableRequest{Factor: "totp", Actor: "accomplice"}
+	lift := apikey.LiftLockRequest{Actor: "accomplice"}
+	require.ErrorIs(t, e.manager.AllowEnrollment(e.ctx, allow), apikey.ErrStepUpRequired)
+	require.ErrorIs(t, e.manager.Disable(e.ctx, disable), apikey.ErrStepUpRequired)
+	require.ErrorIs(t, e.manager.LiftLock(e.ctx, lift), apikey.ErrStepUpRequired)
+	allow.Grant = e.approve(f, e.ctx, "totp", allow)
+	other := allow
+	other.Actor = "somebody else"
+	require.ErrorIs(t, e.manager.AllowEnrollment(e.ctx, other), apikey.ErrGrant)
+	require.NoError(t, e.manager.AllowEnrollment(e.ctx, allow))
+	for name, err := range map[string]error{
+		"allow":   e.manager.AllowEnrollment(staff(), apikey.AllowEnrollmentRequest{Factor: "totp", Account: "acc_1", Actor: "x"}),
+		"disable": e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp", Account: "acc_1", Actor: "x"}),
+		"lift":    e.manager.LiftLock(staff(), apikey.LiftLockRequest{Account: "acc_1", Actor: "x"}),
+	} {
+		require.NoError(t, err, name)
+	}
+	require.ErrorIs(t, e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp"}), apikey.ErrStepUpRequired, "his own is his own")
+}
+
 // The answer that confirms an enrolment is charged like any other.
 func TestEnrollmentIsNoOracle(t *testing.T) {
 	var f *factors

@@ -12,6 +12,10 @@ import (
 // never is. Where one update is several of these, the factor has to approve
 // each.
 //
+// Of what an admin does for another, ActionAllowEnrollment, ActionDisable and
+// ActionLiftLock can be guarded; they are of no mode, and asked about as Live. An
+// [Operator] is not asked for those: somebody has to be the way out.
+//
 // The ready-made ones below are named after what they do. Others are composed
 // by hand.
 type StepUp func(Action, Mode) []string
@@ -58,7 +62,12 @@ func guard(factors []string, actions ...Action) StepUp {
 }
 
 // guardable are the actions that StepUp may name factors for.
-var guardable = []Action{ActionIssue, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke}
+var guardable = append([]Action{
+	ActionIssue, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke,
+}, forAnother...)
+
+// forAnother are those that an admin does for another.
+var forAnother = []Action{ActionAllowEnrollment, ActionDisable, ActionLiftLock}
 
 // together are those that one request can turn out to be at the same time.
 var together = [][]Action{{ActionUpdate, ActionWiden, ActionResume}, {ActionResume, ActionWiden}}

@@ -93,7 +93,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	}
 	var may []string
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		may = append(may, s.factorsFor(action, mode)...)
+		may = append(may, s.factorsFor(a, ask.job)(action, mode)...)
 	}
 	if !slices.Contains(may, factor) {
 		return put{}, nil, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)

@@ -50,7 +50,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	s := m.own()
 	var shown Revealed
 	j := req.guarded().asking(req.Grant)
-	j.work = func(_ Actor, stored *Record) (effect, error) {
+	j.work = func(a Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
 		switch {
@@ -58,7 +58,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 			return effect{}, ErrRevoked
 		case r.Kind == Secret && r.Recovery != Recoverable: // no factor would help
 			return effect{}, ErrNotRecoverable
-		case len(s.factorsFor(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp:
+		case len(s.factorsFor(a, j)(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp:
 			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
 		}
 		id := or(req.Credential, r.current(now))
