@@ -202,7 +202,7 @@ func TestResealWithoutItsKEK(t *testing.T) {
 	require.Zero(t, done)
 	require.ErrorIs(t, err, errKMS)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
-	require.Equal(t, 1, s.f.kek.unwraps)
+	require.Equal(t, 1, s.f.kek.asked())
 	s.f.kek.set(func(k *brokenKEK) { k.unwrap = nil })
 	s.opensWith(s.next, s.f.kek)
 }

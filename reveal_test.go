@@ -193,9 +193,9 @@ func TestBrokenKEKSpendsNothing(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, before, after)
 			require.Len(t, e.itemsOf("grant"), 1, "the grant is not spent")
-			asked := f.kek.unwraps
+			asked := f.kek.asked()
 			require.NoError(t, e.verify(key.Token))
-			require.Equal(t, asked, f.kek.unwraps, "verification asks no KEK")
+			require.Equal(t, asked, f.kek.asked(), "verification asks no KEK")
 			f.kek.set(func(k *brokenKEK) { k.unwrap = nil })
 			shown, err = e.manager.Reveal(e.ctx, req)
 			require.NoError(t, err)

@@ -180,6 +180,13 @@ func (k *brokenKEK) set(change func(*brokenKEK)) {
 	change(k)
 }
 
+// asked is how often it was to unwrap.
+func (k *brokenKEK) asked() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unwraps
+}
+
 func (k *brokenKEK) Wrap(ctx context.Context, dek, aad []byte) ([]byte, error) {
 	k.mu.Lock()
 	hook := k.wrap

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/base32"
 	"errors"
+	"fmt"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -56,7 +57,7 @@ func configs(store apikey.Store, now func() time.Time) (apikey.ManagerConfig, ap
 }
 
 func localKEK(n byte) apikey.KEK {
-	return sure(apikey.NewLocalKEK("kek-"+string('0'+n), []byte{n, 1: 7, 31: 9}))
+	return sure(apikey.NewLocalKEK(fmt.Sprint("kek-", n), []byte{n, 1: 7, 31: 9}))
 }
 
 // sure is for what a test's own constants decide.
