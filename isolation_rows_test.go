@@ -247,7 +247,7 @@ func victim(e *env) (key apikey.Issued, foreign, absent target) {
 	p := e.mc.Peppers[0]
 	var challenge apikey.Challenge
 	if len(e.mc.Factors) > 0 {
-		challenge, err = e.manager.Challenge(owner, "password", apikey.RevealRequest{Key: key.Key.ID})
+		challenge, err = e.manager.Challenge(owner, "password", apikey.RotateRequest{Key: key.Key.ID})
 		require.NoError(e.t, err)
 	}
 	foreign = target{

@@ -82,7 +82,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var token Token
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
-	j.first = func(a Actor) (err error) { // a replay's grant was spent by what it repeats
+	j.first = func(a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
 		idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now())
 		return err
 	}

@@ -97,7 +97,7 @@ func (k *leakEnv) stepUp(f *factors) {
 	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret"))
 	require.NoError(k.t, err)
 	k.learn("seed", seed)
-	k.grant = k.approve(f, k.ctx, "email", apikey.RevealRequest{Key: k.id})
+	k.grant = k.approve(f, k.ctx, "email", apikey.RotateRequest{Key: k.id})
 	k.learn("grant", []byte(k.grant.Reveal()))
 	k.learn("mail", []byte("Your code is "+f.mails[0].code(k.t)))
 }

@@ -17,12 +17,23 @@ type RevealRequest struct {
 
 func (r RevealRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionReveal, key: r.Key, stands: true},
+		job: job{action: ActionReveal, key: r.Key, stands: true, first: recoverable},
 		sum: sumOf(ActionReveal, func(c *canon) {
 			c.bytes(r.Key[:])
 			c.bytes(r.Credential[:])
 		}),
 	}
+}
+
+// recoverable: nobody proves himself for a token that is not there.
+func recoverable(_ Actor, r *Record) error {
+	switch {
+	case r.State() == Revoked:
+		return ErrRevoked
+	case r.Kind == Secret && r.Recovery != Recoverable:
+		return ErrNotRecoverable
+	}
+	return nil
 }
 
 // Revealed is a token that is shown again.
@@ -53,12 +64,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	j.work = func(a Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
-		switch {
-		case r.State() == Revoked:
-			return effect{}, ErrRevoked
-		case r.Kind == Secret && r.Recovery != Recoverable: // no factor would help
-			return effect{}, ErrNotRecoverable
-		case len(s.factorsFor(a, j)(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp:
+		if len(s.factorsFor(a, j)(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
 			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
 		}
 		id := or(req.Credential, r.current(now))

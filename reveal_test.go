@@ -37,7 +37,8 @@ func TestReveal(t *testing.T) {
 		once := e.issue()
 		require.False(t, once.Key.Recoverable)
 		req = apikey.RevealRequest{Key: once.Key.ID}
-		req.Grant = e.approve(f, e.ctx, "password", req)
+		_, err = e.manager.Challenge(e.ctx, "password", req)
+		require.ErrorIs(t, err, apikey.ErrNotRecoverable, "nobody proves himself for nothing")
 		shown, err = e.manager.Reveal(e.ctx, req)
 		require.ErrorIs(t, err, apikey.ErrNotRecoverable)
 		require.ErrorContains(t, err, "rotate")
