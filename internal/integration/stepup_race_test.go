@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -134,6 +135,52 @@ func TestOneCodeWorksOnce(t *testing.T) {
 			if accepted != races || most != 1 || how == "one after the other" && first != races {
 				t.Fail()
 			}
+		}
+	})
+}
+
+// A grant is for the key as it was when it was asked about. Whatever changes the
+// key on the other node before it is redeemed voids it.
+func TestAChangeVoidsAGrant(t *testing.T) {
+	onStores(t, func(t *testing.T, open func() apikey.Store) {
+		r := newRace(t, open)
+		accepted, tried := 0, 0
+		n := r.nodes[1].manager
+		changes := []func() error{
+			func() error {
+				_, err := n.Update(as("usr_2"), apikey.UpdateRequest{Key: r.key, Name: apikey.Set(r.clock.now().String())})
+				return err
+			},
+			func() error { return n.Suspend(as("usr_2"), apikey.SuspendRequest{Key: r.key}) },
+			func() error { return n.Resume(as("usr_2"), apikey.ResumeRequest{Key: r.key}) },
+			func() error {
+				req := apikey.RevealRequest{Key: r.key}
+				req.Grant = approve(t, r.nodes[1], as("usr_2"), "password", req, typed(password))
+				_, err := n.Reveal(as("usr_2"), req)
+				return err
+			},
+			func() error {
+				req := apikey.RotateRequest{Key: r.key}
+				req.Grant = approve(t, r.nodes[1], as("usr_2"), "password", req, typed(password))
+				_, err := n.Rotate(as("usr_2"), req)
+				return err
+			},
+		}
+		for range races / len(changes) {
+			for _, change := range changes {
+				req := apikey.RevealRequest{Key: r.key}
+				req.Grant = approve(t, r.nodes[0], as("usr_1"), "password", req, typed(password))
+				must(t, change())
+				tried++
+				if _, err := r.nodes[0].manager.Reveal(as("usr_1"), req); !errors.Is(err, apikey.ErrGrant) {
+					accepted++
+				}
+				r.clock.move(time.Minute)
+			}
+		}
+		t.Logf("%d grants redeemed after the key was changed in one of %d ways on the other node: accepted %d", tried, len(changes), accepted)
+		if accepted != 0 {
+			t.Fail()
 		}
 	})
 }
