@@ -61,7 +61,7 @@ func (c *child) line() []string {
 	}
 	words := strings.Fields(c.lines.Text())
 	if len(words) > 0 && words[0] == "failed" {
-		c.t.Errorf("the process says: %s", c.lines.Text())
+		c.t.Fatalf("the process says: %s", c.lines.Text())
 	}
 	return words
 }
