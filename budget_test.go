@@ -94,10 +94,15 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 			e.clock.move(time.Hour)
 		}
 		require.NoError(t, e.exhaust(f, 9))
+		e.clock.move(11 * time.Minute) // those challenges are over
 		granted.Grant = e.approve(f, e.ctx, "password", granted)
+		open, err := e.manager.Challenge(e.ctx, "password", granted)
+		require.NoError(t, err)
 		require.NoError(t, e.exhaust(f, 1))
+		_, err = e.manager.Confirm(e.ctx, open.ID, password)
+		require.ErrorIs(t, err, apikey.ErrLocked, "nor a right answer to a challenge that waits")
 
-		_, err := e.manager.Rotate(e.ctx, granted)
+		_, err = e.manager.Rotate(e.ctx, granted)
 		require.ErrorIs(t, err, apikey.ErrLocked, "not even what was approved before")
 		for range 40 * 24 { // it does not expire
 			e.clock.move(time.Hour)

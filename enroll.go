@@ -102,7 +102,8 @@ func aboutActor(action Action, factor, account, actor string) approval {
 //
 // It has to be approved by any factor that he has already, or allowed by another
 // admin ([Manager.AllowEnrollment]): a hijacked session must not enrol its own
-// authenticator. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
+// authenticator. So a factor is as strong as the weakest of
+// ManagerConfig.Factors, whatever StepUp names. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
 // ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, error) {
 	s := m.own()
@@ -150,7 +151,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	if _, err := m.enroller(factor); err != nil {
 		return err
 	}
-	begun := func(a Actor, now time.Time) (Item, error) {
+	begun := func(ctx context.Context, a Actor, now time.Time) (Item, error) {
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
 		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
 			err = ErrNotEnrolled
@@ -158,11 +159,11 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		return it, err
 	}
 	open := func(a Actor, now time.Time) ([]Item, error) {
-		_, err := begun(a, now)
+		_, err := begun(ctx, a, now)
 		return nil, err
 	}
-	compare := func(a Actor, _ *budget, now time.Time) (effect, error) {
-		pending, err := begun(a, now)
+	compare := func(ctx context.Context, a Actor, _ *budget, now time.Time) (effect, error) {
+		pending, err := begun(ctx, a, now)
 		if err != nil {
 			return effect{}, err
 		}
@@ -181,18 +182,30 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		if err == nil {
 			kept, err = s.sealEnrolled(ctx, a, factor, kept, next)
 		}
-		return effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}, err
+		if err != nil {
+			return effect{}, err
+		}
+		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}
+		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
+		if unused.Version > 0 {
+			e.items = append(e.items, unused.gone())
+		}
+		return e, err
 	}
 	return s.attempt(ctx, open, compare)
 }
 
 // Disable takes an actor's factor away, his own with a grant, or another's as an
-// admin of the account. Of a factor that is not enrolled it is nil. Errors as
+// admin of the account. A grant that it has approved is valid for its two
+// minutes. Of a factor that is not enrolled it is nil. Errors as
 // for Enroll; ErrForbidden; ErrNotFound (another's account).
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	if _, err := m.enroller(req.Factor); err != nil {
 		return err
+	}
+	if req.Actor == "" && req.Account != "" {
+		return invalid("DisableRequest names an Account and no Actor: name whose factor it is, or neither for your own")
 	}
 	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, _ *Record) (effect, error) {
@@ -204,7 +217,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 			}
 		}
 		e := effect{note: s.note(a, ActionDisable, target.Account, target.ID)}
-		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling} {
+		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling, itemAllowed} {
 			it, err := s.item(ctx, kind, enrolledID(target, req.Factor))
 			if err != nil {
 				return effect{}, err

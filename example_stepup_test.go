@@ -57,7 +57,7 @@ func ExampleManager_Challenge() {
 	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live})
 	must(err)
 
-	request := apikey.RotateRequest{Key: issued.Key.ID, Overlap: time.Hour}
+	request := apikey.RotateRequest{Key: issued.Key.ID}
 	_, err = manager.Rotate(admin, request)
 	var ask *apikey.ChallengeError
 	fmt.Println(errors.As(err, &ask), ask.Action, ask.Factors)

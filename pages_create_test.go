@@ -156,10 +156,13 @@ func TestPageHowToSetUpAPIKey(t *testing.T) {
 			approved = true
 		})
 		step(t, "nor one for a product that is not enabled", func(t *testing.T) {
+			_, err := e.manager.Challenge(e.ctx, "pin", generate)
+			require.ErrorIs(t, err, apikey.ErrStanding)
+			enabled = true
 			req := generate
-			var err error
 			req.Grant, err = e.ask("pin", req, typed)
 			require.NoError(t, err)
+			enabled = false
 			_, err = e.manager.Issue(e.ctx, req)
 			require.ErrorIs(t, err, apikey.ErrStanding)
 			enabled = true

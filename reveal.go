@@ -25,8 +25,8 @@ func (r RevealRequest) guarded() approval {
 	}
 }
 
-// recoverable: nobody proves himself for a token that is not there.
-func recoverable(_ Actor, r *Record) error {
+// recoverable refuses what has no token to show.
+func recoverable(_ session, _ Actor, r *Record) error {
 	switch {
 	case r.State() == Revoked:
 		return ErrRevoked
