@@ -32,10 +32,12 @@ func TestResealKilledUntilDone(t *testing.T) {
 		ctx, stop := context.WithCancel(background)
 		var users sync.WaitGroup
 		users.Go(func() { r.use(ctx, here) })
-		for done := false; !done; {
+		// The longer it takes the longer each lives: a slow machine gets there too.
+		patience := 10 * time.Millisecond
+		for done := false; !done; patience += time.Millisecond / 2 {
 			c := startChild(t, "reseal", path, fmt.Sprint(fresh), fmt.Sprint(old))
 			c.expect("ready")
-			time.Sleep(soon(10 * time.Millisecond))
+			time.Sleep(soon(patience))
 			for _, words := range c.kill() {
 				done = done || words[0] == "done"
 			}
