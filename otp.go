@@ -259,28 +259,30 @@ func (s session) attempt(
 		return err
 	}
 	var refused error
-	// Whoever hangs up gets no answer, but it is compared and counted all the same.
-	settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
-	defer cancel()
-	err = s.swapping(settle, func(a Actor, _ *Record) (effect, error) {
-		now := s.cfg.Now()
-		b, err := s.budgetOf(settle, a)
-		if err != nil {
-			return effect{}, err
-		}
-		var e effect
-		e, refused = compare(settle, a, b, now)
-		switch {
-		case errors.Is(refused, ErrWrongAnswer) && b.locked():
-			return effect{note: s.note(a, ActionLock, a.Account, a.ID)}, nil
-		case errors.Is(refused, ErrWrongAnswer):
-			return effect{}, nil
-		}
-		b.refund(charge, before)
-		e.items = append(e.items, b.swap(now))
-		return e, nil
+	// Whoever hangs up gets no answer; it is compared and counted all the same.
+	_, err = within(ctx, checkTime+flightTime, func(ctx context.Context) (struct{}, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
+		defer cancel()
+		return struct{}{}, s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+			now := s.cfg.Now()
+			b, err := s.budgetOf(ctx, a)
+			if err != nil {
+				return effect{}, err
+			}
+			var e effect
+			e, refused = compare(ctx, a, b, now)
+			switch {
+			case errors.Is(refused, ErrWrongAnswer) && b.locked():
+				return effect{note: s.note(a, ActionLock, a.Account, a.ID)}, nil
+			case errors.Is(refused, ErrWrongAnswer):
+				return effect{}, nil
+			}
+			b.refund(charge, before)
+			e.items = append(e.items, b.swap(now))
+			return e, nil
+		})
 	})
-	if err == nil {
+	if err == nil { // only then is refused ours to read
 		err = refused
 	}
 	return err
