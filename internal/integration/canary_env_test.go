@@ -50,7 +50,7 @@ func newDay(t *testing.T, path string) *day {
 		c.Factors["totp"] = dayTOTP{c.Factors["totp"].(*apikey.TOTP), d}
 		c.Factors["email"] = sure(apikey.NewEmailCode(dayMail{d}, c.Peppers...))
 		c.Factors["password"] = sure(apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) {
-			return answer == d.password, d.meets("factor", "an answer")
+			return answer == d.password, d.meets("factor", answer)
 		}))
 		c.Policy, c.Logger, c.Trace, c.OnEvent = dayPolicy{d}, d.c.logger(), d.c.trace(), d.heardEvent
 		c.Notifier = deafNotifier{}
@@ -117,7 +117,7 @@ type dayTOTP struct {
 }
 
 func (f dayTOTP) Check(ctx context.Context, a apikey.Actor, c apikey.Challenge, enrolled, state []byte, answer string) ([]byte, bool, error) {
-	if err := f.d.meets("factor", "an answer"); err != nil {
+	if err := f.d.meets("factor", answer); err != nil {
 		return nil, false, err
 	}
 	return f.TOTP.Check(ctx, a, c, enrolled, state, answer)

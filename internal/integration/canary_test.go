@@ -210,7 +210,7 @@ func (d *day) mail() {
 
 func (d *day) panics() {
 	c := d.challenge("usr_1", "password", apikey.RevealRequest{Key: d.key}, nil)
-	failed := 0
+	failed := 0 // a factor panics with the answer that it was given, a policy with what it was asked about
 	for _, call := range []func() error{
 		func() error { _, err := d.manager.Confirm(as("usr_1"), c.ID, d.password); return err },
 		func() error { _, err := d.manager.Reveal(as("usr_1"), apikey.RevealRequest{Key: d.key}); return err },
