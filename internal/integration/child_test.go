@@ -50,6 +50,7 @@ func startChild(t *testing.T, job string, args ...string) *child {
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() }) // when the test ended before it was
 	return &child{t, cmd, bufio.NewScanner(out)}
 }
 

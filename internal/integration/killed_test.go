@@ -38,7 +38,11 @@ func TestKilledAtAnyPoint(t *testing.T) {
 		c.expect("ready")
 		var said [][]string
 		for range rand.IntN(12) { // it lives for that many lines, on a slow machine too, and a little longer
-			said = append(said, c.line())
+			words := c.line()
+			if words == nil {
+				t.Fatal("the process ended by itself")
+			}
+			said = append(said, words)
 		}
 		time.Sleep(soon(4 * time.Millisecond))
 		a.look(fmt.Sprint("usr_", life), append(said, c.kill()...))

@@ -76,7 +76,7 @@ var mutants = []mutant{
 		old:   "if err != nil || run > asked {",
 		new:   "if err != nil || run > asked-1 {",
 		tests: "TestSyncAsksAfterItWasCalled"},
-	{name: "the account is not compared", file: "policy.go",
+	{name: "the account is not compared", file: "job.go",
 		old:   "if !a.operator && r.Account != a.Account {",
 		new:   "if false && r.Account != a.Account {",
 		tests: "TestAnotherAccountDoesNotExist"},
