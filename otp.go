@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-apikey/apikey/internal/base62"
 )
@@ -39,11 +41,12 @@ type Challenge struct {
 }
 
 const (
-	challengeTime = 10 * time.Minute
-	wrongAnswers  = 5 // a challenge
-	sendTime      = 30 * time.Second
-	checkTime     = 30 * time.Second
-	maxAnswer     = 1024 // bytes; a longer one is wrong
+	challengeTime  = 10 * time.Minute
+	wrongAnswers   = 5 // a challenge
+	challengeIDLen = 22
+	sendTime       = 30 * time.Second
+	checkTime      = 30 * time.Second
+	maxAnswer      = 1024 // bytes; a longer one is wrong
 )
 
 // Challenge puts a question to the actor of ctx, by the named factor, for the
@@ -114,7 +117,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 		return put{}, nil, effect{}, err
 	}
 	p := put{actor: a, bound: binding(a, account, ask, mode, r), Challenge: Challenge{
-		ID: string(base62.AppendRandom(nil, 22)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
+		ID: string(base62.AppendRandom(nil, challengeIDLen)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
 		Account: account, Mode: mode, Name: name, ExpiresAt: micros(now.Add(challengeTime)),
 	}}
 	var send func(context.Context) error
@@ -344,7 +347,9 @@ func decodePut(it Item, data []byte) (p put, ok bool) {
 // putTo finds a challenge of this actor. Whatever is wrong with it is one
 // answer.
 func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
-	if id == "" || len(id) > 64 || !storable(id) {
+	// Only what has an ID's form is looked for: who puts his password into the
+	// wrong field must not find it in the log of a database's queries.
+	if len(id) != challengeIDLen || strings.ContainsFunc(id, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
 		return put{}, ErrChallenge
 	}
 	it, err := s.item(ctx, itemChallenge, id)
