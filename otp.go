@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-apikey/apikey/internal/base62"
 )
@@ -349,7 +347,7 @@ func decodePut(it Item, data []byte) (p put, ok bool) {
 func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
 	// Only what has an ID's form is looked for: who puts his password into the
 	// wrong field must not find it in the log of a database's queries.
-	if len(id) != challengeIDLen || strings.ContainsFunc(id, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+	if len(id) != challengeIDLen || !base62.Valid(id) {
 		return put{}, ErrChallenge
 	}
 	it, err := s.item(ctx, itemChallenge, id)
