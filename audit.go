@@ -25,7 +25,9 @@ type Event struct {
 	// had afterwards; 0: outside the chain.
 	Seq   uint64
 	Actor Actor
-	// Changed names the fields that changed, sorted, without their values.
+	// Changed names the fields that changed, sorted, without their values. Of an
+	// event that is about no key it says what it is about: "actor:usr_7",
+	// "factor:totp", "approves:key.rotate", "sealed:100".
 	Changed []string
 	Reason  Reason // of a revocation
 }

@@ -13,8 +13,8 @@ import (
 // alone. Verification, Suspend and Revoke as compromised never look at it.
 //
 // A code of six digits that is taken in three time steps falls to one guess in
-// 333,333. A hundred guesses, which is all that an actor has until somebody
-// else lifts his lock, find one with a probability of 0.0003.
+// 333,333. A hundred guesses, which is all that an actor has in thirty days unless
+// somebody else lifts his lock, find one with a probability of 0.0003.
 //
 // Whoever acts for several accounts under one ID has a budget in each: what he
 // knows of one he may guess at from all. A PIN is too short for that.
@@ -120,7 +120,8 @@ func (b *budget) allowed(now time.Time) error {
 }
 
 // AttemptsError says how long an actor has to wait before he may try again. It
-// wraps ErrTooManyAttempts.
+// wraps ErrTooManyAttempts: ten wrong answers in an hour, three challenges that
+// wait for an answer, or five codes sent in an hour.
 type AttemptsError struct {
 	Wait time.Duration // more than 0
 }
@@ -206,18 +207,19 @@ type LiftLockRequest struct {
 	Account string // empty: the caller's own; an Operator names it
 	Actor   string // his ID
 
-	Grant Grant // when StepUp guards ActionLiftLock
+	Grant Grant `json:"-"` // when StepUp guards ActionLiftLock
 }
 
 func (r LiftLockRequest) guarded() approval {
 	return aboutActor(ActionLiftLock, "", r.Account, r.Actor)
 }
 
-// LiftLock clears an actor's count of wrong answers, also before he is locked.
+// LiftLock clears an actor's count of wrong answers, also before he is locked,
+// and of the challenges that wait for an answer.
 // Nobody lifts his own: another admin of the account does, or an Operator. Of
 // an actor without wrong answers it is nil. Errors: ErrNoActor, ErrNotFound
 // (another's account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]),
-// ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
+// ErrGrant, ErrLocked, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
@@ -227,11 +229,11 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 			return effect{}, err
 		}
 		b, err := s.budgetOf(ctx, target)
-		if err != nil || b.all == 0 && len(b.hour) == 0 {
+		if err != nil || b.all == 0 && len(b.hour) == 0 && len(b.asked) == 0 {
 			return effect{}, err
 		}
-		b.all, b.hour = 0, nil
-		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, target.ID)}, nil
+		b.all, b.hour, b.asked = 0, nil, nil // and the mails of the hour count on: his mailbox is full enough
+		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)}, nil
 	}
 	return s.do(ctx, j)
 }

@@ -129,7 +129,7 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 		require.NoError(t, err)
 		lifted := e.eventsOf(apikey.ActionLiftLock)
 		require.Len(t, lifted, 1)
-		require.Equal(t, []string{admin.ID}, lifted[0].Changed)
+		require.Equal(t, []string{"actor:" + admin.ID}, lifted[0].Changed)
 		require.Equal(t, "usr_of_acc_1", lifted[0].Actor.ID)
 
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID, Reason: apikey.ReasonCompromised}))

@@ -120,8 +120,20 @@
 // Errors are told apart with errors.Is. Those of Verify wrap
 // [ErrUnauthenticated] (401) or [ErrDenied] (403), or say that we failed:
 // [ErrBusy], [ErrUnavailable] (503), [ErrCorrupt] (500). Whoever does not hold
-// the secret never gets anything of the first two but [ErrInvalidToken]. What
-// management refuses until it is approved wraps [ErrStepUpRequired].
+// the secret never gets anything of the first two but [ErrInvalidToken].
+//
+// A key page that turns the errors of management into statuses asks in this
+// order:
+//
+//	404  ErrNotFound
+//	403  ErrStepUpRequired (read the *ChallengeError), ErrForbidden, ErrStanding, ErrWrongAnswer
+//	429  ErrTooManyAttempts (Retry-After: AttemptsError.Wait); 423 ErrLocked; 410 ErrChallenge
+//	400  ErrInvalid
+//	409  ErrConflict, ErrLimit, ErrAlreadyIssued, ErrIdempotencyMismatch, ErrRotationPending,
+//	     ErrOverlapRunning, ErrNotEnrolled, ErrNotRecoverable, ErrRevoked, ErrSuspended, ErrExpired:
+//	     here these are about the key, not about who asks
+//	503  ErrBusy, ErrUnavailable
+//	500  ErrCorrupt, ErrNoActor and anything else
 //
 // # Packages
 //

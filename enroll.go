@@ -54,10 +54,10 @@ func (e Enrollment) MarshalText() ([]byte, error) { return []byte(e.String()), n
 type EnrollRequest struct {
 	Factor string // name of an Enroller in ManagerConfig.Factors
 
-	Grant Grant // of any factor that he has already
+	Grant Grant `json:"-"` // of any factor that he has already
 }
 
-func (r EnrollRequest) guarded() approval { return aboutFactor(ActionEnroll, r.Factor) }
+func (r EnrollRequest) guarded() approval { return ownFactor(ActionEnroll, r.Factor) }
 
 // DisableRequest takes a factor away.
 type DisableRequest struct {
@@ -67,20 +67,23 @@ type DisableRequest struct {
 	Actor   string
 	Account string // of Actor; empty: the caller's own. An Operator names it
 
-	Grant Grant // of one's own factor always; of another's when StepUp guards ActionDisable
+	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
 }
 
 func (r DisableRequest) guarded() approval {
 	if r.Actor == "" {
-		return aboutFactor(ActionDisable, r.Factor)
+		return ownFactor(ActionDisable, r.Factor)
 	}
 	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
 }
 
-// aboutFactor approves what somebody does to a factor of his own.
-func aboutFactor(action Action, factor string) approval {
+// ownFactor approves what somebody does to a factor of his own.
+func ownFactor(action Action, factor string) approval {
 	return approval{
-		job: job{action: action, wide: true, own: true},
+		job: job{action: action, wide: true, own: true, factor: factor, first: func(s session, _ Actor, _ *Record) error {
+			_, err := s.enroller(factor)
+			return err
+		}},
 		sum: sumOf(action, func(c *canon) { c.text(factor) }),
 	}
 }
@@ -88,7 +91,10 @@ func aboutFactor(action Action, factor string) approval {
 // aboutActor approves what an admin does for another.
 func aboutActor(action Action, factor, account, actor string) approval {
 	return approval{
-		job: job{action: action, wide: true, account: account, spans: true},
+		job: job{action: action, wide: true, account: account, spans: true, first: func(_ session, a Actor, _ *Record) error {
+			_, err := another(a, account, actor)
+			return err
+		}},
 		sum: sumOf(action, func(c *canon) {
 			c.text(factor)
 			c.text(actor)
@@ -100,11 +106,12 @@ func aboutActor(action Action, factor, account, actor string) approval {
 // returns what the actor is shown. It counts once he has confirmed it with
 // [Manager.ConfirmEnrollment], within ten minutes.
 //
-// It has to be approved by any factor that he has already, or allowed by another
-// admin ([Manager.AllowEnrollment]): a hijacked session must not enrol its own
-// authenticator. So a factor is as strong as the weakest of
-// ManagerConfig.Factors, whatever StepUp names. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
-// ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
+// The first is approved by any factor that the actor can use already, and one that
+// replaces another by that other alone: a hijacked session must not enrol its own
+// authenticator, nor a stolen mailbox replace one. Otherwise another admin allows
+// it ([Manager.AllowEnrollment]). Errors: ErrNoActor, ErrStepUpRequired (as
+// *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid, ErrConflict,
+// ErrUnavailable.
 func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, error) {
 	s := m.own()
 	f, err := m.enroller(req.Factor)
@@ -125,7 +132,7 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime))
 			it, err = s.sealEnrolled(ctx, a, req.Factor, it, plain)
 		}
-		return effect{items: []Item{it}, note: s.note(a, ActionEnroll, a.Account, req.Factor)}, err
+		return effect{items: []Item{it}, note: s.note(a, ActionEnroll, a.Account, "factor:"+req.Factor)}, err
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Enrollment{}, err
@@ -158,7 +165,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		}
 		return it, err
 	}
-	open := func(a Actor, now time.Time) ([]Item, error) {
+	open := func(a Actor, _ *budget, now time.Time) ([]Item, error) {
 		_, err := begun(ctx, a, now)
 		return nil, err
 	}
@@ -185,7 +192,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		if err != nil {
 			return effect{}, err
 		}
-		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}
+		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, "factor:"+factor)}
 		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
 		if unused.Version > 0 {
 			e.items = append(e.items, unused.gone())
@@ -195,8 +202,9 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	return s.attempt(ctx, open, compare)
 }
 
-// Disable takes an actor's factor away, his own with a grant, or another's as an
-// admin of the account. A grant that it has approved is valid for its two
+// Disable takes an actor's factor away, his own with a grant of that very factor,
+// or another's as an admin of the account. Where he has no other factor,
+// [Manager.AllowEnrollment] is what he needs beside it. A grant that it has approved is valid for its two
 // minutes. Of a factor that is not enrolled it is nil. Errors as
 // for Enroll; ErrForbidden; ErrNotFound (another's account).
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
@@ -216,7 +224,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 				return effect{}, err
 			}
 		}
-		e := effect{note: s.note(a, ActionDisable, target.Account, target.ID)}
+		e := effect{note: s.note(a, ActionDisable, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}
 		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling, itemAllowed} {
 			it, err := s.item(ctx, kind, enrolledID(target, req.Factor))
 			if err != nil {
@@ -240,7 +248,7 @@ type AllowEnrollmentRequest struct {
 	Actor   string // his ID
 	Account string // of Actor; empty: the caller's own. An Operator names it
 
-	Grant Grant // when StepUp guards ActionAllowEnrollment
+	Grant Grant `json:"-"` // when StepUp guards ActionAllowEnrollment
 }
 
 func (r AllowEnrollmentRequest) guarded() approval {
@@ -253,7 +261,7 @@ func (r AllowEnrollmentRequest) guarded() approval {
 // allows it never sees the seed. Where an admin can invite another, guard it with
 // StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,
 // ErrNotFound (another's account), ErrForbidden, ErrStepUpRequired (as
-// *[ChallengeError]), ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
+// *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
 	if _, err := m.enroller(req.Factor); err != nil {
@@ -270,7 +278,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 			return effect{}, err
 		}
 		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
-		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, target.ID)}, nil
+		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}, nil
 	}
 	return s.do(ctx, j)
 }

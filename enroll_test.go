@@ -88,8 +88,18 @@ func TestHijackedSessionCannotEnroll(t *testing.T) {
 
 		// A grant for something else does not help, nor one to disable.
 		disable := apikey.DisableRequest{Factor: "totp"}
-		_, err := e.manager.Enroll(e.ctx, apikey.EnrollRequest{Factor: "totp", Grant: e.approve(f, e.ctx, "password", disable)})
+		_, err := e.manager.Enroll(e.ctx, apikey.EnrollRequest{Factor: "totp", Grant: e.approve(f, e.ctx, "totp", disable)})
 		require.ErrorIs(t, err, apikey.ErrGrant)
+		e.clock.move(totp.Period)
+
+		// Nor does a stolen mailbox or password replace what is stronger.
+		for _, factor := range []string{"email", "password"} {
+			for _, req := range []apikey.Guarded{disable, apikey.EnrollRequest{Factor: "totp"}} {
+				_, err := e.manager.Challenge(e.ctx, factor, req)
+				require.ErrorIs(t, err, apikey.ErrInvalid, "%s: %T", factor, req)
+			}
+		}
+		require.Empty(t, f.mails)
 
 		// What was begun and never confirmed changes nothing.
 		req := apikey.EnrollRequest{Factor: "totp"}

@@ -23,15 +23,15 @@ var (
 var (
 	// ErrInvalidToken: malformed, unknown, forged or wrong. Verify, RevokeToken.
 	ErrInvalidToken = wrap("apikey: invalid token", ErrUnauthenticated)
-	// ErrRevoked: the key was revoked, for ever. Verify; Update, Resume and Rotate of a dead key.
+	// ErrRevoked: the key was revoked, for ever. Verify; Update, Resume, Rotate, CancelRotation and Reveal of a dead key.
 	ErrRevoked = wrap("apikey: key is revoked", ErrUnauthenticated)
-	// ErrSuspended: the key is disabled until somebody resumes it. Verify.
+	// ErrSuspended: the key is disabled until somebody resumes it. Verify, Rotate.
 	ErrSuspended = wrap("apikey: key is suspended", ErrUnauthenticated)
 	// ErrCredentialEnded: the key lives, but this token of it has ended. Verify.
 	ErrCredentialEnded = wrap("apikey: this token has ended", ErrUnauthenticated)
 	// ErrNotYetValid: the token's time has not come. Verify.
 	ErrNotYetValid = wrap("apikey: token is not valid yet", ErrUnauthenticated)
-	// ErrExpired: the key's expiry has passed; the first refused instant is ExpiresAt itself. Verify.
+	// ErrExpired: the key's expiry has passed; the first refused instant is ExpiresAt itself. Verify, Rotate.
 	ErrExpired = wrap("apikey: key has expired", ErrUnauthenticated)
 )
 
@@ -41,7 +41,7 @@ var (
 	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
 	// ErrMode: a test key on a live verifier, or the reverse. Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
-	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue.
+	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal; Update for an ability (see ManagerConfig.Products).
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
 	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)
@@ -54,11 +54,11 @@ var (
 // Answers that are about us: nothing is known about the caller, who should try
 // again. None of them ever stands for "yes".
 var (
-	// ErrBusy: too many hashes or cold reads wait already. Verify, Issue, RevokeToken.
+	// ErrBusy: too many hashes or cold reads wait already. Verify, Issue, Rotate, RevokeToken.
 	ErrBusy = errors.New("apikey: busy, try again")
-	// ErrUnavailable: the store cannot be reached, or has not been for longer than MaxStale.
-	// Wraps the cause. Everything that reads or writes.
-	ErrUnavailable = errors.New("apikey: store is unavailable")
+	// ErrUnavailable: the store cannot be reached, or has not been for longer than MaxStale; or a KEK,
+	// a mail server or a password check that the request needs. Wraps the cause. Everything that reads or writes.
+	ErrUnavailable = errors.New("apikey: unavailable")
 	// ErrCorrupt: a stored record is damaged, was changed behind the library's back, or needs a
 	// newer version of it; see [CorruptError]. Everything that reads a key.
 	ErrCorrupt = errors.New("apikey: stored record is damaged")
@@ -99,7 +99,7 @@ var (
 	ErrWrongAnswer = wrap("apikey: wrong answer", ErrDenied)
 	// ErrTooManyAttempts: see [AttemptsError] for how long to wait. Challenge, Confirm, ConfirmEnrollment.
 	ErrTooManyAttempts = wrap("apikey: too many attempts", ErrDenied)
-	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Confirm, ConfirmEnrollment.
+	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Confirm, ConfirmEnrollment, every guarded action.
 	ErrLocked = wrap("apikey: guarded actions are locked for this actor: another admin or an operator lifts it", ErrDenied)
 	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it. Challenge, ConfirmEnrollment.
 	ErrNotEnrolled = errors.New("apikey: factor is not enrolled: enrol and confirm it, or have another admin allow it with AllowEnrollment")

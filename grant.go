@@ -71,6 +71,7 @@ type approval struct {
 	job    job      // where the request goes: action, key, account, mode
 	sum    [32]byte // of the very request, without the grant
 	others []Action // what the same request may turn out to be, besides
+	free   bool     // is never guarded, whatever StepUp says of the action
 }
 
 // asking makes a job one that has to be approved when StepUp says so.
@@ -110,18 +111,30 @@ func grantID(g Grant) string {
 
 // factorsFor is how a job finds the factors that approve an action; none: it is
 // not guarded.
-func (m *Manager) factorsFor(a Actor, j job) StepUp {
+func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error) {
+	if j.own {
+		return s.ownFactors(ctx, a, j.factor)
+	}
 	return func(action Action, mode Mode) []string {
-		switch {
-		case j.own:
-			// Whatever the actor can prove himself with: if enrolling were free, a
-			// hijacked session would enrol its own authenticator and pass.
-			return slices.Sorted(maps.Keys(m.cfg.Factors))
-		case m.cfg.StepUp == nil, a.operator && slices.Contains(forAnother, action):
+		if s.cfg.StepUp == nil || a.operator && slices.Contains(forAnother, action) {
 			return nil
 		}
-		return m.cfg.StepUp(action, or(mode, Live))
+		return s.cfg.StepUp(action, or(mode, Live))
+	}, nil
+}
+
+// ownFactors are those that approve what somebody does to a factor of his own.
+// If that were free, a hijacked session would enrol its own authenticator and
+// pass. One that is enrolled answers for itself alone: it would be no stronger
+// than a mailbox if a code from there replaced it. The first is approved by
+// whatever else he can prove himself with.
+func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp, error) {
+	it, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
+	approve := slices.Sorted(maps.Keys(s.cfg.Factors))
+	if it.Version > 0 {
+		approve = []string{factor}
 	}
+	return func(Action, Mode) []string { return approve }, err
 }
 
 // redeem checks the grant of a job that turned out to be these actions, and
@@ -129,9 +142,18 @@ func (m *Manager) factorsFor(a Actor, j job) StepUp {
 // redeem one grant, one conflicts. The grant's factor has to approve each of
 // the actions that are guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
-	factors, guarded := inCommon(s.factorsFor(a, j), mode, acts)
+	stepUp, err := s.factorsFor(ctx, a, j)
+	if err != nil {
+		return nil, err
+	}
+	factors, guarded := inCommon(stepUp, mode, acts)
 	if !guarded {
 		return nil, nil
+	}
+	ask := &ChallengeError{acts[0], j.key, factors}
+	for len(stepUp(ask.Action, mode)) == 0 { // some other is what is guarded
+		acts = acts[1:]
+		ask.Action = acts[0]
 	}
 	if j.grant.IsZero() {
 		if j.pass != nil {
@@ -139,7 +161,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Recor
 				return []Item{it}, err
 			}
 		}
-		return nil, &ChallengeError{acts[len(acts)-1], j.key, factors}
+		return nil, ask
 	}
 	it, err := s.item(ctx, itemGrant, grantID(j.grant))
 	if err != nil {
@@ -156,7 +178,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Recor
 		return nil, cmp.Or(err, ErrLocked)
 	}
 	if !slices.Contains(factors, factor) {
-		return nil, &ChallengeError{acts[len(acts)-1], j.key, factors}
+		return nil, ask
 	}
 	return []Item{it.gone()}, nil
 }

@@ -70,7 +70,7 @@ var guardable = append([]Action{
 var forAnother = []Action{ActionAllowEnrollment, ActionDisable, ActionLiftLock}
 
 // together are those that one request can turn out to be at the same time.
-var together = [][]Action{{ActionUpdate, ActionWiden, ActionResume}, {ActionResume, ActionWiden}}
+var together = []Action{ActionUpdate, ActionWiden, ActionResume}
 
 // validStepUp fails the start where a guard could never be passed, would not
 // hold, or could hold up what must never be held up.
@@ -98,10 +98,8 @@ func (c ManagerConfig) validStepUp() error {
 				}
 			}
 		}
-		for _, acts := range together {
-			if common, guarded := inCommon(c.StepUp, mode, acts); guarded && len(common) == 0 {
-				return invalid("StepUp: one update in mode %s can be all of %v, and no factor approves each that is guarded", mode, acts)
-			}
+		if common, guarded := inCommon(c.StepUp, mode, together); guarded && len(common) == 0 {
+			return invalid("StepUp: one update in mode %s can be all of %v, and no factor approves each that is guarded", mode, together)
 		}
 	}
 	return nil

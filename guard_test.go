@@ -163,6 +163,7 @@ func TestGuardWiden(t *testing.T) {
 		}
 		var ask *apikey.ChallengeError
 		require.ErrorAs(t, err, &ask, name)
+		require.Equal(t, apikey.ActionWiden, ask.Action, name)
 		c.update.Grant = e.approve(f, e.ctx, "password", c.update)
 		_, err = e.manager.Update(e.ctx, c.update)
 		require.NoError(t, err, name)

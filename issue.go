@@ -40,7 +40,7 @@ type IssueRequest struct {
 	// bytes, unique in the account and mode. Empty: none.
 	IdempotencyKey string
 
-	Grant Grant // when StepUp guards ActionIssue
+	Grant Grant `json:"-"` // when StepUp guards ActionIssue
 }
 
 func (r IssueRequest) guarded() approval {
@@ -72,7 +72,7 @@ type Issued struct {
 //
 // A request repeated under its idempotency key answers with the key, no secret
 // token, and ErrAlreadyIssued. Errors: ErrNoActor, ErrNotFound (another's
-// account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]), ErrGrant,
+// account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked,
 // ErrStanding, ErrInvalid, ErrLimit, ErrAlreadyIssued,
 // ErrIdempotencyMismatch, ErrBusy, ErrConflict, ErrUnavailable.
 func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {

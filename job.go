@@ -21,13 +21,14 @@ type job struct {
 	kind    Kind
 	name    string
 
-	reads   bool // changes nothing
-	spans   bool // wide: an operator may leave the account empty: every account
-	staff   bool // for operators alone, whatever Policy says
-	own     bool // wide: about the actor himself; no policy is asked
-	silent  bool // writes items without an event: it may safely happen twice
-	stands  bool // asks Standing
-	damaged bool // goes on although the record cannot be believed
+	reads   bool   // changes nothing
+	spans   bool   // wide: an operator may leave the account empty: every account
+	staff   bool   // for operators alone, whatever Policy says
+	own     bool   // wide: about the actor himself; no policy is asked
+	factor  string // own: which of his factors
+	silent  bool   // writes items without an event: it may safely happen twice
+	stands  bool   // asks Standing
+	damaged bool   // goes on although the record cannot be believed
 	// lessens: only takes power away. It is applied to the newest record, again
 	// and at once, until it commits or its time ends: nothing that adds power
 	// may outrun it.
@@ -70,8 +71,8 @@ type made struct {
 }
 
 // do is passed by every management call, and by nothing else. It finds the
-// actor, compares his account with the key's, asks Policy, asks Standing,
-// writes record and event together, and tells this node's Verifiers before it
+// actor, compares his account with the key's, asks Policy and Standing, redeems
+// the grant, writes record and event together, and tells this node's Verifiers before it
 // returns. No method can forget one of these, because no method does any.
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
@@ -135,7 +136,7 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 			}
 		}
 		if beyond := e.beyond(); len(beyond) > 0 {
-			if spent, err = s.approved(ctx, a, j, about.Mode, r, append(beyond, j.action)...); err != nil {
+			if spent, err = s.approved(ctx, a, j, about.Mode, r, append([]Action{j.action}, beyond...)...); err != nil {
 				return err
 			}
 		}

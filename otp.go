@@ -96,11 +96,18 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	if r != nil {
 		account, mode, name = r.Account, r.Mode, r.Name
 	}
+	stepUp, err := s.factorsFor(ctx, a, ask.job)
+	if err != nil {
+		return put{}, nil, effect{}, err
+	}
 	var may []string
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		may = append(may, s.factorsFor(a, ask.job)(action, mode)...)
+		may = append(may, stepUp(action, mode)...)
 	}
-	if !slices.Contains(may, factor) {
+	switch {
+	case len(may) == 0 || ask.free:
+		return put{}, nil, effect{}, invalid("this %s is not guarded: make the request", ask.job.action)
+	case !slices.Contains(may, factor):
 		return put{}, nil, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
 	}
 	b, err := s.budgetOf(ctx, a)
@@ -121,6 +128,8 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	var send func(context.Context) error
 	if p.state, send, err = s.cfg.Factors[factor].Begin(ctx, a, p.Challenge, enrolled); err == nil {
 		err = b.open(p.Challenge, send != nil, now)
+	} else if !errors.Is(err, ErrNotEnrolled) {
+		err = unavailable(err)
 	}
 	if err != nil {
 		return put{}, nil, effect{}, err
@@ -167,14 +176,16 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 	s := m.own()
 	var p put
 	grant := ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
-	open := func(a Actor, now time.Time) (items []Item, err error) {
+	open := func(a Actor, b *budget, now time.Time) (items []Item, err error) {
 		if p, err = s.putTo(ctx, a, challenge, now); err != nil {
 			return nil, err
 		}
 		if p.attempts >= wrongAnswers {
 			return nil, ErrChallenge
 		}
-		p.attempts++
+		if p.attempts++; p.attempts == wrongAnswers {
+			b.closed(p.ID) // whatever comes of this one, it is the last
+		}
 		return []Item{s.vouch(p.item, p.encode())}, nil
 	}
 	compare := func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error) {
@@ -195,7 +206,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 			return effect{}, err
 		}
 		b.closed(q.ID)
-		e := effect{items: []Item{q.item.gone(), s.granted(grant, q, now)}, note: s.note(a, ActionConfirm, q.Account, q.Factor)}
+		e := effect{items: []Item{q.item.gone(), s.granted(grant, q, now)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
 		e.note.Key, e.note.Mode = q.Key, q.Mode
 		if next != nil {
 			if kept, err = s.sealEnrolled(ctx, a, q.Factor, kept, next); err != nil {
@@ -223,7 +234,7 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 		}
 		return next, err
 	})
-	if err != nil && !errors.Is(err, ErrWrongAnswer) {
+	if err != nil && !errors.Is(err, ErrWrongAnswer) && !errors.Is(err, ErrNotEnrolled) {
 		err = unavailable(err)
 	}
 	return next, err
@@ -235,23 +246,23 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 // ours, which has compared nothing.
 func (s session) attempt(
 	ctx context.Context,
-	open func(a Actor, now time.Time) ([]Item, error),
+	open func(a Actor, b *budget, now time.Time) ([]Item, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
 	var charge uint64
 	var before int64
 	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
 		now := s.cfg.Now()
-		items, err := open(a, now)
+		b, err := s.budgetOf(ctx, a)
 		if err != nil {
 			return effect{}, err
 		}
-		b, err := s.budgetOf(ctx, a)
-		if err == nil {
-			before = b.last
-			charge, err = b.charge(now)
-		}
+		items, err := open(a, b, now)
 		if err != nil {
+			return effect{}, err
+		}
+		before = b.last
+		if charge, err = b.charge(now); err != nil {
 			return effect{}, err
 		}
 		return effect{items: append(items, b.swap(now))}, nil
@@ -274,7 +285,7 @@ func (s session) attempt(
 			e, refused = compare(ctx, a, b, now)
 			switch {
 			case errors.Is(refused, ErrWrongAnswer) && b.locked():
-				return effect{note: s.note(a, ActionLock, a.Account, a.ID)}, nil
+				return effect{note: s.note(a, ActionLock, a.Account, "actor:"+a.ID)}, nil
 			case errors.Is(refused, ErrWrongAnswer):
 				return effect{}, nil
 			}
@@ -286,6 +297,10 @@ func (s session) attempt(
 	if err == nil { // only then is refused ours to read
 		err = refused
 	}
+	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
+		a, _ := actorOf(ctx)
+		s.cfg.Trace.denied(a, ActionConfirm, KeyID{}, err)
+	}
 	return err
 }
 
@@ -295,9 +310,11 @@ func (s session) swapping(ctx context.Context, work func(Actor, *Record) (effect
 	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
 }
 
-// note is an event outside every chain; about names an actor or a factor.
-func (s session) note(a Actor, action Action, account, about string) *Event {
-	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: []string{about}}
+// note is an event outside every chain; about says what it is about, see
+// Event.Changed.
+func (s session) note(a Actor, action Action, account string, about ...string) *Event {
+	slices.Sort(about)
+	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: about}
 }
 
 // itemChallenge is the kind of the items that keep challenges.

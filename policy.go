@@ -87,7 +87,7 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 
 // Standing says whether an account may use the API in a mode: onboarding
 // finished, invoices paid, not blocked. It is asked at every verification, so
-// it answers from memory, and when a key is issued. Any error is a refusal;
+// it answers from memory, and when a key is issued, rotated or revealed. Any error is a refusal;
 // callers get it wrapped in ErrStanding.
 type Standing interface {
 	Allowed(account string, m Mode) error

@@ -93,6 +93,9 @@ func (b *resealing) tokens(ctx context.Context) error {
 		if err != nil {
 			return storeError(err)
 		}
+		for _, d := range page.Damaged { // the old KEK has to stay for them
+			b.failed = append(b.failed, d)
+		}
 		for i := range page.Records {
 			r := &page.Records[i]
 			for _, cred := range r.Credentials {
@@ -155,5 +158,7 @@ func (b *resealing) enrolment(ctx context.Context, it Item) error {
 	}
 	it.Version++
 	it.Data, it.SealedKEK = joinSealed(aad, again), kek
+	// Without an event, as the swaps of tokens are: what is kept is the same, and
+	// the batch has one.
 	return b.store.Apply(ctx, Change{ID: newEventID(), Items: []Item{it}})
 }

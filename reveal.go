@@ -12,7 +12,7 @@ type RevealRequest struct {
 	Key        KeyID
 	Credential CredentialID // zero: the current one; otherwise another live one
 
-	Grant Grant
+	Grant Grant `json:"-"`
 }
 
 func (r RevealRequest) guarded() approval {
@@ -54,7 +54,7 @@ const hideAfter = 30 * time.Second
 // Without any factor that approves it Reveal is refused, unless
 // ManagerConfig.InsecureRevealWithoutStepUp is set. Errors: ErrNoActor,
 // ErrNotFound (also of a credential that is not live), ErrForbidden,
-// ErrStanding, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrRevoked,
+// ErrStanding, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked,
 // ErrNotRecoverable, ErrCorrupt (the copy does not open), ErrConflict,
 // ErrUnavailable (the KEK is away or not configured).
 func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, error) {
@@ -64,7 +64,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	j.work = func(a Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
-		if len(s.factorsFor(a, j)(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
+		if stepUp, err := s.factorsFor(ctx, a, j); err != nil || len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
 			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
 		}
 		id := or(req.Credential, r.current(now))

@@ -35,12 +35,13 @@ type RevokeRequest struct {
 
 	// Grant, when StepUp guards ActionRevoke. Revoking as ReasonCompromised is
 	// never guarded: nobody has to find his phone while a key is being abused.
-	Grant Grant
+	Grant Grant `json:"-"`
 }
 
 func (r RevokeRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionRevoke, key: r.Key, lessens: true},
+		job:  job{action: ActionRevoke, key: r.Key, lessens: true},
+		free: r.Reason == ReasonCompromised,
 		sum: sumOf(ActionRevoke, func(c *canon) {
 			c.bytes(r.Key[:])
 			c.text(string(or(r.Reason, ReasonRequested)))
@@ -51,7 +52,9 @@ func (r RevokeRequest) guarded() approval {
 // Revoke ends a key for ever: no Verify that starts after it returned succeeds
 // on this node, and none on the others after their next sync. The record stays
 // as a tombstone. Of a revoked key it is nil and writes nothing. Otherwise as
-// for Suspend.
+// for Suspend; where StepUp guards it, for another reason than
+// [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]), ErrGrant and
+// ErrLocked.
 func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 	return m.own().revoke(ctx, req)
 }
@@ -61,9 +64,10 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 	if err != nil {
 		return err
 	}
-	j := req.guarded().job
-	if reason != ReasonCompromised {
-		j = req.guarded().asking(req.Grant)
+	ask := req.guarded()
+	j := ask.job
+	if !ask.free {
+		j = ask.asking(req.Grant)
 	}
 	return s.lessen(ctx, j, func(r *Record, now time.Time) (made, bool) {
 		r.RevokedAt, r.RevokeReason = micros(now), reason

@@ -31,7 +31,7 @@ type RotateRequest struct {
 	// older token that still overlaps.
 	Replace bool
 
-	Grant Grant // when StepUp guards ActionRotate
+	Grant Grant `json:"-"` // when StepUp guards ActionRotate
 }
 
 func (r RotateRequest) guarded() approval {
@@ -59,7 +59,7 @@ func (r RotateRequest) guarded() approval {
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
 // ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
-// ErrStepUpRequired (as *[ChallengeError]), ErrGrant,
+// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked,
 // ErrRotationPending and ErrOverlapRunning (see Replace), ErrBusy, ErrConflict,
 // ErrCorrupt, ErrUnavailable.
 func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {

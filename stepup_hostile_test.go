@@ -490,7 +490,7 @@ func TestDisableNamesWhose(t *testing.T) {
 	e := newEnv(t, withFactors(&f, nil))
 	e.enroll(f, e.ctx, admin.ID)
 	req := apikey.DisableRequest{Factor: "totp"}
-	g := e.approve(f, e.ctx, "password", req)
+	g := e.approve(f, e.ctx, "totp", req)
 	err := e.manager.Disable(e.ctx, apikey.DisableRequest{Factor: "totp", Account: "acc_other", Grant: g})
 	require.Error(t, err)
 }

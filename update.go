@@ -80,7 +80,7 @@ type UpdateRequest struct {
 
 func (r UpdateRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion},
+		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion, first: notRevoked},
 		others: []Action{ActionWiden, ActionResume},
 		sum: sumOf(ActionUpdate, func(c *canon) {
 			c.bytes(r.Key[:])
@@ -118,7 +118,7 @@ func field[T any](c *canon, f Field[T], value func(T)) {
 
 // Update changes a key and returns it as it is then. An update that changes
 // nothing writes nothing. Errors: ErrNoActor, ErrNotFound, ErrForbidden,
-// ErrRevoked, ErrInvalid, ErrLimit (also when it would bring a key back to life
+// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked, ErrInvalid, ErrLimit (also when it would bring a key back to life
 // beyond the limit), ErrStanding, ErrConflict, ErrCorrupt, ErrUnavailable.
 func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 	return m.own().update(ctx, req)
@@ -148,15 +148,18 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 	})
 }
 
-// change is what every method does that edits a living key: it refuses dead
-// ones, checks the result, counts a key that comes to life, and names what
+func notRevoked(_ session, _ Actor, r *Record) error {
+	if r.State() == Revoked {
+		return ErrRevoked
+	}
+	return nil
+}
+
+// change is what every method does that edits a living key: it checks the result, counts a key that comes to life, and names what
 // changed.
 func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
 	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
-		if stored.State() == Revoked {
-			return effect{}, ErrRevoked
-		}
 		edited := *stored
 		if err := edit(&edited, now); err != nil {
 			return effect{}, err
@@ -261,12 +264,12 @@ type ResumeRequest struct {
 	Key       KeyID
 	IfVersion uint64 // 0: whatever it is at
 
-	Grant Grant // when StepUp guards ActionResume or ActionWiden
+	Grant Grant `json:"-"` // when StepUp guards ActionResume or ActionWiden
 }
 
 func (r ResumeRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion},
+		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion, first: notRevoked},
 		others: []Action{ActionWiden}, // that is what it is
 		sum: sumOf(ActionResume, func(c *canon) {
 			c.bytes(r.Key[:])
