@@ -11,7 +11,7 @@ import (
 // use is the last use of one credential, in microseconds.
 type use struct {
 	id apikey.CredentialID
-	at int64
+	at moment
 }
 
 // usesAtOnce bounds the arguments of one statement: engines and poolers have
@@ -74,7 +74,7 @@ func lastUses(batch []apikey.Upkeep) []use {
 	}
 	uses := make([]use, 0, len(latest))
 	for id, at := range latest {
-		uses = append(uses, use{id, at})
+		uses = append(uses, use{id, moment{at, true}})
 	}
 	slices.SortFunc(uses, func(a, b use) int { return bytes.Compare(a.id[:], b.id[:]) })
 	return uses

@@ -43,7 +43,7 @@ func openSQLite(t *testing.T) apikey.Store {
 	return store
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
