@@ -157,7 +157,7 @@ const (
 
 	// mysqlNode has one row: 1 on a replica, which is read_only. On Galera
 	// wsrep_sync_wait has the statement wait until the node has everything.
-	mysqlNode = `(SELECT @@global.read_only <> 0 AS lagging) node`
+	mysqlNode = `(SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging) node`
 )
 
 const mysqlGet = `SELECT node.lagging, ` + mysqlRecord + `
@@ -385,7 +385,7 @@ const (
 	mysqlLookBack = "120000000"
 
 	mysqlSeen = `SELECT node.lagging, node.now - ` + mysqlLookBack + `, node.now, `
-	mysqlNow  = ` FROM (SELECT @@global.read_only <> 0 AS lagging, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
+	mysqlNow  = ` FROM (SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
 
 	mysqlFeedNow = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + mysqlNow + `
 LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
