@@ -1,0 +1,211 @@
+package integration
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/go-apikey/apikey"
+)
+
+// everywhere is one driver of each kind, the pooler too.
+func everywhere() []engine {
+	return named("sqlite/modernc", "postgres/pgx", "postgres/pq", "pgbouncer/pgx exec", "pgbouncer/pgx simple", "mariadb/prepared", "mariadb/interpolated")
+}
+
+// A merchant's row and his keys are committed together, or not at all.
+func TestInCommitsAndRollsBackTogether(t *testing.T) {
+	for _, e := range everywhere() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			db.SetMaxOpenConns(1) // whatever opened a second one would wait for ever
+			m := newManager(t, s)
+			for _, commit := range []bool{true, false} {
+				account := fmt.Sprintf("acc_%v", commit)
+				tx, err := db.BeginTx(t.Context(), nil)
+				must(t, err)
+				keys := m.Tx(s.In(tx))
+				one, err := keys.Issue(as(account), apikey.IssueRequest{Mode: apikey.Live})
+				must(t, err)
+				two, err := keys.Issue(as(account), apikey.IssueRequest{Mode: apikey.Live})
+				must(t, err)
+				must(t, keys.Revoke(as(account), apikey.RevokeRequest{Key: one.Key.ID}))
+				_, err = keys.Rotate(as(account), apikey.RotateRequest{Key: two.Key.ID})
+				must(t, err)
+				if commit {
+					must(t, tx.Commit())
+				} else {
+					must(t, tx.Rollback())
+				}
+				list, err := m.List(as(account), apikey.ListRequest{})
+				must(t, err)
+				events, err := m.Events(as(account), apikey.EventsRequest{})
+				must(t, err)
+				wantKeys, wantEvents := 0, 0
+				if commit {
+					wantKeys, wantEvents = 2, 4
+				}
+				if len(list.Keys) != wantKeys || len(events.Events) != wantEvents {
+					t.Errorf("commit %v: %d keys, %d events", commit, len(list.Keys), len(events.Events))
+				}
+			}
+		})
+	}
+}
+
+// An Apply whose comparison fails, at any of its writes, has written nothing and
+// left no failed statement: the transaction goes on.
+func TestInAfterAConflict(t *testing.T) {
+	for _, e := range everywhere() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			stored := create(t, s)
+			for name, changes := range map[string][]apikey.Change{
+				"stale version": {change(newRecord("m2")), change(stored)},
+				"stale update":  {change(newRecord("m2")), change(next(next(stored)))},
+				"taken key":     {change(newRecord("m2")), change(apikey.Record{ID: stored.ID, Version: 1, Mode: apikey.Live, Kind: apikey.Secret})},
+				"taken event":   {change(newRecord("m2")), {ID: [16]byte{1}, Event: &apikey.EventRecord{ID: [16]byte{1}}}, {ID: [16]byte{1}, Event: &apikey.EventRecord{ID: [16]byte{1}}}},
+				"stale item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}}},
+				"taken item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1}}}},
+				"item not gone": {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1, Delete: true}}}},
+				"stolen credential": func() []apikey.Change {
+					thief := newRecord("m2")
+					thief.Credentials[1] = stored.Credentials[0]
+					return []apikey.Change{change(thief)}
+				}(),
+			} {
+				tx, err := db.BeginTx(t.Context(), nil)
+				must(t, err)
+				joined := s.In(tx)
+				wants(t, joined.Apply(t.Context(), changes...), apikey.ErrConflict, "")
+				after := newRecord("after")
+				if err := joined.Apply(t.Context(), change(after)); err != nil {
+					t.Errorf("%s: the transaction cannot go on: %v", name, err)
+				}
+				must(t, tx.Commit())
+				page, err := s.List(t.Context(), apikey.Filter{Account: "m2"})
+				must(t, err)
+				items, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "k"})
+				must(t, err)
+				if len(page.Records)+len(items.Items) != 0 {
+					t.Errorf("%s: half of it is there: %v %v", name, page.Records, items.Items)
+				}
+				if _, err := s.Get(t.Context(), after.ID); err != nil {
+					t.Errorf("%s: what came after is not: %v", name, err)
+				}
+			}
+		})
+	}
+}
+
+// Whoever reads a key in his transaction has it until the end, so that nothing
+// conflicts there: many transactions change one key, one after the other. The
+// quota of an account is such a thing too.
+func TestInLocksWhatItReads(t *testing.T) {
+	const writers, each = 8, 6
+	for _, e := range everywhere() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			m := newManager(t, s)
+			key, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+			must(t, err)
+			var wg sync.WaitGroup
+			var conflicts atomic.Int64
+			for w := range writers {
+				wg.Go(func() {
+					for n := range each {
+						err := inTx(db, func(tx *sql.Tx) error {
+							keys := m.Tx(s.In(tx))
+							if _, err := keys.Update(as("acc_1"), apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(w, n))}); err != nil {
+								return err
+							}
+							_, err := keys.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+							if errors.Is(err, apikey.ErrLimit) {
+								return nil
+							}
+							return err
+						})
+						if errors.Is(err, apikey.ErrConflict) {
+							conflicts.Add(1)
+						} else if err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			info, err := m.Get(as("acc_1"), apikey.GetRequest{Key: key.Key.ID})
+			must(t, err)
+			report, err := m.VerifyEvents(as("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+			must(t, err)
+			list, err := m.List(as("acc_1"), apikey.ListRequest{Limit: 1000})
+			must(t, err)
+			t.Logf("%d transactions on one key: conflicts %d", writers*each, conflicts.Load())
+			if want := writers*each + 1; conflicts.Load() != 0 || info.Version != uint64(want) || report.Broken != nil || len(list.Keys) != want {
+				t.Errorf("version %d, %d keys, chain %+v", info.Version, len(list.Keys), report)
+			}
+		})
+	}
+}
+
+func inTx(db *sql.DB, work func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := work(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// In a transaction that has read before another one wrote, nothing of the two is
+// mixed, and nothing is overwritten.
+func TestInAtEveryIsolation(t *testing.T) {
+	for _, e := range servers() {
+		for _, level := range []sql.IsolationLevel{sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable} {
+			t.Run(e.name+"/"+level.String(), func(t *testing.T) {
+				s, db := e.migrated(t)
+				r := create(t, s)
+				tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: level})
+				must(t, err)
+				defer tx.Rollback()
+				var n int
+				must(t, tx.QueryRow("SELECT 1").Scan(&n))
+				joined := s.In(tx)
+				if level != sql.LevelSerializable { // where reading the page would lock it
+					_, err = joined.List(t.Context(), apikey.Filter{}) // a snapshot, where there is such a thing
+					must(t, err)
+				}
+				other := next(r)
+				other.Name = "other"
+				fresh := apikey.Credential{ID: apikey.NewCredentialID(), Hash: "other"}
+				other.Credentials = []apikey.Credential{fresh, r.Credentials[0]}
+				must(t, s.Apply(t.Context(), change(other)))
+
+				got, err := joined.Get(t.Context(), r.ID)
+				if err != nil { // at the higher levels PostgreSQL says so
+					wants(t, err, apikey.ErrUnavailable, "could not serialize")
+					return
+				}
+				if got.Version != 2 || got.Name != "other" || len(got.Credentials) != 2 || got.Credentials[0].ID != fresh.ID {
+					t.Fatalf("version %d is mixed: %+v", got.Version, got)
+				}
+				ours := next(got)
+				ours.Credentials = got.Credentials[1:]
+				must(t, joined.Apply(t.Context(), change(ours)))
+				must(t, tx.Commit())
+				got, err = s.Get(t.Context(), r.ID)
+				must(t, err)
+				if got.Version != 3 || len(got.Credentials) != 1 {
+					t.Errorf("after the commit: %+v", got)
+				}
+			})
+		}
+	}
+}
