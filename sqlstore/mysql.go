@@ -218,8 +218,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) E
 		// not leave credentials without a key.
 		purgeCredentials: `DELETE c FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
 JOIN apikey_credentials c ON c.key_id = dead.id`,
-		purgeKeys: `DELETE FROM apikey_keys WHERE revoked_at < ?
-	AND NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = apikey_keys.id) ORDER BY revoked_at, id LIMIT ?`,
+		purgeKeys: `DELETE k FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
+JOIN apikey_keys k ON k.id = dead.id WHERE NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id)`,
 		purgeItems: `DELETE FROM apikey_items WHERE expires_at < ? ORDER BY expires_at LIMIT ?`,
 
 		createMigrations: `CREATE TABLE IF NOT EXISTS apikey_migrations (number INT NOT NULL PRIMARY KEY,

@@ -163,8 +163,8 @@ WHERE id = $3 AND sealed IS NOT DISTINCT FROM $4::bytea AND NOT ended
 		// that purge at once shall not leave credentials without a key.
 		purgeCredentials: `WITH dead AS (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2 FOR UPDATE)
 DELETE FROM apikey_credentials c USING dead WHERE c.key_id = dead.id`,
-		purgeKeys: `DELETE FROM apikey_keys WHERE id IN (SELECT id FROM apikey_keys k WHERE revoked_at < $1
-	AND NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id) ORDER BY revoked_at, id LIMIT $2)`,
+		purgeKeys: `DELETE FROM apikey_keys k USING (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2) dead
+WHERE k.id = dead.id AND NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id)`,
 		purgeItems: `DELETE FROM apikey_items i USING (SELECT kind, id, version FROM apikey_items WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) old
 WHERE i.kind = old.kind AND i.id = old.id AND i.version = old.version`,
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,7 +148,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range mutants {
+	for _, m := range slices.Concat(mutants, sqlMutants) {
 		t.Run(m.name, func(t *testing.T) {
 			source, err := os.ReadFile(filepath.Join(root, m.file))
 			if err != nil {
@@ -163,12 +164,16 @@ func TestMutantsAreCaught(t *testing.T) {
 			write(t, filepath.Join(dir, "overlay.json"), overlay)
 
 			pkg := m.pkg
-			if pkg == "" {
+			switch pkg {
+			case "":
 				pkg = "."
+			case here:
+				postgresBin(t)
+				needs(t, "MariaDB", "mariadb-install-db")
 			}
 			binary := filepath.Join(dir, "mutant.test")
-			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, pkg)
-			build.Dir = root
+			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, ".")
+			build.Dir = filepath.Join(root, pkg)
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("the mutant does not build, so it proves nothing: %v\n%s", err, out)
 			}

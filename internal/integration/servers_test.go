@@ -340,3 +340,49 @@ func sqlState(err error) string {
 func isMySQL(err error, number int) bool {
 	return err != nil && strings.Contains(err.Error(), fmt.Sprintf("Error %d ", number))
 }
+
+// startStandby starts a copy of a PostgreSQL that follows it. The name is for
+// the primary's synchronous_standby_names.
+func startStandby(t testing.TB, primary *server, name string, settings ...string) *server {
+	t.Helper()
+	s := &server{account: newAccount(t, "postgres"), name: "standby " + name, port: freePorts(t, 1)[0]}
+	s.run(t, filepath.Join(postgresBin(t), "pg_basebackup"), "-D", s.data(), "-R", "-X", "stream", "-c", "fast",
+		"-d", fmt.Sprintf("host=127.0.0.1 port=%d user=postgres application_name=%s", primary.port, name))
+	s.startPostgres(t, append([]string{"hot_standby=on"}, settings...)...)
+	return s
+}
+
+// promote makes a standby the primary.
+func (s *server) promote(t testing.TB) {
+	t.Helper()
+	db, err := sql.Open("pgx", s.postgresDSN(""))
+	must(t, err)
+	defer db.Close()
+	var done bool
+	must(t, db.QueryRow("SELECT pg_promote(true, 60)").Scan(&done))
+	if !done {
+		t.Fatal("the standby was not promoted in a minute")
+	}
+}
+
+// follows waits until a standby has replayed what its primary has written.
+func (s *server) follows(t testing.TB, primary *server) {
+	t.Helper()
+	p, err := sql.Open("pgx", primary.postgresDSN(""))
+	must(t, err)
+	defer p.Close()
+	db, err := sql.Open("pgx", s.postgresDSN(""))
+	must(t, err)
+	defer db.Close()
+	var at string
+	must(t, p.QueryRow("SELECT pg_current_wal_lsn()::text").Scan(&at))
+	for range 3000 {
+		var done bool
+		must(t, db.QueryRow("SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn", at).Scan(&done))
+		if done {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not follow", s.name)
+}

@@ -103,8 +103,7 @@ func TestInAfterAConflict(t *testing.T) {
 }
 
 // Whoever reads a key in his transaction has it until the end, so that nothing
-// conflicts there: many transactions change one key, one after the other. The
-// quota of an account is such a thing too.
+// conflicts there: many transactions change one key, one after the other.
 func TestInLocksWhatItReads(t *testing.T) {
 	const writers, each = 8, 6
 	for _, e := range everywhere() {
@@ -147,6 +146,39 @@ func TestInLocksWhatItReads(t *testing.T) {
 			t.Logf("%d transactions on one key: conflicts %d", writers*each, conflicts.Load())
 			if want := writers*each + 1; conflicts.Load() != 0 || info.Version != uint64(want) || report.Broken != nil || len(list.Keys) != want {
 				t.Errorf("version %d, %d keys, chain %+v", info.Version, len(list.Keys), report)
+			}
+		})
+	}
+}
+
+// The quota of an account, which Issue swaps, is read and locked likewise.
+func TestInLocksTheQuota(t *testing.T) {
+	const writers, each = 8, 5
+	for _, e := range everywhere() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			m := newManager(t, s)
+			_, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live}) // from now on there is one
+			must(t, err)
+			var wg sync.WaitGroup
+			for range writers {
+				wg.Go(func() {
+					for range each {
+						err := inTx(db, func(tx *sql.Tx) error {
+							_, err := m.Tx(s.In(tx)).Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+							return err
+						})
+						if err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			list, err := m.List(as("acc_1"), apikey.ListRequest{Limit: 1000})
+			must(t, err)
+			if want := writers*each + 1; len(list.Keys) != want {
+				t.Errorf("%d keys, want %d", len(list.Keys), want)
 			}
 		})
 	}
