@@ -386,3 +386,35 @@ func (s *server) follows(t testing.TB, primary *server) {
 	}
 	t.Fatalf("%s does not follow", s.name)
 }
+
+// startGalera starts a cluster of MariaDB in which every node takes writes.
+func startGalera(t testing.TB, n int) (nodes []*server) {
+	t.Helper()
+	provider := needs(t, "Galera", "/usr/lib/galera/libgalera_smm.so", "/usr/lib64/galera*/libgalera_smm.so")
+	needs(t, "rsync", "rsync")
+	ports := freePorts(t, 3*n)
+	var cluster []string
+	for i := range n {
+		cluster = append(cluster, fmt.Sprintf("127.0.0.1:%d", ports[3*i]))
+	}
+	for i := range n {
+		s := newMariaDB(t)
+		s.name = fmt.Sprintf("Galera node %d", i+1)
+		args := []string{
+			"--wsrep-on=ON", "--wsrep-provider=" + provider, fmt.Sprintf("--wsrep-cluster-name=apikey-%d", ports[0]), "--wsrep-node-name=" + s.name,
+			"--wsrep-cluster-address=gcomm://" + strings.Join(cluster, ","),
+			fmt.Sprintf("--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:%d;ist.recv_addr=127.0.0.1:%d;gcache.size=16M", ports[3*i], ports[3*i+1]),
+			"--wsrep-node-address=127.0.0.1", "--wsrep-sst-method=rsync", fmt.Sprintf("--wsrep-sst-receive-address=127.0.0.1:%d", ports[3*i+2]),
+			"--binlog-format=ROW", "--innodb-autoinc-lock-mode=2", "--innodb-flush-log-at-trx-commit=2",
+		}
+		if i == 0 {
+			args = append(args, "--wsrep-new-cluster")
+		}
+		s.startMariaDB(t, args...)
+		nodes = append(nodes, s)
+	}
+	return nodes
+}
+
+// galeraDSN is of a node that waits for what others have acknowledged.
+func (s *server) galeraDSN() string { return s.mysqlDSN("&interpolateParams=true&wsrep_sync_wait=1") }
