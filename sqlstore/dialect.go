@@ -83,7 +83,8 @@ type engine interface {
 	// taken: an INSERT found that its row exists, where the engine has no way to
 	// say that but an error.
 	taken(error) bool
-	// retryable: the transaction was rolled back for the sake of another one.
+	// retryable: the transaction was rolled back for the sake of another one, or
+	// the server ended this connection.
 	retryable(error) bool
 	// noTable: the statement names a table that is not there.
 	noTable(error) bool

@@ -138,7 +138,8 @@ func (mysql) retryable(err error) bool {
 	switch mysqlError(err) {
 	case 1213, // ER_LOCK_DEADLOCK; on Galera also the loser of a certification, at any statement and at COMMIT
 		1205, // ER_LOCK_WAIT_TIMEOUT
-		1020: // ER_CHECKREAD, with innodb_snapshot_isolation
+		1020, // ER_CHECKREAD, with innodb_snapshot_isolation
+		1927: // ER_CONNECTION_KILLED
 		return true
 	}
 	return false

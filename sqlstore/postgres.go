@@ -76,7 +76,9 @@ func (postgres) retryable(err error) bool {
 	switch sqlState(err) {
 	case "40001", // serialization_failure
 		"40P01", // deadlock_detected
-		"55P03": // lock_not_available: the caller's lock_timeout
+		"55P03", // lock_not_available: a lock_timeout
+		"57P01", // admin_shutdown, which is what an idle connection of the pool had waiting
+		"57P02": // crash_shutdown
 		return true
 	}
 	return false

@@ -78,7 +78,7 @@
 // [Store.In] joins a transaction of the program, so that a merchant and his
 // first key are committed together or not at all:
 //
-//	tx, err := db.BeginTx(ctx, nil)
+//	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // nil on SQLite
 //	…
 //	keys := manager.Tx(store.In(tx))
 //	issued, err := keys.Issue(ctx, apikey.IssueRequest{…})
@@ -156,11 +156,12 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 // and the transaction can go on. After any other error, roll it back.
 //
 // On SQLite begin it with BeginTx of a pool that [New] has accepted; it then
-// holds the write lock to its end, so keep it short. On the others a key, and an
-// item that is read by its ID, stays locked from when it is read. At an isolation
-// level above READ COMMITTED a transaction may compare with what was there when
-// it began, and get ErrConflict, or the engine's own serialization failure, where
-// another has been faster.
+// holds the write lock to its end, so keep it short. On the others begin it with
+// sql.LevelReadCommitted: a key, and an item that is read by its ID, stays locked
+// from when it is read, and nothing else. At higher levels it stays correct, but
+// PostgreSQL may end it with a serialization failure, and MariaDB, whose default
+// is REPEATABLE READ, locks the gaps beside the key too, so that whoever issues
+// or rotates its neighbour waits until it ends.
 func (s *Store) In(tx *sql.Tx) apikey.Store {
 	joined := *s
 	joined.tx = tx
