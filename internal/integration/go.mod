@@ -14,6 +14,7 @@ require (
 require (
 	filippo.io/edwards25519 v1.2.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
+	github.com/go-apikey/apikey/pgnotify v0.0.0
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
@@ -31,3 +32,5 @@ require (
 )
 
 replace github.com/go-apikey/apikey => ../..
+
+replace github.com/go-apikey/apikey/pgnotify => ../../pgnotify

@@ -141,9 +141,11 @@ func TestRevokeInALongTransaction(t *testing.T) {
 			ctx := as("acc_1")
 			doomed, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 			must(t, err)
-			verifier := func(int) *apikey.Verifier {
-				return newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
+			var verifiers [8]*apikey.Verifier
+			for i := range verifiers {
+				verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
 			}
+			verifier := func(i int) *apikey.Verifier { return verifiers[i] }
 			watcher := &node{v: verifier(0), refused: map[string]time.Time{}}
 			_, err = watcher.v.Verify(ctx, doomed.Token.Reveal(), apikey.Request{})
 			must(t, err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -179,6 +180,46 @@ func TestInLocksTheQuota(t *testing.T) {
 			must(t, err)
 			if want := writers*each + 1; len(list.Keys) != want {
 				t.Errorf("%d keys, want %d", len(list.Keys), want)
+			}
+		})
+	}
+}
+
+// A transaction that has changed one key, and stays open, holds up nobody who
+// changes another: however few keys there are, whatever he does.
+func TestInHoldsUpNobodyElse(t *testing.T) {
+	for _, e := range servers() {
+		t.Run(e.name, func(t *testing.T) {
+			for _, keys := range []int{2, 5, 20, 100} {
+				s, db := e.migrated(t)
+				m := newManager(t, s)
+				var issued []apikey.Issued
+				for i := range keys {
+					k, err := m.Issue(as(fmt.Sprintf("acc_%d", i%10)), apikey.IssueRequest{Mode: apikey.Live})
+					must(t, err)
+					issued = append(issued, k)
+				}
+				tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+				must(t, err)
+				joined := m.Tx(s.In(tx))
+				must(t, joined.Revoke(as("acc_0"), apikey.RevokeRequest{Key: issued[0].Key.ID}))
+				for _, op := range operations() {
+					if op.steps {
+						continue // of the whole account
+					}
+					other, err := m.Issue(as("acc_x"), apikey.IssueRequest{Mode: apikey.Live})
+					must(t, err)
+					ctx, cancel := context.WithTimeout(as("acc_x"), 2*time.Second)
+					who := shopkeeper{ctx: ctx, account: "acc_x", store: s, db: db, m: m, v: newVerifier(t, s)}
+					if op.before != nil {
+						must(t, op.before(who, other))
+					}
+					if err := op.run(who, other); err != nil {
+						t.Errorf("%s with %d keys is held up: %v", op.name, keys, err)
+					}
+					cancel()
+				}
+				must(t, tx.Commit())
 			}
 		})
 	}
