@@ -66,6 +66,9 @@ type engine interface {
 	// items has a column before those of the item: see statements.get. What is
 	// locked is one item, which nobody else can change until the transaction ends.
 	items(f apikey.ItemFilter, limit int, locked bool) query
+	// claim locks credentials for what Upkeep writes, or fails with what is
+	// retryable where somebody else has one of them. "": nobody else can.
+	claim([]apikey.CredentialID) query
 	// touch moves last_used forward.
 	touch([]use) query
 
@@ -169,6 +172,14 @@ func (b *builder) where(text ...string) {
 	b.add(b.word)
 	b.word = " AND "
 	b.add(text...)
+}
+
+// comma separates what is written in a loop.
+func comma(i int) string {
+	if i == 0 {
+		return ""
+	}
+	return ", "
 }
 
 func (b *builder) query() query { return query{b.sql.String(), b.args} }

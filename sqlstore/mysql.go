@@ -361,6 +361,17 @@ func (e mysql) items(f apikey.ItemFilter, limit int, locked bool) query {
 	return b.query()
 }
 
+// claim: by any other index it would meet the locks of others' credentials.
+func (e mysql) claim(ids []apikey.CredentialID) query {
+	b := e.builder()
+	b.add("SELECT id FROM apikey_credentials FORCE INDEX (PRIMARY) WHERE id IN (")
+	for i := range ids {
+		b.add(comma(i), b.arg(ids[i][:]))
+	}
+	b.add(") ORDER BY id FOR UPDATE NOWAIT")
+	return b.query()
+}
+
 // touch: without the casts the columns of used would be text of the connection.
 func (e mysql) touch(uses []use) query {
 	b := e.builder()

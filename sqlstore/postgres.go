@@ -303,20 +303,24 @@ func (e postgres) items(f apikey.ItemFilter, limit int, locked bool) query {
 	return q
 }
 
-// touch locks the rows in the order of their IDs before it writes them: two
-// nodes that flush the same keys shall wait for each other, not deadlock.
+func (e postgres) claim(ids []apikey.CredentialID) query {
+	b := e.builder()
+	b.add("SELECT id FROM apikey_credentials WHERE id IN (")
+	for i := range ids {
+		b.add(comma(i), b.arg(ids[i][:]))
+	}
+	b.add(") ORDER BY id FOR NO KEY UPDATE NOWAIT")
+	return b.query()
+}
+
 func (e postgres) touch(uses []use) query {
 	b := e.builder()
 	b.add("WITH used (id, at) AS (VALUES ")
 	for i, u := range uses {
-		if i > 0 {
-			b.add(", ")
-		}
-		b.add("(", b.arg(u.id[:]), "::bytea, ", b.arg(u.at), "::timestamptz)")
+		b.add(comma(i), "(", b.arg(u.id[:]), "::bytea, ", b.arg(u.at), "::timestamptz)")
 	}
-	b.add("), locked AS (SELECT c.id, used.at FROM used JOIN apikey_credentials c ON c.id = used.id",
-		" WHERE c.last_used IS NULL OR c.last_used < used.at ORDER BY c.id FOR NO KEY UPDATE OF c)",
-		" UPDATE apikey_credentials c SET last_used = locked.at FROM locked WHERE c.id = locked.id")
+	b.add(") UPDATE apikey_credentials c SET last_used = used.at FROM used",
+		" WHERE c.id = used.id AND (c.last_used IS NULL OR c.last_used < used.at)")
 	return b.query()
 }
 

@@ -325,14 +325,13 @@ func (e sqlite) items(f apikey.ItemFilter, limit int, _ bool) query {
 	return b.query()
 }
 
+func (sqlite) claim([]apikey.CredentialID) query { return query{} }
+
 func (e sqlite) touch(uses []use) query {
 	b := e.builder()
 	b.add("WITH used (id, at) AS (VALUES ")
 	for i, u := range uses {
-		if i > 0 {
-			b.add(", ")
-		}
-		b.add("(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
+		b.add(comma(i), "(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
 	}
 	b.add(") UPDATE apikey_credentials SET last_used = used.at FROM used",
 		" WHERE apikey_credentials.id = used.id AND (last_used IS NULL OR last_used < used.at)")

@@ -225,6 +225,65 @@ func TestInHoldsUpNobodyElse(t *testing.T) {
 	}
 }
 
+// A flush of last uses that meets a key of an open transaction waits for it with
+// nothing in its hands: whoever revokes another key of the batch is not held up.
+func TestUpkeepHoldsUpNobody(t *testing.T) {
+	for _, e := range servers() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			busy, other := create(t, s), create(t, s)
+			busy.Credentials[0].Ended = true // so that its row is written
+			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+			must(t, err)
+			defer tx.Rollback()
+			must(t, s.In(tx).Apply(t.Context(), change(next(busy))))
+			batch := []apikey.Upkeep{{Credential: busy.Credentials[0].ID, LastUsed: day}, {Credential: other.Credentials[0].ID, LastUsed: day}}
+			stop := make(chan struct{})
+			var flushes sync.WaitGroup
+			for range 4 {
+				flushes.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+						if err := s.Upkeep(ctx, batch); !errors.Is(err, apikey.ErrUnavailable) {
+							t.Errorf("Upkeep of a key that is locked: %v", err)
+						}
+						cancel()
+					}
+				})
+			}
+			var slowest time.Duration
+			for range 50 {
+				time.Sleep(10 * time.Millisecond)
+				other = next(other)
+				other.Credentials[0].Hint = fmt.Sprint(other.Version)
+				begun := time.Now()
+				must(t, s.Apply(t.Context(), change(other)))
+				slowest = max(slowest, time.Since(begun))
+			}
+			close(stop)
+			flushes.Wait()
+			t.Logf("the slowest of 50 changes took %v", slowest.Round(time.Millisecond))
+			if slowest > time.Second {
+				t.Error("they were held up")
+			}
+			must(t, tx.Commit())
+			must(t, s.Upkeep(t.Context(), batch))
+			for _, id := range []apikey.KeyID{busy.ID, other.ID} {
+				got, err := s.Get(t.Context(), id)
+				must(t, err)
+				if !got.Credentials[0].LastUsed.Equal(day) {
+					t.Error("not written after the transaction's end")
+				}
+			}
+		})
+	}
+}
+
 func inTx(db *sql.DB, work func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(context.Background(), nil)
 	if err != nil {
