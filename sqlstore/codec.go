@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey"
 )
 
 // recordRows assembles records from a query that has one row a credential (or
-// one row with no credential), the rows of a key one after another. A row that
+// one row with no credential), the rows of a key one after another, in any order
+// of its credentials. A row that
 // cannot be read is damage of that key alone.
 type recordRows struct {
 	found []found
@@ -21,8 +23,9 @@ type recordRows struct {
 
 // found is a record, or what is wrong with it.
 type found struct {
-	record apikey.Record
-	damage damage
+	record    apikey.Record
+	damage    damage
+	positions []int64 // of its credentials so far
 	// Where it stands in its list, for cursors. The IDs are as stored, so that
 	// a page can end at a damaged row.
 	id, event     []byte
@@ -57,6 +60,7 @@ type row struct {
 	hash                                   sql.NullString
 	check, sealed                          []byte
 	kek                                    sql.NullString
+	position                               sql.NullInt64
 }
 
 // scan reads the next row. Columns that the query has before those of the key
@@ -69,7 +73,7 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 		&r.abilities, &r.networks, &r.origins, &r.metadata, &r.disabled, &r.reason, &r.months, &r.recovery,
 		&r.createdAt, &r.expiresAt, &r.revokedAt, &r.rotateDue, &r.feed, &r.event,
 		&r.credential, &r.notBefore, &r.notAfter, &r.ended, &r.hint, &r.public, &r.pepper,
-		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek)...)
+		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek, &r.position)...)
 	switch {
 	case r.lagging != 0:
 		return errLagging
@@ -89,9 +93,20 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	case err != nil: // Scan's own text quotes the value
 		f.damage.add("a column is missing or of the wrong type")
 	case r.credential != nil:
-		f.record.Credentials = append(f.record.Credentials, r.cred(&f.damage))
+		f.add(r.position.Int64, r.cred(&f.damage))
 	}
 	return nil
+}
+
+// add puts a credential where it belongs. To have the database do it costs more
+// than all the rest of a lookup: MariaDB sorts rows that have text on its disk.
+func (f *found) add(position int64, c apikey.Credential) {
+	at := len(f.positions)
+	for at > 0 && f.positions[at-1] > position {
+		at--
+	}
+	f.positions = slices.Insert(f.positions, at, position)
+	f.record.Credentials = slices.Insert(f.record.Credentials, at, c)
 }
 
 // corrupt returns the error of a damaged record, nil for a sound one.

@@ -153,7 +153,7 @@ const (
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
 	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), k.event`
 	mysqlCredential = `c.id, c.not_before, c.not_after, c.ended, c.hint, c.public, c.pepper,
-	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek`
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	mysqlRecord = "k.id, " + mysqlKey + ",\n\t" + mysqlCredential
 
 	// mysqlNode has one row: 1 on a replica, which is read_only. On Galera
@@ -164,8 +164,7 @@ const (
 const mysqlGet = `SELECT node.lagging, ` + mysqlRecord + `
 FROM ` + mysqlNode + `
 LEFT JOIN apikey_keys k ON k.id = ?
-LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY c.position`
+LEFT JOIN apikey_credentials c ON c.key_id = k.id`
 
 func (mysql) statements() statements {
 	return statements{
@@ -177,8 +176,7 @@ func (mysql) statements() statements {
 FROM ` + mysqlNode + `
 LEFT JOIN apikey_credentials used ON used.id = ?
 LEFT JOIN apikey_keys k ON k.id = used.key_id
-LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
-ORDER BY c.position`,
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
 
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
@@ -245,7 +243,7 @@ func (e mysql) list(f apikey.Filter, after *position, limit int) query {
 		b.where("stored.created_at <= ", b.arg(created), " AND (stored.created_at < ", b.arg(created), " OR stored.id < ", b.arg(after.id), ")")
 	}
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
-		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
+		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
 	return b.query()
 }
 
@@ -406,7 +404,7 @@ LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT
 	0, ` + mysqlRecord + mysqlNow + `
 LEFT JOIN (SELECT * FROM apikey_keys WHERE feed >= ? AND (feed > ? OR id > ?) ORDER BY feed, id LIMIT ?) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed, k.id, c.position`
+ORDER BY k.feed, k.id`
 )
 
 func (mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {

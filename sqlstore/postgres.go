@@ -92,7 +92,7 @@ const (
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled::int, k.revoke_reason, k.rotate_months, k.recovery,
 	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, k.feed::text::bigint, k.event`
 	postgresCredential = `c.id, c.not_before, c.not_after, c.ended::int, c.hint, c.public, c.pepper,
-	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek`
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	postgresRecord = "k.id, " + postgresKey + ",\n\t" + postgresCredential
 
 	// postgresNode has one row: 1 on a standby, which replays what the primary has
@@ -103,8 +103,7 @@ const (
 const postgresGet = `SELECT node.lagging, ` + postgresRecord + `
 FROM ` + postgresNode + `
 LEFT JOIN apikey_keys k ON k.id = $1
-LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY c.position`
+LEFT JOIN apikey_credentials c ON c.key_id = k.id`
 
 func (postgres) statements() statements {
 	return statements{
@@ -118,8 +117,7 @@ func (postgres) statements() statements {
 FROM ` + postgresNode + `
 LEFT JOIN apikey_credentials used ON used.id = $1
 LEFT JOIN apikey_keys k ON k.id = used.key_id
-LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
-ORDER BY c.position`,
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
 
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
@@ -192,7 +190,7 @@ func (e postgres) list(f apikey.Filter, after *position, limit int) query {
 		b.where("(stored.created_at, stored.id) < (", b.arg(moment{after.at, true}), ", ", b.arg(after.id), ")")
 	}
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
-		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
+		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
 	return b.query()
 }
 
@@ -347,7 +345,7 @@ LEFT JOIN (SELECT feed, event FROM apikey_keys WHERE feed < pg_snapshot_xmax(pg_
 LEFT JOIN (SELECT * FROM apikey_keys WHERE (feed, id) > ($3::text::xid8, $4) AND feed < pg_snapshot_xmax(pg_current_snapshot())
 	ORDER BY feed, id LIMIT $5) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed, k.id, c.position`
+ORDER BY k.feed, k.id`
 )
 
 func (postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {

@@ -132,20 +132,20 @@ const (
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
 	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, k.feed, k.event`
 	sqliteCredential = `c.id, c.not_before, c.not_after, c.ended, c.hint, c.public, c.pepper,
-	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek`
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	sqliteRecord = "0, k.id, " + sqliteKey + ",\n\t" + sqliteCredential
 )
 
 const (
 	sqliteGet = `SELECT ` + sqliteRecord + `
 FROM apikey_keys k LEFT JOIN apikey_credentials c ON c.key_id = k.id
-WHERE k.id = ? ORDER BY c.position`
+WHERE k.id = ?`
 	sqliteLookup = `SELECT 0, used.key_id, ` + sqliteKey + `,
 	` + sqliteCredential + `
 FROM apikey_credentials used
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
-WHERE used.id = ? ORDER BY c.position`
+WHERE used.id = ?`
 )
 
 func (sqlite) statements() statements {
@@ -219,7 +219,7 @@ func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
 		b.where("(stored.created_at, stored.id) < (", b.arg(moment{after.at, true}), ", ", b.arg(after.id), ")")
 	}
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
-		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
+		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
 	return b.query()
 }
 
@@ -359,7 +359,7 @@ func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, lim
 FROM apikey_feed feed
 LEFT JOIN (SELECT * FROM apikey_keys stored WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed, c.position`, []any{after.id, after.at, after.at, limit + 1}},
+ORDER BY k.feed`, []any{after.id, after.at, after.at, limit + 1}},
 		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })
 	switch {
 	case err != nil:
