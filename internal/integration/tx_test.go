@@ -284,6 +284,60 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// A deadlock takes the whole of the caller's transaction back on MariaDB, and
+// its savepoints with it; on PostgreSQL it ends it. He is told to roll back, and
+// not that there was a conflict, after which he might commit.
+func TestInADeadlock(t *testing.T) {
+	for _, e := range servers() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			one, two := create(t, s), create(t, s)
+			var txs [2]*sql.Tx
+			for i, r := range []apikey.Record{one, two} {
+				tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+				must(t, err)
+				defer tx.Rollback()
+				must(t, s.In(tx).Apply(t.Context(), change(next(r))))
+				txs[i] = tx
+			}
+			var errs [2]error
+			var wg sync.WaitGroup
+			for i, r := range []apikey.Record{two, one} { // each wants what the other has
+				wg.Go(func() {
+					errs[i] = s.In(txs[i]).Apply(context.Background(), change(next(r)))
+					if errs[i] != nil {
+						txs[i].Rollback() // and the other one goes on
+					}
+				})
+			}
+			wg.Wait()
+			victims := 0
+			for i, err := range errs {
+				switch {
+				case errors.Is(err, apikey.ErrUnavailable):
+					victims++
+				case errors.Is(err, apikey.ErrConflict), err == nil:
+					_ = txs[i].Commit()
+				default:
+					t.Errorf("%v", err)
+				}
+			}
+			if victims != 1 {
+				t.Errorf("%d victims: %v", victims, errs)
+			}
+			for _, r := range []apikey.Record{one, two} {
+				got, err := s.Get(t.Context(), r.ID)
+				must(t, err)
+				chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true})
+				must(t, err)
+				if int(got.Version) != len(chain.Events) {
+					t.Errorf("version %d with %d events", got.Version, len(chain.Events))
+				}
+			}
+		})
+	}
+}
+
 func inTx(db *sql.DB, work func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(context.Background(), nil)
 	if err != nil {
