@@ -50,6 +50,11 @@
 // ErrUnavailable, so list the hosts with target_session_attrs=read-write rather
 // than pointing a verifier at one.
 //
+// Prefer pgx. When a network swallows packets and resets nothing, lib/pq waits
+// until TCP gives the connection up, whatever the context says, and what asked
+// for a key meanwhile waits with it; and behind PgBouncer it has no mode that is
+// tested here.
+//
 // Behind PgBouncer in transaction mode pgx has to be told to prepare nothing,
 // with default_query_exec_mode=exec, or simple_protocol, in the DSN. The store
 // itself keeps neither statements nor locks of a session, and never listens.
