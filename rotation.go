@@ -30,6 +30,27 @@ type RotateRequest struct {
 	// Replace ends what stands in the way: a rotation that is pending, and an
 	// older token that still overlaps.
 	Replace bool
+
+	Grant Grant // when StepUp guards ActionRotate
+}
+
+func (r RotateRequest) guarded() approval {
+	return approval{
+		job: job{
+			action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true,
+			first: func(s session, _ Actor, stored *Record) error {
+				unrotated := stored.clone()
+				return s.makeRoom(&unrotated, r, s.cfg.Now())
+			},
+		},
+		sum: sumOf(ActionRotate, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.uint(r.IfVersion)
+			c.time(r.At)
+			c.uint(uint64(r.Overlap))
+			c.bool(r.Replace)
+		}),
+	}
 }
 
 // Rotate makes a new token and returns it, the only time for a secret one.
@@ -38,6 +59,7 @@ type RotateRequest struct {
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
 // ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
+// ErrStepUpRequired (as *[ChallengeError]), ErrGrant,
 // ErrRotationPending and ErrOverlapRunning (see Replace), ErrBusy, ErrConflict,
 // ErrCorrupt, ErrUnavailable.
 func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
@@ -45,19 +67,17 @@ func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error)
 }
 
 func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, err error) {
-	if req.Overlap < 0 || req.Overlap > s.limits.Overlap {
-		return Issued{}, invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
-	}
 	var cred *Credential
 	var token Token
-	err = s.do(ctx, job{action: ActionRotate, key: req.Key, ifVersion: req.IfVersion, stands: true, work: func(_ Actor, stored *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
 		if err := s.makeRoom(&r, req, now); err != nil {
 			return effect{}, err
 		}
 		if cred == nil { // once: a retry after a conflict keeps token and hash
-			c, t, err := s.newCredential(ctx, r.Kind, r.Mode)
+			c, t, err := s.newCredential(ctx, &r)
 			if err != nil {
 				return effect{}, err
 			}
@@ -76,8 +96,8 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		issued = Issued{token, s.describeAll(&r, now)}
 		issued.Key.Version++
 		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}}, nil
-	}})
-	if err != nil {
+	}
+	if err := s.do(ctx, j); err != nil {
 		return Issued{}, err
 	}
 	return issued, nil
@@ -87,6 +107,10 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 // outgoing, one current and one pending are live afterwards.
 func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	switch {
+	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
+		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
+	case req.At.UTC().Year() > 9999:
+		return invalid("At is after the year 9999")
 	case r.State() == Revoked:
 		return ErrRevoked
 	case r.State() == Suspended:

@@ -110,7 +110,7 @@ func TestBlackHole(t *testing.T) {
 			m := newManager(t, store)
 			var tokens []string
 			for range 20 {
-				k, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+				k, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 				must(t, err)
 				tokens = append(tokens, k.Token.Reveal())
 			}

@@ -30,11 +30,11 @@ func named(names ...string) (found []engine) {
 // servers are one driver of each engine that is a server.
 func servers() []engine { return named("postgres/pgx", "mariadb/interpolated") }
 
-var day = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
+var epoch = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
 // newRecord is a key with two credentials, at Version 1.
 func newRecord(account string) apikey.Record {
-	r := apikey.Record{ID: apikey.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: day}
+	r := apikey.Record{ID: apikey.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: epoch}
 	for range 2 {
 		r.Credentials = append(r.Credentials, apikey.Credential{ID: apikey.NewCredentialID(), Hash: "hash-1", Sealed: []byte("sealed-1"), SealedKEK: "kek-1"})
 	}
@@ -45,7 +45,7 @@ func newRecord(account string) apikey.Record {
 func change(r apikey.Record) apikey.Change {
 	id := [16]byte(apikey.NewKeyID())
 	return apikey.Change{ID: id, Record: &r, Event: &apikey.EventRecord{
-		ID: id, Time: day, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
+		ID: id, Time: epoch, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
 	}}
 }
 

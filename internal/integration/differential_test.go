@@ -35,7 +35,7 @@ func (w *world) id() (id [16]byte) {
 // now and then two things have the same time.
 func (w *world) now() time.Time {
 	w.clock += w.Int64N(3)
-	return day.Add(time.Duration(w.clock) * time.Microsecond)
+	return epoch.Add(time.Duration(w.clock) * time.Microsecond)
 }
 
 func (w *world) maybe(t time.Time) time.Time {

@@ -99,7 +99,7 @@ func TestPrimaryKilledSynchronousStandby(t *testing.T) {
 	stop := make(chan struct{})
 	for w := range 4 {
 		wg.Go(func() {
-			ctx := as(fmt.Sprintf("acc_%d", w))
+			ctx := adminOf(fmt.Sprintf("acc_%d", w))
 			for n := 0; ; n++ {
 				select {
 				case <-stop:
@@ -173,7 +173,7 @@ func TestPrimaryKilledAsynchronousStandby(t *testing.T) {
 	store := open(t, e.pool(t, dsn), sqlstore.Postgres)
 	must(t, store.Migrate(t.Context()))
 	m := newManager(t, store)
-	ctx := as("acc_1")
+	ctx := adminOf("acc_1")
 	doomed, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 	must(t, err)
 	other, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
@@ -262,7 +262,7 @@ func restartUnderLoad(t *testing.T, e engine, s *server, dsn func(*server) strin
 	store := open(t, e.pool(t, dsn(s)), e.dialect)
 	must(t, store.Migrate(t.Context()))
 	m := newManager(t, store)
-	ctx := as("acc_1")
+	ctx := adminOf("acc_1")
 	var alive, dead []string
 	for i := range 20 {
 		issued, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})

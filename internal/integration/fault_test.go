@@ -68,7 +68,7 @@ func newVerifier(t testing.TB, store apikey.Store, options ...func(*apikey.Verif
 	return v
 }
 
-func as(account string) context.Context {
+func adminOf(account string) context.Context {
 	return apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: account, Role: "admin"})
 }
 
@@ -275,7 +275,7 @@ func (f *faulty) scene(t *testing.T, op operation) (faulted, clean shopkeeper, k
 	t.Helper()
 	f.accounts++
 	account := fmt.Sprintf("acc_%d", f.accounts)
-	clean = shopkeeper{ctx: as(account), account: account, store: f.cleanStore, db: f.clean, m: f.cleanM, v: newVerifier(t, f.cleanStore)}
+	clean = shopkeeper{ctx: adminOf(account), account: account, store: f.cleanStore, db: f.clean, m: f.cleanM, v: newVerifier(t, f.cleanStore)}
 	key, err := f.cleanM.Issue(clean.ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}})
 	must(t, err)
 	if op.before != nil {

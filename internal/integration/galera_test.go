@@ -38,7 +38,7 @@ func (c *committed) lost(t *testing.T, m *apikey.Manager, keys []workKey) (chang
 	logged, ours := map[apikey.EventID]bool{}, map[apikey.KeyID]bool{}
 	for _, k := range keys {
 		for req := (apikey.EventsRequest{Key: k.id, Limit: 1000}); ; {
-			page, err := m.Events(as(k.account), req)
+			page, err := m.Events(adminOf(k.account), req)
 			must(t, err)
 			for _, e := range page.Events {
 				logged[e.ID] = true
@@ -48,9 +48,9 @@ func (c *committed) lost(t *testing.T, m *apikey.Manager, keys []workKey) (chang
 			}
 		}
 		ours[k.id] = true
-		report, err := m.VerifyEvents(as(k.account), apikey.VerifyEventsRequest{Key: k.id})
+		report, err := m.VerifyEvents(adminOf(k.account), apikey.VerifyEventsRequest{Key: k.id})
 		must(t, err)
-		info, err := m.Get(as(k.account), apikey.GetRequest{Key: k.id})
+		info, err := m.Get(adminOf(k.account), apikey.GetRequest{Key: k.id})
 		must(t, err)
 		if report.Broken != nil || report.Events != int(info.Version) {
 			broken++
@@ -78,7 +78,7 @@ func issueKeys(t *testing.T, m *apikey.Manager, accounts int) (keys []workKey) {
 	t.Helper()
 	for i := range 8 {
 		account := fmt.Sprintf("acc_%d_%d", accounts, i%accounts)
-		issued, err := m.Issue(as(account), apikey.IssueRequest{Mode: apikey.Live})
+		issued, err := m.Issue(adminOf(account), apikey.IssueRequest{Mode: apikey.Live})
 		must(t, err)
 		keys = append(keys, workKey{issued.Key.ID, account})
 	}
@@ -193,7 +193,7 @@ func work(t *testing.T, managers []*apikey.Manager, keys []workKey, writers, cha
 		wg.Go(func() {
 			node := w % len(managers)
 			do := func(c *tally, what string, change func(ctx context.Context, m *apikey.Manager) error, account string) {
-				ctx, cancel := context.WithTimeout(as(account), 20*time.Second)
+				ctx, cancel := context.WithTimeout(adminOf(account), 20*time.Second)
 				defer cancel()
 				err := change(ctx, managers[node])
 				if happens != nil && errors.Is(err, apikey.ErrUnavailable) {
@@ -242,7 +242,7 @@ func dead(t *testing.T, managers []*apikey.Manager, keys []workKey) {
 	t.Helper()
 	for _, m := range managers {
 		for _, k := range keys {
-			info, err := m.Get(as(k.account), apikey.GetRequest{Key: k.id})
+			info, err := m.Get(adminOf(k.account), apikey.GetRequest{Key: k.id})
 			must(t, err)
 			if info.State != apikey.Revoked {
 				t.Errorf("%s is %v", k.id, info.State)

@@ -24,15 +24,15 @@ func (l lags) String() string {
 	return fmt.Sprintf("p50 %v, p99 %v, max %v of %d", l.at(50), l.at(99), l.at(100), len(l))
 }
 
-// node verifies tokens all the time, and remembers when each was first refused.
-type node struct {
+// witness verifies tokens all the time, and remembers when each was first refused.
+type witness struct {
 	v       *apikey.Verifier
 	mu      sync.Mutex
 	refused map[string]time.Time
 	wrong   int // refused for another reason
 }
 
-func (n *node) run(tokens []string, stop <-chan struct{}) {
+func (n *witness) run(tokens []string, stop <-chan struct{}) {
 	for {
 		for _, token := range tokens {
 			n.mu.Lock()
@@ -41,7 +41,7 @@ func (n *node) run(tokens []string, stop <-chan struct{}) {
 			if over {
 				continue
 			}
-			_, err := n.v.Verify(as(""), token, apikey.Request{})
+			_, err := n.v.Verify(adminOf(""), token, apikey.Request{})
 			n.mu.Lock()
 			if errors.Is(err, apikey.ErrRevoked) {
 				n.refused[token] = time.Now()
@@ -62,7 +62,7 @@ func (n *node) run(tokens []string, stop <-chan struct{}) {
 // other and returns the lags. between runs after each revocation.
 func revokeAndWatch(t *testing.T, m *apikey.Manager, verifier func(i int) *apikey.Verifier, keys int, pause time.Duration) (l lags, never, wrong int) {
 	t.Helper()
-	ctx := as("acc_lag")
+	ctx := adminOf("acc_lag")
 	var issued []apikey.Issued
 	var tokens []string
 	for range keys {
@@ -70,11 +70,11 @@ func revokeAndWatch(t *testing.T, m *apikey.Manager, verifier func(i int) *apike
 		must(t, err)
 		issued, tokens = append(issued, k), append(tokens, k.Token.Reveal())
 	}
-	var nodes [8]*node
+	var nodes [8]*witness
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range nodes {
-		nodes[i] = &node{v: verifier(i), refused: map[string]time.Time{}}
+		nodes[i] = &witness{v: verifier(i), refused: map[string]time.Time{}}
 		wg.Go(func() { nodes[i].run(tokens, stop) })
 	}
 	time.Sleep(500 * time.Millisecond) // all are warm
@@ -138,7 +138,7 @@ func TestRevokeInALongTransaction(t *testing.T) {
 			store := open(t, db, d)
 			must(t, store.Migrate(t.Context()))
 			m := newManager(t, store)
-			ctx := as("acc_1")
+			ctx := adminOf("acc_1")
 			doomed, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 			must(t, err)
 			var verifiers [8]*apikey.Verifier
@@ -146,7 +146,7 @@ func TestRevokeInALongTransaction(t *testing.T) {
 				verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
 			}
 			verifier := func(i int) *apikey.Verifier { return verifiers[i] }
-			watcher := &node{v: verifier(0), refused: map[string]time.Time{}}
+			watcher := &witness{v: verifier(0), refused: map[string]time.Time{}}
 			_, err = watcher.v.Verify(ctx, doomed.Token.Reveal(), apikey.Request{})
 			must(t, err)
 			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})

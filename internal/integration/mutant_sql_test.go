@@ -1,8 +1,5 @@
 package integration
 
-// here is the package of the tests that need servers.
-const here = "internal/integration"
-
 // sqlMutants are guards of package sqlstore.
 var sqlMutants = []mutant{
 	{name: "the floor follows transactions that may be lost", file: "sqlstore/feed.go", pkg: here,

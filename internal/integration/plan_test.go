@@ -64,13 +64,13 @@ func populate(t *testing.T, s *sqlstore.Store) apikey.Record {
 		var changes []apikey.Change
 		for i := range 100 {
 			r := newRecord(fmt.Sprintf("m%d", i%30))
-			r.CreatedAt = day.Add(time.Duration(batch*100+i) * time.Second)
+			r.CreatedAt = epoch.Add(time.Duration(batch*100+i) * time.Second)
 			if i%5 == 4 {
-				r.RevokedAt = day
+				r.RevokedAt = epoch
 			}
 			ch := change(r)
 			ch.Event.Time = r.CreatedAt
-			ch.Items = []apikey.Item{{Kind: "test", ID: fmt.Sprintf("%d-%d", batch, i), Version: 1, ExpiresAt: day}}
+			ch.Items = []apikey.Item{{Kind: "test", ID: fmt.Sprintf("%d-%d", batch, i), Version: 1, ExpiresAt: epoch}}
 			if first.Version == 0 {
 				first = r
 			}
@@ -122,7 +122,7 @@ func planned(t *testing.T, s *sqlstore.Store, r apikey.Record) []plannedOp {
 		{"list account, next page", lists(apikey.Filter{Account: r.Account, After: list.Next, Limit: 20})},
 		{"list everything of an account", lists(apikey.Filter{
 			Account: r.Account, Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, NameContains: "x", NeverUsed: true,
-			UnusedSince: day, ExpiringBefore: day, NotExpiredAt: day, DueBefore: day, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k", Limit: 20,
+			UnusedSince: epoch, ExpiringBefore: epoch, NotExpiredAt: epoch, DueBefore: epoch, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k", Limit: 20,
 		})},
 		{"events", logs(apikey.EventFilter{Limit: 20})},
 		{"events, next page", logs(apikey.EventFilter{After: log.Next, Limit: 20})},
@@ -151,12 +151,12 @@ func planned(t *testing.T, s *sqlstore.Store, r apikey.Record) []plannedOp {
 		}},
 		{"upkeep", func(ctx context.Context, s *sqlstore.Store) error {
 			return s.Upkeep(ctx, []apikey.Upkeep{
-				{Credential: r.Credentials[0].ID, LastUsed: day, OldHash: "hash-1", NewHash: "2", OldSealed: []byte("sealed-1"), NewSealed: []byte("2"), NewKEK: "k"},
-				{Credential: r.Credentials[1].ID, LastUsed: day},
+				{Credential: r.Credentials[0].ID, LastUsed: epoch, OldHash: "hash-1", NewHash: "2", OldSealed: []byte("sealed-1"), NewSealed: []byte("2"), NewKEK: "k"},
+				{Credential: r.Credentials[1].ID, LastUsed: epoch},
 			})
 		}},
 		{"purge", func(ctx context.Context, s *sqlstore.Store) error {
-			_, err := s.Purge(ctx, day.Add(time.Second), 10)
+			_, err := s.Purge(ctx, epoch.Add(time.Second), 10)
 			return err
 		}},
 	}

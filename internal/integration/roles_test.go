@@ -69,7 +69,7 @@ func TestRoles(t *testing.T) {
 			})
 			empty(t, admin, e, prefix)
 			m := newManager(t, store)
-			key, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+			key, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 			must(t, err)
 
 			reads := open(t, e.pool(t, dsn("verifier")), d)
@@ -87,13 +87,13 @@ func TestRoles(t *testing.T) {
 			must(t, reads.Upkeep(t.Context(), []apikey.Upkeep{{Credential: key.Token.Credential(), OldHash: stored.Credentials[0].Hash, NewHash: "renewed", NewCheck: []byte{1}}}))
 
 			auditor := newManager(t, open(t, e.pool(t, dsn("auditor")), d))
-			report, err := auditor.VerifyEvents(as("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := auditor.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
 			must(t, err)
 			if report.Broken != nil || report.Events != 1 {
 				t.Errorf("the auditor sees %+v", report)
 			}
 			wants(t, reads.Apply(t.Context(), change(newRecord("m1"))), apikey.ErrUnavailable, "denied")
-			if err := auditor.Revoke(as("acc_1"), apikey.RevokeRequest{Key: key.Key.ID}); err == nil {
+			if err := auditor.Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: key.Key.ID}); err == nil {
 				t.Error("the auditor revoked a key")
 			}
 		})

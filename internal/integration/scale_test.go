@@ -55,7 +55,7 @@ func TestColdVerifyAtScale(t *testing.T) {
 			m := newManager(t, s)
 			var tokens []string
 			for i := range 200 {
-				k, err := m.Issue(as(fmt.Sprintf("acc_%d", i/20)), apikey.IssueRequest{Mode: apikey.Live})
+				k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i/20)), apikey.IssueRequest{Mode: apikey.Live})
 				must(t, err)
 				tokens = append(tokens, k.Token.Reveal())
 			}
@@ -142,14 +142,14 @@ func TestFlushOfLastUses(t *testing.T) {
 				}
 				return time.Since(begun), len(p.seen())
 			}
-			took, statements := flush(day)
-			flush(day.Add(-time.Hour))
-			later, _ := flush(day.Add(time.Microsecond))
+			took, statements := flush(epoch)
+			flush(epoch.Add(-time.Hour))
+			later, _ := flush(epoch.Add(time.Microsecond))
 			backwards := 0
 			for _, r := range all[:1000] {
 				got, err := s.Get(t.Context(), r.ID)
 				must(t, err)
-				if !got.Credentials[0].LastUsed.Equal(day.Add(time.Microsecond)) {
+				if !got.Credentials[0].LastUsed.Equal(epoch.Add(time.Microsecond)) {
 					backwards++
 				}
 			}

@@ -319,12 +319,11 @@ func (o *outlives) Cleanup(f func()) {
 	atTheEnd = append(atTheEnd, f)
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
+// stopShared stops what outlived the tests.
+func stopShared() {
 	for i := len(atTheEnd) - 1; i >= 0; i-- {
 		atTheEnd[i]()
 	}
-	os.Exit(code)
 }
 
 // sqlState, for tests that provoke an error of PostgreSQL.

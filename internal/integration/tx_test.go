@@ -30,21 +30,21 @@ func TestInCommitsAndRollsBackTogether(t *testing.T) {
 				tx, err := db.BeginTx(t.Context(), nil)
 				must(t, err)
 				keys := m.Tx(s.In(tx))
-				one, err := keys.Issue(as(account), apikey.IssueRequest{Mode: apikey.Live})
+				one, err := keys.Issue(adminOf(account), apikey.IssueRequest{Mode: apikey.Live})
 				must(t, err)
-				two, err := keys.Issue(as(account), apikey.IssueRequest{Mode: apikey.Live})
+				two, err := keys.Issue(adminOf(account), apikey.IssueRequest{Mode: apikey.Live})
 				must(t, err)
-				must(t, keys.Revoke(as(account), apikey.RevokeRequest{Key: one.Key.ID}))
-				_, err = keys.Rotate(as(account), apikey.RotateRequest{Key: two.Key.ID})
+				must(t, keys.Revoke(adminOf(account), apikey.RevokeRequest{Key: one.Key.ID}))
+				_, err = keys.Rotate(adminOf(account), apikey.RotateRequest{Key: two.Key.ID})
 				must(t, err)
 				if commit {
 					must(t, tx.Commit())
 				} else {
 					must(t, tx.Rollback())
 				}
-				list, err := m.List(as(account), apikey.ListRequest{})
+				list, err := m.List(adminOf(account), apikey.ListRequest{})
 				must(t, err)
-				events, err := m.Events(as(account), apikey.EventsRequest{})
+				events, err := m.Events(adminOf(account), apikey.EventsRequest{})
 				must(t, err)
 				wantKeys, wantEvents := 0, 0
 				if commit {
@@ -111,7 +111,7 @@ func TestInLocksWhatItReads(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			s, db := e.migrated(t)
 			m := newManager(t, s)
-			key, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+			key, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 			must(t, err)
 			var wg sync.WaitGroup
 			var conflicts atomic.Int64
@@ -120,10 +120,10 @@ func TestInLocksWhatItReads(t *testing.T) {
 					for n := range each {
 						err := inTx(db, func(tx *sql.Tx) error {
 							keys := m.Tx(s.In(tx))
-							if _, err := keys.Update(as("acc_1"), apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(w, n))}); err != nil {
+							if _, err := keys.Update(adminOf("acc_1"), apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(w, n))}); err != nil {
 								return err
 							}
-							_, err := keys.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+							_, err := keys.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 							if errors.Is(err, apikey.ErrLimit) {
 								return nil
 							}
@@ -138,11 +138,11 @@ func TestInLocksWhatItReads(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			info, err := m.Get(as("acc_1"), apikey.GetRequest{Key: key.Key.ID})
+			info, err := m.Get(adminOf("acc_1"), apikey.GetRequest{Key: key.Key.ID})
 			must(t, err)
-			report, err := m.VerifyEvents(as("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := m.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
 			must(t, err)
-			list, err := m.List(as("acc_1"), apikey.ListRequest{Limit: 1000})
+			list, err := m.List(adminOf("acc_1"), apikey.ListRequest{Limit: 1000})
 			must(t, err)
 			t.Logf("%d transactions on one key: conflicts %d", writers*each, conflicts.Load())
 			if want := writers*each + 1; conflicts.Load() != 0 || info.Version != uint64(want) || report.Broken != nil || len(list.Keys) != want {
@@ -159,14 +159,14 @@ func TestInLocksTheQuota(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			s, db := e.migrated(t)
 			m := newManager(t, s)
-			_, err := m.Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live}) // from now on there is one
+			_, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live}) // from now on there is one
 			must(t, err)
 			var wg sync.WaitGroup
 			for range writers {
 				wg.Go(func() {
 					for range each {
 						err := inTx(db, func(tx *sql.Tx) error {
-							_, err := m.Tx(s.In(tx)).Issue(as("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+							_, err := m.Tx(s.In(tx)).Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 							return err
 						})
 						if err != nil {
@@ -176,7 +176,7 @@ func TestInLocksTheQuota(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			list, err := m.List(as("acc_1"), apikey.ListRequest{Limit: 1000})
+			list, err := m.List(adminOf("acc_1"), apikey.ListRequest{Limit: 1000})
 			must(t, err)
 			if want := writers*each + 1; len(list.Keys) != want {
 				t.Errorf("%d keys, want %d", len(list.Keys), want)
@@ -195,21 +195,21 @@ func TestInHoldsUpNobodyElse(t *testing.T) {
 				m := newManager(t, s)
 				var issued []apikey.Issued
 				for i := range keys {
-					k, err := m.Issue(as(fmt.Sprintf("acc_%d", i%10)), apikey.IssueRequest{Mode: apikey.Live})
+					k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i%10)), apikey.IssueRequest{Mode: apikey.Live})
 					must(t, err)
 					issued = append(issued, k)
 				}
 				tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 				must(t, err)
 				joined := m.Tx(s.In(tx))
-				must(t, joined.Revoke(as("acc_0"), apikey.RevokeRequest{Key: issued[0].Key.ID}))
+				must(t, joined.Revoke(adminOf("acc_0"), apikey.RevokeRequest{Key: issued[0].Key.ID}))
 				for _, op := range operations() {
 					if op.steps {
 						continue // of the whole account
 					}
-					other, err := m.Issue(as("acc_x"), apikey.IssueRequest{Mode: apikey.Live})
+					other, err := m.Issue(adminOf("acc_x"), apikey.IssueRequest{Mode: apikey.Live})
 					must(t, err)
-					ctx, cancel := context.WithTimeout(as("acc_x"), 2*time.Second)
+					ctx, cancel := context.WithTimeout(adminOf("acc_x"), 2*time.Second)
 					who := shopkeeper{ctx: ctx, account: "acc_x", store: s, db: db, m: m, v: newVerifier(t, s)}
 					if op.before != nil {
 						must(t, op.before(who, other))
@@ -237,7 +237,7 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 			must(t, err)
 			defer tx.Rollback()
 			must(t, s.In(tx).Apply(t.Context(), change(next(busy))))
-			batch := []apikey.Upkeep{{Credential: busy.Credentials[0].ID, LastUsed: day}, {Credential: other.Credentials[0].ID, LastUsed: day}}
+			batch := []apikey.Upkeep{{Credential: busy.Credentials[0].ID, LastUsed: epoch}, {Credential: other.Credentials[0].ID, LastUsed: epoch}}
 			stop := make(chan struct{})
 			var flushes sync.WaitGroup
 			for range 4 {
@@ -276,7 +276,7 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 			for _, id := range []apikey.KeyID{busy.ID, other.ID} {
 				got, err := s.Get(t.Context(), id)
 				must(t, err)
-				if !got.Credentials[0].LastUsed.Equal(day) {
+				if !got.Credentials[0].LastUsed.Equal(epoch) {
 					t.Error("not written after the transaction's end")
 				}
 			}
