@@ -101,7 +101,7 @@ func (s *Store) write(ctx context.Context, c conn, changes []apikey.Change) erro
 // must runs a statement whose comparison fails when it writes no row.
 func (s *Store) must(ctx context.Context, c conn, statement string, args []any) error {
 	n, err := s.exec(ctx, c, statement, args...)
-	if err == nil && n == 0 {
+	if err == nil && n == 0 || err != nil && s.engine.taken(err) {
 		return errMoved
 	}
 	return err
@@ -128,7 +128,7 @@ func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error
 // kept is what Apply writes of a credential that is stored already.
 type kept struct {
 	position            int64
-	notBefore, notAfter sql.NullInt64
+	notBefore, notAfter moment
 	ended               int64
 	hint, public        string
 	pepper              int64

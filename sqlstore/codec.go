@@ -3,15 +3,18 @@ package sqlstore
 import (
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey"
 )
 
 // recordRows assembles records from a query that has one row a credential (or
-// one row with no credential), the rows of a key one after another. A row that
+// one row with no credential), the rows of a key one after another, in any order
+// of its credentials. A row that
 // cannot be read is damage of that key alone.
 type recordRows struct {
 	found []found
@@ -20,8 +23,9 @@ type recordRows struct {
 
 // found is a record, or what is wrong with it.
 type found struct {
-	record apikey.Record
-	damage damage
+	record    apikey.Record
+	damage    damage
+	positions []int64 // of its credentials so far
 	// Where it stands in its list, for cursors. The IDs are as stored, so that
 	// a page can end at a damaged row.
 	id, event     []byte
@@ -31,6 +35,7 @@ type found struct {
 // row is the columns of a key and of one of its credentials, in the order in
 // which every dialect selects them.
 type row struct {
+	lagging                                int64
 	id                                     []byte
 	account, name                          string
 	mode, kind                             int64
@@ -42,38 +47,42 @@ type row struct {
 	disabled                               int64
 	reason                                 string
 	months, recovery                       int64
-	createdAt                              int64
-	expiresAt, revokedAt, rotateDue        sql.NullInt64
+	createdAt                              moment
+	expiresAt, revokedAt, rotateDue        moment
 	feed                                   int64
 	event                                  []byte
 	credential                             []byte
-	notBefore, notAfter                    sql.NullInt64
+	notBefore, notAfter                    moment
 	ended                                  sql.NullInt64
 	hint, public                           sql.NullString
 	pepper                                 sql.NullInt64
-	lastUsed                               sql.NullInt64
+	lastUsed                               moment
 	hash                                   sql.NullString
 	check, sealed                          []byte
 	kek                                    sql.NullString
+	position                               sql.NullInt64
 }
 
 // scan reads the next row. Columns that the query has before those of the key
-// go to first.
+// go to first. A row without a key, of an outer join, is there for the others.
 func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	rr.row = row{}
 	r := &rr.row
 	err := rows.Scan(append(first,
-		&r.id, &r.account, &r.name, &r.mode, &r.kind, &r.version, &r.head, &r.needs, &r.mac,
+		&r.lagging, &r.id, &r.account, &r.name, &r.mode, &r.kind, &r.version, &r.head, &r.needs, &r.mac,
 		&r.abilities, &r.networks, &r.origins, &r.metadata, &r.disabled, &r.reason, &r.months, &r.recovery,
 		&r.createdAt, &r.expiresAt, &r.revokedAt, &r.rotateDue, &r.feed, &r.event,
 		&r.credential, &r.notBefore, &r.notAfter, &r.ended, &r.hint, &r.public, &r.pepper,
-		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek)...)
-	if r.id == nil && err != nil {
+		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek, &r.position)...)
+	switch {
+	case r.lagging != 0:
+		return errLagging
+	case r.id == nil && err != nil:
 		return nil // an outer join found no key: NULL where none can be
 	}
 	last := len(rr.found) - 1
 	if last < 0 || string(rr.found[last].id) != string(r.id) {
-		rr.found = append(rr.found, found{id: r.id, event: r.event, created: r.createdAt, feed: r.feed})
+		rr.found = append(rr.found, found{id: r.id, event: r.event, created: r.createdAt.micros, feed: r.feed})
 		last++
 		if err == nil {
 			rr.found[last].record = r.key(&rr.found[last].damage)
@@ -84,9 +93,20 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	case err != nil: // Scan's own text quotes the value
 		f.damage.add("a column is missing or of the wrong type")
 	case r.credential != nil:
-		f.record.Credentials = append(f.record.Credentials, r.cred(&f.damage))
+		f.add(r.position.Int64, r.cred(&f.damage))
 	}
 	return nil
+}
+
+// add puts a credential where it belongs. To have the database do it costs more
+// than all the rest of a lookup: MariaDB sorts rows that have text on its disk.
+func (f *found) add(position int64, c apikey.Credential) {
+	at := len(f.positions)
+	for at > 0 && f.positions[at-1] > position {
+		at--
+	}
+	f.positions = slices.Insert(f.positions, at, position)
+	f.record.Credentials = slices.Insert(f.record.Credentials, at, c)
 }
 
 // corrupt returns the error of a damaged record, nil for a sound one.
@@ -117,10 +137,10 @@ func (r *row) key(d *damage) apikey.Record {
 		RevokeReason: apikey.Reason(r.reason),
 		RotateMonths: int(d.within("rotate_months", r.months, 0, math.MaxInt32)),
 		Recovery:     apikey.Recovery(d.within("recovery", r.recovery, 0, math.MaxUint8)),
-		CreatedAt:    time.UnixMicro(r.createdAt).UTC(),
-		ExpiresAt:    instant(r.expiresAt),
-		RevokedAt:    instant(r.revokedAt),
-		RotateDue:    instant(r.rotateDue),
+		CreatedAt:    r.createdAt.time(),
+		ExpiresAt:    r.expiresAt.time(),
+		RevokedAt:    r.revokedAt.time(),
+		RotateDue:    r.rotateDue.time(),
 	}
 	if copy(rec.Head[:], r.head) != len(rec.Head) || len(r.head) != len(rec.Head) {
 		d.add("head is not 32 bytes")
@@ -135,13 +155,13 @@ func (r *row) key(d *damage) apikey.Record {
 func (r *row) cred(d *damage) apikey.Credential {
 	return apikey.Credential{
 		ID:        d.id("credential id", r.credential),
-		NotBefore: instant(r.notBefore),
-		NotAfter:  instant(r.notAfter),
+		NotBefore: r.notBefore.time(),
+		NotAfter:  r.notAfter.time(),
 		Ended:     d.within("ended", r.ended.Int64, 0, 1) == 1,
 		Hint:      r.hint.String,
 		Public:    r.public.String,
 		Pepper:    uint8(d.within("pepper", r.pepper.Int64, 0, math.MaxUint8)),
-		LastUsed:  instant(r.lastUsed),
+		LastUsed:  r.lastUsed.time(),
 		Hash:      r.hash.String,
 		Check:     r.check,
 		Sealed:    r.sealed,
@@ -186,14 +206,14 @@ func keyArgs(r *apikey.Record, event [16]byte) []any {
 		r.Account, r.Name, int64(r.Mode), int64(r.Kind), int64(r.Version), r.Head[:], int64(r.Needs), blob(r.MAC),
 		list(r.Abilities), list(r.Networks), list(r.Origins), object(r.Metadata),
 		flag(r.Disabled), string(r.RevokeReason), int64(r.RotateMonths), int64(r.Recovery),
-		r.CreatedAt.UnixMicro(), micros(r.ExpiresAt), micros(r.RevokedAt), micros(r.RotateDue), event[:],
+		at(r.CreatedAt), orNone(r.ExpiresAt), orNone(r.RevokedAt), orNone(r.RotateDue), event[:],
 	}
 }
 
 func keptOf(c *apikey.Credential, position int) kept {
 	return kept{
 		position:  int64(position),
-		notBefore: micros(c.NotBefore), notAfter: micros(c.NotAfter),
+		notBefore: orNone(c.NotBefore), notAfter: orNone(c.NotAfter),
 		ended: flag(c.Ended), hint: c.Hint, public: c.Public, pepper: int64(c.Pepper),
 	}
 }
@@ -203,11 +223,11 @@ func (k kept) args() []any {
 }
 
 func upkeepArgs(c *apikey.Credential) []any {
-	return []any{micros(c.LastUsed), c.Hash, blob(c.Check), blob(c.Sealed), c.SealedKEK}
+	return []any{orNone(c.LastUsed), c.Hash, blob(c.Check), blob(c.Sealed), c.SealedKEK}
 }
 
 func itemArgs(it apikey.Item) []any {
-	return []any{int64(it.Version), micros(it.ExpiresAt), it.SealedKEK, blob(it.Data)}
+	return []any{int64(it.Version), orNone(it.ExpiresAt), it.SealedKEK, blob(it.Data)}
 }
 
 // eventArgs end with 1 if the change writes a record, and so has a place in the
@@ -215,29 +235,54 @@ func itemArgs(it apikey.Item) []any {
 func eventArgs(ch apikey.Change) []any {
 	e := ch.Event
 	return []any{
-		e.ID[:], e.Time.UnixMicro(), e.Account, int64(e.Mode), id(e.Key), id(e.Credential), int64(e.Seq),
+		e.ID[:], at(e.Time), e.Account, int64(e.Mode), id(e.Key), id(e.Credential), int64(e.Seq),
 		e.Actor, string(e.Action), blob(e.Body), e.Hash[:], flag(ch.Record != nil),
 	}
 }
 
-// micros floors to what is stored; the zero time is NULL. The two times that
-// lists are ordered by are never NULL: their zero is the year 1, and comes back
-// as it.
-func micros(t time.Time) sql.NullInt64 {
-	return sql.NullInt64{Int64: t.UnixMicro(), Valid: !t.IsZero()}
+// moment is a time as it is stored, in whole microseconds since 1970, or none.
+// Each engine keeps it in a type of its own: see [engine.moment].
+type moment struct {
+	micros int64
+	some   bool
 }
 
-// ceilMicros is for "stored < t" and "stored >= t", where t may be finer than
-// what is stored.
-func ceilMicros(t time.Time) int64 {
-	return t.Add(time.Microsecond - time.Nanosecond).UnixMicro()
+// at floors to what is stored. The two times that lists are ordered by are
+// never none: their zero is the year 1, and comes back as it.
+func at(t time.Time) moment { return moment{t.UnixMicro(), true} }
+
+// orNone is for the other times, whose zero is none.
+func orNone(t time.Time) moment {
+	if t.IsZero() {
+		return moment{}
+	}
+	return at(t)
 }
 
-func instant(n sql.NullInt64) time.Time {
-	if !n.Valid {
+// ceil is for "stored < t" and "stored >= t", where t may be finer than what is
+// stored.
+func ceil(t time.Time) moment { return at(t.Add(time.Microsecond - time.Nanosecond)) }
+
+func (m moment) time() time.Time {
+	if !m.some {
 		return time.Time{}
 	}
-	return time.UnixMicro(n.Int64).UTC()
+	return time.UnixMicro(m.micros).UTC()
+}
+
+// Scan implements [sql.Scanner] for what the drivers make of it.
+func (m *moment) Scan(value any) error {
+	switch v := value.(type) {
+	case nil:
+		*m = moment{}
+	case int64:
+		*m = moment{v, true}
+	case time.Time:
+		*m = at(v)
+	default:
+		return fmt.Errorf("a time came as %T", value)
+	}
+	return nil
 }
 
 // blob makes an empty blob NULL: drivers disagree about the two, and for a

@@ -15,6 +15,14 @@ type position struct {
 	id []byte
 }
 
+// in is where the page ends in a column of the activity log: a time, or a Seq.
+func (p position) in(column string) any {
+	if column == "time" {
+		return moment{p.at, true}
+	}
+	return p.at
+}
+
 // A cursor begins with the list that it is of, so that no list is continued
 // with the cursor of another.
 const (

@@ -63,7 +63,12 @@ type engine interface {
 	statements() statements
 	list(f apikey.Filter, after *position, limit int) query
 	events(f apikey.EventFilter, after *position, limit int) query
-	items(f apikey.ItemFilter, limit int) query
+	// items has a column before those of the item: see statements.get. What is
+	// locked is one item, which nobody else can change until the transaction ends.
+	items(f apikey.ItemFilter, limit int, locked bool) query
+	// claim locks credentials for what Upkeep writes, or fails with what is
+	// retryable where somebody else has one of them. "": nobody else can.
+	claim([]apikey.CredentialID) query
 	// touch moves last_used forward.
 	touch([]use) query
 
@@ -73,7 +78,16 @@ type engine interface {
 	// the engine's DDL can be rolled back.
 	alone(ctx context.Context, db *sql.DB, work func(conn) error) error
 
-	// retryable: the transaction was rolled back for the sake of another one.
+	// isolation is of the transactions that the store begins.
+	isolation() sql.IsolationLevel
+	// moment is how a time is passed to the drivers.
+	moment(moment) any
+
+	// taken: an INSERT found that its row exists, where the engine has no way to
+	// say that but an error.
+	taken(error) bool
+	// retryable: the transaction was rolled back for the sake of another one, or
+	// the server ended this connection.
 	retryable(error) bool
 	// noTable: the statement names a table that is not there.
 	noTable(error) bool
@@ -87,10 +101,15 @@ type query struct {
 
 // statements are those whose text never changes, with their arguments.
 type statements struct {
-	// Rows of recordRows.
+	// Rows of recordRows. The first column of each is 1 when the node that answers
+	// may lack acknowledged changes, and then there is such a row also where no key
+	// is: "not found" would be a guess.
 	get       string // key
 	getLocked string // the same, and nobody else can change the key until the transaction ends
 	lookup    string // credential
+	// lock is what getLocked needs before it, where one statement cannot both wait
+	// for the key and read what it waited for; or "".
+	lock string // key
 
 	nextPlace string // event; "" where the feed has no counter
 
@@ -153,6 +172,14 @@ func (b *builder) where(text ...string) {
 	b.add(b.word)
 	b.word = " AND "
 	b.add(text...)
+}
+
+// comma separates what is written in a loop.
+func comma(i int) string {
+	if i == 0 {
+		return ""
+	}
+	return ", "
 }
 
 func (b *builder) query() query { return query{b.sql.String(), b.args} }

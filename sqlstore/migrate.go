@@ -108,7 +108,7 @@ func (s *Store) migrate(ctx context.Context, c conn, m migration) error {
 			return err
 		}
 	}
-	_, err := s.exec(ctx, c, s.sql.insertMigration, m.number, m.name, m.checksum, time.Now().UnixMicro())
+	_, err := s.exec(ctx, c, s.sql.insertMigration, m.number, m.name, m.checksum, at(time.Now()))
 	return err
 }
 

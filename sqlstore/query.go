@@ -4,13 +4,17 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"time"
 
 	"github.com/go-apikey/apikey"
 )
 
 // Get implements [apikey.Store].
 func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	if s.tx != nil && s.sql.lock != "" {
+		if _, err := s.exists(ctx, s.tx, s.sql.lock, id[:]); err != nil {
+			return apikey.Record{}, s.failure(ctx, "get", err)
+		}
+	}
 	return s.one(ctx, "get", query{s.sql.get, []any{id[:]}})
 }
 
@@ -111,7 +115,8 @@ type event struct {
 func scanEvent(all *[]event, rows *sql.Rows) error {
 	var (
 		e                      event
-		at, mode, seq          int64
+		at                     moment
+		mode, seq              int64
 		key, cred, hash        []byte
 		account, actor, action string
 	)
@@ -122,7 +127,7 @@ func scanEvent(all *[]event, rows *sql.Rows) error {
 	copy(e.Key[:], key)
 	copy(e.Credential[:], cred)
 	copy(e.Hash[:], hash)
-	e.Time, e.Account, e.Mode, e.Seq = time.UnixMicro(at).UTC(), account, apikey.Mode(mode), uint64(seq)
+	e.Time, e.Account, e.Mode, e.Seq = at.time(), account, apikey.Mode(mode), uint64(seq)
 	e.Actor, e.Action = actor, apikey.Action(action)
 	*all = append(*all, e)
 	return nil
@@ -137,28 +142,41 @@ func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage
 	if f.Kind == "" {
 		return apikey.ItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
 	}
-	all, err := read(ctx, s, "items", s.engine.items(f, limit+1), func(all *[]apikey.Item, rows *sql.Rows) error {
-		it := apikey.Item{Kind: f.Kind}
-		var (
-			version int64
-			expires sql.NullInt64
-		)
-		if err := rows.Scan(&it.ID, &version, &expires, &it.SealedKEK, &it.Data); err != nil {
-			return err
-		}
-		it.Version, it.ExpiresAt = uint64(version), instant(expires)
-		*all = append(*all, it)
-		return nil
-	})
+	locked := s.tx != nil && f.ID != "" // it is about to be swapped
+	all, err := read(ctx, s, "items", s.engine.items(f, limit+1, locked), scanItem)
 	if err != nil {
 		return apikey.ItemPage{}, err
 	}
 	shown, more := upTo(limit, all)
 	page := apikey.ItemPage{Items: shown}
+	for i := range shown {
+		shown[i].Kind = f.Kind
+	}
 	if more {
 		page.Next = shown[limit-1].ID
 	}
 	return page, nil
+}
+
+func scanItem(all *[]apikey.Item, rows *sql.Rows) error {
+	var (
+		it      apikey.Item
+		lagging int64
+		id, kek sql.NullString
+		version sql.NullInt64
+		expires moment
+	)
+	if err := rows.Scan(&lagging, &id, &version, &expires, &kek, &it.Data); err != nil {
+		return err
+	}
+	if lagging != 0 {
+		return errLagging
+	}
+	if id.Valid { // if not, an outer join found no item
+		it.ID, it.Version, it.ExpiresAt, it.SealedKEK = id.String, uint64(version.Int64), expires.time(), kek.String
+		*all = append(*all, it)
+	}
+	return nil
 }
 
 // begin reads what the paged lists have in common.

@@ -28,16 +28,30 @@ func (s *Store) reads() conn {
 
 // exec runs one statement and returns the number of rows that it wrote.
 func (s *Store) exec(ctx context.Context, c conn, statement string, args ...any) (int64, error) {
-	result, err := c.ExecContext(ctx, s.dialect.named(statement), args...)
+	result, err := c.ExecContext(ctx, s.dialect.named(statement), s.bound(args)...)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
 }
 
+// bound are the arguments as the engine takes them: its drivers agree about
+// everything but times.
+func (s *Store) bound(args []any) []any {
+	all := make([]any, len(args))
+	for i, arg := range args {
+		if m, ok := arg.(moment); !ok {
+			all[i] = arg
+		} else if m.some {
+			all[i] = s.engine.moment(m)
+		}
+	}
+	return all
+}
+
 // each runs one query and calls scan for every row.
 func (s *Store) each(ctx context.Context, c conn, q query, scan func(*sql.Rows) error) error {
-	rows, err := c.QueryContext(ctx, s.dialect.named(q.sql), q.args...)
+	rows, err := c.QueryContext(ctx, s.dialect.named(q.sql), s.bound(q.args)...)
 	if err != nil {
 		return err
 	}
@@ -111,11 +125,11 @@ func (s *Store) atomically(ctx context.Context, work func(conn) error) error {
 	if s.tx != nil {
 		return s.inside(ctx, work)
 	}
-	return transact(ctx, s.db, work)
+	return transact(ctx, s.db, s.engine.isolation(), work)
 }
 
-func transact(ctx context.Context, db *sql.DB, work func(conn) error) error {
-	tx, err := db.BeginTx(ctx, nil)
+func transact(ctx context.Context, db *sql.DB, level sql.IsolationLevel, work func(conn) error) error {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: level})
 	if err != nil {
 		return err
 	}
@@ -150,6 +164,9 @@ func (s *Store) inside(ctx context.Context, work func(conn) error) error {
 	}
 	return err
 }
+
+// errLagging: a key that is not there, or is as it was, proves nothing here.
+var errLagging = errors.New("a replica answered, which may lack the newest changes: connect to the primary")
 
 // failure says what an error means to the callers of a Store. Those that this
 // package made say so already; the others come from the driver.

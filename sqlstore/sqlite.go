@@ -100,7 +100,7 @@ func (e sqlite) checkImmediate(ctx context.Context, c *sql.Conn) error {
 
 // alone needs nothing but the write lock: SQLite's DDL is transactional.
 func (sqlite) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
-	return transact(ctx, db, work)
+	return transact(ctx, db, sql.LevelDefault, work)
 }
 
 // retryable: SQLITE_BUSY or SQLITE_LOCKED. modernc.org/sqlite has the code in a
@@ -116,6 +116,14 @@ func (sqlite) retryable(err error) bool {
 	return strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
 }
 
+// taken never: every INSERT that compares says what to do when the row exists.
+func (sqlite) taken(error) bool { return false }
+
+// isolation: there is but one, and a transaction has the whole database.
+func (sqlite) isolation() sql.IsolationLevel { return sql.LevelDefault }
+
+func (sqlite) moment(m moment) any { return m.micros }
+
 func (sqlite) noTable(err error) bool { return strings.Contains(err.Error(), "no such table") }
 
 // The columns of a row, in its order.
@@ -124,20 +132,20 @@ const (
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
 	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, k.feed, k.event`
 	sqliteCredential = `c.id, c.not_before, c.not_after, c.ended, c.hint, c.public, c.pepper,
-	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek`
-	sqliteRecord = "k.id, " + sqliteKey + ",\n\t" + sqliteCredential
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
+	sqliteRecord = "0, k.id, " + sqliteKey + ",\n\t" + sqliteCredential
 )
 
 const (
 	sqliteGet = `SELECT ` + sqliteRecord + `
 FROM apikey_keys k LEFT JOIN apikey_credentials c ON c.key_id = k.id
-WHERE k.id = ? ORDER BY c.position`
-	sqliteLookup = `SELECT used.key_id, ` + sqliteKey + `,
+WHERE k.id = ?`
+	sqliteLookup = `SELECT 0, used.key_id, ` + sqliteKey + `,
 	` + sqliteCredential + `
 FROM apikey_credentials used
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id
-WHERE used.id = ? ORDER BY c.position`
+WHERE used.id = ?`
 )
 
 func (sqlite) statements() statements {
@@ -208,10 +216,10 @@ func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
 	e.whereKey(b, f)
 	e.whereTimes(b, f)
 	if after != nil {
-		b.where("(stored.created_at, stored.id) < (", b.arg(after.at), ", ", b.arg(after.id), ")")
+		b.where("(stored.created_at, stored.id) < (", b.arg(moment{after.at, true}), ", ", b.arg(after.id), ")")
 	}
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
-		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC, c.position")
+		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
 	return b.query()
 }
 
@@ -259,18 +267,18 @@ func (sqlite) whereTimes(b *builder, f apikey.Filter) {
 		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used IS NOT NULL)")
 	}
 	if !f.UnusedSince.IsZero() {
-		since := ceilMicros(f.UnusedSince)
+		since := ceil(f.UnusedSince)
 		b.where("stored.created_at < ", b.arg(since))
 		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used >= ", b.arg(since), ")")
 	}
 	if !f.ExpiringBefore.IsZero() {
-		b.where("stored.expires_at < ", b.arg(ceilMicros(f.ExpiringBefore)))
+		b.where("stored.expires_at < ", b.arg(ceil(f.ExpiringBefore)))
 	}
 	if !f.NotExpiredAt.IsZero() {
-		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(f.NotExpiredAt.UnixMicro()), ")")
+		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
 	}
 	if !f.DueBefore.IsZero() {
-		b.where("stored.rotate_due <= ", b.arg(f.DueBefore.UnixMicro()))
+		b.where("stored.rotate_due <= ", b.arg(at(f.DueBefore)))
 	}
 }
 
@@ -294,15 +302,15 @@ func (e sqlite) events(f apikey.EventFilter, after *position, limit int) query {
 		b.where("key_id = ", b.arg(f.Key[:]))
 	}
 	if after != nil {
-		b.where("(", column, ", id)", next, "(", b.arg(after.at), ", ", b.arg(after.id), ")")
+		b.where("(", column, ", id)", next, "(", b.arg(after.in(column)), ", ", b.arg(after.id), ")")
 	}
 	b.add(" ORDER BY ", column, order, ", id", order, " LIMIT ", b.arg(limit))
 	return b.query()
 }
 
-func (e sqlite) items(f apikey.ItemFilter, limit int) query {
+func (e sqlite) items(f apikey.ItemFilter, limit int, _ bool) query {
 	b := e.builder()
-	b.add("SELECT id, version, expires_at, sealed_kek, data FROM apikey_items")
+	b.add("SELECT 0, id, version, expires_at, sealed_kek, data FROM apikey_items")
 	b.where("kind = ", b.arg(string(f.Kind)))
 	if f.ID != "" {
 		b.where("id = ", b.arg(f.ID))
@@ -317,14 +325,13 @@ func (e sqlite) items(f apikey.ItemFilter, limit int) query {
 	return b.query()
 }
 
+func (sqlite) claim([]apikey.CredentialID) query { return query{} }
+
 func (e sqlite) touch(uses []use) query {
 	b := e.builder()
 	b.add("WITH used (id, at) AS (VALUES ")
 	for i, u := range uses {
-		if i > 0 {
-			b.add(", ")
-		}
-		b.add("(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
+		b.add(comma(i), "(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
 	}
 	b.add(") UPDATE apikey_credentials SET last_used = used.at FROM used",
 		" WHERE apikey_credentials.id = used.id AND (last_used IS NULL OR last_used < used.at)")
@@ -352,7 +359,7 @@ func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, lim
 FROM apikey_feed feed
 LEFT JOIN (SELECT * FROM apikey_keys stored WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed, c.position`, []any{after.id, after.at, after.at, limit + 1}},
+ORDER BY k.feed`, []any{after.id, after.at, after.at, limit + 1}},
 		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })
 	switch {
 	case err != nil:

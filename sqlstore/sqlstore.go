@@ -36,12 +36,54 @@
 // shared cache, and a pool that never closes that connection (the default).
 // SQLite 3.37 or newer is required.
 //
+// # PostgreSQL
+//
+// PostgreSQL 14 or newer, in a database of encoding UTF8. Any DSN of
+// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq will do:
+//
+//	postgres://user:password@primary:5432/shop
+//	postgres://user:password@one:5432,two:5432/shop?target_session_attrs=read-write
+//
+// Leave synchronous_commit on, and with standbys name them in
+// synchronous_standby_names: what a server acknowledges and then loses may have
+// been a revocation. A standby is never believed, since it may lag: it answers
+// ErrUnavailable, so list the hosts with target_session_attrs=read-write rather
+// than pointing a verifier at one.
+//
+// Prefer pgx. When a network swallows packets and resets nothing, lib/pq waits
+// until TCP gives the connection up, whatever the context says, and what asked
+// for a key meanwhile waits with it; and behind PgBouncer it has no mode that is
+// tested here.
+//
+// Behind PgBouncer in transaction mode pgx has to be told to prepare nothing,
+// with default_query_exec_mode=exec, or simple_protocol, in the DSN. The store
+// itself keeps neither statements nor locks of a session, and never listens.
+//
+// # MariaDB and Galera
+//
+// MariaDB 10.6 or newer, with github.com/go-sql-driver/mysql:
+//
+//	user:password@tcp(host:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true
+//	user:password@tcp(node:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true&wsrep_sync_wait=1
+//
+// [New] refuses a database whose times would be read as those of another zone,
+// whose sql_mode is not strict, whose connections are not utf8mb4, or which is a
+// Galera node without wsrep_sync_wait=1: such a node answers before it has
+// applied what others have acknowledged. interpolateParams=true saves a round
+// trip a query. A replica is known by read_only and answers ErrUnavailable; set
+// it on each.
+//
+// The change feed goes by the server's clock and looks back two minutes. A
+// transaction that stays open for more than 115 seconds after it has written a
+// key may be missed by it, and Verifiers then learn of the change when their
+// record is older than MaxAge. Keep the clocks of a cluster within five seconds.
+//
 // # The caller's transaction
 //
 // [Store.In] joins a transaction of the program, so that a merchant and his
 // first key are committed together or not at all:
 //
-//	tx, err := db.BeginTx(ctx, nil)
+//	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // nil on SQLite
 //	…
 //	keys := manager.Tx(store.In(tx))
 //	issued, err := keys.Issue(ctx, apikey.IssueRequest{…})
@@ -119,7 +161,12 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 // and the transaction can go on. After any other error, roll it back.
 //
 // On SQLite begin it with BeginTx of a pool that [New] has accepted; it then
-// holds the write lock to its end, so keep it short.
+// holds the write lock to its end, so keep it short. On the others begin it with
+// sql.LevelReadCommitted: a key, and an item that is read by its ID, stays locked
+// from when it is read, and nothing else. At higher levels it stays correct, but
+// PostgreSQL may end it with a serialization failure, and MariaDB, whose default
+// is REPEATABLE READ, locks the gaps beside the key too, so that whoever issues
+// or rotates its neighbour waits until it ends.
 func (s *Store) In(tx *sql.Tx) apikey.Store {
 	joined := *s
 	joined.tx = tx

@@ -18,7 +18,9 @@ import (
 func TestMain(m *testing.M) {
 	job := children[os.Getenv("APIKEY_CHILD")]
 	if job == nil {
-		os.Exit(m.Run())
+		code := m.Run()
+		stopShared()
+		os.Exit(code)
 	}
 	if err := job(os.Args[1:]); err != nil {
 		fmt.Println("failed", err)

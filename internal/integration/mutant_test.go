@@ -153,7 +153,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range slices.Concat(mutants, stepUpMutants) {
+	for _, m := range slices.Concat(mutants, stepUpMutants, sqlMutants) {
 		t.Run(m.name, func(t *testing.T) {
 			source, err := os.ReadFile(filepath.Join(root, m.file))
 			if err != nil {
@@ -172,6 +172,10 @@ func TestMutantsAreCaught(t *testing.T) {
 			overlay, _ := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): changed}})
 			write(t, filepath.Join(dir, "overlay.json"), overlay)
 
+			if m.pkg == here && strings.HasPrefix(m.file, "sqlstore/") {
+				postgresBin(t)
+				needs(t, "MariaDB", "mariadb-install-db")
+			}
 			binary := filepath.Join(dir, "mutant.test")
 			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary)
 			build.Dir = filepath.Join(root, m.pkg) // this package is a module of its own

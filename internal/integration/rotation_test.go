@@ -28,6 +28,8 @@ func TestRotatingUnderClients(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) apikey.Store{
 		"memstore": func(*testing.T) apikey.Store { return memstore.New() },
 		"sqlite":   openSQLite,
+		"postgres": func(t *testing.T) apikey.Store { s, _ := named("postgres/pgx")[0].migrated(t); return s },
+		"mariadb":  func(t *testing.T) apikey.Store { s, _ := named("mariadb/interpolated")[0].migrated(t); return s },
 	} {
 		t.Run(name, func(t *testing.T) { rotateUnderClients(t, open(t), 10, 100, 16) })
 	}
@@ -43,7 +45,7 @@ func openSQLite(t *testing.T) apikey.Store {
 	return store
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

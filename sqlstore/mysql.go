@@ -1,0 +1,415 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// MySQL is the dialect of MariaDB 10.6 and newer, alone or as a Galera cluster,
+// with github.com/go-sql-driver/mysql. It is written for MySQL 8 as well, which
+// it is not tested on. The package comment says how to open it.
+var MySQL = Dialect{mysql{}, defaultPrefix}
+
+type mysql struct{}
+
+func (mysql) name() string { return "mysql" }
+
+// What New tells somebody who has opened the database otherwise.
+const mysqlDSN = `; open it as "user:password@tcp(host:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true", on Galera with "&wsrep_sync_wait=1"`
+
+// check looks at one connection: what it asks for are parameters of the DSN,
+// which every connection has.
+func (e mysql) check(ctx context.Context, db *sql.DB) error {
+	c, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := e.checkTimes(ctx, c); err != nil {
+		return err
+	}
+	vars, err := e.variables(ctx, c)
+	if err != nil {
+		return err
+	}
+	wait, _ := strconv.Atoi(vars["wsrep_sync_wait"])
+	switch {
+	case !strings.Contains(vars["sql_mode"], "STRICT_TRANS_TABLES") && !strings.Contains(vars["sql_mode"], "STRICT_ALL_TABLES"):
+		return fmt.Errorf("%w: sqlstore: sql_mode is not strict, so that what does not fit would be cut off in silence: add sql_mode=%%27STRICT_TRANS_TABLES%%27 to the DSN%s", apikey.ErrInvalid, mysqlDSN)
+	case vars["character_set_client"] != "utf8mb4":
+		return fmt.Errorf("%w: sqlstore: the connection's character set is %s: leave charset out of the DSN, or make it utf8mb4%s", apikey.ErrInvalid, vars["character_set_client"], mysqlDSN)
+	case vars["wsrep_on"] == "ON" && wait&1 == 0:
+		return fmt.Errorf("%w: sqlstore: a node of this Galera cluster may answer before it has applied what another has acknowledged, a revocation for one: add wsrep_sync_wait=1 to the DSN%s", apikey.ErrInvalid, mysqlDSN)
+	}
+	return nil
+}
+
+// checkTimes reads a time of winter and one of summer: the driver would take
+// what is stored, which is UTC, for the time of some other place.
+func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
+	var times [2]any
+	err := c.QueryRowContext(ctx, "SELECT TIMESTAMP'2001-01-02 03:04:05', TIMESTAMP'2001-07-02 03:04:05'").Scan(&times[0], &times[1])
+	if err != nil {
+		return err
+	}
+	for i, month := range []time.Month{time.January, time.July} {
+		switch read, ok := times[i].(time.Time); {
+		case !ok:
+			return fmt.Errorf("%w: sqlstore: times are not read as times: add parseTime=true&loc=UTC to the DSN%s", apikey.ErrInvalid, mysqlDSN)
+		case !read.Equal(time.Date(2001, month, 2, 3, 4, 5, 0, time.UTC)):
+			return fmt.Errorf("%w: sqlstore: times are not read as UTC: add loc=UTC to the DSN%s", apikey.ErrInvalid, mysqlDSN)
+		}
+	}
+	return nil
+}
+
+// variables are those of the session. Not every server has all of them.
+func (mysql) variables(ctx context.Context, c *sql.Conn) (map[string]string, error) {
+	rows, err := c.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('sql_mode', 'character_set_client', 'wsrep_on', 'wsrep_sync_wait')")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	vars := map[string]string{}
+	for rows.Next() {
+		var name, value string
+		if err := rows.Scan(&name, &value); err != nil {
+			return nil, err
+		}
+		vars[name] = value
+	}
+	return vars, rows.Err()
+}
+
+// alone holds a lock of the session, on a connection of its own: DDL commits
+// whatever transaction it stands in. It is there for order in the ordinary case.
+// A cluster has one such lock a node, and a process may be killed between two
+// statements, so each of the files is written such that it can be run again.
+func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+	c, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const name = "CONCAT('apikey ', SHA1(DATABASE()))"
+	var got sql.NullInt64
+	if err := c.QueryRowContext(ctx, "SELECT GET_LOCK("+name+", 60)").Scan(&got); err != nil {
+		return err
+	}
+	if got.Int64 != 1 {
+		return errors.New("another process has been migrating for a minute")
+	}
+	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")")
+	return work(c)
+}
+
+// isolation: each statement sees what was committed before it. The default,
+// REPEATABLE READ, would compare with what was there when the transaction began,
+// and lock the gaps between keys.
+func (mysql) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
+
+// moment is text, because the driver has another meaning for the zero time.
+func (mysql) moment(m moment) any { return m.time().Format("2006-01-02 15:04:05.000000") }
+
+// mysqlError is the server's number of an error, 0 if it is not from there. The
+// driver has it in a field, and in front of its text.
+func mysqlError(err error) (number int) {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if n, _ := fmt.Sscanf(err.Error(), "Error %d", &number); n == 1 {
+			return number
+		}
+	}
+	return 0
+}
+
+// taken: INSERT IGNORE would ignore values that do not fit as well, and what
+// ON DUPLICATE KEY UPDATE calls a row that was written depends on the DSN. A
+// statement that fails here leaves the transaction as it was before it.
+func (mysql) taken(err error) bool { return mysqlError(err) == 1062 } // ER_DUP_ENTRY
+
+func (mysql) retryable(err error) bool {
+	switch mysqlError(err) {
+	case 1213, // ER_LOCK_DEADLOCK; on Galera also the loser of a certification, at any statement and at COMMIT
+		1205, // ER_LOCK_WAIT_TIMEOUT
+		1020, // ER_CHECKREAD, with innodb_snapshot_isolation
+		1927: // ER_CONNECTION_KILLED
+		return true
+	}
+	return false
+}
+
+func (mysql) noTable(err error) bool { return mysqlError(err) == 1146 } // ER_NO_SUCH_TABLE
+
+// The columns of a row, in its order.
+const (
+	mysqlKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
+	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
+	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), k.event`
+	mysqlCredential = `c.id, c.not_before, c.not_after, c.ended, c.hint, c.public, c.pepper,
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
+	mysqlRecord = "k.id, " + mysqlKey + ",\n\t" + mysqlCredential
+
+	// mysqlNode has one row: 1 on a replica, which is read_only. On Galera
+	// wsrep_sync_wait has the statement wait until the node has everything.
+	mysqlNode = `(SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging) node`
+)
+
+const mysqlGet = `SELECT node.lagging, ` + mysqlRecord + `
+FROM ` + mysqlNode + `
+LEFT JOIN apikey_keys k ON k.id = ?
+LEFT JOIN apikey_credentials c ON c.key_id = k.id`
+
+func (mysql) statements() statements {
+	return statements{
+		get: mysqlGet,
+		// Whatever the caller's isolation is, what is locked is read as it is now.
+		getLocked: mysqlGet + ` FOR UPDATE`,
+		lookup: `SELECT node.lagging, used.key_id, ` + mysqlKey + `,
+	` + mysqlCredential + `
+FROM ` + mysqlNode + `
+LEFT JOIN apikey_credentials used ON used.id = ?
+LEFT JOIN apikey_keys k ON k.id = used.key_id
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
+
+		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
+	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
+	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6))`,
+		updateKey: `UPDATE apikey_keys SET account = ?, name = ?, mode = ?, kind = ?, version = ?, head = ?, needs = ?, mac = ?,
+	abilities = ?, networks = ?, origins = ?, metadata = ?, disabled = ?, revoke_reason = ?, rotate_months = ?, recovery = ?,
+	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = UTC_TIMESTAMP(6)
+WHERE id = ? AND version = ?`,
+
+		// Locked, which is to say: as they are now, in a transaction of the caller too.
+		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
+FROM apikey_credentials WHERE key_id = ? FOR UPDATE`,
+		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
+	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		updateCredential: `UPDATE apikey_credentials
+SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?, pepper = ? WHERE id = ?`,
+		dropCredential: `DELETE FROM apikey_credentials WHERE id = ?`,
+		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = ? AND (ended = 1 OR ? = 1)`,
+
+		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ? FOR UPDATE`,
+		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
+VALUES (?, ?, ?, ?, ?, ?)`,
+		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
+WHERE kind = ? AND id = ? AND version = ?`,
+		deleteItem: `DELETE FROM apikey_items WHERE kind = ? AND id = ? AND version = ?`,
+
+		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) END)`,
+		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ? LOCK IN SHARE MODE`,
+
+		swapHash: `UPDATE apikey_credentials SET hash = ?, check_value = ? WHERE id = ? AND hash = ?`,
+		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed <=> ? AND ended = 0
+	AND EXISTS (SELECT 1 FROM apikey_keys k WHERE k.id = key_id AND k.revoked_at IS NULL)`,
+
+		// A key with a credential left is not removed: two that purge at once shall
+		// not leave credentials without a key.
+		purgeCredentials: `DELETE c FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
+JOIN apikey_credentials c ON c.key_id = dead.id`,
+		purgeKeys: `DELETE k FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
+JOIN apikey_keys k ON k.id = dead.id WHERE NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id)`,
+		purgeItems: `DELETE FROM apikey_items WHERE expires_at < ? ORDER BY expires_at LIMIT ?`,
+
+		createMigrations: `CREATE TABLE IF NOT EXISTS apikey_migrations (number INT NOT NULL PRIMARY KEY,
+	name VARCHAR(255) NOT NULL, checksum VARCHAR(64) NOT NULL, applied_at DATETIME(6) NOT NULL) ENGINE = InnoDB`,
+		migrations: `SELECT number, checksum FROM apikey_migrations`,
+		insertMigration: `INSERT INTO apikey_migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, ?)
+ON DUPLICATE KEY UPDATE number = number`,
+	}
+}
+
+func (mysql) builder() *builder { return &builder{mark: func(int) string { return "?" }} }
+
+// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// their credentials are joined to it.
+func (e mysql) list(f apikey.Filter, after *position, limit int) query {
+	b := e.builder()
+	b.add("SELECT node.lagging, ", mysqlRecord, " FROM ", mysqlNode, " LEFT JOIN (SELECT * FROM apikey_keys stored")
+	e.whereKey(b, f)
+	e.whereTimes(b, f)
+	if after != nil { // no row values: they are compared without an index
+		created := moment{after.at, true}
+		b.where("stored.created_at <= ", b.arg(created), " AND (stored.created_at < ", b.arg(created), " OR stored.id < ", b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
+		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
+	return b.query()
+}
+
+func (mysql) whereKey(b *builder, f apikey.Filter) {
+	if f.Account != "" {
+		b.where("stored.account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("stored.mode = ", b.arg(int64(f.Mode)))
+	}
+	if f.Kind != 0 {
+		b.where("stored.kind = ", b.arg(int64(f.Kind)))
+	}
+	switch f.State {
+	case 0:
+	case apikey.Active:
+		b.where("stored.revoked_at IS NULL AND stored.disabled = 0")
+	case apikey.Suspended:
+		b.where("stored.revoked_at IS NULL AND stored.disabled = 1")
+	case apikey.Revoked:
+		b.where("stored.revoked_at IS NOT NULL")
+	default:
+		b.where("FALSE")
+	}
+	if f.NameContains != "" {
+		name, part := "stored.name", f.NameContains
+		for letter := 'A'; letter <= 'Z'; letter++ { // LOWER would fold 'Ä' too, or in a binary column nothing
+			lower := string(letter + 'a' - 'A')
+			name, part = "REPLACE("+name+", '"+string(letter)+"', '"+lower+"')", strings.ReplaceAll(part, string(letter), lower)
+		}
+		b.where("INSTR(", name, ", ", b.arg(part), ") > 0")
+	}
+	if f.Pepper != 0 {
+		slot := b.arg([]byte{f.Pepper})
+		b.where("(SUBSTR(stored.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
+	}
+	if f.OtherMAC != 0 {
+		b.where("(stored.mac IS NULL OR SUBSTR(stored.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
+	}
+	if f.Untagged {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = 0)")
+	}
+	if f.SealedKEKNot != "" {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+	}
+}
+
+func (mysql) whereTimes(b *builder, f apikey.Filter) {
+	if f.NeverUsed {
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used IS NOT NULL)")
+	}
+	if !f.UnusedSince.IsZero() {
+		since := ceil(f.UnusedSince)
+		b.where("stored.created_at < ", b.arg(since))
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used >= ", b.arg(since), ")")
+	}
+	if !f.ExpiringBefore.IsZero() {
+		b.where("stored.expires_at < ", b.arg(ceil(f.ExpiringBefore)))
+	}
+	if !f.NotExpiredAt.IsZero() {
+		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
+	}
+	if !f.DueBefore.IsZero() {
+		b.where("stored.rotate_due <= ", b.arg(at(f.DueBefore)))
+	}
+}
+
+func (e mysql) events(f apikey.EventFilter, after *position, limit int) query {
+	order, next, column := " DESC", " < ", "time"
+	if f.Chain {
+		order, next, column = "", " > ", "seq"
+	}
+	b := e.builder()
+	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	if f.Chain {
+		b.where("seq <> 0")
+	}
+	if f.Account != "" {
+		b.where("account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("mode = ", b.arg(int64(f.Mode)))
+	}
+	if !f.Key.IsZero() {
+		b.where("key_id = ", b.arg(f.Key[:]))
+	}
+	if after != nil { // no row values: they are compared without an index
+		end := after.in(column)
+		b.where(column, strings.TrimSpace(next), "= ", b.arg(end), " AND (", column, next, b.arg(end), " OR id", next, b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY ", column, order, ", id", order, " LIMIT ", b.arg(limit))
+	return b.query()
+}
+
+func (e mysql) items(f apikey.ItemFilter, limit int, locked bool) query {
+	b := e.builder()
+	b.add("SELECT node.lagging, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM ", mysqlNode, " LEFT JOIN apikey_items i ON")
+	b.word = " "
+	b.where("i.kind = ", b.arg(string(f.Kind)))
+	if f.ID != "" {
+		b.where("i.id = ", b.arg(f.ID))
+	}
+	if f.After != "" {
+		b.where("i.id > ", b.arg(f.After))
+	}
+	if f.SealedKEKNot != "" {
+		b.where("i.sealed_kek <> '' AND i.sealed_kek <> ", b.arg(f.SealedKEKNot))
+	}
+	b.add(" ORDER BY i.id LIMIT ", b.arg(limit))
+	if locked {
+		b.add(" FOR UPDATE")
+	}
+	return b.query()
+}
+
+// claim: by any other index it would meet the locks of others' credentials.
+func (e mysql) claim(ids []apikey.CredentialID) query {
+	b := e.builder()
+	b.add("SELECT id FROM apikey_credentials FORCE INDEX (PRIMARY) WHERE id IN (")
+	for i := range ids {
+		b.add(comma(i), b.arg(ids[i][:]))
+	}
+	b.add(") ORDER BY id FOR UPDATE NOWAIT")
+	return b.query()
+}
+
+// touch: without the casts the columns of used would be text of the connection.
+func (e mysql) touch(uses []use) query {
+	b := e.builder()
+	b.add("UPDATE (")
+	for i, u := range uses {
+		if i > 0 {
+			b.add(" UNION ALL ")
+		}
+		b.add("SELECT CAST(", b.arg(u.id[:]), " AS BINARY(16)) AS id, CAST(", b.arg(u.at), " AS DATETIME(6)) AS at")
+	}
+	b.add(") used JOIN apikey_credentials c ON c.id = used.id SET c.last_used = used.at",
+		" WHERE c.last_used IS NULL OR c.last_used < used.at")
+	return b.query()
+}
+
+// The feed is in the order of the server's time at which a change was written.
+// It may be committed later, so each walk begins as long ago as a transaction may
+// be open, and shows again what was changed since. What is committed later still
+// a Verifier finds out when its record is older than MaxAge.
+const (
+	// mysqlLookBack is two minutes, in microseconds: 115 seconds for a transaction,
+	// and five for clocks that differ between the nodes of a cluster.
+	mysqlLookBack = "120000000"
+
+	mysqlSeen = `SELECT node.lagging, node.now - ` + mysqlLookBack + `, node.now, `
+	mysqlNow  = ` FROM (SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
+
+	mysqlFeedNow = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + mysqlNow + `
+LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
+
+	mysqlFeedPage = mysqlSeen + `EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ?),
+	0, ` + mysqlRecord + mysqlNow + `
+LEFT JOIN (SELECT * FROM apikey_keys WHERE feed >= ? AND (feed > ? OR id > ?) ORDER BY feed, id LIMIT ?) k ON TRUE
+LEFT JOIN apikey_credentials c ON c.key_id = k.id
+ORDER BY k.feed, k.id`
+)
+
+func (mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	return s.changedByWindow(ctx, after, limit, windows{mysqlFeedNow, func(w window, limit int) query {
+		from, id := moment{w.at, true}, append([]byte{}, w.id...) // never nil, which would be NULL
+		return query{mysqlFeedPage, []any{w.event[:], from, from, id, limit}}
+	}})
+}

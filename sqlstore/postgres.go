@@ -1,0 +1,357 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/go-apikey/apikey"
+)
+
+// Postgres is the dialect of PostgreSQL 14 and newer, with
+// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq. The package comment says
+// how to open it.
+var Postgres = Dialect{postgres{}, defaultPrefix}
+
+type postgres struct{}
+
+func (postgres) name() string { return "postgres" }
+
+// check does not ask whether this is the primary: which node is may change at
+// any time, so every query that decides something asks by itself.
+func (postgres) check(ctx context.Context, db *sql.DB) error {
+	var (
+		version           int
+		encoding, strings string
+	)
+	err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int,
+	current_setting('server_encoding'), current_setting('standard_conforming_strings')`).Scan(&version, &encoding, &strings)
+	switch {
+	case err != nil:
+		return err
+	case version < 140000:
+		return fmt.Errorf("%w: sqlstore: this is PostgreSQL %d, 14 or newer is required", apikey.ErrInvalid, version/10000)
+	case encoding != "UTF8": // others cannot keep every name, and jsonb refuses what it cannot convert
+		return fmt.Errorf("%w: sqlstore: the database has encoding %s: create it with ENCODING 'UTF8' TEMPLATE template0", apikey.ErrInvalid, encoding)
+	case strings != "on":
+		return fmt.Errorf("%w: sqlstore: standard_conforming_strings is off, so that a backslash in a name would be read as an escape: set it to on", apikey.ErrInvalid)
+	}
+	return nil
+}
+
+// alone holds a lock that ends with the transaction: one of the session would
+// stay with a connection of a pooler. Others in this database that use the same
+// number only wait.
+func (postgres) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+	return transact(ctx, db, sql.LevelReadCommitted, func(c conn) error {
+		if _, err := c.ExecContext(ctx, "SELECT pg_advisory_xact_lock(7020094139160224121)"); err != nil {
+			return err
+		}
+		return work(c)
+	})
+}
+
+// isolation: each statement sees what was committed before it. At the levels
+// above, who waited for another writer would fail instead of comparing.
+func (postgres) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
+
+func (postgres) moment(m moment) any { return m.time() }
+
+// taken never: ON CONFLICT DO NOTHING fails no statement, and a failed one would
+// end the caller's transaction.
+func (postgres) taken(error) bool { return false }
+
+// sqlState is the SQLSTATE of an error; both drivers have it in a method.
+func sqlState(err error) string {
+	var coded interface{ SQLState() string }
+	if errors.As(err, &coded) {
+		return coded.SQLState()
+	}
+	return ""
+}
+
+func (postgres) retryable(err error) bool {
+	switch sqlState(err) {
+	case "40001", // serialization_failure
+		"40P01", // deadlock_detected
+		"55P03", // lock_not_available: a lock_timeout
+		"57P01", // admin_shutdown, which is what an idle connection of the pool had waiting
+		"57P02": // crash_shutdown
+		return true
+	}
+	return false
+}
+
+func (postgres) noTable(err error) bool { return sqlState(err) == "42P01" }
+
+// The columns of a row, in its order.
+const (
+	postgresKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
+	k.abilities, k.networks, k.origins, k.metadata, k.disabled::int, k.revoke_reason, k.rotate_months, k.recovery,
+	k.created_at, k.expires_at, k.revoked_at, k.rotate_due, k.feed::text::bigint, k.event`
+	postgresCredential = `c.id, c.not_before, c.not_after, c.ended::int, c.hint, c.public, c.pepper,
+	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
+	postgresRecord = "k.id, " + postgresKey + ",\n\t" + postgresCredential
+
+	// postgresNode has one row: 1 on a standby, which replays what the primary has
+	// acknowledged, sooner or later.
+	postgresNode = `(SELECT pg_is_in_recovery()::int AS lagging) node`
+)
+
+const postgresGet = `SELECT node.lagging, ` + postgresRecord + `
+FROM ` + postgresNode + `
+LEFT JOIN apikey_keys k ON k.id = $1
+LEFT JOIN apikey_credentials c ON c.key_id = k.id`
+
+func (postgres) statements() statements {
+	return statements{
+		get: postgresGet,
+		// FOR UPDATE in the same statement would read the key as it is after the
+		// wait, and its credentials as they were before.
+		lock:      `SELECT 1 FROM apikey_keys WHERE id = $1 FOR UPDATE`,
+		getLocked: postgresGet,
+		lookup: `SELECT node.lagging, used.key_id, ` + postgresKey + `,
+	` + postgresCredential + `
+FROM ` + postgresNode + `
+LEFT JOIN apikey_credentials used ON used.id = $1
+LEFT JOIN apikey_keys k ON k.id = used.key_id
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
+
+		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
+	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
+	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+	$9::jsonb, $10::jsonb, $11::jsonb, $12::jsonb, $13::int = 1, $14, $15, $16,
+	$17, $18, $19, $20, $21, $22, pg_current_xact_id())
+ON CONFLICT (id) DO NOTHING`,
+		updateKey: `UPDATE apikey_keys SET account = $1, name = $2, mode = $3, kind = $4, version = $5, head = $6, needs = $7, mac = $8,
+	abilities = $9::jsonb, networks = $10::jsonb, origins = $11::jsonb, metadata = $12::jsonb,
+	disabled = ($13::int = 1), revoke_reason = $14, rotate_months = $15, recovery = $16,
+	created_at = $17, expires_at = $18, revoked_at = $19, rotate_due = $20, event = $21, feed = pg_current_xact_id()
+WHERE id = $22 AND version = $23`,
+
+		credentialsOf: `SELECT id, position, not_before, not_after, ended::int, hint, public, pepper
+FROM apikey_credentials WHERE key_id = $1`,
+		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
+	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
+VALUES ($1, $2, $3, $4::int = 1, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO NOTHING`,
+		updateCredential: `UPDATE apikey_credentials
+SET position = $1, not_before = $2, not_after = $3, ended = ($4::int = 1), hint = $5, public = $6, pepper = $7 WHERE id = $8`,
+		dropCredential: `DELETE FROM apikey_credentials WHERE id = $1`,
+		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = $1 AND (ended OR $2::int = 1)`,
+
+		hasItem: `SELECT 1 FROM apikey_items WHERE kind = $1 AND id = $2`,
+		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (kind, id) DO NOTHING`,
+		updateItem: `UPDATE apikey_items SET version = $1, expires_at = $2, sealed_kek = $3, data = $4
+WHERE kind = $5 AND id = $6 AND version = $7`,
+		deleteItem: `DELETE FROM apikey_items WHERE kind = $1 AND id = $2 AND version = $3`,
+
+		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, CASE WHEN $12::int = 1 THEN pg_current_xact_id() END)
+ON CONFLICT (id) DO NOTHING`,
+		hasEvent: `SELECT 1 FROM apikey_events WHERE id = $1`,
+
+		swapHash: `UPDATE apikey_credentials SET hash = $1, check_value = $2 WHERE id = $3 AND hash = $4`,
+		swapSealed: `UPDATE apikey_credentials SET sealed = $1, sealed_kek = $2
+WHERE id = $3 AND sealed IS NOT DISTINCT FROM $4::bytea AND NOT ended
+	AND EXISTS (SELECT 1 FROM apikey_keys k WHERE k.id = key_id AND k.revoked_at IS NULL)`,
+
+		// The keys are locked, and one with a credential left is never removed: two
+		// that purge at once shall not leave credentials without a key.
+		purgeCredentials: `WITH dead AS (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2 FOR UPDATE)
+DELETE FROM apikey_credentials c USING dead WHERE c.key_id = dead.id`,
+		purgeKeys: `DELETE FROM apikey_keys k USING (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2) dead
+WHERE k.id = dead.id AND NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = k.id)`,
+		purgeItems: `DELETE FROM apikey_items i USING (SELECT kind, id, version FROM apikey_items WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) old
+WHERE i.kind = old.kind AND i.id = old.id AND i.version = old.version`,
+
+		createMigrations: `CREATE TABLE IF NOT EXISTS apikey_migrations
+	(number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL)`,
+		migrations:      `SELECT number, checksum FROM apikey_migrations`,
+		insertMigration: `INSERT INTO apikey_migrations (number, name, checksum, applied_at) VALUES ($1, $2, $3, $4)`,
+	}
+}
+
+func (postgres) builder() *builder {
+	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }}
+}
+
+// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// their credentials are joined to it.
+func (e postgres) list(f apikey.Filter, after *position, limit int) query {
+	b := e.builder()
+	b.add("SELECT node.lagging, ", postgresRecord, " FROM ", postgresNode, " LEFT JOIN (SELECT * FROM apikey_keys stored")
+	e.whereKey(b, f)
+	e.whereTimes(b, f)
+	if after != nil {
+		b.where("(stored.created_at, stored.id) < (", b.arg(moment{after.at, true}), ", ", b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
+		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
+	return b.query()
+}
+
+func (postgres) whereKey(b *builder, f apikey.Filter) {
+	if f.Account != "" {
+		b.where("stored.account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("stored.mode = ", b.arg(int64(f.Mode)))
+	}
+	if f.Kind != 0 {
+		b.where("stored.kind = ", b.arg(int64(f.Kind)))
+	}
+	switch f.State {
+	case 0:
+	case apikey.Active:
+		b.where("stored.revoked_at IS NULL AND NOT stored.disabled")
+	case apikey.Suspended:
+		b.where("stored.revoked_at IS NULL AND stored.disabled")
+	case apikey.Revoked:
+		b.where("stored.revoked_at IS NOT NULL")
+	default:
+		b.where("FALSE")
+	}
+	if f.NameContains != "" { // not LIKE, to which a name's '%' and '_' would be wildcards; "C" has ASCII letters alone
+		b.where("strpos(lower(stored.name), lower(", b.arg(f.NameContains), `::text COLLATE "C")) > 0`)
+	}
+	if f.Pepper != 0 {
+		slot := b.arg([]byte{f.Pepper})
+		b.where("(substr(stored.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND NOT c.ended AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
+	}
+	if f.OtherMAC != 0 {
+		b.where("(stored.mac IS NULL OR substr(stored.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
+	}
+	if f.Untagged {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND NOT c.ended AND c.pepper = 0)")
+	}
+	if f.SealedKEKNot != "" {
+		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+	}
+}
+
+func (postgres) whereTimes(b *builder, f apikey.Filter) {
+	if f.NeverUsed {
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used IS NOT NULL)")
+	}
+	if !f.UnusedSince.IsZero() {
+		since := ceil(f.UnusedSince)
+		b.where("stored.created_at < ", b.arg(since))
+		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used >= ", b.arg(since), ")")
+	}
+	if !f.ExpiringBefore.IsZero() {
+		b.where("stored.expires_at < ", b.arg(ceil(f.ExpiringBefore)))
+	}
+	if !f.NotExpiredAt.IsZero() {
+		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
+	}
+	if !f.DueBefore.IsZero() {
+		b.where("stored.rotate_due <= ", b.arg(at(f.DueBefore)))
+	}
+}
+
+func (e postgres) events(f apikey.EventFilter, after *position, limit int) query {
+	order, next, column := " DESC", " < ", "time"
+	if f.Chain {
+		order, next, column = "", " > ", "seq"
+	}
+	b := e.builder()
+	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	if f.Chain {
+		b.where("seq <> 0")
+	}
+	if f.Account != "" {
+		b.where("account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("mode = ", b.arg(int64(f.Mode)))
+	}
+	if !f.Key.IsZero() {
+		b.where("key_id = ", b.arg(f.Key[:]))
+	}
+	if after != nil {
+		b.where("(", column, ", id)", next, "(", b.arg(after.in(column)), ", ", b.arg(after.id), ")")
+	}
+	b.add(" ORDER BY ", column, order, ", id", order, " LIMIT ", b.arg(limit))
+	return b.query()
+}
+
+func (e postgres) items(f apikey.ItemFilter, limit int, locked bool) query {
+	b := e.builder()
+	b.add("SELECT id, version, expires_at, sealed_kek, data FROM apikey_items")
+	b.where("kind = ", b.arg(string(f.Kind)))
+	if f.ID != "" {
+		b.where("id = ", b.arg(f.ID))
+	}
+	if f.After != "" {
+		b.where("id > ", b.arg(f.After))
+	}
+	if f.SealedKEKNot != "" {
+		b.where("sealed_kek <> '' AND sealed_kek <> ", b.arg(f.SealedKEKNot))
+	}
+	b.add(" ORDER BY id LIMIT ", b.arg(limit))
+	if locked {
+		b.add(" FOR UPDATE")
+	}
+	q := b.query()
+	q.sql = "SELECT node.lagging, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM " + postgresNode + " LEFT JOIN (" + q.sql + ") i ON TRUE ORDER BY i.id"
+	return q
+}
+
+func (e postgres) claim(ids []apikey.CredentialID) query {
+	b := e.builder()
+	b.add("SELECT id FROM apikey_credentials WHERE id IN (")
+	for i := range ids {
+		b.add(comma(i), b.arg(ids[i][:]))
+	}
+	b.add(") ORDER BY id FOR NO KEY UPDATE NOWAIT")
+	return b.query()
+}
+
+func (e postgres) touch(uses []use) query {
+	b := e.builder()
+	b.add("WITH used (id, at) AS (VALUES ")
+	for i, u := range uses {
+		b.add(comma(i), "(", b.arg(u.id[:]), "::bytea, ", b.arg(u.at), "::timestamptz)")
+	}
+	b.add(") UPDATE apikey_credentials c SET last_used = used.at FROM used",
+		" WHERE c.id = used.id AND (c.last_used IS NULL OR c.last_used < used.at)")
+	return b.query()
+}
+
+// The feed is in the order of the numbers of transactions (xid8, which never
+// wrap). A number is given when a transaction begins to write, long before its
+// commit, so the newest that is visible says nothing about those below it. But
+// the oldest that was still running when a snapshot was taken does: whatever is
+// below it is over, and what of it is committed is in that snapshot. A
+// transaction that stays open for an hour holds the floor for an hour; what
+// others change meanwhile is then shown again and again, and never late.
+//
+// Rows of transactions that have not begun yet are from another cluster, by
+// pg_dump, and no change of this one.
+const (
+	postgresSeen = `SELECT pg_is_in_recovery(), pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
+	postgresNow  = ` FROM (SELECT pg_current_snapshot() AS snapshot) now`
+
+	postgresFeedNow = postgresSeen + `COALESCE(k.feed::text::bigint, 0), k.event` + postgresNow + `
+LEFT JOIN (SELECT feed, event FROM apikey_keys WHERE feed < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
+
+	postgresFeedPage = postgresSeen + `
+	$1::text::xid8 < pg_snapshot_xmax(now.snapshot) AND EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = $2 AND e.feed = $1::text::xid8),
+	0, ` + postgresRecord + postgresNow + `
+LEFT JOIN (SELECT * FROM apikey_keys WHERE (feed, id) > ($3::text::xid8, $4) AND feed < pg_snapshot_xmax(pg_current_snapshot())
+	ORDER BY feed, id LIMIT $5) k ON TRUE
+LEFT JOIN apikey_credentials c ON c.key_id = k.id
+ORDER BY k.feed, k.id`
+)
+
+func (postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	xid := func(n int64) string { return strconv.FormatInt(n, 10) }
+	return s.changedByWindow(ctx, after, limit, windows{postgresFeedNow, func(w window, limit int) query {
+		id := append([]byte{}, w.id...) // never nil, which would be NULL
+		return query{postgresFeedPage, []any{xid(w.shown), w.event[:], xid(w.at), id, limit}}
+	}})
+}
