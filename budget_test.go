@@ -77,7 +77,9 @@ func TestRightAnswersGiveBackTheirOwn(t *testing.T) {
 		}
 		require.NoError(t, e.exhaust(f, 1))
 		_, err := e.manager.Challenge(e.ctx, "password", req)
-		require.ErrorIs(t, err, apikey.ErrTooManyAttempts)
+		var wait *apikey.AttemptsError
+		require.ErrorAs(t, err, &wait)
+		require.Equal(t, time.Hour, wait.Wait, "the ten of the hour, not the challenges that wait")
 	})
 }
 

@@ -2,6 +2,7 @@ package apikey_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +76,12 @@ func TestReseal(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		s := newSealedEnv(t, 7, on)
 		s.opensWith(s.next, s.f.kek)
+		begun, ctx := apikey.EnrollRequest{Factor: "totp"}, as("acc_3", "admin")
+		begun.Grant = s.approve(s.f, ctx, "password", begun)
+		enrollment, err := s.manager.Enroll(ctx, begun)
+		require.NoError(t, err)
+		s.f.scan("usr_of_acc_3", enrollment)
+		var sealed []string
 		total := 0
 		for {
 			done, err := s.reseal(2)
@@ -83,12 +90,22 @@ func TestReseal(t *testing.T) {
 			if total += done; done == 0 {
 				break
 			}
+			sealed = append(sealed, fmt.Sprint("sealed:", done))
 		}
-		// Seven tokens and two seeds; the seeds were sealed anew by the answers
-		// above, under the KEK that was first then.
-		require.Equal(t, 7, total)
+		// Seven tokens, and the seed that is not confirmed yet. The two that are were
+		// sealed anew by the answers above, under the KEK that was first then.
+		require.Equal(t, 8, total)
+		alone := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{s.next} })
+		require.NoError(t, alone.ConfirmEnrollment(ctx, "totp", s.f.app("usr_of_acc_3")))
 		s.opensWith(s.next)
-		require.NotEmpty(t, s.allEvents(apikey.EventsRequest{}))
+		var told []string
+		for _, ev := range s.allEvents(apikey.EventsRequest{}) {
+			if ev.Action == apikey.ActionReseal && ev.Outcome == apikey.Done {
+				told = append(told, ev.Changed...)
+				require.Equal(t, "ops_1", ev.Actor.ID)
+			}
+		}
+		require.Equal(t, sealed, told, "an event for each call that sealed something, and for no other")
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
@@ -279,11 +280,11 @@ func TestSealedTokenIsBoundToItsRow(t *testing.T) {
 			if tried++; err == nil {
 				open++
 			}
-			require.ErrorIs(t, err, apikey.ErrCorrupt, name)
 			var corrupt *apikey.CorruptError
-			require.ErrorAs(t, err, &corrupt, name)
-			require.Equal(t, key.Key.ID, corrupt.Key)
-			require.Zero(t, shown)
+			if assert.ErrorAs(t, err, &corrupt, name) {
+				assert.Equal(t, key.Key.ID, corrupt.Key, name)
+			}
+			assert.Zero(t, shown, name)
 		}
 		for bit := range len(good) * 8 {
 			sealed := append([]byte(nil), good...)
@@ -307,8 +308,10 @@ func TestSealedTokenIsBoundToItsRow(t *testing.T) {
 		require.NoError(t, err)
 		put(sealedOf(key.Key.ID, rotated.Token.Credential()))
 		_, err = e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID, Credential: cred})
-		require.ErrorIs(t, err, apikey.ErrCorrupt, "of the key's other credential")
-		tried++
+		if tried++; err == nil {
+			open++
+		}
+		assert.ErrorIs(t, err, apikey.ErrCorrupt, "of the key's other credential")
 		put(good)
 		_, err = e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID, Credential: cred})
 		require.NoError(t, err, "as it was it opens")
