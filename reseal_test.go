@@ -208,6 +208,30 @@ func TestResealOfADamagedCopy(t *testing.T) {
 	})
 }
 
+// What another node sealed anew meanwhile is neither a failure nor counted twice.
+func TestResealOnTwoNodes(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		var p *proxy
+		s := newSealedEnv(t, 0, on, through(&p))
+		other := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = s.rotatedKEKs() })
+		var theirs int
+		p.hook(func(p *proxy) {
+			p.apply = func(next func() error, _ []apikey.Change) error {
+				p.hook(func(p *proxy) { p.apply = nil })
+				var err error
+				theirs, err = other.Reseal(staff(), apikey.ResealRequest{})
+				require.NoError(t, err)
+				return next()
+			}
+		})
+		done, err := s.reseal(0)
+		require.NoError(t, err)
+		require.Zero(t, done)
+		require.Equal(t, 2, theirs)
+		s.opensWith(s.next)
+	})
+}
+
 // A KEK that is away ends the batch: it would cost its time for every value.
 func TestResealWithoutItsKEK(t *testing.T) {
 	s := newSealedEnv(t, 5)

@@ -271,15 +271,7 @@ func TestKEKThatDecryptsInPlace(t *testing.T) {
 	rest := sealed[3+n:]
 	b, _ := aes.NewCipher(dek)
 	g, _ := cipher.NewGCM(b)
-	var aad []byte
-	u64 := func(v int) { aad = append(aad, 0, 0, 0, 0, 0, 0, byte(v>>8), byte(v)) }
-	txt := func(s string) { u64(len(s)); aad = append(aad, s...) }
-	txt("apikey sealed token v1")
-	txt(string(r.ID[:]))
-	txt(string(r.Credentials[0].ID[:]))
-	txt(r.Account)
-	u64(int(r.Mode))
-	_, err = g.Open(nil, rest[:12], rest[12:], aad)
+	_, err = g.Open(nil, rest[:12], rest[12:], aadOf(&r))
 	require.Error(t, err, "who reads the database opens nothing")
 	_, err = e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})
 	require.NoError(t, err)
