@@ -89,6 +89,22 @@ var (
 	ErrAlreadyIssued = errors.New("apikey: already issued under this idempotency key")
 	// ErrIdempotencyMismatch: this idempotency key was used by another request. Issue.
 	ErrIdempotencyMismatch = errors.New("apikey: idempotency key was used for another request")
+	// ErrStepUpRequired: the action has to be approved first; see [ChallengeError]. Every guarded action.
+	ErrStepUpRequired = wrap("apikey: action has to be approved by a factor", ErrDenied)
+	// ErrGrant: the grant was used, has expired, or approves something else. Every guarded action.
+	ErrGrant = wrap("apikey: this grant does not approve this request: confirm a new challenge", ErrStepUpRequired)
+	// ErrChallenge: unknown, somebody else's, answered, expired, or spent by wrong answers. Confirm.
+	ErrChallenge = wrap("apikey: this challenge cannot be answered any more: put a new one", ErrDenied)
+	// ErrWrongAnswer: it was counted. Confirm, ConfirmEnrollment.
+	ErrWrongAnswer = wrap("apikey: wrong answer", ErrDenied)
+	// ErrTooManyAttempts: see [AttemptsError] for how long to wait. Challenge, Confirm, ConfirmEnrollment.
+	ErrTooManyAttempts = wrap("apikey: too many attempts", ErrDenied)
+	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Confirm, ConfirmEnrollment.
+	ErrLocked = wrap("apikey: guarded actions are locked for this actor: another admin or an operator lifts it", ErrDenied)
+	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it. Challenge, ConfirmEnrollment.
+	ErrNotEnrolled = errors.New("apikey: factor is not enrolled: enrol and confirm it, or have another admin allow it with AllowEnrollment")
+	// ErrNotRecoverable: the token was shown once and only its hash is kept. Reveal.
+	ErrNotRecoverable = errors.New("apikey: token is not recoverable: rotate the key for a new one")
 	// ErrPepper: the configured peppers are not those of this database. Constructors.
 	ErrPepper = errors.New("apikey: wrong or missing pepper")
 	// ErrCursorLost: a feed position that the store no longer knows: its history was rewritten
@@ -163,3 +179,19 @@ func micros(t time.Time) time.Time {
 
 // joined is a sentinel with what caused it.
 func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
+
+// ChallengeError says that an action has to be approved first, and which
+// factors can: any one of them. It wraps ErrStepUpRequired.
+type ChallengeError struct {
+	Action  Action // what is guarded: of an update it may be ActionWiden
+	Key     KeyID  // zero: about no existing key
+	Factors []string
+}
+
+// Error names the action and the factors.
+func (e *ChallengeError) Error() string {
+	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
+}
+
+// Unwrap is ErrStepUpRequired.
+func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,9 +33,26 @@ type IssueRequest struct {
 	RotateMonths int // remind to rotate after so many months, up to 120; 0: never
 	// Disabled issues it suspended; the zero request is a working key.
 	Disabled bool
+	// Recoverable keeps a sealed copy of the token for Reveal; it needs a KEK.
+	// Otherwise the token is shown once and only its hash is kept.
+	Recoverable bool
 	// IdempotencyKey makes a repeated request harmless for 24 hours: up to 255
 	// bytes, unique in the account and mode. Empty: none.
 	IdempotencyKey string
+
+	Grant Grant // when StepUp guards ActionIssue
+}
+
+func (r IssueRequest) guarded() approval {
+	r.Kind = or(r.Kind, Secret)
+	return approval{
+		job: job{action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true},
+		sum: sumOf(ActionIssue, func(c *canon) {
+			sum := r.sum()
+			c.bytes(sum[:])
+			c.text(r.IdempotencyKey)
+		}),
+	}
 }
 
 // Issued is a new key with its token, which is nowhere else: a secret token is
@@ -50,7 +66,8 @@ type Issued struct {
 //
 // A request repeated under its idempotency key answers with the key, no secret
 // token, and ErrAlreadyIssued. Errors: ErrNoActor, ErrNotFound (another's
-// account), ErrForbidden, ErrStanding, ErrInvalid, ErrLimit, ErrAlreadyIssued,
+// account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]), ErrGrant,
+// ErrStanding, ErrInvalid, ErrLimit, ErrAlreadyIssued,
 // ErrIdempotencyMismatch, ErrBusy, ErrConflict, ErrUnavailable.
 func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 	return m.own().issue(ctx, req)
@@ -63,39 +80,39 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	req.Kind = or(req.Kind, Secret)
 	var fresh *Record
 	var token Token
-	err = s.do(ctx, job{
-		action: ActionIssue, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, name: req.Name, stands: true,
-		work: func(a Actor, _ *Record) (effect, error) {
-			account, now := accountOf(a, req.Account), s.cfg.Now()
-			idem, earlier, err := s.idempotency(ctx, account, req, now)
-			if err != nil {
-				issued.Key = earlier
+	var idem *Item
+	j := req.guarded().asking(req.Grant)
+	j.first = func(a Actor) (err error) { // a replay's grant was spent by what it repeats
+		idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now())
+		return err
+	}
+	j.work = func(a Actor, _ *Record) (effect, error) {
+		account, now := accountOf(a, req.Account), s.cfg.Now()
+		var err error
+		if fresh == nil { // once: a retry after a conflict keeps token and hash
+			if fresh, token, err = s.draw(ctx, account, req, now); err != nil {
+				fresh = nil
 				return effect{}, err
 			}
-			if fresh == nil { // once: a retry after a conflict keeps token and hash
-				if fresh, token, err = s.draw(ctx, account, req, now); err != nil {
-					fresh = nil
-					return effect{}, err
-				}
+		}
+		r := fresh.clone()
+		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}}
+		if idem != nil {
+			idem.Data = append(idem.Data, r.ID[:]...)
+			e.items = append(e.items, *idem)
+		}
+		if r.live(now) {
+			quota, err := s.quota(ctx, account, req.Mode, now)
+			if err != nil {
+				return effect{}, err
 			}
-			r := fresh.clone()
-			e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}}
-			if idem != nil {
-				idem.Data = append(idem.Data, r.ID[:]...)
-				e.items = append(e.items, *idem)
-			}
-			if r.live(now) {
-				quota, err := s.quota(ctx, account, req.Mode, now)
-				if err != nil {
-					return effect{}, err
-				}
-				e.items = append(e.items, quota)
-			}
-			issued = Issued{token, s.describeAll(&r, now)}
-			issued.Key.Version = 1
-			return e, nil
-		},
-	})
+			e.items = append(e.items, quota)
+		}
+		issued = Issued{token, s.describeAll(&r, now)}
+		issued.Key.Version = 1
+		return e, nil
+	}
+	err = s.do(ctx, j)
 	switch {
 	case errors.Is(err, ErrAlreadyIssued):
 		return Issued{Key: issued.Key}, err
@@ -122,7 +139,13 @@ func (s session) draw(ctx context.Context, account string, req IssueRequest, now
 	if err := cmp.Or(validOwner(r), s.valid(r, fields)); err != nil {
 		return nil, Token{}, err
 	}
-	cred, token, err := s.newCredential(ctx, r.Kind, r.Mode)
+	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden
+		if len(s.vault.keks) == 0 {
+			return nil, Token{}, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
+		}
+		r.Recovery = Recoverable
+	}
+	cred, token, err := s.newCredential(ctx, r)
 	if err != nil {
 		return nil, Token{}, err
 	}
@@ -131,11 +154,11 @@ func (s session) draw(ctx context.Context, account string, req IssueRequest, now
 }
 
 // newCredential mints a token and what is kept of it.
-func (s session) newCredential(ctx context.Context, kind Kind, mode Mode) (Credential, Token, error) {
-	p := mint(s.prefix, kind, mode, NewCredentialID(), s.ring.first)
+func (s session) newCredential(ctx context.Context, r *Record) (Credential, Token, error) {
+	p := mint(s.prefix, r.Kind, r.Mode, NewCredentialID(), s.ring.first)
 	token := newToken(p.text)
 	cred := Credential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
-	if kind == Publishable {
+	if r.Kind == Publishable {
 		cred.Public = p.text
 		return cred, token, nil
 	}
@@ -144,6 +167,11 @@ func (s session) newCredential(ctx context.Context, kind Kind, mode Mode) (Crede
 		return Credential{}, Token{}, err
 	}
 	cred.Hash, cred.Check = encoded, makeCheck(s.ring.first, p)
+	if r.Recovery == Recoverable {
+		if cred.Sealed, cred.SealedKEK, err = s.vault.seal(ctx, []byte(p.text), sealedAAD(r, p.id)); err != nil {
+			return Credential{}, Token{}, err
+		}
+	}
 	return cred, token, nil
 }
 
@@ -305,29 +333,6 @@ const (
 
 const idemTime = 24 * time.Hour
 
-// itemID names an item of an account and mode in at most 64 bytes, whatever the
-// account and the rest are.
-func itemID(account string, m Mode, rest string) string {
-	var c canon
-	c.text(account)
-	c.uint(uint64(m))
-	c.text(rest)
-	sum := sha256.Sum256(c.b)
-	return hex.EncodeToString(sum[:])
-}
-
-// item reads one item by its name; the zero Version says that there is none.
-func (s session) item(ctx context.Context, kind ItemKind, id string) (Item, error) {
-	page, err := s.store.Items(ctx, ItemFilter{Kind: kind, ID: id})
-	if err != nil {
-		return Item{}, storeError(err)
-	}
-	if len(page.Items) == 0 {
-		return Item{Kind: kind, ID: id}, nil
-	}
-	return page.Items[0], nil
-}
-
 // quota makes the limit of live keys exact. Whatever makes a key live swaps
 // this item in the same Apply: of two that counted the same keys, one
 // conflicts, and counts again. The item is read before the keys are counted.
@@ -422,5 +427,6 @@ func (r IssueRequest) sum() [32]byte {
 	}
 	c.uint(uint64(r.RotateMonths))
 	c.bool(r.Disabled)
+	c.bool(r.Recoverable)
 	return sha256.Sum256(c.b)
 }

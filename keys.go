@@ -176,6 +176,8 @@ type Info struct {
 	Mode       Mode
 	Kind       Kind
 	State      State
+	// Recoverable: its secret token can be shown again; see [Manager.Reveal].
+	Recoverable bool
 	// Version counts changes, from 1. It is what IfVersion compares.
 	Version uint64
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type Manager struct {
 	cfg     ManagerConfig
 	limits  Limits
 	skew    time.Duration
+	vault   vault
 	cold    *gate
 	denials denials
 	closed  atomic.Bool
@@ -48,6 +50,17 @@ type ManagerConfig struct {
 	// refuses, wrapped in ErrStanding. nil: every product is enabled.
 	Products func(account string, m Mode, a Ability) error
 	Limits   Limits
+
+	// StepUp guards actions; nil guards nothing. [GuardCreateAndDelete] and its
+	// neighbours are ready-made.
+	StepUp  StepUp
+	Factors map[string]Factor // by the names that StepUp uses
+	// KEKs seal the tokens of Recoverable keys and TOTP seeds: the first wraps, all
+	// unwrap; see [Manager.Reseal].
+	KEKs []KEK
+	// InsecureRevealWithoutStepUp lets Reveal answer where StepUp names no factor
+	// for it: whoever has a session reads the secret.
+	InsecureRevealWithoutStepUp bool
 
 	// Skew is how far the clocks of the machines may be apart; 0: 5 s. Around a
 	// scheduled switch both tokens are accepted for that long. At most 1 min.
@@ -82,6 +95,14 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if c.Skew < 0 || c.Skew > time.Minute {
 		return nil, invalid("ManagerConfig.Skew is %v: want 0 (5 s) to 1 min", c.Skew)
 	}
+	vault, err := newVault(c.KEKs)
+	if err != nil {
+		return nil, err
+	}
+	c.Factors = maps.Clone(c.Factors)
+	if err := c.validStepUp(); err != nil {
+		return nil, err
+	}
 	var hashers []Hasher
 	if c.Hasher != nil {
 		hashers = []Hasher{c.Hasher}
@@ -101,7 +122,7 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := core.matches(c.Local); err != nil {
 		return nil, err
 	}
-	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), cold: newGate(8, 8, 2*time.Second, 256)}
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newGate(8, 8, 2*time.Second, 256)}
 	if err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
@@ -392,7 +413,7 @@ func (m *Manager) mark(ctx context.Context) error {
 		}
 		e := Event{ID: newEventID(), Action: ActionPepper, Outcome: Done, Actor: Operator("apikey"), Changed: []string{markID(uint8(slot))}}
 		it := Item{Kind: itemMark, ID: markID(uint8(slot)), Version: 1, Data: markOf(k)}
-		err = m.own().apply(ctx, e.Actor, ActionPepper, effect{items: []Item{it}, note: &e})
+		err = m.own().apply(ctx, e.Actor, job{action: ActionPepper}, effect{items: []Item{it}, note: &e})
 		if errors.Is(err, ErrConflict) { // another node was faster: with the same pepper?
 			err = m.checkMarks(ctx, m.cfg.Store)
 		}

@@ -68,6 +68,7 @@ const (
 	purposeCode  purpose = "code"  // e-mailed codes
 	purposeRow   purpose = "row"   // Record.MAC
 	purposeEvent purpose = "event" // the activity log's chain
+	purposeItem  purpose = "item"  // challenges and grants
 	purposeMark  purpose = "mark"  // the check value in the store
 )
 
@@ -80,7 +81,7 @@ type pepperKeys struct {
 
 func newPepperKeys(slot uint8, key [32]byte) *pepperKeys {
 	subkeys := map[purpose][]byte{}
-	for _, p := range []purpose{purposeTag, purposeProof, purposeHash, purposeCode, purposeRow, purposeEvent, purposeMark} {
+	for _, p := range []purpose{purposeTag, purposeProof, purposeHash, purposeCode, purposeRow, purposeEvent, purposeItem, purposeMark} {
 		// HKDF-SHA-256, RFC 5869. It fails for lengths beyond 255 blocks only.
 		sub, err := hkdf.Key(sha256.New, key[:], nil, "apikey pepper v1 "+string(p), 32)
 		if err != nil {

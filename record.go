@@ -256,7 +256,7 @@ func (r *Record) live(now time.Time) bool {
 func (c *core) describe(r *Record, presented CredentialID) Info {
 	info := Info{
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
-		State: r.State(), Version: r.Version, Metadata: Metadata{r.Metadata},
+		State: r.State(), Recoverable: r.Recovery == Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
 		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
 		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, RevokeReason: r.RevokeReason,
 		RotateMonths: r.RotateMonths, RotateDue: r.RotateDue,

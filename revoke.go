@@ -19,7 +19,7 @@ type SuspendRequest struct{ Key KeyID }
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
 func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
-	return m.own().lessen(ctx, ActionSuspend, req.Key, func(r *Record, _ time.Time) (made, bool) {
+	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key}, func(r *Record, _ time.Time) (made, bool) {
 		if r.Disabled {
 			return made{}, false
 		}
@@ -32,6 +32,20 @@ func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
 type RevokeRequest struct {
 	Key    KeyID
 	Reason Reason // empty: ReasonRequested
+
+	// Grant, when StepUp guards ActionRevoke. Revoking as ReasonCompromised is
+	// never guarded: nobody has to find his phone while a key is being abused.
+	Grant Grant
+}
+
+func (r RevokeRequest) guarded() approval {
+	return approval{
+		job: job{action: ActionRevoke, key: r.Key, lessens: true},
+		sum: sumOf(ActionRevoke, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.text(string(or(r.Reason, ReasonRequested)))
+		}),
+	}
 }
 
 // Revoke ends a key for ever: no Verify that starts after it returned succeeds
@@ -47,7 +61,11 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 	if err != nil {
 		return err
 	}
-	return s.lessen(ctx, ActionRevoke, req.Key, func(r *Record, now time.Time) (made, bool) {
+	j := req.guarded().job
+	if reason != ReasonCompromised {
+		j = req.guarded().asking(req.Grant)
+	}
+	return s.lessen(ctx, j, func(r *Record, now time.Time) (made, bool) {
 		r.RevokedAt, r.RevokeReason = micros(now), reason
 		return made{changed: []string{"revoked_at"}, reason: reason}, true
 	})
@@ -61,10 +79,10 @@ func (r Reason) valid() (Reason, error) {
 }
 
 // lessen takes power away from a key that is not dead yet.
-func (s session) lessen(ctx context.Context, action Action, key KeyID, edit func(*Record, time.Time) (made, bool)) error {
-	return s.do(ctx, job{action: action, key: key, lessens: true, work: func(_ Actor, r *Record) (effect, error) {
-		return s.lessened(r, edit), nil
-	}})
+func (s session) lessen(ctx context.Context, j job, edit func(*Record, time.Time) (made, bool)) error {
+	j.lessens = true
+	j.work = func(_ Actor, r *Record) (effect, error) { return s.lessened(r, edit), nil }
+	return s.do(ctx, j)
 }
 
 func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, bool)) effect {
@@ -111,7 +129,8 @@ type RevokedAll struct {
 
 // RevokeAll revokes a chunk of keys, newest first. Call it until Next is empty;
 // killed in between, it may start again: revoked keys are passed over. A key
-// that fails holds up no other: the errors come joined, naming the keys, and
+// that fails holds up no other (also one whose revocation StepUp guards: revoke
+// those singly, or as compromised): the errors come joined, naming the keys, and
 // Next is set all the same.
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
 	reason, err := req.Reason.valid()

@@ -30,6 +30,21 @@ type RotateRequest struct {
 	// Replace ends what stands in the way: a rotation that is pending, and an
 	// older token that still overlaps.
 	Replace bool
+
+	Grant Grant // when StepUp guards ActionRotate
+}
+
+func (r RotateRequest) guarded() approval {
+	return approval{
+		job: job{action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true},
+		sum: sumOf(ActionRotate, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.uint(r.IfVersion)
+			c.time(r.At)
+			c.uint(uint64(r.Overlap))
+			c.bool(r.Replace)
+		}),
+	}
 }
 
 // Rotate makes a new token and returns it, the only time for a secret one.
@@ -38,6 +53,7 @@ type RotateRequest struct {
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
 // ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
+// ErrStepUpRequired (as *[ChallengeError]), ErrGrant,
 // ErrRotationPending and ErrOverlapRunning (see Replace), ErrBusy, ErrConflict,
 // ErrCorrupt, ErrUnavailable.
 func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
@@ -50,14 +66,15 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 	}
 	var cred *Credential
 	var token Token
-	err = s.do(ctx, job{action: ActionRotate, key: req.Key, ifVersion: req.IfVersion, stands: true, work: func(_ Actor, stored *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
 		if err := s.makeRoom(&r, req, now); err != nil {
 			return effect{}, err
 		}
 		if cred == nil { // once: a retry after a conflict keeps token and hash
-			c, t, err := s.newCredential(ctx, r.Kind, r.Mode)
+			c, t, err := s.newCredential(ctx, &r)
 			if err != nil {
 				return effect{}, err
 			}
@@ -76,8 +93,8 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		issued = Issued{token, s.describeAll(&r, now)}
 		issued.Key.Version++
 		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}}, nil
-	}})
-	if err != nil {
+	}
+	if err := s.do(ctx, j); err != nil {
 		return Issued{}, err
 	}
 	return issued, nil

@@ -72,6 +72,48 @@ type UpdateRequest struct {
 	Metadata     Field[map[string]string] `json:",omitzero"`
 	RotateMonths Field[int]               `json:",omitzero"`
 	Disabled     Field[bool]              `json:",omitzero"`
+
+	// Grant, when StepUp guards ActionUpdate, or what this update turns out to be:
+	// ActionWiden, ActionResume.
+	Grant Grant `json:"-"`
+}
+
+func (r UpdateRequest) guarded() approval {
+	return approval{
+		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion},
+		others: []Action{ActionWiden, ActionResume},
+		sum: sumOf(ActionUpdate, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.uint(r.IfVersion)
+			field(c, r.Name, c.text)
+			field(c, r.Abilities, c.texts)
+			field(c, r.ExpiresAt, c.time)
+			field(c, r.Networks, func(list []netip.Prefix) {
+				c.uint(uint64(len(list)))
+				for _, n := range list {
+					c.text(n.String())
+				}
+			})
+			field(c, r.Origins, c.texts)
+			field(c, r.Metadata, func(m map[string]string) {
+				c.uint(uint64(len(m)))
+				for name, value := range (Metadata{m}).All() {
+					c.text(name)
+					c.text(value)
+				}
+			})
+			field(c, r.RotateMonths, func(n int) { c.uint(uint64(n)) })
+			field(c, r.Disabled, c.bool)
+		}),
+	}
+}
+
+// field writes the three states of a field.
+func field[T any](c *canon, f Field[T], value func(T)) {
+	c.uint(uint64(f.state))
+	if f.state == 2 {
+		value(f.value)
+	}
 }
 
 // Update changes a key and returns it as it is then. An update that changes
@@ -83,7 +125,7 @@ func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 }
 
 func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err error) {
-	return s.change(ctx, job{action: ActionUpdate, key: req.Key, ifVersion: req.IfVersion}, func(r *Record, now time.Time) error {
+	return s.change(ctx, req.guarded().asking(req.Grant), func(r *Record, now time.Time) error {
 		req.Name.onto(&r.Name)
 		req.Abilities.onto(&r.Abilities)
 		req.Networks.onto(&r.Networks)
@@ -128,7 +170,7 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 			return effect{}, nil
 		}
 		info.Version++
-		e := effect{made: []made{{record: &r, changed: changed}}}
+		e := effect{made: []made{{record: &r, changed: changed}}, widens: s.widens(stored, &r)}
 		switch { // by whatever method: who may not resume must not do it through Update
 		case r.Disabled && !stored.Disabled:
 			e.also = ActionSuspend
@@ -166,6 +208,35 @@ func (s session) revived(ctx context.Context, stored, r *Record, now time.Time) 
 	return nil, nil
 }
 
+// widens reports whether some request passes with the edited record that was
+// refused with the stored one: an ability that nothing held before allows, more
+// networks or origins, a later end, a suspended key that works again.
+func (c *core) widens(stored, edited *Record) bool {
+	before, after := c.describe(stored, CredentialID{}), c.describe(edited, CredentialID{})
+	beyond := func(end, was time.Time) bool { return !was.IsZero() && (end.IsZero() || end.After(was)) }
+	switch {
+	case canAll(before.Abilities.s, after.Abilities.s) != nil,
+		beyond(edited.ExpiresAt, stored.ExpiresAt),
+		stored.Disabled && !edited.Disabled:
+		return true
+	case len(stored.Networks) > 0 && (len(edited.Networks) == 0 || !allIn(edited.Networks, stored.Networks, func(n, was netip.Prefix) bool {
+		return was.Bits() <= n.Bits() && was.Contains(n.Addr())
+	})):
+		return true
+	}
+	return len(stored.Origins) > 0 && (len(edited.Origins) == 0 || !allIn(edited.Origins, stored.Origins, func(o, was string) bool { return o == was }))
+}
+
+// allIn reports whether each item is covered by one of those that were there.
+func allIn[T any](items, were []T, covers func(item, was T) bool) bool {
+	for _, item := range items {
+		if !slices.ContainsFunc(were, func(was T) bool { return covers(item, was) }) {
+			return false
+		}
+	}
+	return true
+}
+
 // differences names the fields that an edit changed.
 func differences(a, b *Record) (names []string) {
 	for name, same := range map[string]bool{
@@ -189,12 +260,25 @@ func differences(a, b *Record) (names []string) {
 type ResumeRequest struct {
 	Key       KeyID
 	IfVersion uint64 // 0: whatever it is at
+
+	Grant Grant // when StepUp guards ActionResume or ActionWiden
+}
+
+func (r ResumeRequest) guarded() approval {
+	return approval{
+		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion},
+		others: []Action{ActionWiden}, // that is what it is
+		sum: sumOf(ActionResume, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.uint(r.IfVersion)
+		}),
+	}
 }
 
 // Resume brings a suspended key back; of one that is not suspended it is nil.
 // Errors as for Update.
 func (m *Manager) Resume(ctx context.Context, req ResumeRequest) error {
-	_, err := m.own().change(ctx, job{action: ActionResume, key: req.Key, ifVersion: req.IfVersion}, func(r *Record, _ time.Time) error {
+	_, err := m.own().change(ctx, req.guarded().asking(req.Grant), func(r *Record, _ time.Time) error {
 		r.Disabled = false
 		return nil
 	})

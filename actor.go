@@ -1,0 +1,74 @@
+package apikey
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Actor is who performs a management action. The program authenticates people;
+// it says here who it is, and the library records it. An Actor travels in the
+// context.
+type Actor struct {
+	ID      string // required: unique within the program, at most 255 bytes
+	Account string // required: the merchant he acts for
+	Role    string // what RolePolicy looks at
+	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is
+	// replaced.
+	Addr      string
+	UserAgent string
+	RequestID string
+
+	// Not exported, so that no decoder of somebody's JSON can set them.
+	operator bool
+	holder   bool // of a token, ending it
+}
+
+// Operator is an actor of the program's own staff or of the program itself:
+// the only one who spans accounts. Give it to nobody whom a merchant hired.
+func Operator(id string) Actor { return Actor{ID: id, Role: "operator", operator: true} }
+
+// IsOperator reports whether [Operator] made this actor.
+func (a Actor) IsOperator() bool { return a.operator }
+
+type actorContext struct{}
+
+// WithActor returns a context whose management calls are made by a.
+func WithActor(ctx context.Context, a Actor) context.Context {
+	return context.WithValue(ctx, actorContext{}, a)
+}
+
+// actorOf finds the actor. An ID and an account are required: an action by
+// nobody, or for nobody, is a forgotten WithActor.
+func actorOf(ctx context.Context) (Actor, error) {
+	a, ok := ctx.Value(actorContext{}).(Actor)
+	switch {
+	case !ok:
+		return Actor{}, ErrNoActor
+	case a.ID == "":
+		return Actor{}, fmt.Errorf("%w: the one that is there has no ID", ErrNoActor)
+	case a.Account == "" && !a.operator:
+		return Actor{}, fmt.Errorf("%w: the one that is there has no Account, and only apikey.Operator spans accounts", ErrNoActor)
+	}
+	for _, text := range []string{a.ID, a.Account, a.Role} {
+		if len(text) > 255 || !storable(text) {
+			return Actor{}, invalid("an actor's ID, account and role are valid UTF-8 without NUL, at most 255 bytes each")
+		}
+	}
+	// These come from a request's headers. They are for the log, and whatever a
+	// client writes into them must not stop a revocation.
+	a.Addr, a.UserAgent, a.RequestID = loggable(a.Addr), loggable(a.UserAgent), loggable(a.RequestID)
+	return a, nil
+}
+
+// loggable makes any text storable, and short.
+func loggable(s string) string {
+	s = strings.ReplaceAll(s[:min(len(s), 512)], "\x00", "\uFFFD")
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// storable reports whether every engine can keep s byte for byte.
+func storable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}

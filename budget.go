@@ -1,0 +1,232 @@
+package apikey
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// budget is what one actor may still try, over all his challenges, all factors
+// and all nodes: one item, swapped by every attempt. It guards guarded actions
+// alone. Verification, Suspend and Revoke as compromised never look at it.
+//
+// A code of six digits that is taken in three time steps falls to one guess in
+// 333,333. A hundred guesses, which is all that an actor has until somebody
+// else lifts his lock, find one with a probability of 0.0003.
+//
+// Items carry no more protection than the database: who may delete its rows
+// can empty a budget, and guess on.
+type budget struct {
+	item  Item
+	next  uint64  // number of the next charge
+	all   uint64  // charges since the last lift that were not given back
+	last  int64   // of the newest charge, Unix seconds
+	hour  []tally // charges of the last hour
+	asked []tally // challenges that wait for an answer, by their expiry
+	mail  []tally // codes sent in the last hour
+}
+
+// tally is something that counts until a time.
+type tally struct {
+	id    string
+	until int64 // Unix seconds
+}
+
+const (
+	wrongAnHour   = 10
+	wrongEver     = 100
+	forgivenAfter = 30 * 24 * time.Hour // without a wrong answer
+	openAtOnce    = 3
+	mailsAnHour   = 5
+)
+
+// itemBudget is the kind of the items that keep budgets.
+const itemBudget ItemKind = "budget"
+
+func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
+	it, err := s.item(ctx, itemBudget, itemID(a.Account, 0, a.ID))
+	if err != nil {
+		return nil, err
+	}
+	b := &budget{item: it}
+	if it.Version == 0 {
+		return b, nil
+	}
+	u := uncanon{it.Data, true}
+	b.next, b.all, b.last = u.uint(), u.uint(), int64(u.uint())
+	for _, list := range b.lists() {
+		for range min(u.uint(), 1000) {
+			*list = append(*list, tally{u.text(), int64(u.uint())})
+		}
+	}
+	if !u.ok || len(u.b) != 0 { // fail closed: somebody else looks at it, and lifts it
+		return &budget{item: it, all: wrongEver, last: s.cfg.Now().Unix()}, nil
+	}
+	b.forget(s.cfg.Now())
+	return b, nil
+}
+
+func (b *budget) lists() []*[]tally { return []*[]tally{&b.hour, &b.asked, &b.mail} }
+
+// forget drops what no longer counts.
+func (b *budget) forget(now time.Time) {
+	for _, list := range b.lists() {
+		*list = slices.DeleteFunc(*list, func(t tally) bool { return now.Unix() >= t.until })
+	}
+	if !b.locked() && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
+		b.all = 0
+	}
+}
+
+// swap is the item to write.
+func (b *budget) swap(now time.Time) Item {
+	var c canon
+	c.uint(b.next)
+	c.uint(b.all)
+	c.uint(uint64(b.last))
+	for _, list := range b.lists() {
+		c.uint(uint64(len(*list)))
+		for _, t := range *list {
+			c.text(t.id)
+			c.uint(uint64(t.until))
+		}
+	}
+	it := b.item
+	it.Version++
+	it.Data = c.b
+	it.ExpiresAt = micros(now.Add(2 * forgivenAfter))
+	if b.locked() {
+		it.ExpiresAt = time.Time{} // a lock does not expire
+	}
+	return it
+}
+
+// locked: only another person lifts it.
+func (b *budget) locked() bool { return b.all >= wrongEver }
+
+func (b *budget) allowed(now time.Time) error {
+	switch {
+	case b.locked():
+		return ErrLocked
+	case len(b.hour) >= wrongAnHour:
+		return tooMany(b.hour, now)
+	}
+	return nil
+}
+
+// AttemptsError says how long an actor has to wait before he may try again. It
+// wraps ErrTooManyAttempts.
+type AttemptsError struct {
+	Wait time.Duration // more than 0
+}
+
+// Error says when to try again.
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
+}
+
+// Unwrap is ErrTooManyAttempts.
+func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
+
+// tooMany waits for the first of the list to stop counting.
+func tooMany(list []tally, now time.Time) error {
+	first := slices.MinFunc(list, func(a, b tally) int { return int(a.until - b.until) })
+	return &AttemptsError{max(time.Second, time.Unix(first.until, 0).Sub(now).Round(time.Second))}
+}
+
+// mayOpen asks whether one more challenge may be put.
+func (b *budget) mayOpen(now time.Time) error {
+	if err := b.allowed(now); err != nil {
+		return err
+	}
+	if len(b.asked) >= openAtOnce {
+		return tooMany(b.asked, now)
+	}
+	return nil
+}
+
+// open counts a challenge, and a mail if it sends one.
+func (b *budget) open(c Challenge, mails bool, now time.Time) error {
+	if mails {
+		if len(b.mail) >= mailsAnHour {
+			return tooMany(b.mail, now)
+		}
+		b.mail = append(b.mail, tally{c.ID, now.Add(time.Hour).Unix()})
+	}
+	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.Unix()})
+	return nil
+}
+
+// charge counts an attempt as wrong, before it is compared.
+func (b *budget) charge(now time.Time) (number uint64, err error) {
+	if err := b.allowed(now); err != nil {
+		return 0, err
+	}
+	number = b.next
+	b.next++
+	b.all++
+	b.last = now.Unix()
+	b.hour = append(b.hour, tally{strconv.FormatUint(number, 10), now.Add(time.Hour).Unix()})
+	return number, nil
+}
+
+// refund gives one charge back, never another's.
+func (b *budget) refund(number uint64) {
+	if b.all > 0 {
+		b.all--
+	}
+	id := strconv.FormatUint(number, 10)
+	b.hour = slices.DeleteFunc(b.hour, func(t tally) bool { return t.id == id })
+}
+
+// closed takes an answered challenge off those that wait.
+func (b *budget) closed(id string) {
+	b.asked = slices.DeleteFunc(b.asked, func(t tally) bool { return t.id == id })
+}
+
+// unsent does so for one whose code was never sent.
+func (b *budget) unsent(id string) {
+	b.closed(id)
+	b.mail = slices.DeleteFunc(b.mail, func(t tally) bool { return t.id == id })
+}
+
+// LiftLockRequest names the actor whose guarded actions are locked.
+type LiftLockRequest struct {
+	Account string // empty: the caller's own; an Operator names it
+	Actor   string // his ID
+}
+
+// LiftLock clears an actor's count of wrong answers, also before he is locked.
+// Nobody lifts his own: another admin of the account does, or an Operator. Of
+// an actor without wrong answers it is nil. Errors: ErrNoActor, ErrNotFound
+// (another's account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
+	s := m.own()
+	return s.do(ctx, job{action: ActionLiftLock, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		target, err := another(a, req.Account, req.Actor)
+		if err != nil {
+			return effect{}, err
+		}
+		b, err := s.budgetOf(ctx, target)
+		if err != nil || b.all == 0 && len(b.hour) == 0 {
+			return effect{}, err
+		}
+		b.all, b.hour = 0, nil
+		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, target.ID)}, nil
+	}})
+}
+
+// another is the actor whom a request names, who must not be the one who makes
+// it: a hijacked session must not be able to help itself.
+func another(a Actor, account, id string) (Actor, error) {
+	target := Actor{ID: id, Account: accountOf(a, account)}
+	switch {
+	case id == "" || len(id) > 255 || !storable(id):
+		return Actor{}, invalid("Actor %s: want an actor's ID of 1 to 255 bytes of valid UTF-8", quote(id))
+	case target.ID == a.ID && target.Account == a.Account:
+		return Actor{}, fmt.Errorf("%w: nobody does this for himself: another admin of the account or an operator does", ErrForbidden)
+	}
+	return target, nil
+}

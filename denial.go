@@ -1,0 +1,67 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+// recordDenial writes a refusal to the activity log: outside every chain, and
+// at most once an actor, action, key and minute, so that refusals can neither
+// fill the log nor hold up a revocation. The ID is made of those four, so that
+// the nodes agree without talking.
+func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
+	now := s.cfg.Now()
+	var c canon
+	c.text("apikey denial v1")
+	c.text(a.ID)
+	c.text(a.Account)
+	c.text(string(j.action))
+	c.bytes(about.ID[:])
+	c.uint(uint64(now.Unix() / 60))
+	sum := sha256.Sum256(c.b)
+	id := EventID(sum[:16])
+	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
+	if s.joined || !s.denials.first(id, a.Account, now) {
+		return // the caller's transaction would roll it back, or it is there already
+	}
+	ev := s.record(Event{
+		ID: id, Time: micros(now), Action: j.action, Outcome: Refused,
+		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
+	}, [32]byte{})
+	// Whoever is refused must not escape the log by hanging up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.store.Apply(ctx, Change{ID: id, Event: &ev}); err != nil {
+		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
+	}
+}
+
+// denials remembers which refusals of this minute were written: a bounded
+// number, and of each account, so that none can crowd out the others'.
+type denials struct {
+	mu     sync.Mutex
+	minute int64
+	seen   map[EventID]struct{}
+	from   map[string]int
+}
+
+const (
+	denialsAMinute = 10_000
+	denialsFrom    = 200 // one account
+)
+
+func (d *denials) first(id EventID, account string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
+		d.minute, d.seen, d.from = m, map[EventID]struct{}{}, map[string]int{}
+	}
+	if _, ok := d.seen[id]; ok || len(d.seen) >= denialsAMinute || d.from[account] >= denialsFrom {
+		return false
+	}
+	d.seen[id] = struct{}{}
+	d.from[account]++
+	return true
+}

@@ -1,0 +1,352 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+)
+
+// An Enroller is a Factor that has to be set up by each actor: [TOTP]. What it
+// keeps of an actor is sealed by a [KEK].
+type Enroller interface {
+	Factor
+	// Enroll makes what is kept of the actor, and the text that he is shown once.
+	Enroll(ctx context.Context, actorID string) (enrolled []byte, uri string, err error)
+}
+
+// Enrollment is what an actor is shown once, to set his authenticator up. It
+// prints redacted.
+type Enrollment struct {
+	Factor string
+	v      *secretText
+}
+
+// URI returns the secret text: for TOTP an otpauth:// URI, to be shown as a QR
+// code.
+func (e Enrollment) URI() string {
+	if e.v == nil {
+		return ""
+	}
+	return e.v.reveal()
+}
+
+// String names the factor only.
+func (e Enrollment) String() string { return "enrollment(" + e.Factor + ")" }
+
+// GoString is String.
+func (e Enrollment) GoString() string { return e.String() }
+
+// Format writes String for every verb.
+func (e Enrollment) Format(s fmt.State, _ rune) { io.WriteString(s, e.String()) }
+
+// LogValue is String.
+func (e Enrollment) LogValue() slog.Value { return slog.StringValue(e.String()) }
+
+// MarshalText is String.
+func (e Enrollment) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// EnrollRequest sets a factor up for the actor of the context.
+type EnrollRequest struct {
+	Factor string // name of an Enroller in ManagerConfig.Factors
+
+	Grant Grant // of any factor that he has already
+}
+
+func (r EnrollRequest) guarded() approval { return aboutFactor(ActionEnroll, r.Factor) }
+
+// DisableRequest takes a factor away.
+type DisableRequest struct {
+	Factor string
+	// Actor whose factor it is; empty: the caller's own, which has to be approved.
+	// Another admin of the account takes it away for one who has lost his phone.
+	Actor   string
+	Account string // of Actor; empty: the caller's own. An Operator names it
+
+	Grant Grant
+}
+
+func (r DisableRequest) guarded() approval { return aboutFactor(ActionDisable, r.Factor) }
+
+func aboutFactor(action Action, factor string) approval {
+	return approval{
+		job: job{action: action, wide: true, own: true},
+		sum: sumOf(action, func(c *canon) { c.text(factor) }),
+	}
+}
+
+// Enroll begins to set a factor up, in place of one that may be there, and
+// returns what the actor is shown. It counts once he has confirmed it with
+// [Manager.ConfirmEnrollment], within ten minutes.
+//
+// It has to be approved by any factor that he has already, or allowed by another
+// admin ([Manager.AllowEnrollment]): a hijacked session must not enrol its own
+// authenticator. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
+// ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
+func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, error) {
+	s := m.own()
+	f, err := m.enroller(req.Factor)
+	if err != nil {
+		return Enrollment{}, err
+	}
+	var uri string
+	j := req.guarded().asking(req.Grant)
+	j.pass = func(ctx context.Context, a Actor) (Item, error) { return s.allowed(ctx, a, req.Factor) }
+	j.work = func(a Actor, _ *Record) (effect, error) {
+		plain, shown, err := f.Enroll(ctx, a.ID)
+		if err != nil {
+			return effect{}, unavailable(err)
+		}
+		uri = shown
+		it, err := s.item(ctx, itemEnrolling, enrolledID(a, req.Factor))
+		if err == nil {
+			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime))
+			it, err = s.sealEnrolled(ctx, a, req.Factor, it, plain)
+		}
+		return effect{items: []Item{it}, note: s.note(a, ActionEnroll, a.Account, req.Factor)}, err
+	}
+	if err := s.do(ctx, j); err != nil {
+		return Enrollment{}, err
+	}
+	return Enrollment{req.Factor, &secretText{func() string { return uri }}}, nil
+}
+
+func (m *Manager) enroller(factor string) (Enroller, error) {
+	f, ok := m.cfg.Factors[factor].(Enroller)
+	if !ok {
+		return nil, invalid("factor %s is not one that is enrolled", quote(factor))
+	}
+	return f, nil
+}
+
+// ConfirmEnrollment ends what Enroll began, with the first answer of the new
+// authenticator, given by the actor himself. The answer is charged like that to
+// a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
+// confirm, or too late), ErrWrongAnswer, ErrTooManyAttempts, ErrLocked,
+// ErrConflict, ErrUnavailable.
+func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
+	s := m.own()
+	if _, err := m.enroller(factor); err != nil {
+		return err
+	}
+	begun := func(a Actor, now time.Time) (Item, error) {
+		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
+		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
+			err = ErrNotEnrolled
+		}
+		return it, err
+	}
+	open := func(a Actor, now time.Time) ([]Item, error) {
+		_, err := begun(a, now)
+		return nil, err
+	}
+	compare := func(a Actor, _ *budget, now time.Time) (effect, error) {
+		pending, err := begun(a, now)
+		if err != nil {
+			return effect{}, err
+		}
+		plain, _, err := s.enrolled(ctx, itemEnrolling, a, factor)
+		if err != nil {
+			return effect{}, err
+		}
+		next, err := s.check(ctx, a, Challenge{Factor: factor, Account: a.Account}, plain, nil, answer)
+		if err != nil {
+			return effect{}, err
+		}
+		if next == nil {
+			next = plain
+		}
+		kept, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
+		if err == nil {
+			kept, err = s.sealEnrolled(ctx, a, factor, kept, next)
+		}
+		return effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}, err
+	}
+	return s.attempt(ctx, open, compare)
+}
+
+// Disable takes an actor's factor away, his own with a grant, or another's as an
+// admin of the account. Of a factor that is not enrolled it is nil. Errors as
+// for Enroll; ErrForbidden; ErrNotFound (another's account).
+func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
+	s := m.own()
+	if _, err := m.enroller(req.Factor); err != nil {
+		return err
+	}
+	j := req.guarded().asking(req.Grant)
+	if req.Actor != "" {
+		j = job{action: ActionDisable, wide: true, account: req.Account, spans: true}
+	}
+	j.work = func(a Actor, _ *Record) (effect, error) {
+		target := a
+		if req.Actor != "" {
+			var err error
+			if target, err = another(a, req.Account, req.Actor); err != nil {
+				return effect{}, err
+			}
+		}
+		e := effect{note: s.note(a, ActionDisable, target.Account, target.ID)}
+		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling} {
+			it, err := s.item(ctx, kind, enrolledID(target, req.Factor))
+			if err != nil {
+				return effect{}, err
+			}
+			if it.Version > 0 {
+				e.items = append(e.items, it.gone())
+			}
+		}
+		if len(e.items) == 0 {
+			return effect{}, nil
+		}
+		return e, nil
+	}
+	return s.do(ctx, j)
+}
+
+// AllowEnrollmentRequest names who may enrol which factor.
+type AllowEnrollmentRequest struct {
+	Factor  string
+	Actor   string // his ID
+	Account string // of Actor; empty: the caller's own. An Operator names it
+}
+
+// AllowEnrollment lets an actor enrol a factor once, within 24 hours, without
+// approving it by another: the first factor of a new colleague, or the next one
+// of somebody who has lost his phone. Nobody allows it to himself, and who
+// allows it never sees the seed. Errors: ErrNoActor, ErrNotFound (another's
+// account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
+	s := m.own()
+	if _, err := m.enroller(req.Factor); err != nil {
+		return err
+	}
+	return s.do(ctx, job{action: ActionAllowEnrollment, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		target, err := another(a, req.Account, req.Actor)
+		if err != nil {
+			return effect{}, err
+		}
+		it, err := s.item(ctx, itemAllowed, enrolledID(target, req.Factor))
+		if err != nil {
+			return effect{}, err
+		}
+		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
+		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, target.ID)}, nil
+	}})
+}
+
+// Enrolled names the factors that the actor of the context has enrolled. Errors:
+// ErrNoActor, ErrUnavailable.
+func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
+	s := m.own()
+	err = s.do(ctx, job{action: ActionRead, wide: true, own: true, reads: true, work: func(a Actor, _ *Record) (effect, error) {
+		factors = nil
+		for _, name := range slices.Sorted(maps.Keys(s.cfg.Factors)) {
+			if _, err := s.enroller(name); err != nil {
+				continue
+			}
+			it, err := s.item(ctx, itemEnrolled, enrolledID(a, name))
+			if err != nil {
+				return effect{}, err
+			}
+			if it.Version > 0 {
+				factors = append(factors, name)
+			}
+		}
+		return effect{}, nil
+	}})
+	return factors, err
+}
+
+// The kinds of items that enrolments use.
+const (
+	itemEnrolled  ItemKind = "enrolled"
+	itemEnrolling ItemKind = "enrolling" // not confirmed yet
+	itemAllowed   ItemKind = "enrollable"
+)
+
+const allowedTime = 24 * time.Hour
+
+// allowed is the deletion of the permission that another admin gave; the zero
+// Item says that there is none.
+func (s session) allowed(ctx context.Context, a Actor, factor string) (Item, error) {
+	it, err := s.item(ctx, itemAllowed, enrolledID(a, factor))
+	if err != nil {
+		return Item{}, err
+	}
+	if _, genuine := s.vouched(it); !genuine || !s.cfg.Now().Before(it.ExpiresAt) {
+		return Item{}, nil
+	}
+	return it.gone(), nil
+}
+
+func enrolledID(a Actor, factor string) string {
+	var c canon
+	c.text(factor)
+	c.text(a.ID)
+	return itemID(a.Account, 0, string(c.b))
+}
+
+// enrolledAAD binds an enrolment to its actor and factor, and to whether he has
+// confirmed it.
+func enrolledAAD(kind ItemKind, a Actor, factor string) []byte {
+	var c canon
+	c.text("apikey enrollment v1")
+	c.text(string(kind))
+	c.text(a.Account)
+	c.text(a.ID)
+	c.text(factor)
+	return c.b
+}
+
+var errEnrolled = fmt.Errorf("%w: what is kept of an actor's factor does not open", ErrCorrupt)
+
+// enrolled opens what a factor keeps of an actor: nil if there is none. The
+// item is what sealEnrolled swaps.
+func (s session) enrolled(ctx context.Context, kind ItemKind, a Actor, factor string) ([]byte, Item, error) {
+	if _, err := s.enroller(factor); err != nil {
+		return nil, Item{}, nil // it keeps nothing
+	}
+	it, err := s.item(ctx, kind, enrolledID(a, factor))
+	if err != nil || it.Version == 0 {
+		return nil, it, err
+	}
+	// The additional data stands beside the sealed value, for Reseal. It has to be
+	// that of this actor: another's row, moved here, is not opened.
+	aad, sealed, ok := splitSealed(it.Data)
+	if !ok || string(aad) != string(enrolledAAD(kind, a, factor)) {
+		return nil, it, errEnrolled
+	}
+	plain, err := s.vault.open(ctx, sealed, it.SealedKEK, aad)
+	if errors.Is(err, errOpen) {
+		err = errEnrolled
+	}
+	return plain, it, err
+}
+
+func (s session) sealEnrolled(ctx context.Context, a Actor, factor string, it Item, plain []byte) (Item, error) {
+	aad := enrolledAAD(it.Kind, a, factor)
+	sealed, kek, err := s.vault.seal(ctx, plain, aad)
+	if err != nil {
+		return Item{}, err
+	}
+	it.Version++
+	it.Data, it.SealedKEK = joinSealed(aad, sealed), kek
+	return it, nil
+}
+
+func joinSealed(aad, sealed []byte) []byte {
+	var c canon
+	c.bytes(aad)
+	c.bytes(sealed)
+	return c.b
+}
+
+func splitSealed(data []byte) (aad, sealed []byte, ok bool) {
+	u := uncanon{data, true}
+	aad, sealed = []byte(u.text()), []byte(u.text())
+	return aad, sealed, u.ok && len(u.b) == 0
+}

@@ -1,0 +1,111 @@
+package apikey
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"strings"
+	"time"
+)
+
+// EmailCode is the Factor that sends six digits to the actor's mailbox. It is
+// as strong as that mailbox: NIST SP 800-63B does not count e-mail as an
+// authenticator. Offer TOTP beside it.
+type EmailCode struct {
+	sender Sender
+	ring   ring
+}
+
+// A Sender delivers a message to an actor, by mail or otherwise; it has 30 s, and
+// an error of it means that nothing was sent. It finds the address from the
+// actor's ID, in the program's own records, never from anything in a request: a
+// hijacked session must not choose where codes go.
+type Sender interface {
+	Send(ctx context.Context, actorID string, m Message) error
+}
+
+// Message is a mail with a code. It prints without its text.
+type Message struct {
+	Subject string // holds no code
+	text    *secretText
+}
+
+// Text returns the body, which holds the code.
+func (m Message) Text() string {
+	if m.text == nil {
+		return ""
+	}
+	return m.text.reveal()
+}
+
+// String is the subject.
+func (m Message) String() string { return m.Subject }
+
+// GoString is String.
+func (m Message) GoString() string { return m.String() }
+
+// Format writes String for every verb.
+func (m Message) Format(s fmt.State, _ rune) { io.WriteString(s, m.String()) }
+
+// LogValue is String.
+func (m Message) LogValue() slog.Value { return slog.StringValue(m.String()) }
+
+// MarshalText is String.
+func (m Message) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// NewEmailCode makes the factor. It needs a pepper, the same as the Manager: of a
+// value that anybody can compute, a million codes are tried in a second by who
+// reads the database. The first mints, all verify. Errors: ErrInvalid.
+func NewEmailCode(sender Sender, peppers ...Pepper) (*EmailCode, error) {
+	r, err := newRing(peppers)
+	if err != nil {
+		return nil, err
+	}
+	if sender == nil || !r.has() {
+		return nil, invalid("an e-mailed code needs a Sender and a pepper")
+	}
+	return &EmailCode{sender, r}, nil
+}
+
+// Begin draws a code and keeps its HMAC.
+func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]byte, func(context.Context) error, error) {
+	n, err := rand.Int(rand.Reader, big.NewInt(1_000_000)) // uniform
+	if err != nil {
+		return nil, nil, err
+	}
+	code := fmt.Sprintf("%06d", n)
+	what := string(c.Action)
+	if c.Name != "" {
+		what += fmt.Sprintf(" of %q", c.Name)
+	}
+	if !c.Key.IsZero() {
+		what += fmt.Sprintf(" (key %s, %s)", c.Key, c.Mode)
+	}
+	text := fmt.Sprintf("Your code is %s. It approves %s, and nothing else, until %s.\n\nIf you did not ask for it, somebody is signed in as you: end your sessions.\n",
+		code, what, c.ExpiresAt.Format(time.RFC1123))
+	m := Message{"Your confirmation code", &secretText{func() string { return text }}}
+	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
+}
+
+// Check compares HMACs in constant time.
+func (f *EmailCode) Check(_ context.Context, _ Actor, c Challenge, _, state []byte, answer string) ([]byte, bool, error) {
+	answer = strings.TrimSpace(answer)
+	if len(state) == 0 || f.ring.at(state[0]) == nil {
+		return nil, false, fmt.Errorf("%w: the pepper of this code is not configured", ErrUnavailable)
+	}
+	return nil, subtle.ConstantTimeCompare(f.mac(f.ring.at(state[0]), c.ID, answer), state) == 1, nil
+}
+
+func (*EmailCode) mac(k *pepperKeys, challenge, code string) []byte {
+	var c canon
+	c.text(challenge)
+	c.text(code)
+	sum := k.mac(purposeCode, c.b)
+	return append([]byte{k.slot}, sum[:]...)
+}
+
+var _ Factor = (*EmailCode)(nil)

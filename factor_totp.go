@@ -1,0 +1,84 @@
+package apikey
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-apikey/apikey/internal/totp"
+)
+
+// TOTP is the Factor of authenticator apps (RFC 6238: SHA-1, 30 s, 6 digits,
+// one step either way). Each code works once, on all nodes together. It is
+// enrolled by each actor, with [Manager.Enroll].
+//
+// What is remembered is the last step that matched. If a clock that was far
+// ahead let a code of the future pass, codes are refused until the time has
+// come again; [Manager.AllowEnrollment] is the way out.
+type TOTP struct {
+	issuer string
+	now    func() time.Time
+}
+
+// NewTOTP makes the factor. The issuer is what the authenticator app shows
+// beside the code, 1 to 100 bytes without a colon; now may be nil for time.Now.
+// Errors: ErrInvalid.
+func NewTOTP(issuer string, now func() time.Time) (*TOTP, error) {
+	if issuer == "" || len(issuer) > 100 || !storable(issuer) || strings.Contains(issuer, ":") {
+		return nil, invalid("TOTP issuer %s: want 1 to 100 bytes without a colon, such as your product's name", quote(issuer))
+	}
+	if now == nil {
+		now = time.Now
+	}
+	return &TOTP{issuer, now}, nil
+}
+
+// Begin refuses an actor who has not enrolled.
+func (*TOTP) Begin(_ context.Context, _ Actor, _ Challenge, enrolled []byte) ([]byte, func(context.Context) error, error) {
+	if enrolled == nil {
+		return nil, nil, ErrNotEnrolled
+	}
+	return nil, nil, nil
+}
+
+// Check remembers the step that matched, so that neither it nor an earlier one
+// is taken again, also when the clock is set back.
+func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte, answer string) ([]byte, bool, error) {
+	if enrolled == nil {
+		return nil, false, ErrNotEnrolled
+	}
+	u := uncanon{enrolled, true}
+	seed, used := u.text(), u.uint()
+	if !u.ok || len(seed) < 16 {
+		return nil, false, errEnrolled
+	}
+	step, ok := totp.Match([]byte(seed), strings.TrimSpace(answer), f.now(), used)
+	if !ok {
+		return nil, false, nil
+	}
+	return totpState([]byte(seed), step), true, nil
+}
+
+// Enroll draws a seed of 160 bits (RFC 4226, section 4).
+func (f *TOTP) Enroll(_ context.Context, actorID string) ([]byte, string, error) {
+	seed := make([]byte, 20)
+	rand.Read(seed)
+	q := url.Values{
+		"secret": {base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(seed)},
+		"issuer": {f.issuer},
+	}
+	label := url.PathEscape(f.issuer) + ":" + url.PathEscape(actorID)
+	return totpState(seed, 0), "otpauth://totp/" + label + "?" + q.Encode(), nil
+}
+
+func totpState(seed []byte, step uint64) []byte {
+	var c canon
+	c.bytes(seed)
+	c.uint(step)
+	return c.b
+}
+
+var _ Enroller = (*TOTP)(nil)

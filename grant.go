@@ -1,0 +1,178 @@
+package apikey
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Grant is an answered challenge: put it into the request that was challenged
+// and make that very request within two minutes. It works once, for that actor,
+// and not after the key has changed. It prints redacted.
+type Grant struct{ v *secretText }
+
+// ParseGrant reads what [Grant.Reveal] wrote, for programs that keep a grant in
+// the browser between two requests. Any text parses; only a grant redeems. The
+// empty text is no grant.
+func ParseGrant(text string) Grant {
+	if text == "" {
+		return Grant{}
+	}
+	return Grant{&secretText{func() string { return text }}}
+}
+
+// Reveal returns the text of the grant, "" if there is none.
+func (g Grant) Reveal() string {
+	if g.v == nil {
+		return ""
+	}
+	return g.v.reveal()
+}
+
+// IsZero reports whether there is no grant.
+func (g Grant) IsZero() bool { return g.v == nil }
+
+// String tells only whether there is a grant.
+func (g Grant) String() string {
+	if g.v == nil {
+		return ""
+	}
+	return "grant(…)"
+}
+
+// GoString is String.
+func (g Grant) GoString() string { return g.String() }
+
+// Format writes String for every verb.
+func (g Grant) Format(s fmt.State, _ rune) { io.WriteString(s, g.String()) }
+
+// LogValue is String.
+func (g Grant) LogValue() slog.Value { return slog.StringValue(g.String()) }
+
+// MarshalText is String.
+func (g Grant) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
+
+// Guarded is a request that may have to be approved: [IssueRequest],
+// [UpdateRequest], [ResumeRequest], [RotateRequest], [RevokeRequest],
+// [RevealRequest], [EnrollRequest] and [DisableRequest]. What a grant approves
+// is every field of it but the grant.
+type Guarded interface{ guarded() approval }
+
+// approval is what a grant is bound to, besides the actor and the key's version.
+type approval struct {
+	job    job      // where the request goes: action, key, account, mode
+	sum    [32]byte // of the very request, without the grant
+	others []Action // what the same request may turn out to be, besides
+}
+
+// asking makes a job one that has to be approved when StepUp says so.
+func (p approval) asking(grant Grant) job {
+	j := p.job
+	j.asks, j.grant = &p, grant
+	return j
+}
+
+// sumOf identifies a request. Every field but the grant goes in.
+func sumOf(action Action, fields func(*canon)) [32]byte {
+	var c canon
+	c.text("apikey request v1")
+	c.text(string(action))
+	fields(&c)
+	return sha256.Sum256(c.b)
+}
+
+// itemGrant is the kind of the items that keep grants, each under the hash of
+// its text: what is stored redeems nothing.
+const itemGrant ItemKind = "grant"
+
+const grantTime = 2 * time.Minute
+
+// granted is the item of a new grant.
+func (s session) granted(g Grant, p put, now time.Time) Item {
+	var c canon
+	c.bytes(p.bound)
+	c.text(p.Factor)
+	return s.vouch(Item{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(now.Add(grantTime))}, c.b)
+}
+
+func grantID(g Grant) string {
+	sum := sha256.Sum256([]byte(g.Reveal()))
+	return hex.EncodeToString(sum[:])
+}
+
+// factorsFor names the factors that approve an action; none: it is not guarded.
+func (m *Manager) factorsFor(action Action, mode Mode) []string {
+	switch {
+	case action == ActionEnroll || action == ActionDisable:
+		// Whatever else the actor can prove himself with: if enrolling were free, a
+		// hijacked session would enrol its own authenticator and pass.
+		return slices.Sorted(maps.Keys(m.cfg.Factors))
+	case m.cfg.StepUp == nil:
+		return nil
+	}
+	return m.cfg.StepUp(action, mode)
+}
+
+// redeem checks the grant of a job that turned out to be these actions, and
+// returns its deletion, which goes into the Apply of the action: of two that
+// redeem one grant, one conflicts. The grant's factor has to approve each of
+// the actions that are guarded.
+func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
+	factors, guarded := inCommon(s.factorsFor, mode, acts)
+	if !guarded {
+		return nil, nil
+	}
+	if j.grant.IsZero() {
+		if j.pass != nil {
+			if it, err := j.pass(ctx, a); err != nil || it.Version > 0 {
+				return []Item{it}, err
+			}
+		}
+		return nil, &ChallengeError{acts[len(acts)-1], j.key, factors}
+	}
+	it, err := s.item(ctx, itemGrant, grantID(j.grant))
+	if err != nil {
+		return nil, err
+	}
+	data, genuine := s.vouched(it)
+	u := uncanon{data, genuine}
+	bound, factor := u.text(), u.text()
+	if !u.ok || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, mode, r))) {
+		s.cfg.Trace.denied(a, j.action, j.key, ErrGrant)
+		return nil, ErrGrant
+	}
+	if b, err := s.budgetOf(ctx, a); err != nil || b.locked() {
+		return nil, cmp.Or(err, ErrLocked)
+	}
+	if !slices.Contains(factors, factor) {
+		return nil, &ChallengeError{acts[len(acts)-1], j.key, factors}
+	}
+	return []Item{it.gone()}, nil
+}
+
+// binding is everything that must be the same when a grant is redeemed as when
+// its challenge was put. The key's version is in it, so any change voids it.
+func binding(a Actor, account string, p *approval, mode Mode, r *Record) []byte {
+	var c canon
+	c.text("apikey approval v1")
+	c.text(a.ID)
+	c.text(a.Account)
+	c.bool(a.operator)
+	c.text(string(p.job.action))
+	c.bytes(p.sum[:])
+	if r != nil {
+		c.bytes(r.ID[:])
+		c.uint(r.Version)
+		account, mode = r.Account, r.Mode
+	}
+	c.text(account)
+	c.uint(uint64(mode))
+	return c.b
+}

@@ -1,0 +1,83 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+)
+
+// itemID names an item of an account and mode in at most 64 bytes, whatever the
+// account and the rest are.
+func itemID(account string, m Mode, rest string) string {
+	var c canon
+	c.text(account)
+	c.uint(uint64(m))
+	c.text(rest)
+	sum := sha256.Sum256(c.b)
+	return hex.EncodeToString(sum[:])
+}
+
+// item reads one item by its name; the zero Version says that there is none.
+func (s session) item(ctx context.Context, kind ItemKind, id string) (Item, error) {
+	page, err := s.store.Items(ctx, ItemFilter{Kind: kind, ID: id})
+	if err != nil {
+		return Item{}, storeError(err)
+	}
+	if len(page.Items) == 0 {
+		return Item{Kind: kind, ID: id}, nil
+	}
+	return page.Items[0], nil
+}
+
+// gone is the deletion of an item as it was read.
+func (it Item) gone() Item {
+	it.Version++
+	it.Delete, it.Data, it.SealedKEK = true, nil, ""
+	return it
+}
+
+// vouch returns the next version of an item that holds data under a MAC: whoever
+// writes to the database without the pepper can neither make up a grant nor
+// bend a challenge, so that its answer approves something else. Without a
+// pepper there is no MAC.
+func (c *core) vouch(it Item, data []byte) Item {
+	it.Version++
+	if !c.ring.has() {
+		it.Data = append([]byte{0}, data...)
+		return it
+	}
+	sum := c.ring.first.mac(purposeItem, vouchedText(it, data))
+	it.Data = append(append([]byte{c.ring.first.slot}, sum[:]...), data...)
+	return it
+}
+
+// vouched returns what vouch took, if it did. Of an item that is not there it
+// is false.
+func (c *core) vouched(it Item) ([]byte, bool) {
+	switch {
+	case len(it.Data) == 0:
+		return nil, false
+	case it.Data[0] == 0:
+		return it.Data[1:], !c.ring.has() || c.acceptUntagged
+	}
+	k := c.ring.at(it.Data[0])
+	if k == nil || len(it.Data) < 1+sha256.Size {
+		return nil, false
+	}
+	data := it.Data[1+sha256.Size:]
+	sum := k.mac(purposeItem, vouchedText(it, data))
+	return data, subtle.ConstantTimeCompare(sum[:], it.Data[1:1+sha256.Size]) == 1
+}
+
+// vouchedText is what the MAC covers: also the item's name and expiry, so that
+// neither another item's data fits nor an old grant lives on.
+func vouchedText(it Item, data []byte) []byte {
+	var c canon
+	c.text("apikey item v1")
+	c.text(string(it.Kind))
+	c.text(it.ID)
+	c.time(it.ExpiresAt)
+	c.bytes(data)
+	return c.b
+}

@@ -1,0 +1,319 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// job is what one management call wants done to one key, or to an account.
+type job struct {
+	action Action
+	key    KeyID
+	// wide: about no existing key, but about account (empty: the actor's own).
+	// A job that does not say so is about key, and the zero key does not exist.
+	wide    bool
+	account string
+	mode    Mode
+	kind    Kind
+	name    string
+
+	reads   bool // changes nothing
+	spans   bool // wide: an operator may leave the account empty: every account
+	staff   bool // for operators alone, whatever Policy says
+	own     bool // wide: about the actor himself; no policy is asked
+	silent  bool // writes items without an event: it may safely happen twice
+	stands  bool // asks Standing
+	damaged bool // goes on although the record cannot be believed
+	// lessens: only takes power away. It is applied to the newest record, again
+	// and at once, until it commits or its time ends: nothing that adds power
+	// may outrun it.
+	lessens   bool
+	ifVersion uint64
+
+	// asks: it has to be approved when StepUp says so, by grant, or by pass, which
+	// finds an item that stands for one.
+	asks  *approval
+	grant Grant
+	pass  func(context.Context, Actor) (Item, error)
+	// first, if not nil, may answer before anything has to be approved.
+	first func(Actor) error
+
+	// work says what is to be done. r is a private copy, nil if the job is about
+	// no key. It may run several times, each time on what is stored then.
+	work func(a Actor, r *Record) (effect, error)
+}
+
+// effect is what a job's work asks to be written; the zero effect is nothing.
+type effect struct {
+	made  []made
+	items []Item
+	note  *Event // an event outside every chain
+	also  Action // what the work turned out to be, besides; the policy is asked about it too
+	// widens: some request passes afterwards that was refused before.
+	widens bool
+}
+
+// made is one record to be written, and what its event says.
+type made struct {
+	record     *Record
+	credential CredentialID
+	changed    []string
+	reason     Reason
+	// unsigned keeps the MAC that does not hold: a new one would launder a record
+	// that was tampered with.
+	unsigned bool
+}
+
+// do is passed by every management call, and by nothing else. It finds the
+// actor, compares his account with the key's, asks Policy, asks Standing,
+// writes record and event together, and tells this node's Verifiers before it
+// returns. No method can forget one of these, because no method does any.
+func (s session) do(ctx context.Context, j job) error {
+	a, err := actorOf(ctx)
+	if err != nil {
+		return err
+	}
+	return s.doAs(ctx, a, j)
+}
+
+func (s session) doAs(ctx context.Context, a Actor, j job) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if j.lessens {
+		var cancel context.CancelFunc
+		if _, bounded := ctx.Deadline(); !bounded {
+			ctx, cancel = context.WithTimeout(ctx, lessenTime)
+			defer cancel()
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		err := s.once(ctx, a, j)
+		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
+		switch {
+		case err == nil || s.joined || ctx.Err() != nil || j.ifVersion != 0 && conflict,
+			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
+			!conflict && !(down && j.lessens),
+			attempt == maxAttempts && !j.lessens:
+			return err
+		case j.lessens && conflict: // at once
+		default:
+			pause(ctx, time.Duration(2+rand.IntN(48))*time.Millisecond)
+		}
+	}
+}
+
+const (
+	maxAttempts = 10
+	lessenTime  = 5 * time.Second
+)
+
+// once is one attempt of do, on what is stored now.
+func (s session) once(ctx context.Context, a Actor, j job) error {
+	start := s.cfg.Now()
+	r, about, err := s.admit(ctx, a, j)
+	if err != nil {
+		return err
+	}
+	spent, err := s.approved(ctx, a, j, about.Mode, r, j.action) // before the work, which may open a secret
+	if err != nil {
+		return err
+	}
+	e, err := j.work(a, r)
+	switch {
+	case err != nil || j.reads:
+		return err
+	case !e.nothing():
+		if e.also != "" && e.also != j.action {
+			if err := s.permit(ctx, a, job{action: e.also, key: j.key}, about); err != nil {
+				return err
+			}
+		}
+		if beyond := e.beyond(); len(beyond) > 0 {
+			if spent, err = s.approved(ctx, a, j, about.Mode, r, append(beyond, j.action)...); err != nil {
+				return err
+			}
+		}
+		e.items = append(e.items, spent...)
+		return s.apply(ctx, a, j, e)
+	case r != nil:
+		// What was asked for is so already, because another node did it, or an
+		// earlier attempt of ours whose answer was lost. This node's Verifiers may
+		// not know yet, and after a Revoke that returned nil they have to.
+		s.announce(ctx, notice{changes: []Change{{Record: r}}, start: start})
+	}
+	return nil
+}
+
+// admit loads what a job is about, and asks whoever may refuse it, all but the
+// factors.
+func (s session) admit(ctx context.Context, a Actor, j job) (*Record, Info, error) {
+	r, err := s.target(ctx, a, j)
+	if err != nil {
+		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+		}
+		return nil, Info{}, err
+	}
+	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
+	if r != nil {
+		about = s.describeAll(r, s.cfg.Now())
+	}
+	if err := s.permit(ctx, a, j, about); err != nil {
+		return nil, about, err
+	}
+	if j.stands && s.cfg.Standing != nil {
+		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+			return nil, about, joined(ErrStanding, err)
+		}
+	}
+	if r != nil && !j.damaged && !j.lessens {
+		if err := s.believe(r); err != nil {
+			return nil, about, err
+		}
+	}
+	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
+		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
+	}
+	if j.first != nil {
+		err = j.first(a)
+	}
+	return r, about, err
+}
+
+// permit asks Policy, and records what it refuses.
+func (s session) permit(ctx context.Context, a Actor, j job, about Info) error {
+	err := s.authorize(ctx, a, j, about)
+	if err == nil {
+		return nil
+	}
+	s.cfg.Trace.denied(a, j.action, j.key, err)
+	s.recordDenial(ctx, a, j, about)
+	return joined(ErrForbidden, err)
+}
+
+// authorize asks Policy. A token's holder may end it: having it is the right.
+func (s session) authorize(ctx context.Context, a Actor, j job, about Info) error {
+	switch {
+	case a.holder && j.action == ActionRevokeToken, j.own:
+		return nil
+	case j.staff && !a.operator:
+		return fmt.Errorf("%s is for an Operator", j.action)
+	}
+	return s.cfg.Policy.Authorize(ctx, a, j.action, about)
+}
+
+// approved redeems the grant of a job that has to be approved.
+func (s session) approved(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
+	if j.asks == nil {
+		return nil, nil
+	}
+	return s.redeem(ctx, a, j, mode, r, acts...)
+}
+
+// beyond are the actions that an update turned out to be, besides.
+func (e effect) beyond() (acts []Action) {
+	if e.also == ActionResume {
+		acts = append(acts, ActionResume)
+	}
+	if e.widens {
+		acts = append(acts, ActionWiden)
+	}
+	return acts
+}
+
+func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
+
+// target loads the key that a job is about, and is the one place where accounts
+// are compared: before Policy is asked, so that no Policy can widen it, and with
+// one answer for a foreign key and one that does not exist.
+func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
+	if j.wide {
+		switch {
+		case !a.operator && j.account != "" && j.account != a.Account:
+			return nil, ErrNotFound
+		case accountOf(a, j.account) == "" && !j.spans && !j.own:
+			return nil, invalid("an operator has to name the account")
+		}
+		return nil, nil
+	}
+	r, err := s.store.Get(ctx, j.key)
+	if err != nil {
+		var corrupt *CorruptError
+		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
+			s.cfg.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
+			return nil, ErrNotFound
+		}
+		return nil, storeError(err)
+	}
+	if !a.operator && r.Account != a.Account {
+		return nil, ErrNotFound
+	}
+	return &r, nil
+}
+
+// accountOf is the account that a request without a key is about.
+func accountOf(a Actor, named string) string {
+	if named != "" || a.operator {
+		return named
+	}
+	return a.Account
+}
+
+// apply writes an effect with its events in one Apply, and makes it known.
+func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
+	start := s.cfg.Now()
+	a.holder = false // OnEvent is told what the log says
+	var changes []Change
+	var events []Event
+	for _, m := range e.made {
+		r := m.record
+		ev := Event{
+			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: Done, Account: r.Account, Mode: r.Mode,
+			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
+			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
+		}
+		stored := s.record(ev, r.Head)
+		r.Version, r.Head = ev.Seq, stored.Hash
+		if !m.unsigned {
+			s.sign(r)
+		}
+		changes = append(changes, Change{ID: ev.ID, Record: r, Event: &stored})
+		events = append(events, ev)
+	}
+	switch {
+	case len(changes) > 0:
+	case e.note == nil && !j.silent:
+		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
+	case e.note == nil:
+		changes = append(changes, Change{ID: newEventID()})
+	default:
+		ev := *e.note
+		ev.Time = micros(start)
+		stored := s.record(ev, [32]byte{})
+		changes = append(changes, Change{ID: ev.ID, Event: &stored})
+		events = append(events, ev)
+	}
+	changes[0].Items = e.items
+	if err := s.store.Apply(ctx, changes...); err != nil {
+		if err = storeError(err); !errors.Is(err, ErrConflict) { // written or not: nobody knows
+			s.doubt(changes)
+		}
+		return err
+	}
+	s.announce(ctx, notice{changes, events, start})
+	return nil
+}
+
+// pause waits, or less if the context ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

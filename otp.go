@@ -1,0 +1,344 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-apikey/apikey/internal/base62"
+)
+
+// A Factor is how an actor proves himself once more before a guarded action:
+// [TOTP], [EmailCode] and [Password] ship. It only makes and compares; limits,
+// locks and storage are the Manager's, so that no factor can forget one. It is
+// safe for concurrent use.
+type Factor interface {
+	// Begin prepares a challenge. state is kept until the answer comes. send, if
+	// not nil, is called once the challenge is committed; when it fails the
+	// challenge is withdrawn. enrolled is the actor's own, nil if he has none.
+	Begin(ctx context.Context, a Actor, c Challenge, enrolled []byte) (state []byte, send func(context.Context) error, err error)
+	// Check compares an answer, right or wrong on the same path. It may run
+	// twice for one answer. next replaces enrolled together with the grant; nil:
+	// unchanged. An error means that we failed, and costs the actor nothing.
+	Check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) (next []byte, ok bool, err error)
+}
+
+// Challenge is a question that was put to an actor. It holds no secret.
+type Challenge struct {
+	ID        string // to give to Confirm
+	Factor    string
+	Action    Action // what the answer approves
+	Key       KeyID  // zero: no existing key
+	Account   string // whose key it is, or will be
+	Mode      Mode
+	Name      string    // of the key; may be empty
+	ExpiresAt time.Time // ten minutes from its start
+}
+
+const (
+	challengeTime = 10 * time.Minute
+	wrongAnswers  = 5 // a challenge
+	sendTime      = 30 * time.Second
+	maxAnswer     = 1024 // bytes; a longer one is wrong
+)
+
+// Challenge puts a question to the actor of ctx, by the named factor, for the
+// request that he is about to make: pass that very request. The action is
+// authorised first: who may not do it is not asked to prove anything. Any node
+// can take the answer.
+//
+// At most three challenges of an actor wait for an answer at a time, and at most
+// five codes an hour are sent to him. Errors: those of the action before its
+// grant is looked at; ErrInvalid (the factor does not approve it);
+// ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
+// wait); ErrLocked; ErrUnavailable (also when a code could not be sent: then
+// none counts as sent).
+func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
+	if what == nil {
+		return Challenge{}, invalid("Challenge needs the request that is to be approved")
+	}
+	s, ask := m.own(), what.guarded()
+	var p put
+	var send func(context.Context) error
+	j := ask.job
+	j.silent, j.lessens = true, false
+	j.work = func(a Actor, r *Record) (effect, error) {
+		var e effect
+		var err error
+		p, send, e, err = s.question(ctx, a, r, factor, &ask)
+		return e, err
+	}
+	if err := s.do(ctx, j); err != nil {
+		return Challenge{}, err
+	}
+	if send == nil {
+		return p.Challenge, nil
+	}
+	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, send(ctx) })
+	if err != nil {
+		s.withdraw(ctx, p)
+		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
+	}
+	return p.Challenge, nil
+}
+
+// question makes a challenge, and the items that keep it and count it.
+func (s session) question(ctx context.Context, a Actor, r *Record, factor string, ask *approval) (put, func(context.Context) error, effect, error) {
+	now := s.cfg.Now()
+	account, mode, name := accountOf(a, ask.job.account), ask.job.mode, ask.job.name
+	if r != nil {
+		account, mode, name = r.Account, r.Mode, r.Name
+	}
+	var may []string
+	for _, action := range append([]Action{ask.job.action}, ask.others...) {
+		may = append(may, s.factorsFor(action, mode)...)
+	}
+	if !slices.Contains(may, factor) {
+		return put{}, nil, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
+	}
+	b, err := s.budgetOf(ctx, a)
+	if err == nil {
+		err = b.mayOpen(now)
+	}
+	if err != nil {
+		return put{}, nil, effect{}, err
+	}
+	enrolled, _, err := s.enrolled(ctx, itemEnrolled, a, factor)
+	if err != nil {
+		return put{}, nil, effect{}, err
+	}
+	p := put{actor: a, bound: binding(a, account, ask, mode, r), Challenge: Challenge{
+		ID: string(base62.AppendRandom(nil, 22)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
+		Account: account, Mode: mode, Name: name, ExpiresAt: micros(now.Add(challengeTime)),
+	}}
+	var send func(context.Context) error
+	if p.state, send, err = s.cfg.Factors[factor].Begin(ctx, a, p.Challenge, enrolled); err == nil {
+		err = b.open(p.Challenge, send != nil, now)
+	}
+	if err != nil {
+		return put{}, nil, effect{}, err
+	}
+	p.item = Item{Kind: itemChallenge, ID: p.ID, ExpiresAt: p.ExpiresAt}
+	return p, send, effect{items: []Item{s.vouch(p.item, p.encode()), b.swap(now)}}, nil
+}
+
+// withdraw takes a challenge back whose code was not sent, and its mail off the
+// budget. If that fails too the challenge expires by itself.
+func (s session) withdraw(ctx context.Context, p put) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	defer cancel()
+	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+		it, err := s.item(ctx, itemChallenge, p.ID)
+		if err != nil || it.Version == 0 {
+			return effect{}, err
+		}
+		b, err := s.budgetOf(ctx, a)
+		if err != nil {
+			return effect{}, err
+		}
+		b.unsent(p.ID)
+		return effect{items: []Item{it.gone(), b.swap(s.cfg.Now())}}, nil
+	})
+	if err != nil {
+		s.cfg.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
+	}
+}
+
+// Confirm answers a challenge; challenge is its ID. A right answer is a grant
+// for the request that was challenged. Spaces around a code do not matter.
+//
+// A wrong answer is charged: after five the challenge is spent, after ten in an
+// hour the actor waits, and after a hundred his guarded actions are locked until
+// somebody else lifts it ([Manager.LiftLock]). Errors: ErrNoActor; ErrChallenge
+// (unknown, somebody else's, expired, answered, or spent); ErrWrongAnswer;
+// ErrTooManyAttempts (as *[AttemptsError], with the time to wait); ErrLocked;
+// ErrConflict; ErrUnavailable.
+func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
+	s := m.own()
+	var p put
+	grant := ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
+	open := func(a Actor, now time.Time) (items []Item, err error) {
+		if p, err = s.putTo(ctx, a, challenge, now); err != nil {
+			return nil, err
+		}
+		if p.attempts >= wrongAnswers {
+			return nil, ErrChallenge
+		}
+		p.attempts++
+		return []Item{s.vouch(p.item, p.encode())}, nil
+	}
+	compare := func(a Actor, b *budget, now time.Time) (effect, error) {
+		q, err := s.putTo(ctx, a, challenge, now)
+		answered := errors.Is(err, ErrChallenge) // meanwhile, by another request of his
+		if err != nil && !answered {
+			return effect{}, err
+		}
+		enrolled, kept, err := s.enrolled(ctx, itemEnrolled, a, p.Factor)
+		if err != nil {
+			return effect{}, err
+		}
+		next, err := s.check(ctx, a, p.Challenge, enrolled, p.state, answer)
+		if err == nil && answered {
+			err = ErrChallenge
+		}
+		if err != nil {
+			return effect{}, err
+		}
+		b.closed(q.ID)
+		e := effect{items: []Item{q.item.gone(), s.granted(grant, q, now)}, note: s.note(a, ActionConfirm, q.Account, q.Factor)}
+		e.note.Key, e.note.Mode = q.Key, q.Mode
+		if next != nil {
+			if kept, err = s.sealEnrolled(ctx, a, q.Factor, kept, next); err != nil {
+				return effect{}, err
+			}
+			e.items = append(e.items, kept)
+		}
+		return e, nil
+	}
+	if err := s.attempt(ctx, open, compare); err != nil {
+		return Grant{}, err
+	}
+	return grant, nil
+}
+
+// check asks a factor, and tells its own failure from a wrong answer.
+func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) ([]byte, error) {
+	if len(answer) > maxAnswer {
+		answer = "" // never right
+	}
+	next, ok, err := s.cfg.Factors[c.Factor].Check(ctx, a, c, enrolled, state, answer)
+	switch {
+	case err != nil:
+		return nil, unavailable(err)
+	case !ok || answer == "":
+		return nil, ErrWrongAnswer
+	}
+	return next, nil
+}
+
+// attempt is passed by every answer. It is charged before it is compared, so
+// that neither a crash nor a race nor a client that hangs up gives one away for
+// nothing; a right answer gives its own charge back, and so does a failure of
+// ours, which has compared nothing.
+func (s session) attempt(
+	ctx context.Context,
+	open func(a Actor, now time.Time) ([]Item, error),
+	compare func(a Actor, b *budget, now time.Time) (effect, error),
+) error {
+	var charge uint64
+	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+		now := s.cfg.Now()
+		items, err := open(a, now)
+		if err != nil {
+			return effect{}, err
+		}
+		b, err := s.budgetOf(ctx, a)
+		if err == nil {
+			charge, err = b.charge(now)
+		}
+		if err != nil {
+			return effect{}, err
+		}
+		return effect{items: append(items, b.swap(now))}, nil
+	})
+	if err != nil {
+		return err
+	}
+	var refused error
+	err = s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+		now := s.cfg.Now()
+		b, err := s.budgetOf(ctx, a)
+		if err != nil {
+			return effect{}, err
+		}
+		var e effect
+		e, refused = compare(a, b, now)
+		switch {
+		case errors.Is(refused, ErrWrongAnswer) && b.locked():
+			return effect{note: s.note(a, ActionLock, a.Account, a.ID)}, nil
+		case errors.Is(refused, ErrWrongAnswer):
+			return effect{}, nil
+		}
+		b.refund(charge)
+		e.items = append(e.items, b.swap(now))
+		return e, nil
+	})
+	if err == nil {
+		err = refused
+	}
+	return err
+}
+
+// swapping writes items that are about the actor himself, again after every
+// conflict: his budget, his challenges, his enrolments. It authorises nothing.
+func (s session) swapping(ctx context.Context, work func(Actor, *Record) (effect, error)) error {
+	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
+}
+
+// note is an event outside every chain; about names an actor or a factor.
+func (s session) note(a Actor, action Action, account, about string) *Event {
+	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: []string{about}}
+}
+
+// itemChallenge is the kind of the items that keep challenges.
+const itemChallenge ItemKind = "challenge"
+
+// put is a stored challenge.
+type put struct {
+	Challenge
+	actor    Actor  // ID, Account and operator alone
+	bound    []byte // what a grant of it will be bound to
+	state    []byte
+	attempts uint64
+	item     Item
+}
+
+func (p *put) encode() []byte {
+	var c canon
+	c.text(p.actor.ID)
+	c.text(p.actor.Account)
+	c.bool(p.actor.operator)
+	c.text(p.Factor)
+	c.text(string(p.Action))
+	c.bytes(p.Key[:])
+	c.text(p.Account)
+	c.uint(uint64(p.Mode))
+	c.text(p.Name)
+	c.bytes(p.bound)
+	c.bytes(p.state)
+	c.uint(p.attempts)
+	return c.b
+}
+
+func decodePut(it Item, data []byte) (p put, ok bool) {
+	u := uncanon{data, true}
+	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
+	p.actor = Actor{ID: u.text(), Account: u.text(), operator: u.uint() == 1}
+	p.Factor, p.Action = u.text(), Action(u.text())
+	copy(p.Key[:], u.text())
+	p.Account, p.Mode, p.Name = u.text(), Mode(u.uint()), u.text()
+	p.bound, p.state = []byte(u.text()), []byte(u.text())
+	p.attempts = u.uint()
+	return p, u.ok && len(u.b) == 0
+}
+
+// putTo finds a challenge of this actor. Whatever is wrong with it is one
+// answer.
+func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
+	if id == "" || len(id) > 64 || !storable(id) {
+		return put{}, ErrChallenge
+	}
+	it, err := s.item(ctx, itemChallenge, id)
+	if err != nil {
+		return put{}, err
+	}
+	data, genuine := s.vouched(it)
+	p, whole := decodePut(it, data)
+	same := p.actor.ID == a.ID && p.actor.Account == a.Account && p.actor.operator == a.operator
+	if !genuine || !whole || !same || !now.Before(it.ExpiresAt) || s.cfg.Factors[p.Factor] == nil {
+		return put{}, ErrChallenge
+	}
+	return p, nil
+}

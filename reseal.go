@@ -1,0 +1,151 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// ResealRequest bounds one call of Reseal.
+type ResealRequest struct {
+	Limit int // values sealed anew in this call: 1 to 1000; 0: 100
+}
+
+// Reseal seals under the first KEK what others sealed: the tokens of Recoverable
+// keys, and TOTP seeds. To replace a KEK, put the new one first in every
+// Manager's list, call Reseal until it returns 0 and no error, and take the old
+// one out. Killed in between, it goes on where it was; nothing is replaced
+// before the new copy was opened.
+//
+// What does not open is left as it is and is in the error; the others are done.
+// A KEK that fails ends the call. It is for an [Operator]; others get
+// ErrForbidden. Errors: ErrNoActor, ErrForbidden, ErrInvalid, ErrCorrupt,
+// ErrUnavailable.
+func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err error) {
+	s, limit := m.own(), or(req.Limit, 100)
+	switch {
+	case len(s.vault.keks) == 0:
+		return 0, invalid("Reseal needs a KEK in ManagerConfig.KEKs")
+	case limit < 1 || limit > 1000:
+		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
+	}
+	batch := resealing{session: s, kek: s.vault.keks[0].ID(), left: limit}
+	err = s.do(ctx, job{action: ActionReseal, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *Record) (effect, error) {
+		err := batch.tokens(ctx)
+		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling} {
+			if err == nil {
+				err = batch.enrolments(ctx, kind)
+			}
+		}
+		return effect{}, err
+	}})
+	if done = limit - batch.left; done > 0 {
+		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
+		}}))
+	}
+	return done, errors.Join(append(batch.failed, err)...)
+}
+
+// resealing is one call of Reseal at work.
+type resealing struct {
+	session
+	kek    string // that of the new copies
+	left   int
+	failed []error
+}
+
+// took counts what became of one value. Only a KEK that cannot be asked ends
+// the batch: it would cost its whole time for each of the others too.
+func (b *resealing) took(what string, err error) error {
+	switch {
+	case err == nil:
+		b.left--
+	case errors.Is(err, ErrConflict): // used just now; the next call finds it
+	case errors.Is(err, errKEK):
+		return fmt.Errorf("%s: %w", what, err)
+	default:
+		b.failed = append(b.failed, fmt.Errorf("%s: %w", what, storeError(err)))
+	}
+	return nil
+}
+
+func (b *resealing) again(ctx context.Context, sealed []byte, kek string, aad []byte) ([]byte, string, error) {
+	plain, err := b.vault.open(ctx, sealed, kek, aad)
+	if err != nil {
+		return nil, "", err
+	}
+	return b.vault.seal(ctx, plain, aad)
+}
+
+func (b *resealing) tokens(ctx context.Context) error {
+	f := Filter{SealedKEKNot: b.kek, Limit: 100}
+	for b.left > 0 {
+		page, err := b.store.List(ctx, f)
+		if err != nil {
+			return storeError(err)
+		}
+		for i := range page.Records {
+			r := &page.Records[i]
+			for _, cred := range r.Credentials {
+				if len(cred.Sealed) == 0 || cred.SealedKEK == b.kek || b.left == 0 {
+					continue
+				}
+				err := b.took(fmt.Sprintf("key %s, credential %s", r.ID, cred.ID), b.token(ctx, r, cred))
+				if err != nil {
+					return err
+				}
+			}
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	return nil
+}
+
+func (b *resealing) token(ctx context.Context, r *Record, cred Credential) (err error) {
+	up := Upkeep{Credential: cred.ID, OldSealed: cred.Sealed}
+	if up.NewSealed, up.NewKEK, err = b.again(ctx, cred.Sealed, cred.SealedKEK, sealedAAD(r, cred.ID)); err != nil {
+		return err
+	}
+	return b.store.Upkeep(ctx, []Upkeep{up})
+}
+
+func (b *resealing) enrolments(ctx context.Context, kind ItemKind) error {
+	f := ItemFilter{Kind: kind, SealedKEKNot: b.kek, Limit: 100}
+	for b.left > 0 {
+		page, err := b.store.Items(ctx, f)
+		if err != nil {
+			return storeError(err)
+		}
+		for _, it := range page.Items {
+			if b.left == 0 {
+				break
+			}
+			if err := b.took("enrolment "+it.ID, b.enrolment(ctx, it)); err != nil {
+				return err
+			}
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	return nil
+}
+
+func (b *resealing) enrolment(ctx context.Context, it Item) error {
+	aad, sealed, ok := splitSealed(it.Data)
+	if !ok {
+		return errEnrolled
+	}
+	again, kek, err := b.again(ctx, sealed, it.SealedKEK, aad)
+	if err != nil {
+		return err
+	}
+	it.Version++
+	it.Data, it.SealedKEK = joinSealed(aad, again), kek
+	return b.store.Apply(ctx, Change{ID: newEventID(), Items: []Item{it}})
+}

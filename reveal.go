@@ -1,0 +1,105 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// RevealRequest names the key whose token is shown again.
+type RevealRequest struct {
+	Key        KeyID
+	Credential CredentialID // zero: the current one; otherwise another live one
+
+	Grant Grant
+}
+
+func (r RevealRequest) guarded() approval {
+	return approval{
+		job: job{action: ActionReveal, key: r.Key, stands: true},
+		sum: sumOf(ActionReveal, func(c *canon) {
+			c.bytes(r.Key[:])
+			c.bytes(r.Credential[:])
+		}),
+	}
+}
+
+// Revealed is a token that is shown again.
+type Revealed struct {
+	Token Token
+	Key   Info
+	// HideAfter is how long to show it: 30 s.
+	HideAfter time.Duration
+}
+
+const hideAfter = 30 * time.Second
+
+// Reveal returns the token of a Recoverable key. The sealed copy is opened
+// first; then the grant is redeemed and the event written, together; and only
+// then is the token returned: a KEK that fails spends nothing, and there is no
+// reveal without an event.
+//
+// Without any factor that approves it Reveal is refused, unless
+// ManagerConfig.InsecureRevealWithoutStepUp is set. Errors: ErrNoActor,
+// ErrNotFound (also of a credential that is not live), ErrForbidden,
+// ErrStanding, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrRevoked,
+// ErrNotRecoverable, ErrCorrupt (the copy does not open), ErrConflict,
+// ErrUnavailable (the KEK is away or not configured).
+func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, error) {
+	s := m.own()
+	var shown Revealed
+	j := req.guarded().asking(req.Grant)
+	j.work = func(_ Actor, stored *Record) (effect, error) {
+		now := s.cfg.Now()
+		r := stored.clone()
+		if len(s.factorsFor(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
+			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
+		}
+		if r.State() == Revoked {
+			return effect{}, ErrRevoked
+		}
+		id := or(req.Credential, r.current(now))
+		cred := r.credential(id)
+		if cred == nil || !cred.live(now) {
+			return effect{}, ErrNotFound
+		}
+		text, err := s.unseal(ctx, &r, cred)
+		if err != nil {
+			return effect{}, err
+		}
+		shown = Revealed{newToken(text), s.describeAll(&r, now), hideAfter}
+		shown.Key.Version++
+		return effect{made: []made{{record: &r, credential: id}}}, nil
+	}
+	if err := s.do(ctx, j); err != nil {
+		return Revealed{}, err
+	}
+	return shown, nil
+}
+
+// unseal opens a credential's copy, and believes it only if it is that
+// credential's token.
+func (s session) unseal(ctx context.Context, r *Record, cred *Credential) (string, error) {
+	if cred.Public != "" {
+		return cred.Public, nil
+	}
+	if r.Recovery != Recoverable {
+		return "", ErrNotRecoverable
+	}
+	if len(cred.Sealed) == 0 {
+		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy is missing"}
+	}
+	plain, err := s.vault.open(ctx, cred.Sealed, cred.SealedKEK, sealedAAD(r, cred.ID))
+	if errors.Is(err, ErrCorrupt) {
+		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy does not open"}
+	}
+	if err != nil {
+		return "", err
+	}
+	p, err := s.parse(string(plain))
+	if err != nil || p.id != cred.ID {
+		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy is not this credential's token"}
+	}
+	return p.text, nil
+}

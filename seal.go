@@ -1,0 +1,234 @@
+package apikey
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// A KEK is a key-encryption key: it wraps the data keys that seal recoverable
+// tokens and TOTP seeds. [NewLocalKEK] ships; a cloud KMS is some twenty lines
+// (Encrypt and Decrypt with additional data, or an encryption context made of
+// it). It is safe for concurrent use. Verification never calls one.
+type KEK interface {
+	// ID names the key for ever, in what it wraps: at most 255 bytes, not empty.
+	ID() string
+	// Wrap encrypts a 32-byte data key, bound to aad.
+	Wrap(ctx context.Context, dek, aad []byte) ([]byte, error)
+	// Unwrap gives the data key back, and fails for another aad.
+	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
+}
+
+// LocalKEK is a KEK in the memory of the process (AES-256-GCM, NIST SP
+// 800-38D). It prints as its ID.
+type LocalKEK struct {
+	id   string
+	aead func() cipher.AEAD // in a closure, where no printer follows
+}
+
+// NewLocalKEK makes a KEK of 32 secret random bytes, kept where the database's
+// backups are not. The ID changes whenever the key does.
+func NewLocalKEK(id string, key [32]byte) (*LocalKEK, error) {
+	if id == "" || len(id) > 255 || !storable(id) {
+		return nil, invalid("KEK ID %s: want 1 to 255 bytes of valid UTF-8", quote(id))
+	}
+	if key == [32]byte{} {
+		return nil, invalid("KEK %s is all zeros: want 32 random bytes", quote(id))
+	}
+	aead := gcm(key[:])
+	return &LocalKEK{id, func() cipher.AEAD { return aead }}, nil
+}
+
+// ID returns the name that NewLocalKEK was given.
+func (k *LocalKEK) ID() string { return k.id }
+
+// Wrap implements [KEK].
+func (k *LocalKEK) Wrap(_ context.Context, dek, aad []byte) ([]byte, error) {
+	return lock(k.aead(), dek, aad), nil
+}
+
+// Unwrap implements [KEK].
+func (k *LocalKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) {
+	return unlock(k.aead(), wrapped, aad)
+}
+
+// String names the ID only.
+func (k *LocalKEK) String() string { return "kek(" + k.id + ")" }
+
+// GoString is String.
+func (k *LocalKEK) GoString() string { return k.String() }
+
+// Format writes String for every verb.
+func (k *LocalKEK) Format(s fmt.State, _ rune) { io.WriteString(s, k.String()) }
+
+// LogValue is String.
+func (k *LocalKEK) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// MarshalText is String.
+func (k *LocalKEK) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+func gcm(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err) // a key of another length than 16, 24, 32
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return aead
+}
+
+func lock(aead cipher.AEAD, plain, aad []byte) []byte {
+	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain)+aead.Overhead())
+	rand.Read(nonce)
+	return aead.Seal(nonce, nonce, plain, aad)
+}
+
+var errOpen = fmt.Errorf("%w: a sealed value does not open", ErrCorrupt)
+
+func unlock(aead cipher.AEAD, sealed, aad []byte) ([]byte, error) {
+	n := aead.NonceSize()
+	if len(sealed) < n {
+		return nil, errOpen
+	}
+	plain, err := aead.Open(nil, sealed[:n], sealed[n:], aad)
+	if err != nil {
+		return nil, errOpen
+	}
+	return plain, nil
+}
+
+// vault seals under the first KEK and opens under any.
+type vault struct{ keks []KEK }
+
+func newVault(keks []KEK) (vault, error) {
+	ids := map[string]bool{}
+	for _, k := range keks {
+		if k == nil || k.ID() == "" || len(k.ID()) > 255 || !storable(k.ID()) || ids[k.ID()] {
+			return vault{}, invalid("ManagerConfig.KEKs: each has an ID of its own, of 1 to 255 bytes of valid UTF-8")
+		}
+		ids[k.ID()] = true
+	}
+	return vault{slices.Clone(keks)}, nil
+}
+
+// kekTime bounds a KEK that hangs, also one that does not look at its context.
+const kekTime = 5 * time.Second
+
+const sealV1 = 1
+
+// seal encrypts with a data key of its own, wrapped by the first KEK:
+//
+//	version 1 | length of the wrapped key 2 | wrapped key | nonce 12 | ciphertext
+//
+// aad says what it is and whose; both encryptions are bound to it, so that a
+// sealed value that is moved to another row does not open. What was sealed is
+// opened once before it is trusted: a KEK that lies is found while the plain
+// text is still there.
+func (v *vault) seal(ctx context.Context, plain, aad []byte) (sealed []byte, kek string, err error) {
+	k := v.keks[0]
+	dek := make([]byte, 32)
+	rand.Read(dek)
+	wrapped, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, dek, aad) })
+	if err != nil {
+		return nil, "", kekError(k.ID(), err)
+	}
+	if len(wrapped) == 0 || len(wrapped) > 8<<10 {
+		return nil, "", kekError(k.ID(), fmt.Errorf("it wrapped a key into %d bytes", len(wrapped)))
+	}
+	b := []byte{sealV1}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(wrapped)))
+	b = append(b, wrapped...)
+	b = append(b, lock(gcm(dek), plain, aad)...)
+	again, err := v.open(ctx, b, k.ID(), aad)
+	if err != nil || !slices.Equal(again, plain) {
+		return nil, "", kekError(k.ID(), errors.New("it does not unwrap what it wrapped"))
+	}
+	return b, k.ID(), nil
+}
+
+// open decrypts what seal made, by the KEK of that ID.
+func (v *vault) open(ctx context.Context, sealed []byte, kek string, aad []byte) ([]byte, error) {
+	i := slices.IndexFunc(v.keks, func(k KEK) bool { return k.ID() == kek })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: KEK %s is not configured: what it sealed opens with it alone", ErrUnavailable, quote(kek))
+	}
+	if len(sealed) < 3 || sealed[0] != sealV1 {
+		return nil, errOpen
+	}
+	n := int(binary.BigEndian.Uint16(sealed[1:]))
+	if len(sealed) < 3+n {
+		return nil, errOpen
+	}
+	dek, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, sealed[3:3+n], aad) })
+	if errors.Is(err, ErrCorrupt) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, kekError(kek, err)
+	}
+	if len(dek) != 32 {
+		return nil, errOpen
+	}
+	return unlock(gcm(dek), sealed[3+n:], aad)
+}
+
+// errKEK: a KEK could not be asked.
+var errKEK = fmt.Errorf("%w: KEK failed", ErrUnavailable)
+
+func kekError(id string, err error) error {
+	return fmt.Errorf("%w: %s: %w", errKEK, quote(id), err)
+}
+
+// within bounds a call of the program's own code, which may hang without looking
+// at its context, or panic: neither may take the caller's goroutine or the
+// process with it. What it panicked with is not repeated: it may hold a secret.
+func within[T any](ctx context.Context, d time.Duration, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		r := result{err: errors.New("it panicked")}
+		defer cancel()
+		defer func() {
+			_ = recover()
+			done <- r
+		}()
+		r.value, r.err = call(ctx)
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		select { // it may have answered just then
+		case r := <-done:
+			return r.value, r.err
+		default:
+			var none T
+			return none, ctx.Err()
+		}
+	}
+}
+
+// sealedAAD binds a sealed token to its place.
+func sealedAAD(r *Record, id CredentialID) []byte {
+	var c canon
+	c.text("apikey sealed token v1")
+	c.bytes(r.ID[:])
+	c.bytes(id[:])
+	c.text(r.Account)
+	c.uint(uint64(r.Mode))
+	return c.b
+}
