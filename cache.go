@@ -1,11 +1,11 @@
 package apikey
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"crypto/subtle"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +17,9 @@ type liveKey struct {
 	notBefore, notAfter time.Time
 	damage              error    // the record is not to be believed
 	also                *liveKey // a record that disagrees: what it forbids is forbidden too
+
+	readAt time.Time // start of the read; zero: read again before the next answer
+	epoch  uint64    // readAt counts while cache.epoch is this
 }
 
 // Info implements [Key].
@@ -35,12 +38,16 @@ func (k *liveKey) Can(required ...Ability) bool { return canAll(k.info.Abilities
 //   - A change replaces the record and keeps the proof. A record older than the
 //     one that is here revives nothing: of the two, what either forbids is
 //     forbidden (renew).
+//
+// A hit takes no lock: it reads the table, and then one pointer, which a change
+// replaces before it returns.
 type cache struct {
-	mu       sync.Mutex
-	process  [16]byte // keys the digests: a proof is worthless outside this process
-	entries  map[CredentialID]*entry
-	byKey    map[KeyID][]CredentialID
-	recent   *list.List // of *entry, most recently used first
+	process [16]byte // keys the digests: a proof is worthless outside this process
+	warm    warm
+	epoch   atomic.Uint64 // moves when every record is in doubt
+
+	mu       sync.Mutex       // for everything else, and for writing
+	byKey    map[KeyID]*entry // and its siblings
 	bytes    int64
 	maxCount int
 	maxBytes int64
@@ -61,29 +68,18 @@ type cache struct {
 	}
 }
 
-// entry is one proven token.
-type entry struct {
-	id     CredentialID
-	digest [32]byte
-	claims claims // what the token says of itself
-	key    *liveKey
-	readAt time.Time // start of the read; zero: read again before the next answer
-	again  bool      // somebody is reading it again
-	size   int64
-	place  *list.Element
-}
-
 const (
 	negativeTime = 2 * time.Second
 	maxChanged   = 1 << 16
 )
 
 func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
-	return &cache{
-		process: newProcessKey(), entries: map[CredentialID]*entry{}, byKey: map[KeyID][]CredentialID{},
-		recent: list.New(), maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
-		changed: map[CredentialID]uint64{},
+	c := &cache{
+		process: newProcessKey(), byKey: map[KeyID]*entry{}, changed: map[CredentialID]uint64{},
+		maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
 	}
+	c.warm.init(newProcessKey())
+	return c
 }
 
 // digest is what the cache keeps of a token: useless to whoever reads a core
@@ -104,19 +100,29 @@ const (
 )
 
 // get looks a token up. A bare ID never hits: the digest of the whole token has
-// to be equal, compared in constant time.
-func (c *cache) get(id CredentialID, digest [32]byte) (*liveKey, time.Time, found) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.entries[id]
+// to be equal, compared in constant time. Of an ID that is not here nothing is
+// hashed.
+func (c *cache) get(p *parsed) (*entry, *liveKey, found) {
+	e := c.warm.find(&p.id)
 	if e == nil {
-		return nil, time.Time{}, miss
+		return nil, nil, miss
 	}
+	digest := c.digest(p.text)
 	if subtle.ConstantTimeCompare(e.digest[:], digest[:]) != 1 {
-		return nil, time.Time{}, mismatch
+		return nil, nil, mismatch
 	}
-	c.recent.MoveToFront(e.place)
-	return e.key, e.readAt, hit
+	if !e.touched.Load() { // most are: reading shares the memory, writing does not
+		e.touched.Store(true)
+	}
+	return e, e.key.Load(), hit
+}
+
+// readAt is when the reading of a record began, zero if it is in doubt.
+func (c *cache) readAt(k *liveKey) time.Time {
+	if k.epoch != c.epoch.Load() {
+		return time.Time{}
+	}
+	return k.readAt
 }
 
 // absent reports whether the store said, at most two seconds ago, that it has
@@ -210,16 +216,51 @@ func (c *cache) fill(id CredentialID, o outcome) {
 	if c.maxCount < 0 {
 		return
 	}
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.find(&id); e != nil {
 		c.renew(e, o.key, o.readAt, readNow)
 		return
 	}
-	e := &entry{id: id, digest: o.digest, claims: o.claims, key: o.key, readAt: jitter(o.readAt, c.maxAge), size: sizeOf(o.key)}
-	e.place = c.recent.PushFront(e)
-	c.entries[id] = e
-	c.byKey[o.key.info.ID] = append(c.byKey[o.key.info.ID], id)
+	e := &entry{id: id, digest: o.digest, claims: o.claims}
+	c.set(e, o.key, jitter(o.readAt, c.maxAge))
+	c.warm.add(e)
+	c.link(e)
 	c.bytes += e.size
-	c.evict()
+	c.evict(e)
+}
+
+// link and unlink keep the entries of one key together.
+func (c *cache) link(e *entry) {
+	id := e.key.Load().info.ID
+	e.sibling, c.byKey[id] = c.byKey[id], e
+}
+
+func (c *cache) unlink(e *entry) {
+	id := e.key.Load().info.ID
+	if first := c.byKey[id]; first != e {
+		for first.sibling != e {
+			first = first.sibling
+		}
+		first.sibling = e.sibling
+	} else if e.sibling != nil {
+		c.byKey[id] = e.sibling
+	} else {
+		delete(c.byKey, id)
+	}
+	e.sibling = nil
+}
+
+func (c *cache) siblings(id KeyID) (all []*entry) {
+	for e := c.byKey[id]; e != nil; e = e.sibling {
+		all = append(all, e)
+	}
+	return all
+}
+
+// set publishes a record, which nobody may hold yet, under an entry.
+func (c *cache) set(e *entry, k *liveKey, readAt time.Time) {
+	k.readAt, k.epoch = readAt, c.epoch.Load()
+	e.size = sizeOf(k)
+	e.key.Store(k)
 }
 
 // origin is where a record comes from.
@@ -239,7 +280,8 @@ const (
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
 func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
-	known := *e.key
+	known := *e.key.Load()
+	was := c.readAt(&known)
 	known.also = nil
 	death := known.info.State == Revoked
 	agrees := k.info.Version == known.info.Version && k.head == known.head
@@ -254,15 +296,15 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 		c.put(e, &known, time.Time{})
 	case death && k.info.State != Revoked:
 		known.damage = nil
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, &known, later(was, readAt, c.maxAge))
 	case agrees && known.info.State != k.info.State: // a state that was raised above stays
 		known.damage = nil
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, &known, later(was, readAt, c.maxAge))
 	case agrees || k.info.Version > known.info.Version:
-		c.put(e, k, later(e.readAt, readAt, c.maxAge))
+		c.put(e, k, later(was, readAt, c.maxAge))
 	case from == readNow:
 		known.damage, known.also = nil, k
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, &known, later(was, readAt, c.maxAge))
 	default:
 		known.damage, known.also = nil, k
 		c.put(e, &known, time.Time{})
@@ -273,15 +315,19 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 // next answer, so that a repaired row works at once.
 func (c *cache) put(e *entry, k *liveKey, readAt time.Time) {
 	c.bytes -= e.size
-	e.key, e.readAt, e.size = k, readAt, sizeOf(k)
+	if old := e.key.Load(); old.info.ID != k.info.ID {
+		c.unlink(e) // a row was moved to another key by hand
+		defer c.link(e)
+	}
+	c.set(e, k, readAt)
 	c.bytes += e.size
-	c.evict()
+	c.evict(e)
 }
 
 // evict makes room. The entry used last stays, whatever its size.
-func (c *cache) evict() {
-	for len(c.entries) > 1 && (len(c.entries) > c.maxCount || c.bytes > c.maxBytes) {
-		c.remove(c.recent.Back().Value.(*entry))
+func (c *cache) evict(last *entry) {
+	for c.warm.count > 1 && (c.warm.count > c.maxCount || c.bytes > c.maxBytes) {
+		c.remove(c.warm.victim(last))
 	}
 }
 
@@ -319,10 +365,12 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
 	}
-	for _, id := range append([]CredentialID(nil), c.byKey[r.ID]...) {
-		e := c.entries[id]
-		k := make(id, e.claims)
-		if r.credential(id) == nil && k.info.Version >= e.key.info.Version {
+	for _, e := range c.siblings(r.ID) {
+		if c.warm.find(&e.id) != e {
+			continue // evicted for the one before
+		}
+		k := make(e.id, e.claims)
+		if r.credential(e.id) == nil && k.info.Version >= e.key.Load().info.Version {
 			c.remove(e) // dropped from the record: long ended
 			continue
 		}
@@ -334,9 +382,8 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 func (c *cache) damaged(err *CorruptError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range c.byKey[err.Key] {
-		e := c.entries[id]
-		k := *e.key
+	for _, e := range c.siblings(err.Key) {
+		k := *e.key.Load()
 		k.damage = err
 		c.renew(e, &k, time.Time{}, fed)
 	}
@@ -350,9 +397,7 @@ func (c *cache) doubt() {
 	c.gen++
 	c.forget()
 	clear(c.negative[:])
-	for _, e := range c.entries {
-		e.readAt = time.Time{}
-	}
+	c.epoch.Add(1)
 }
 
 // doubtKey is doubt for one key: a write whose outcome is not known. It fences
@@ -365,9 +410,10 @@ func (c *cache) doubtKey(r *Record) {
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 	}
-	for _, id := range c.byKey[r.ID] {
-		c.changed[id] = c.gen
-		c.entries[id].readAt = time.Time{}
+	for _, e := range c.siblings(r.ID) {
+		c.changed[e.id] = c.gen
+		k := *e.key.Load()
+		c.set(e, &k, time.Time{})
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
@@ -378,7 +424,7 @@ func (c *cache) doubtKey(r *Record) {
 func (c *cache) claim(id CredentialID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[id]
+	e := c.warm.find(&id)
 	if e == nil || e.again {
 		return false
 	}
@@ -389,7 +435,7 @@ func (c *cache) claim(id CredentialID) bool {
 func (c *cache) unclaim(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.find(&id); e != nil {
 		e.again = false
 	}
 }
@@ -398,28 +444,15 @@ func (c *cache) unclaim(id CredentialID) {
 func (c *cache) drop(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.find(&id); e != nil {
 		c.remove(e)
 	}
 }
 
 func (c *cache) remove(e *entry) {
-	delete(c.entries, e.id)
-	c.recent.Remove(e.place)
+	c.warm.remove(e)
+	c.unlink(e)
 	c.bytes -= e.size
-	ids := c.byKey[e.key.info.ID]
-	for i, id := range ids {
-		if id == e.id {
-			ids[i] = ids[len(ids)-1]
-			ids = ids[:len(ids)-1]
-			break
-		}
-	}
-	if len(ids) == 0 {
-		delete(c.byKey, e.key.info.ID)
-	} else {
-		c.byKey[e.key.info.ID] = ids
-	}
 }
 
 // sizeOf estimates an entry's memory.

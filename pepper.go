@@ -5,8 +5,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
+	"sync"
 )
 
 // Pepper is a secret of the program, kept outside the database, in a slot from
@@ -79,20 +81,32 @@ type pepperKeys struct {
 	mac  func(purpose, []byte) [32]byte
 }
 
+// keyedMAC is an HMAC that has its key already, and room for its result. They
+// are pooled, because a forged tag must cost no memory, and because setting a
+// key costs as much as a short message.
+type keyedMAC struct {
+	hash.Hash
+	sum [32]byte
+}
+
 func newPepperKeys(slot uint8, key [32]byte) *pepperKeys {
-	subkeys := map[purpose][]byte{}
+	macs := map[purpose]*sync.Pool{}
 	for _, p := range []purpose{purposeTag, purposeProof, purposeHash, purposeCode, purposeRow, purposeEvent, purposeItem, purposeMark} {
 		// HKDF-SHA-256, RFC 5869. It fails for lengths beyond 255 blocks only.
 		sub, err := hkdf.Key(sha256.New, key[:], nil, "apikey pepper v1 "+string(p), 32)
 		if err != nil {
 			panic(err)
 		}
-		subkeys[p] = sub
+		macs[p] = &sync.Pool{New: func() any { return &keyedMAC{Hash: hmac.New(sha256.New, sub)} }}
 	}
-	return &pepperKeys{slot, func(p purpose, msg []byte) (sum [32]byte) {
-		h := hmac.New(sha256.New, subkeys[p])
-		h.Write(msg)
-		h.Sum(sum[:0])
+	return &pepperKeys{slot, func(p purpose, msg []byte) [32]byte {
+		pool := macs[p]
+		m := pool.Get().(*keyedMAC)
+		m.Reset()
+		m.Write(msg)
+		m.Sum(m.sum[:0])
+		sum := m.sum
+		pool.Put(m)
 		return sum
 	}}
 }

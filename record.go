@@ -27,7 +27,7 @@ const knownNeeds = 0
 
 // parse reads a token of this program. Every fault is the same ErrInvalidToken.
 func (c *core) parse(text string) (parsed, error) {
-	p, ok := parseToken(text)
+	p, ok := parseBody(text)
 	if !ok || p.prefix() != c.prefix {
 		return parsed{}, ErrInvalidToken
 	}
@@ -35,7 +35,7 @@ func (c *core) parse(text string) (parsed, error) {
 }
 
 // tagged refuses, without a store, what no pepper of ours has minted.
-func (c *core) tagged(p parsed) error {
+func (c *core) tagged(p *parsed) error {
 	if p.slot == 0 {
 		if c.ring.has() && !c.acceptUntagged {
 			return ErrInvalidToken

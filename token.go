@@ -138,9 +138,18 @@ var heads = [...]struct {
 	{"_pk_live_", Publishable, Live}, {"_pk_test_", Publishable, Test},
 }
 
-// parseToken reads from the right, because a prefix may hold '_'. The length is
-// bounded before anything else, so that a megabyte in a header costs nothing.
+// parseToken reads a token with any prefix.
 func parseToken(text string) (p parsed, ok bool) {
+	if p, ok = parseBody(text); !ok || !validPrefix(p.prefix()) {
+		return parsed{}, false
+	}
+	return p, true
+}
+
+// parseBody reads all but the prefix, from the right, because a prefix may hold
+// '_'. The length is bounded before anything else, so that a megabyte in a
+// header costs nothing.
+func parseBody(text string) (p parsed, ok bool) {
 	n := len(text)
 	if n <= headLen+bodyLen || n > maxToken {
 		return p, false
@@ -149,19 +158,18 @@ func parseToken(text string) (p parsed, ok bool) {
 	if !ok || uint32(crc) != crc32.ChecksumIEEE(bytesOf(text[:n-crcLen])) {
 		return p, false
 	}
-	head := text[:n-bodyLen]
-	for _, h := range heads {
-		if head[len(head)-headLen:] == h.text {
+	head, body := text[n-bodyLen-headLen:][:headLen], text[n-bodyLen:]
+	for _, h := range &heads {
+		if head == h.text {
 			p.kind, p.mode = h.kind, h.mode
+			break
 		}
 	}
-	body := text[n-bodyLen:]
 	id, okID := base62.ID(body[:idLen])
 	slot, okSlot := base62.Uint(body[idLen+secretLen:][:slotLen], 8)
 	tag := body[idLen+secretLen+slotLen:][:tagLen]
 	_, okTag := base62.Uint(tag, 64)
-	if p.kind == 0 || !okID || !okSlot || !okTag || !base62.Valid(body[idLen:][:secretLen]) ||
-		slot == 0 && tag != untagged || !validPrefix(head[:len(head)-headLen]) {
+	if p.kind == 0 || !okID || !okSlot || !okTag || !base62.Valid(body[idLen:][:secretLen]) || slot == 0 && tag != untagged {
 		return parsed{}, false
 	}
 	p.text, p.id, p.slot = text, id, uint8(slot)
@@ -177,7 +185,7 @@ func (p parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
 // tagHolds reports whether the tag was made with the pepper of the token's
 // slot. A CRC is no secret: anyone can relabel a token and compute a new one.
 // The tag is what stops relabelled and invented tokens before any store read.
-func (p parsed) tagHolds(k *pepperKeys) bool {
+func (p *parsed) tagHolds(k *pepperKeys) bool {
 	n := len(p.text)
 	var want [tagLen]byte
 	base62.Append(want[:0], tagOf(k, p.text[:n-tagLen-crcLen]), tagLen)

@@ -178,65 +178,87 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 // and the others, with this Verifier in ManagerConfig.Local) is answered from
 // before the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
-	k, source, err := v.find(ctx, presented)
+	f, err := v.find(ctx, presented)
 	if err == nil {
-		now := v.cfg.Now()
-		if err = v.judge(k, r, now); err == nil && !v.cfg.ReadOnly {
-			v.usage.mark(k.info.Credential, now)
-		}
+		err = v.judge(f.key, &r, f.now)
 	}
-	v.cfg.Trace.verified(k, source, err)
 	if err != nil {
-		var corrupt *CorruptError
-		if errors.As(err, &corrupt) {
-			v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
-		}
+		v.refused(f, err)
 		return nil, err
 	}
-	return k, nil
+	if !v.cfg.ReadOnly {
+		if f.entry != nil {
+			v.usage.mark(f.entry, f.now)
+		} else {
+			v.usage.note(f.key.info.Credential, f.now)
+		}
+	}
+	if v.cfg.Trace.Verified != nil {
+		v.cfg.Trace.verified(f.key, f.source, nil)
+	}
+	return f.key, nil
+}
+
+// refused tells the hooks and the log.
+func (v *Verifier) refused(f finding, err error) {
+	v.cfg.Trace.verified(f.key, f.source, err)
+	if err == ErrInvalidToken {
+		return
+	}
+	if corrupt, is := errors.AsType[*CorruptError](err); is {
+		v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
+	}
+}
+
+// finding is what is known of a token before it is asked what it may do.
+type finding struct {
+	key    *liveKey // nil unless the token was proven
+	entry  *entry   // nil unless it was warm
+	now    time.Time
+	source Source
 }
 
 // find proves the token: steps 1 to 6, which say "invalid" or that we failed.
-func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source, error) {
+func (v *Verifier) find(ctx context.Context, presented string) (finding, error) {
 	p, err := v.parse(presented)
 	if err != nil {
-		return nil, FromToken, err
+		return finding{source: FromToken}, err
 	}
 	if v.tasks.ctx.Err() != nil {
-		return nil, FromToken, ErrClosed
+		return finding{source: FromToken}, ErrClosed
 	}
-	digest := v.cache.digest(presented)
 	reread := false
 	for range 4 { // once, and again after a sync or a re-read
-		now := v.cfg.Now()
-		k, readAt, found := v.cache.get(p.id, digest)
+		e, k, found := v.cache.get(&p)
 		if found == mismatch {
 			// Final: a credential's secret never changes, so neither the store nor
 			// argon2 has anything to add for whoever guesses at a warm key.
-			return nil, FromCache, ErrInvalidToken
+			return finding{source: FromCache}, ErrInvalidToken
 		}
 		if found == miss {
-			if err := v.tagged(p); err != nil {
-				return nil, FromToken, err
+			if err := v.tagged(&p); err != nil {
+				return finding{source: FromToken}, err
 			}
-			if v.cache.absent(p.id, now) {
-				return nil, FromCache, ErrInvalidToken
-			}
+		}
+		now := v.cfg.Now()
+		if found == miss && v.cache.absent(p.id, now) {
+			return finding{source: FromCache}, ErrInvalidToken
 		}
 		if !v.feed.freshAt(now, v.cfg.MaxStale) {
 			if err := v.freshen(ctx); err != nil {
-				return nil, FromCache, err
+				return finding{source: FromCache}, err
 			}
 			continue // what the sync brought may concern this key
 		}
 		if found == miss {
-			k, err := v.coldKey(ctx, p, digest)
-			return k, FromStore, err
+			k, err := v.coldKey(ctx, p)
+			return finding{key: k, now: v.cfg.Now(), source: FromStore}, err
 		}
+		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
 		if !reread && (readAt.IsZero() || age > 2*v.cfg.MaxAge) {
 			if err := v.reread(ctx, p.id); err != nil {
-				return nil, FromStore, err
+				return finding{source: FromStore}, err
 			}
 			reread = true
 			continue
@@ -244,14 +266,14 @@ func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source
 		if age > v.cfg.MaxAge && k.damage == nil {
 			v.rereadBehind(p.id)
 		}
-		return k, FromCache, k.damage
+		return finding{k, e, now, FromCache}, k.damage
 	}
-	return nil, FromStore, ErrBusy
+	return finding{source: FromStore}, ErrBusy
 }
 
 // judge is step 7, on every hit, against the clock: what the proven key may do
 // now. The order is part of the contract: dead before denied.
-func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
+func (v *Verifier) judge(k *liveKey, r *Request, now time.Time) error {
 	if k.also != nil {
 		if err := v.judge(k.also, r, now); err != nil {
 			return err
@@ -295,7 +317,8 @@ func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
 // coldKey proves a token that is not warm. Callers with equal tokens share one
 // flight, and so one argon2 run; callers with different tokens of one ID share
 // the row alone, never each other's proof.
-func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liveKey, error) {
+func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
+	digest := v.cache.digest(p.text)
 	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
 		proven := false
 		for range 8 {
