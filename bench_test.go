@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -215,30 +216,33 @@ func pepperName(peppered bool) string {
 	return "no-pepper"
 }
 
-// BenchmarkVerifyForged presents 10,000 distinct forgeries, one by one: with a
-// checksum that is wrong, and with one that anybody can compute, under a tag
-// that only the pepper can make.
+// forgeries of every token of a fleet: with a checksum that is wrong; with one
+// that anybody can compute, under a tag that only the pepper can make; and with
+// another secret for an ID that is warm, which are public.
+func (f *fleet) forgeries() (checksum, tag, secret []string) {
+	for _, t := range f.tokens {
+		checksum = append(checksum, otherLast(t))
+		tag = append(tag, recrc(spliceID(spliceSecret(t))))
+		secret = append(secret, recrc(spliceSecret(t)))
+	}
+	return checksum, tag, secret
+}
+
+// BenchmarkVerifyForged presents 10,000 distinct forgeries of IDs that nobody
+// has.
 func BenchmarkVerifyForged(b *testing.B) {
 	f := fleetOf(b, true)
-	crc, tag := make([]string, fleetSize), make([]string, fleetSize)
-	for i, t := range f.tokens {
-		crc[i] = otherLast(t)
-		tag[i] = recrc(otherLast(spliceID(spliceSecret(t))[:len(t)-6]) + "000000")
-	}
-	b.Run("checksum", func(b *testing.B) { refusals(b, f, crc) })
+	checksum, tag, _ := f.forgeries()
+	b.Run("checksum", func(b *testing.B) { refusals(b, f, checksum) })
 	b.Run("tag", func(b *testing.B) { refusals(b, f, tag) })
 }
 
-// BenchmarkVerifyWrongSecret guesses at secrets of warm keys, whose IDs are
-// public, without and with the pepper's tag.
+// BenchmarkVerifyWrongSecret guesses at secrets of warm keys.
 func BenchmarkVerifyWrongSecret(b *testing.B) {
 	for _, peppered := range []bool{true, false} {
 		b.Run(pepperName(peppered), func(b *testing.B) {
 			f := fleetOf(b, peppered)
-			wrong := make([]string, fleetSize)
-			for i, t := range f.tokens {
-				wrong[i] = recrc(spliceSecret(t))
-			}
+			_, _, wrong := f.forgeries()
 			refusals(b, f, wrong)
 		})
 	}
@@ -275,6 +279,64 @@ func otherLast(t string) string {
 		c = '1'
 	}
 	return t[:len(t)-1] + string(c)
+}
+
+// BenchmarkRatios measures the floor and the others in turns, 2 ms each, and
+// reports the median of their quotients: on a machine that others use too, the
+// one figure that means something. ns/op is that of a whole round.
+func BenchmarkRatios(b *testing.B) {
+	f, plain := fleetOf(b, true), fleetOf(b, false)
+	floor, plainFloor := newFloor(f.tokens), newFloor(plain.tokens)
+	checksum, tag, secret := f.forgeries()
+	accepted := func(f *fleet) func(int) bool {
+		return func(i int) bool {
+			_, err := f.verifier.Verify(background, f.tokens[i], f.request)
+			return err == nil
+		}
+	}
+	refused := func(tokens []string) func(int) bool {
+		return func(i int) bool {
+			_, err := f.verifier.Verify(background, tokens[i], f.request)
+			return err == apikey.ErrInvalidToken
+		}
+	}
+	runs := []struct {
+		name string
+		op   func(i int) bool
+	}{
+		{"floor", func(i int) bool { return !floor.verify(f.tokens[i]).IsZero() }},
+		{"floor-of-the-others", func(i int) bool { return !plainFloor.verify(plain.tokens[i]).IsZero() }},
+		{"warm", accepted(f)}, {"warm-no-pepper", accepted(plain)},
+		{"checksum", refused(checksum)}, {"tag", refused(tag)}, {"secret", refused(secret)},
+	}
+	took := make([][]float64, len(runs))
+	for b.Loop() {
+		for r, run := range runs {
+			start := time.Now()
+			for i := range 2 * fleetSize {
+				if i == fleetSize { // what the one before left in the processor's caches is nobody's merit
+					start = time.Now()
+				}
+				if !run.op(i % fleetSize) {
+					b.Fatal(run.name)
+				}
+			}
+			took[r] = append(took[r], float64(time.Since(start).Nanoseconds())/fleetSize)
+		}
+	}
+	b.ReportMetric(median(took[0]), "floor-ns")
+	for r, run := range runs[1:] {
+		quotients := took[r+1]
+		for i := range quotients {
+			quotients[i] /= took[0][i]
+		}
+		b.ReportMetric(median(quotients), run.name+"/floor")
+	}
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // BenchmarkVerifyCold is a first verification, of a Verifier without a cache:

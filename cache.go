@@ -9,17 +9,30 @@ import (
 	"time"
 )
 
-// liveKey is a verified key: immutable, shared by all who hold it.
+// liveKey is a verified key, shared by all who hold it: immutable but for the
+// marks of its use. What a hit reads is small and lies together; the rest is
+// elsewhere.
 type liveKey struct {
-	info                Info
-	head                [32]byte
-	ended               bool
-	notBefore, notAfter time.Time
-	damage              error    // the record is not to be believed
-	also                *liveKey // a record that disagrees: what it forbids is forbidden too
+	view
+	usedAt  atomic.Int64 // see usage.mark
+	marked  atomic.Bool
+	touched atomic.Bool // hit since warm's hand passed
+}
 
+// view is what is known of a key.
+type view struct {
+	terms
+	damage error     // the record is not to be believed
+	also   *liveKey  // a record that disagrees: what it forbids is forbidden too
 	readAt time.Time // start of the read; zero: read again before the next answer
 	epoch  uint64    // readAt counts while cache.epoch is this
+	*about
+}
+
+// about is what judging a request needs nothing of.
+type about struct {
+	info Info
+	head [32]byte
 }
 
 // Info implements [Key].
@@ -102,19 +115,19 @@ const (
 // get looks a token up. A bare ID never hits: the digest of the whole token has
 // to be equal, compared in constant time. Of an ID that is not here nothing is
 // hashed.
-func (c *cache) get(p *parsed) (*entry, *liveKey, found) {
-	e := c.warm.find(&p.id)
-	if e == nil {
-		return nil, nil, miss
+func (c *cache) get(p *parsed) (*liveKey, found) {
+	at, k := c.warm.find(&p.id)
+	if k == nil {
+		return nil, miss
 	}
 	digest := c.digest(p.text)
-	if subtle.ConstantTimeCompare(e.digest[:], digest[:]) != 1 {
-		return nil, nil, mismatch
+	if subtle.ConstantTimeCompare(at.digest[:], digest[:]) != 1 {
+		return nil, mismatch
 	}
-	if !e.touched.Load() { // most are: reading shares the memory, writing does not
-		e.touched.Store(true)
+	if !k.touched.Load() { // most are: reading shares the memory, writing does not
+		k.touched.Store(true)
 	}
-	return e, e.key.Load(), hit
+	return k, hit
 }
 
 // readAt is when the reading of a record began, zero if it is in doubt.
@@ -216,13 +229,13 @@ func (c *cache) fill(id CredentialID, o outcome) {
 	if c.maxCount < 0 {
 		return
 	}
-	if e := c.warm.find(&id); e != nil {
+	if e := c.warm.entry(id); e != nil {
 		c.renew(e, o.key, o.readAt, readNow)
 		return
 	}
-	e := &entry{id: id, digest: o.digest, claims: o.claims}
-	c.set(e, o.key, jitter(o.readAt, c.maxAge))
-	c.warm.add(e)
+	o.key.readAt, o.key.epoch = jitter(o.readAt, c.maxAge), c.epoch.Load()
+	e := &entry{claims: o.claims, size: sizeOf(o.key)}
+	c.warm.add(id, o.digest, e, o.key)
 	c.link(e)
 	c.bytes += e.size
 	c.evict(e)
@@ -230,12 +243,12 @@ func (c *cache) fill(id CredentialID, o outcome) {
 
 // link and unlink keep the entries of one key together.
 func (c *cache) link(e *entry) {
-	id := e.key.Load().info.ID
+	id := e.key().info.ID
 	e.sibling, c.byKey[id] = c.byKey[id], e
 }
 
 func (c *cache) unlink(e *entry) {
-	id := e.key.Load().info.ID
+	id := e.key().info.ID
 	if first := c.byKey[id]; first != e {
 		for first.sibling != e {
 			first = first.sibling
@@ -256,13 +269,6 @@ func (c *cache) siblings(id KeyID) (all []*entry) {
 	return all
 }
 
-// set publishes a record, which nobody may hold yet, under an entry.
-func (c *cache) set(e *entry, k *liveKey, readAt time.Time) {
-	k.readAt, k.epoch = readAt, c.epoch.Load()
-	e.size = sizeOf(k)
-	e.key.Store(k)
-}
-
 // origin is where a record comes from.
 type origin uint8
 
@@ -280,9 +286,10 @@ const (
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
 func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
-	known := *e.key.Load()
-	was := c.readAt(&known)
+	old := e.key()
+	known := &liveKey{view: old.view} // which is not changed, but replaced
 	known.also = nil
+	was := c.readAt(old)
 	death := known.info.State == Revoked
 	agrees := k.info.Version == known.info.Version && k.head == known.head
 	switch {
@@ -291,35 +298,44 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 	case k.damage != nil:
 		known.damage = k.damage // what was believed last stays, to compare with
 		if from == toldHere && k.info.State > known.info.State {
-			known.info.State, known.info.RevokedAt = k.info.State, k.info.RevokedAt // our own revocation of a damaged key
+			known.about = &about{known.info, known.head}
+			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
 		}
-		c.put(e, &known, time.Time{})
+		c.put(e, known, time.Time{})
 	case death && k.info.State != Revoked:
 		known.damage = nil
-		c.put(e, &known, later(was, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	case agrees && known.info.State != k.info.State: // a state that was raised above stays
 		known.damage = nil
-		c.put(e, &known, later(was, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	case agrees || k.info.Version > known.info.Version:
 		c.put(e, k, later(was, readAt, c.maxAge))
 	case from == readNow:
 		known.damage, known.also = nil, k
-		c.put(e, &known, later(was, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	default:
 		known.damage, known.also = nil, k
-		c.put(e, &known, time.Time{})
+		c.put(e, known, time.Time{})
 	}
 }
 
 // put replaces an entry's record. A zero readAt has it read again before the
 // next answer, so that a repaired row works at once.
 func (c *cache) put(e *entry, k *liveKey, readAt time.Time) {
-	c.bytes -= e.size
-	if old := e.key.Load(); old.info.ID != k.info.ID {
-		c.unlink(e) // a row was moved to another key by hand
-		defer c.link(e)
+	old := e.key()
+	moved := old.info.ID != k.info.ID // to another key, by hand
+	if moved {
+		c.unlink(e)
 	}
-	c.set(e, k, readAt)
+	k.readAt, k.epoch = readAt, c.epoch.Load()
+	k.usedAt.Store(old.usedAt.Load())
+	k.touched.Store(old.touched.Load())
+	e.place.key.Store(k)
+	if moved {
+		c.link(e)
+	}
+	c.bytes -= e.size
+	e.size = sizeOf(k)
 	c.bytes += e.size
 	c.evict(e)
 }
@@ -366,11 +382,11 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 		c.forget()
 	}
 	for _, e := range c.siblings(r.ID) {
-		if c.warm.find(&e.id) != e {
+		if e.key() == gone {
 			continue // evicted for the one before
 		}
-		k := make(e.id, e.claims)
-		if r.credential(e.id) == nil && k.info.Version >= e.key.Load().info.Version {
+		k := make(e.place.id, e.claims)
+		if r.credential(e.place.id) == nil && k.info.Version >= e.key().info.Version {
 			c.remove(e) // dropped from the record: long ended
 			continue
 		}
@@ -383,9 +399,11 @@ func (c *cache) damaged(err *CorruptError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.siblings(err.Key) {
-		k := *e.key.Load()
-		k.damage = err
-		c.renew(e, &k, time.Time{}, fed)
+		if old := e.key(); old != gone {
+			k := &liveKey{view: old.view}
+			k.damage = err
+			c.renew(e, k, time.Time{}, fed)
+		}
 	}
 }
 
@@ -411,9 +429,10 @@ func (c *cache) doubtKey(r *Record) {
 		c.changed[cred.ID] = c.gen
 	}
 	for _, e := range c.siblings(r.ID) {
-		c.changed[e.id] = c.gen
-		k := *e.key.Load()
-		c.set(e, &k, time.Time{})
+		c.changed[e.place.id] = c.gen
+		if old := e.key(); old != gone {
+			c.put(e, &liveKey{view: old.view}, time.Time{})
+		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
@@ -424,7 +443,7 @@ func (c *cache) doubtKey(r *Record) {
 func (c *cache) claim(id CredentialID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.warm.find(&id)
+	e := c.warm.entry(id)
 	if e == nil || e.again {
 		return false
 	}
@@ -435,7 +454,7 @@ func (c *cache) claim(id CredentialID) bool {
 func (c *cache) unclaim(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.warm.find(&id); e != nil {
+	if e := c.warm.entry(id); e != nil {
 		e.again = false
 	}
 }
@@ -444,14 +463,14 @@ func (c *cache) unclaim(id CredentialID) {
 func (c *cache) drop(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.warm.find(&id); e != nil {
+	if e := c.warm.entry(id); e != nil {
 		c.remove(e)
 	}
 }
 
 func (c *cache) remove(e *entry) {
-	c.warm.remove(e)
 	c.unlink(e)
+	c.warm.remove(e)
 	c.bytes -= e.size
 }
 

@@ -140,47 +140,55 @@ var heads = [...]struct {
 
 // parseToken reads a token with any prefix.
 func parseToken(text string) (p parsed, ok bool) {
-	if p, ok = parseBody(text); !ok || !validPrefix(p.prefix()) {
+	if !p.read(text) || !p.wellFormed() || !validPrefix(p.prefix()) {
 		return parsed{}, false
 	}
 	return p, true
 }
 
-// parseBody reads all but the prefix, from the right, because a prefix may hold
-// '_'. The length is bounded before anything else, so that a megabyte in a
-// header costs nothing.
-func parseBody(text string) (p parsed, ok bool) {
+// read reads from the right, because a prefix may hold '_': checksum, head and
+// ID, which lead to what is known of the token. The length is bounded before
+// anything else, so that a megabyte in a header costs nothing. It fills what its
+// caller has: a result of this size is copied as long as it is made.
+func (p *parsed) read(text string) (ok bool) {
 	n := len(text)
 	if n <= headLen+bodyLen || n > maxToken {
-		return p, false
+		return false
 	}
 	crc, ok := base62.Uint(text[n-crcLen:], 32)
 	if !ok || uint32(crc) != crc32.ChecksumIEEE(bytesOf(text[:n-crcLen])) {
-		return p, false
+		return false
 	}
-	head, body := text[n-bodyLen-headLen:][:headLen], text[n-bodyLen:]
-	for _, h := range &heads {
-		if head == h.text {
+	p.text = text
+	p.slot, ok = base62.Digit(text[n-crcLen-tagLen-slotLen])
+	if !ok {
+		return false
+	}
+	head := text[n-bodyLen-headLen:][:headLen]
+	for i := range heads {
+		if h := &heads[i]; head == h.text {
 			p.kind, p.mode = h.kind, h.mode
-			break
+			p.id, ok = base62.ID(text[n-bodyLen:][:idLen])
+			return ok
 		}
 	}
-	id, okID := base62.ID(body[:idLen])
-	slot, okSlot := base62.Uint(body[idLen+secretLen:][:slotLen], 8)
+	return false
+}
+
+// wellFormed looks at the rest of what read has read. Where a proof decides it
+// is not needed: text that equals a token that was proven has its form.
+func (p *parsed) wellFormed() bool {
+	body := p.text[len(p.text)-bodyLen:]
 	tag := body[idLen+secretLen+slotLen:][:tagLen]
-	_, okTag := base62.Uint(tag, 64)
-	if p.kind == 0 || !okID || !okSlot || !okTag || !base62.Valid(body[idLen:][:secretLen]) || slot == 0 && tag != untagged {
-		return parsed{}, false
-	}
-	p.text, p.id, p.slot = text, id, uint8(slot)
-	return p, true
+	_, ok := base62.Uint(tag, 64)
+	return ok && base62.Valid(body[idLen:][:secretLen]) && (p.slot != 0 || tag == untagged)
 }
 
 // proven is the part that is hashed: everything up to the end of the secret,
 // so that prefix, kind, mode and ID are bound by the hash.
-func (p parsed) proven() string { return p.text[:len(p.text)-slotLen-tagLen-crcLen] }
+func (p *parsed) proven() string { return p.text[:len(p.text)-slotLen-tagLen-crcLen] }
 
-func (p parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
+func (p *parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
 
 // tagHolds reports whether the tag was made with the pepper of the token's
 // slot. A CRC is no secret: anyone can relabel a token and compute a new one.

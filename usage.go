@@ -14,7 +14,7 @@ import (
 type usage struct {
 	mu     sync.Mutex
 	last   map[CredentialID]time.Time
-	marked []*entry // warm tokens that were used; each says when
+	marked []*liveKey // warm ones that were used; each says when
 }
 
 const (
@@ -26,52 +26,54 @@ const (
 	usageGrain = 100 * time.Millisecond
 )
 
-// mark notes the use of a warm token.
-func (u *usage) mark(e *entry, now time.Time) {
-	at := now.UnixMicro()
-	if at < e.usedAt.Load()+usageGrain.Microseconds() {
+// mark notes the use of a key, at so many microseconds since 1970.
+func (u *usage) mark(k *liveKey, at int64) {
+	if at < k.usedAt.Load()+usageGrain.Microseconds() {
 		return
 	}
-	e.usedAt.Store(at)
+	k.usedAt.Store(at)
 	// Who drains clears the flag before it reads the time, so this mark is either
 	// read now or listed again.
-	if !e.marked.Swap(true) {
+	if !k.marked.Swap(true) {
 		u.mu.Lock()
-		u.marked = append(u.marked, e)
+		u.marked = append(u.marked, k)
 		u.mu.Unlock()
 	}
 }
 
-// note is mark for a credential that is not warm.
-func (u *usage) note(id CredentialID, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.noted(id, now)
-}
-
-func (u *usage) noted(id CredentialID, now time.Time) {
-	if u.last == nil {
-		u.last = map[CredentialID]time.Time{}
-	}
-	if now.After(u.last[id]) {
-		u.last[id] = now
-	}
-}
-
+// drain takes what was collected.
 func (u *usage) drain() map[CredentialID]time.Time {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, e := range u.marked {
-		e.marked.Store(false)
-		u.noted(e.id, time.UnixMicro(e.usedAt.Load()))
-	}
-	last := u.last
+	last, marked := u.last, u.marked
 	u.last, u.marked = nil, nil
+	u.mu.Unlock()
+	if last == nil {
+		last = make(map[CredentialID]time.Time, len(marked))
+	}
+	for _, k := range marked {
+		k.marked.Store(false)
+		keepLatest(last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
+	}
 	return last
 }
 
-// flush writes what was collected. What could not be written is kept for the
-// next time.
+// restore keeps what could not be written for the next time.
+func (u *usage) restore(last map[CredentialID]time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, at := range u.last {
+		keepLatest(last, id, at)
+	}
+	u.last = last
+}
+
+func keepLatest(m map[CredentialID]time.Time, id CredentialID, at time.Time) {
+	if at.After(m[id]) {
+		m[id] = at
+	}
+}
+
+// flush writes what was collected.
 func (v *Verifier) flush(ctx context.Context) error {
 	if v.cfg.ReadOnly {
 		return nil
@@ -86,9 +88,7 @@ func (v *Verifier) flush(ctx context.Context) error {
 			ups[i] = Upkeep{Credential: id, LastUsed: micros(last[id])}
 		}
 		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
-			for id, t := range last {
-				v.usage.note(id, t)
-			}
+			v.usage.restore(last)
 			return unavailable(err)
 		}
 		for _, id := range batch {

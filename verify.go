@@ -162,7 +162,10 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 	if slices.Contains(hashers, nil) {
 		return core{}, invalid("a Hasher in the list is nil")
 	}
-	return core{prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged}, nil
+	return core{
+		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
+		forms: &forms{lists: map[string][]Ability{}},
+	}, nil
 }
 
 // Verify answers who holds the presented token, or why the request is refused.
@@ -178,30 +181,26 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 // and the others, with this Verifier in ManagerConfig.Local) is answered from
 // before the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
-	f, err := v.find(ctx, presented)
+	k, now, source, err := v.find(ctx, presented)
 	if err == nil {
-		err = v.judge(f.key, &r, f.now)
+		err = v.judge(k, &r, now)
 	}
 	if err != nil {
-		v.refused(f, err)
+		v.refused(k, source, err)
 		return nil, err
 	}
 	if !v.cfg.ReadOnly {
-		if f.entry != nil {
-			v.usage.mark(f.entry, f.now)
-		} else {
-			v.usage.note(f.key.info.Credential, f.now)
-		}
+		v.usage.mark(k, now)
 	}
 	if v.cfg.Trace.Verified != nil {
-		v.cfg.Trace.verified(f.key, f.source, nil)
+		v.cfg.Trace.verified(k, source, nil)
 	}
-	return f.key, nil
+	return k, nil
 }
 
 // refused tells the hooks and the log.
-func (v *Verifier) refused(f finding, err error) {
-	v.cfg.Trace.verified(f.key, f.source, err)
+func (v *Verifier) refused(k *liveKey, source Source, err error) {
+	v.cfg.Trace.verified(k, source, err)
 	if err == ErrInvalidToken {
 		return
 	}
@@ -210,55 +209,48 @@ func (v *Verifier) refused(f finding, err error) {
 	}
 }
 
-// finding is what is known of a token before it is asked what it may do.
-type finding struct {
-	key    *liveKey // nil unless the token was proven
-	entry  *entry   // nil unless it was warm
-	now    time.Time
-	source Source
-}
-
-// find proves the token: steps 1 to 6, which say "invalid" or that we failed.
-func (v *Verifier) find(ctx context.Context, presented string) (finding, error) {
-	p, err := v.parse(presented)
-	if err != nil {
-		return finding{source: FromToken}, err
+// find proves the token: steps 1 to 6, which say "invalid" or that we failed. It
+// returns the time, in microseconds since 1970, that the key is to be judged at.
+func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at int64, source Source, err error) {
+	var p parsed
+	if !v.locate(presented, &p) {
+		return nil, 0, FromToken, ErrInvalidToken
 	}
 	if v.tasks.ctx.Err() != nil {
-		return finding{source: FromToken}, ErrClosed
+		return nil, 0, FromToken, ErrClosed
 	}
 	reread := false
 	for range 4 { // once, and again after a sync or a re-read
-		e, k, found := v.cache.get(&p)
+		k, found := v.cache.get(&p)
 		if found == mismatch {
 			// Final: a credential's secret never changes, so neither the store nor
 			// argon2 has anything to add for whoever guesses at a warm key.
-			return finding{source: FromCache}, ErrInvalidToken
+			return nil, 0, FromCache, ErrInvalidToken
 		}
 		if found == miss {
-			if err := v.tagged(&p); err != nil {
-				return finding{source: FromToken}, err
+			if !p.wellFormed() || v.tagged(&p) != nil {
+				return nil, 0, FromToken, ErrInvalidToken
 			}
 		}
 		now := v.cfg.Now()
 		if found == miss && v.cache.absent(p.id, now) {
-			return finding{source: FromCache}, ErrInvalidToken
+			return nil, 0, FromCache, ErrInvalidToken
 		}
 		if !v.feed.freshAt(now, v.cfg.MaxStale) {
 			if err := v.freshen(ctx); err != nil {
-				return finding{source: FromCache}, err
+				return nil, 0, FromCache, err
 			}
 			continue // what the sync brought may concern this key
 		}
 		if found == miss {
 			k, err := v.coldKey(ctx, p)
-			return finding{key: k, now: v.cfg.Now(), source: FromStore}, err
+			return k, v.cfg.Now().UnixMicro(), FromStore, err
 		}
 		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
 		if !reread && (readAt.IsZero() || age > 2*v.cfg.MaxAge) {
 			if err := v.reread(ctx, p.id); err != nil {
-				return finding{source: FromStore}, err
+				return nil, 0, FromStore, err
 			}
 			reread = true
 			continue
@@ -266,52 +258,9 @@ func (v *Verifier) find(ctx context.Context, presented string) (finding, error) 
 		if age > v.cfg.MaxAge && k.damage == nil {
 			v.rereadBehind(p.id)
 		}
-		return finding{k, e, now, FromCache}, k.damage
+		return k, now.UnixMicro(), FromCache, k.damage
 	}
-	return finding{source: FromStore}, ErrBusy
-}
-
-// judge is step 7, on every hit, against the clock: what the proven key may do
-// now. The order is part of the contract: dead before denied.
-func (v *Verifier) judge(k *liveKey, r *Request, now time.Time) error {
-	if k.also != nil {
-		if err := v.judge(k.also, r, now); err != nil {
-			return err
-		}
-	}
-	switch {
-	case !k.info.RevokedAt.IsZero():
-		return ErrRevoked
-	case k.info.State == Suspended:
-		return ErrSuspended
-	case k.ended:
-		return ErrCredentialEnded
-	case now.Before(k.notBefore):
-		return ErrNotYetValid
-	case !k.notAfter.IsZero() && !now.Before(k.notAfter):
-		return ErrCredentialEnded
-	case !k.info.ExpiresAt.IsZero() && !now.Before(k.info.ExpiresAt):
-		return ErrExpired
-	case k.info.Kind == Publishable && !r.AllowPublishable:
-		return ErrKind
-	case v.cfg.Mode != AnyMode && k.info.Mode != v.cfg.Mode:
-		return ErrMode
-	}
-	if v.cfg.Standing != nil {
-		if err := v.cfg.Standing.Allowed(k.info.Account, k.info.Mode); err != nil {
-			return joined(ErrStanding, err)
-		}
-	}
-	if !addrAllowed(k.info.Networks.s, r.Addr) {
-		return ErrAddr
-	}
-	if len(k.info.Origins.s) > 0 && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
-		return ErrOrigin
-	}
-	if missing := canAll(k.info.Abilities.s, r.Require); missing != nil {
-		return &AbilityError{missing}
-	}
-	return nil
+	return nil, 0, FromStore, ErrBusy
 }
 
 // coldKey proves a token that is not warm. Callers with equal tokens share one
@@ -357,11 +306,9 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 // proven token says of itself: its text is bound by the hash, so where they
 // differ the record was changed.
 func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
-	k := &liveKey{info: v.describe(r, id), head: r.Head, damage: damage}
 	cred := r.credential(id)
-	if cred != nil {
-		k.ended, k.notBefore, k.notAfter = cred.Ended, cred.NotBefore, cred.NotAfter
-	}
+	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
+	k.terms = termsOf(&k.info, cred)
 	if damage == nil && (cred == nil || said != claims{r.Kind, r.Mode, cred.Pepper}) {
 		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
 	}
@@ -491,16 +438,6 @@ func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	return v.flush(ctx)
-}
-
-// addrAllowed: no list allows all; a list allows nobody whose address is
-// unknown. A 4-in-6 address is the IPv4 address that it stands for.
-func addrAllowed(networks []netip.Prefix, addr netip.Addr) bool {
-	if len(networks) == 0 {
-		return true
-	}
-	addr = addr.Unmap()
-	return addr.IsValid() && slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
 func newProcessKey() (k [16]byte) {

@@ -12,42 +12,45 @@ import (
 // cache.mu.
 //
 // It is an open-addressed table. A place is taken once, and stays taken after
-// its entry is gone, so that a reader never has to go back; a new array without
-// the graves replaces it when half of the places are taken. A reader of the old
-// array sees what was true when it began.
+// its token is gone, so that a reader never has to look twice; a new array
+// without the graves replaces it when two thirds of the places are taken. A reader of
+// the old array sees what was true when it began.
 type warm struct {
 	key    [2]uint64 // nobody outside the process knows which IDs are neighbours
 	places atomic.Pointer[[]place]
 	taken  int
 	count  int
 
-	// Entries in the order of their arrival, for evict.
+	// Entries in the order of their arrival, for victim.
 	oldest, newest *entry
 	hand           *entry
 }
 
-// place is where an entry lies. The mark is that of its ID, 0 where no entry
-// ever was; it spares a miss the way to the entries of others.
+// place is the proof of one token: a line of the processor's cache. What is in
+// it is written before the key is, and not again; only the key changes.
 type place struct {
-	mark  atomic.Uint64
-	entry atomic.Pointer[entry]
+	id     CredentialID
+	digest [32]byte
+	key    atomic.Pointer[liveKey] // nil: never taken; gone: a grave
+	entry  *entry                  // for writers
 }
 
-// entry is one proven token.
+// gone is no key: its place is a grave.
+var gone = new(liveKey)
+
+// entry is what writers keep of a proven token.
 type entry struct {
-	id      CredentialID
-	digest  [32]byte
-	key     atomic.Pointer[liveKey] // the newest record; replaced, never changed
-	usedAt  atomic.Int64            // see usage.mark
-	marked  atomic.Bool
-	touched atomic.Bool // hit since the hand passed
-	again   bool        // somebody is reading it again
-	claims  claims      // what the token says of itself
-	size    int64
+	place  *place // of the newest array
+	claims claims // what the token says of itself
+	again  bool   // somebody is reading the record again
+	size   int64
 
 	older, newer *entry
 	sibling      *entry // another token of the same key
 }
+
+// key is the newest record of the token.
+func (e *entry) key() *liveKey { return e.place.key.Load() }
 
 const minPlaces = 64
 
@@ -57,33 +60,41 @@ func (w *warm) init(key [16]byte) {
 	w.places.Store(&places)
 }
 
-func (w *warm) mark(id *CredentialID) uint64 {
+// first is where the search for an ID begins.
+func (w *warm) first(id *CredentialID) uint64 {
 	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(id[:8])^w.key[0], binary.LittleEndian.Uint64(id[8:])^w.key[1])
-	return hi ^ lo | 1<<63
+	return hi ^ lo
 }
 
-// find returns the entry of an ID, nil if there is none.
-func (w *warm) find(id *CredentialID) *entry {
-	mark, places := w.mark(id), *w.places.Load()
-	for i := mark; ; i++ {
+// find returns the place and the key of an ID, nil if there is none.
+func (w *warm) find(id *CredentialID) (*place, *liveKey) {
+	places := *w.places.Load()
+	for i := w.first(id); ; i++ {
 		p := &places[i&uint64(len(places)-1)]
-		switch p.mark.Load() {
-		case mark:
-			if e := p.entry.Load(); e != nil && e.id == *id {
-				return e
-			}
-		case 0:
-			return nil
+		k := p.key.Load()
+		if k == nil {
+			return nil, nil
+		}
+		if p.id == *id && k != gone {
+			return p, k
 		}
 	}
 }
 
-// add puts an entry, whose ID is not there, at the young end.
-func (w *warm) add(e *entry) {
-	if places := *w.places.Load(); 2*(w.taken+1) > len(places) {
+// entry returns what writers keep of an ID, nil if there is none.
+func (w *warm) entry(id CredentialID) *entry {
+	if p, _ := w.find(&id); p != nil {
+		return p.entry
+	}
+	return nil
+}
+
+// add puts a token that is not there at the young end.
+func (w *warm) add(id CredentialID, digest [32]byte, e *entry, k *liveKey) {
+	if 3*(w.taken+1) > 2*len(*w.places.Load()) {
 		w.rebuild()
 	}
-	w.put(*w.places.Load(), e)
+	w.put(*w.places.Load(), &place{id: id, digest: digest, entry: e}, k)
 	w.taken++
 	w.count++
 	if e.older = w.newest; e.older != nil {
@@ -94,42 +105,35 @@ func (w *warm) add(e *entry) {
 	w.newest = e
 }
 
-// rebuild leaves the graves behind, and room for as many entries again.
+// rebuild leaves the graves behind, and room for a third more at least.
 func (w *warm) rebuild() {
 	n := minPlaces
-	for n < 4*(w.count+1) {
+	for n < 2*(w.count+1) {
 		n *= 2
 	}
 	places := make([]place, n)
 	for e := w.oldest; e != nil; e = e.newer {
-		w.put(places, e)
+		w.put(places, e.place, e.key())
 	}
 	w.taken = w.count
 	w.places.Store(&places)
 }
 
-// put takes the first free place. Its mark comes last: who sees that finds the
-// entry.
-func (w *warm) put(places []place, e *entry) {
-	mark := w.mark(&e.id)
-	for i := mark; ; i++ {
-		if p := &places[i&uint64(len(places)-1)]; p.mark.Load() == 0 {
-			p.entry.Store(e)
-			p.mark.Store(mark)
+// put takes the first free place. The key comes last: who sees it sees the rest.
+func (w *warm) put(places []place, from *place, k *liveKey) {
+	for i := w.first(&from.id); ; i++ {
+		if p := &places[i&uint64(len(places)-1)]; p.key.Load() == nil {
+			p.id, p.digest, p.entry = from.id, from.digest, from.entry
+			p.entry.place = p
+			p.key.Store(k)
 			return
 		}
 	}
 }
 
-// remove takes an entry out.
+// remove digs a token's grave.
 func (w *warm) remove(e *entry) {
-	mark, places := w.mark(&e.id), *w.places.Load()
-	for i := mark; ; i++ {
-		if p := &places[i&uint64(len(places)-1)]; p.entry.Load() == e {
-			p.entry.Store(nil)
-			break
-		}
-	}
+	e.place.key.Store(gone)
 	w.count--
 	if w.hand == e {
 		w.hand = e.newer
@@ -156,7 +160,7 @@ func (w *warm) remove(e *entry) {
 func (w *warm) victim(keep *entry) *entry {
 	for range 64 {
 		e := w.next()
-		if e != keep && !e.touched.Swap(false) {
+		if e != keep && !e.key().touched.Swap(false) {
 			return e
 		}
 	}

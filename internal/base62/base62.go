@@ -118,6 +118,12 @@ func ID(s string) (id [16]byte, ok bool) {
 	return id, true
 }
 
+// Digit decodes one digit; false if it is outside the alphabet.
+func Digit(c byte) (v uint8, ok bool) {
+	v = values[c]
+	return v, v < 62
+}
+
 // Valid reports whether every byte of s is a digit.
 func Valid(s string) bool {
 	var bad byte
