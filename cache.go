@@ -22,10 +22,10 @@ type liveKey struct {
 // view is what is known of a key.
 type view struct {
 	terms
-	damage error     // the record is not to be believed
-	also   *liveKey  // a record that disagrees: what it forbids is forbidden too
-	readAt time.Time // start of the read; zero: read again before the next answer
-	epoch  uint64    // readAt counts while cache.epoch is this
+	damage error    // the record is not to be believed
+	also   *liveKey // a record that disagrees: what it forbids is forbidden too
+	readAt instant  // start of the read; zero: read again before the next answer
+	epoch  uint64   // readAt counts while cache.epoch is this
 	*about
 }
 
@@ -75,10 +75,12 @@ type cache struct {
 
 	// negative is a fixed-size memory of IDs that the store does not have. Its
 	// own memory, so that junk displaces only junk.
-	negative [4096]struct {
-		id    CredentialID
-		until time.Time
-	}
+	negative [4096]absence
+}
+
+type absence struct {
+	id    CredentialID
+	until time.Duration // as instant.mono
 }
 
 const (
@@ -131,26 +133,23 @@ func (c *cache) get(p *parsed) (*liveKey, found) {
 }
 
 // readAt is when the reading of a record began, zero if it is in doubt.
-func (c *cache) readAt(k *liveKey) time.Time {
+func (c *cache) readAt(k *liveKey) instant {
 	if k.epoch != c.epoch.Load() {
-		return time.Time{}
+		return instant{}
 	}
 	return k.readAt
 }
 
 // absent reports whether the store said, at most two seconds ago, that it has
 // no such credential.
-func (c *cache) absent(id CredentialID, now time.Time) bool {
+func (c *cache) absent(id CredentialID, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.slot(id)
-	return n.id == id && now.Before(n.until)
+	return n.id == id && now.mono < n.until
 }
 
-func (c *cache) slot(id CredentialID) *struct {
-	id    CredentialID
-	until time.Time
-} {
+func (c *cache) slot(id CredentialID) *absence {
 	return &c.negative[(uint(id[0]^c.process[0])|uint(id[1]^c.process[1])<<8)%uint(len(c.negative))]
 }
 
@@ -200,14 +199,14 @@ type outcome struct {
 	key    *liveKey
 	claims claims
 	digest [32]byte
-	readAt time.Time
+	readAt instant
 	absent bool
 }
 
 // settle ends what enter began. It reports whether the outcome may be answered:
 // false if the credential changed meanwhile, and then nothing is remembered
 // either, because a row read before a revocation must not outlive it.
-func (c *cache) settle(id CredentialID, gen uint64, o outcome, now time.Time) bool {
+func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	current := c.generation(id) == gen
@@ -217,7 +216,7 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now time.Time) bo
 	}
 	if o.absent {
 		n := c.slot(id)
-		n.id, n.until = id, now.Add(negativeTime)
+		*n = absence{id, now.mono + negativeTime}
 	}
 	if o.key != nil && o.key.damage == nil {
 		c.fill(id, o)
@@ -285,7 +284,7 @@ const (
 // by hand. Nobody can tell which, so both count: what either forbids is
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
-func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
+func (c *cache) renew(e *entry, k *liveKey, readAt instant, from origin) {
 	old := e.key()
 	known := &liveKey{view: old.view} // which is not changed, but replaced
 	known.also = nil
@@ -301,7 +300,7 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 			known.about = &about{known.info, known.head}
 			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
 		}
-		c.put(e, known, time.Time{})
+		c.put(e, known, instant{})
 	case death && k.info.State != Revoked:
 		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
@@ -315,13 +314,13 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 		c.put(e, known, later(was, readAt, c.maxAge))
 	default:
 		known.damage, known.also = nil, k
-		c.put(e, known, time.Time{})
+		c.put(e, known, instant{})
 	}
 }
 
 // put replaces an entry's record. A zero readAt has it read again before the
 // next answer, so that a repaired row works at once.
-func (c *cache) put(e *entry, k *liveKey, readAt time.Time) {
+func (c *cache) put(e *entry, k *liveKey, readAt instant) {
 	old := e.key()
 	moved := old.info.ID != k.info.ID // to another key, by hand
 	if moved {
@@ -347,8 +346,8 @@ func (c *cache) evict(last *entry) {
 	}
 }
 
-func later(was, readAt time.Time, maxAge time.Duration) time.Time {
-	if readAt = jitter(readAt, maxAge); readAt.After(was) {
+func later(was, readAt instant, maxAge time.Duration) instant {
+	if readAt = jitter(readAt, maxAge); was == (instant{}) || readAt.mono > was.mono {
 		return readAt
 	}
 	return was
@@ -356,8 +355,9 @@ func later(was, readAt time.Time, maxAge time.Duration) time.Time {
 
 // jitter makes a record look up to a tenth of MaxAge older, so that keys that
 // became warm together are not read again together.
-func jitter(readAt time.Time, maxAge time.Duration) time.Time {
-	return readAt.Add(-rand.N(maxAge/10 + 1))
+func jitter(readAt instant, maxAge time.Duration) instant {
+	d := rand.N(maxAge/10 + 1)
+	return instant{readAt.wall - d.Microseconds(), readAt.mono - d}
 }
 
 // change raises the fence for a record's credentials and puts the record beside
@@ -365,7 +365,7 @@ func jitter(readAt time.Time, maxAge time.Duration) time.Time {
 //
 // from is readNow only if the credential of the read has not changed since
 // generation gen.
-func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
+func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if from == readNow && c.generation(id) != gen {
@@ -375,7 +375,7 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 		if n := c.slot(cred.ID); n.id == cred.ID {
-			n.until = time.Time{}
+			*n = absence{}
 		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {
@@ -402,7 +402,7 @@ func (c *cache) damaged(err *CorruptError) {
 		if old := e.key(); old != gone {
 			k := &liveKey{view: old.view}
 			k.damage = err
-			c.renew(e, k, time.Time{}, fed)
+			c.renew(e, k, instant{}, fed)
 		}
 	}
 }
@@ -431,7 +431,7 @@ func (c *cache) doubtKey(r *Record) {
 	for _, e := range c.siblings(r.ID) {
 		c.changed[e.place.id] = c.gen
 		if old := e.key(); old != gone {
-			c.put(e, &liveKey{view: old.view}, time.Time{})
+			c.put(e, &liveKey{view: old.view}, instant{})
 		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {

@@ -18,6 +18,7 @@ type terms struct {
 	mode      Mode
 	ended     bool // the credential
 	account   string
+	network   netip.Prefix // the first, which is mostly the one
 	networks  []netip.Prefix
 	abilities []Ability
 	origins   []string
@@ -33,6 +34,9 @@ func termsOf(info *Info, cred *Credential) terms {
 	}
 	if !info.ExpiresAt.IsZero() {
 		t.expires = info.ExpiresAt.UnixMicro()
+	}
+	if len(t.networks) > 0 {
+		t.network = t.networks[0]
 	}
 	if cred == nil {
 		return t
@@ -78,7 +82,7 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 			return joined(ErrStanding, err)
 		}
 	}
-	if !addrAllowed(k.networks, r.Addr) {
+	if len(k.networks) > 0 && !k.addrAllowed(r.Addr.Unmap()) {
 		return ErrAddr
 	}
 	if len(k.origins) > 0 && !slices.Contains(k.origins, canonicalOrigin(r.Origin)) {
@@ -90,12 +94,10 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 	return nil
 }
 
-// addrAllowed: no list allows all; a list allows nobody whose address is
-// unknown. A 4-in-6 address is the IPv4 address that it stands for.
-func addrAllowed(networks []netip.Prefix, addr netip.Addr) bool {
-	if len(networks) == 0 {
-		return true
-	}
-	addr = addr.Unmap()
-	return addr.IsValid() && slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
+// addrAllowed asks a list, which allows nobody whose address is unknown. A 4-in-6
+// address has to come as the IPv4 address that it stands for: ::/0 is no list of
+// IPv4 addresses.
+func (t *terms) addrAllowed(addr netip.Addr) bool {
+	return addr.IsValid() && (t.network.Contains(addr) ||
+		slices.ContainsFunc(t.networks, func(n netip.Prefix) bool { return n.Contains(addr) }))
 }

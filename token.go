@@ -194,10 +194,12 @@ func (p *parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
 // slot. A CRC is no secret: anyone can relabel a token and compute a new one.
 // The tag is what stops relabelled and invented tokens before any store read.
 func (p *parsed) tagHolds(k *pepperKeys) bool {
-	n := len(p.text)
-	var want [tagLen]byte
-	base62.Append(want[:0], tagOf(k, p.text[:n-tagLen-crcLen]), tagLen)
-	return subtle.ConstantTimeCompare(want[:], bytesOf(p.text[n-tagLen-crcLen:n-crcLen])) == 1
+	tag := len(p.text) - tagLen - crcLen
+	said, ok := base62.Uint(p.text[tag:][:tagLen], 64)
+	var got, want [8]byte
+	binary.BigEndian.PutUint64(got[:], said)
+	binary.BigEndian.PutUint64(want[:], tagOf(k, p.text[:tag]))
+	return ok && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 // mint draws a secret and writes a token. With no pepper the slot is 0.

@@ -17,6 +17,7 @@ import (
 type Verifier struct {
 	core
 	cfg      VerifierConfig
+	made     time.Time
 	cache    *cache
 	cold     *gate // reads for tokens that are not proven
 	warm     *gate // reads for those that are
@@ -129,7 +130,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		return nil, err
 	}
 	v := &Verifier{
-		core: core, cfg: c, cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
+		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
 		cold:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		warm:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks: newTasks(), renewing: make(chan struct{}, 1),
@@ -228,11 +229,11 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 			return nil, 0, FromCache, ErrInvalidToken
 		}
 		if found == miss {
-			if !p.wellFormed() || v.tagged(&p) != nil {
+			if v.tagged(&p) != nil || !p.wellFormed() {
 				return nil, 0, FromToken, ErrInvalidToken
 			}
 		}
-		now := v.cfg.Now()
+		now := v.now()
 		if found == miss && v.cache.absent(p.id, now) {
 			return nil, 0, FromCache, ErrInvalidToken
 		}
@@ -244,11 +245,11 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 		}
 		if found == miss {
 			k, err := v.coldKey(ctx, p)
-			return k, v.cfg.Now().UnixMicro(), FromStore, err
+			return k, v.now().wall, FromStore, err
 		}
 		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
-		if !reread && (readAt.IsZero() || age > 2*v.cfg.MaxAge) {
+		if !reread && (readAt == (instant{}) || age > 2*v.cfg.MaxAge) {
 			if err := v.reread(ctx, p.id); err != nil {
 				return nil, 0, FromStore, err
 			}
@@ -258,7 +259,7 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 		if age > v.cfg.MaxAge && k.damage == nil {
 			v.rereadBehind(p.id)
 		}
-		return k, now.UnixMicro(), FromCache, k.damage
+		return k, now.wall, FromCache, k.damage
 	}
 	return nil, 0, FromStore, ErrBusy
 }
@@ -287,7 +288,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 			o.absent = errors.Is(err, ErrNotFound)
 			// A row read before the last change is not looked at, neither for this
 			// answer nor for the cache. The proof stays: ID and secret never change.
-			switch current := v.cache.settle(p.id, gen, o, v.cfg.Now()); {
+			switch current := v.cache.settle(p.id, gen, o, v.now()); {
 			case !current:
 				continue
 			case o.absent:
@@ -329,8 +330,8 @@ type rowKey struct {
 }
 
 type row struct {
-	record *Record   // shared: read only
-	readAt time.Time // the start of the read: the record is at least as new
+	record *Record // shared: read only
+	readAt instant // the start of the read: the record is at least as new
 }
 
 // read looks a record up under a bound: one for tokens that may be junk, one of
@@ -346,7 +347,7 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 			return row{}, err
 		}
 		defer release()
-		readAt := v.cfg.Now()
+		readAt := v.now()
 		r, err := v.cfg.Store.Lookup(ctx, key.id)
 		if err != nil {
 			return row{}, unavailable(err)
@@ -375,7 +376,7 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 }
 
 // take puts a record that was read or written beside the proofs that are warm.
-func (v *Verifier) take(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64) {
+func (v *Verifier) take(r *Record, readAt instant, from origin, id CredentialID, gen uint64) {
 	damage := sync.OnceValue(func() error { return v.believe(r) })
 	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
 		return v.live(r, id, said, damage())

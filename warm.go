@@ -13,7 +13,8 @@ import (
 //
 // It is an open-addressed table. A place is taken once, and stays taken after
 // its token is gone, so that a reader never has to look twice; a new array
-// without the graves replaces it when two thirds of the places are taken. A reader of
+// without the graves replaces it when half of the places are taken, so that a
+// miss, which is what junk does, looks at one place and a half. A reader of
 // the old array sees what was true when it began.
 type warm struct {
 	key    [2]uint64 // nobody outside the process knows which IDs are neighbours
@@ -91,7 +92,7 @@ func (w *warm) entry(id CredentialID) *entry {
 
 // add puts a token that is not there at the young end.
 func (w *warm) add(id CredentialID, digest [32]byte, e *entry, k *liveKey) {
-	if 3*(w.taken+1) > 2*len(*w.places.Load()) {
+	if 2*(w.taken+1) > len(*w.places.Load()) {
 		w.rebuild()
 	}
 	w.put(*w.places.Load(), &place{id: id, digest: digest, entry: e}, k)
@@ -105,10 +106,11 @@ func (w *warm) add(id CredentialID, digest [32]byte, e *entry, k *liveKey) {
 	w.newest = e
 }
 
-// rebuild leaves the graves behind, and room for a third more at least.
+// rebuild leaves the graves behind, and room for as many more that it is not due
+// again at once.
 func (w *warm) rebuild() {
 	n := minPlaces
-	for n < 2*(w.count+1) {
+	for 7*n < 16*(w.count+1) {
 		n *= 2
 	}
 	places := make([]place, n)
