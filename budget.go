@@ -16,13 +16,16 @@ import (
 // 333,333. A hundred guesses, which is all that an actor has until somebody
 // else lifts his lock, find one with a probability of 0.0003.
 //
+// Whoever acts for several accounts under one ID has a budget in each: what he
+// knows of one he may guess at from all. A PIN is too short for that.
+//
 // Items carry no more protection than the database: who may delete its rows
 // can empty a budget, and guess on.
 type budget struct {
 	item  Item
 	next  uint64  // number of the next charge
 	all   uint64  // charges since the last lift that were not given back
-	last  int64   // of the newest charge, Unix seconds
+	last  int64   // of the newest charge that stays, Unix seconds
 	hour  []tally // charges of the last hour
 	asked []tally // challenges that wait for an answer, by their expiry
 	mail  []tally // codes sent in the last hour
@@ -31,7 +34,7 @@ type budget struct {
 // tally is something that counts until a time.
 type tally struct {
 	id    string
-	until int64 // Unix seconds
+	until int64 // Unix microseconds
 }
 
 const (
@@ -73,7 +76,7 @@ func (b *budget) lists() []*[]tally { return []*[]tally{&b.hour, &b.asked, &b.ma
 // forget drops what no longer counts.
 func (b *budget) forget(now time.Time) {
 	for _, list := range b.lists() {
-		*list = slices.DeleteFunc(*list, func(t tally) bool { return now.Unix() >= t.until })
+		*list = slices.DeleteFunc(*list, func(t tally) bool { return now.UnixMicro() >= t.until })
 	}
 	if !b.locked() && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
 		b.all = 0
@@ -133,7 +136,7 @@ func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
 // tooMany waits for the first of the list to stop counting.
 func tooMany(list []tally, now time.Time) error {
 	first := slices.MinFunc(list, func(a, b tally) int { return int(a.until - b.until) })
-	return &AttemptsError{max(time.Second, time.Unix(first.until, 0).Sub(now).Round(time.Second))}
+	return &AttemptsError{max(time.Second, time.UnixMicro(first.until).Sub(now).Round(time.Second))}
 }
 
 // mayOpen asks whether one more challenge may be put.
@@ -153,9 +156,9 @@ func (b *budget) open(c Challenge, mails bool, now time.Time) error {
 		if len(b.mail) >= mailsAnHour {
 			return tooMany(b.mail, now)
 		}
-		b.mail = append(b.mail, tally{c.ID, now.Add(time.Hour).Unix()})
+		b.mail = append(b.mail, tally{c.ID, now.Add(time.Hour).UnixMicro()})
 	}
-	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.Unix()})
+	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.UnixMicro()})
 	return nil
 }
 
@@ -168,17 +171,23 @@ func (b *budget) charge(now time.Time) (number uint64, err error) {
 	b.next++
 	b.all++
 	b.last = now.Unix()
-	b.hour = append(b.hour, tally{strconv.FormatUint(number, 10), now.Add(time.Hour).Unix()})
+	b.hour = append(b.hour, tally{strconv.FormatUint(number, 10), now.Add(time.Hour).UnixMicro()})
 	return number, nil
 }
 
-// refund gives one charge back, never another's.
-func (b *budget) refund(number uint64) {
-	if b.all > 0 {
-		b.all--
-	}
+// refund gives one charge back, never another's, and never twice. before is when
+// the last charge was that stays.
+func (b *budget) refund(number uint64, before int64) {
 	id := strconv.FormatUint(number, 10)
-	b.hour = slices.DeleteFunc(b.hour, func(t tally) bool { return t.id == id })
+	i := slices.IndexFunc(b.hour, func(t tally) bool { return t.id == id })
+	if i < 0 {
+		return // given back already, or lifted
+	}
+	b.hour = slices.Delete(b.hour, i, i+1)
+	b.all--
+	if b.next == number+1 {
+		b.last = before
+	}
 }
 
 // closed takes an answered challenge off those that wait.
@@ -196,15 +205,23 @@ func (b *budget) unsent(id string) {
 type LiftLockRequest struct {
 	Account string // empty: the caller's own; an Operator names it
 	Actor   string // his ID
+
+	Grant Grant // when StepUp guards ActionLiftLock
+}
+
+func (r LiftLockRequest) guarded() approval {
+	return aboutActor(ActionLiftLock, "", r.Account, r.Actor)
 }
 
 // LiftLock clears an actor's count of wrong answers, also before he is locked.
 // Nobody lifts his own: another admin of the account does, or an Operator. Of
 // an actor without wrong answers it is nil. Errors: ErrNoActor, ErrNotFound
-// (another's account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+// (another's account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]),
+// ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionLiftLock, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(a Actor, _ *Record) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)
 		if err != nil {
 			return effect{}, err
@@ -215,7 +232,8 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 		}
 		b.all, b.hour = 0, nil
 		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, target.ID)}, nil
-	}})
+	}
+	return s.do(ctx, j)
 }
 
 // another is the actor whom a request names, who must not be the one who makes
@@ -225,6 +243,8 @@ func another(a Actor, account, id string) (Actor, error) {
 	switch {
 	case id == "" || len(id) > 255 || !storable(id):
 		return Actor{}, invalid("Actor %s: want an actor's ID of 1 to 255 bytes of valid UTF-8", quote(id))
+	case len(target.Account) > 255 || !storable(target.Account):
+		return Actor{}, invalid("Account %s: want at most 255 bytes of valid UTF-8", quote(target.Account))
 	case target.ID == a.ID && target.Account == a.Account:
 		return Actor{}, fmt.Errorf("%w: nobody does this for himself: another admin of the account or an operator does", ErrForbidden)
 	}

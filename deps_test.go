@@ -29,6 +29,7 @@ var layers = [][]string{
 	{"internal/"},
 	{"."},
 	{"memstore", "sqlstore", "storetest", "httpauth"},
+	{"examples/stepup/sink"}, // a mail server for the example beside it
 	{"examples/"},
 }
 

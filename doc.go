@@ -1,6 +1,6 @@
-// Package apikey issues, verifies, restricts, rotates, revokes and audits API keys for
-// payment backends. It is embedded in the backend: there is no server to run,
-// and keys live in the backend's own database.
+// Package apikey issues, verifies, restricts, rotates, reveals, revokes and
+// audits API keys for payment backends. It is embedded in the backend: there is
+// no server to run, and keys live in the backend's own database.
 //
 // # Set-up
 //
@@ -51,13 +51,39 @@
 // without an overlap. Windows are data that every verification judges, so
 // nothing has to run when a switch comes:
 //
-//	next, err := m.Rotate(ctx, apikey.RotateRequest{Key: id, Overlap: 24 * time.Hour}) // both work for a day
-//	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, At: saturday})             // from then on, the new one
-//	err = m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: id})                 // before then
-//	err = m.Retire(ctx, apikey.RetireRequest{Key: id, Credential: old})                // nobody uses it any more
+//	next, err := m.Rotate(ctx, apikey.RotateRequest{Key: id})                         // every other token ends
+//	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, Overlap: 24 * time.Hour}) // both work for a day
+//	err = m.Retire(ctx, apikey.RetireRequest{Key: id, Credential: old})               // nobody uses it any more
+//	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, At: saturday})            // from then on, the new one
+//	err = m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: id})                // before then
+//	due, err := m.List(ctx, apikey.ListRequest{DueBefore: time.Now()})                // whom to remind: RotateMonths
 //
 // What is to end sooner than VerifierConfig.Sync is heard of by other nodes
 // when they next ask.
+//
+// # Step-up
+//
+// A [StepUp] names the factors that approve an action: [TOTP], [EmailCode], or a
+// [Password] or PIN that the program checks itself. Without an approval such an
+// action is a [*ChallengeError], which lists them. A page puts a [Challenge] for
+// the request that it is about to make; the right answer is a [Grant], for that
+// very request, once, within two minutes, as long as the key has not changed:
+//
+//	config.StepUp, config.Factors = apikey.GuardRevealAndRotate("email"), map[string]apikey.Factor{"email": code}
+//	request := apikey.RevealRequest{Key: id}
+//	challenge, err := m.Challenge(ctx, "email", request)      // sends six digits to the actor of ctx
+//	request.Grant, err = m.Confirm(ctx, challenge.ID, answer) // charged before it is compared
+//	shown, err := m.Reveal(ctx, request)                      // opens the sealed copy of a Recoverable key
+//	fmt.Println(shown.Token.Reveal())                         // for shown.HideAfter, 30 s
+//
+// Everything is in the store, so any node takes the answer. Five wrong answers
+// end a challenge, ten in an hour make the actor wait, and a hundred lock his
+// guarded actions until somebody else calls [Manager.LiftLock]. Suspend, Retire,
+// CancelRotation and revoking as compromised are never guarded.
+//
+// Tokens are shown once, unless their key was issued Recoverable: then a copy is
+// sealed under a [KEK], for [Manager.Reveal]. TOTP seeds are sealed likewise. A
+// KEK is replaced with [Manager.Reseal]; verification never calls one.
 //
 // # Abilities
 //
@@ -94,7 +120,8 @@
 // Errors are told apart with errors.Is. Those of Verify wrap
 // [ErrUnauthenticated] (401) or [ErrDenied] (403), or say that we failed:
 // [ErrBusy], [ErrUnavailable] (503), [ErrCorrupt] (500). Whoever does not hold
-// the secret never gets anything of the first two but [ErrInvalidToken].
+// the secret never gets anything of the first two but [ErrInvalidToken]. What
+// management refuses until it is approved wraps [ErrStepUpRequired].
 //
 // # Packages
 //

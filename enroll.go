@@ -67,15 +67,32 @@ type DisableRequest struct {
 	Actor   string
 	Account string // of Actor; empty: the caller's own. An Operator names it
 
-	Grant Grant
+	Grant Grant // of one's own factor always; of another's when StepUp guards ActionDisable
 }
 
-func (r DisableRequest) guarded() approval { return aboutFactor(ActionDisable, r.Factor) }
+func (r DisableRequest) guarded() approval {
+	if r.Actor == "" {
+		return aboutFactor(ActionDisable, r.Factor)
+	}
+	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
+}
 
+// aboutFactor approves what somebody does to a factor of his own.
 func aboutFactor(action Action, factor string) approval {
 	return approval{
 		job: job{action: action, wide: true, own: true},
 		sum: sumOf(action, func(c *canon) { c.text(factor) }),
+	}
+}
+
+// aboutActor approves what an admin does for another.
+func aboutActor(action Action, factor, account, actor string) approval {
+	return approval{
+		job: job{action: action, wide: true, account: account, spans: true},
+		sum: sumOf(action, func(c *canon) {
+			c.text(factor)
+			c.text(actor)
+		}),
 	}
 }
 
@@ -85,7 +102,8 @@ func aboutFactor(action Action, factor string) approval {
 //
 // It has to be approved by any factor that he has already, or allowed by another
 // admin ([Manager.AllowEnrollment]): a hijacked session must not enrol its own
-// authenticator. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
+// authenticator. So a factor is as strong as the weakest of
+// ManagerConfig.Factors, whatever StepUp names. Errors: ErrNoActor, ErrStepUpRequired (as *[ChallengeError]),
 // ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, error) {
 	s := m.own()
@@ -133,7 +151,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	if _, err := m.enroller(factor); err != nil {
 		return err
 	}
-	begun := func(a Actor, now time.Time) (Item, error) {
+	begun := func(ctx context.Context, a Actor, now time.Time) (Item, error) {
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
 		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
 			err = ErrNotEnrolled
@@ -141,11 +159,11 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		return it, err
 	}
 	open := func(a Actor, now time.Time) ([]Item, error) {
-		_, err := begun(a, now)
+		_, err := begun(ctx, a, now)
 		return nil, err
 	}
-	compare := func(a Actor, _ *budget, now time.Time) (effect, error) {
-		pending, err := begun(a, now)
+	compare := func(ctx context.Context, a Actor, _ *budget, now time.Time) (effect, error) {
+		pending, err := begun(ctx, a, now)
 		if err != nil {
 			return effect{}, err
 		}
@@ -164,23 +182,32 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		if err == nil {
 			kept, err = s.sealEnrolled(ctx, a, factor, kept, next)
 		}
-		return effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}, err
+		if err != nil {
+			return effect{}, err
+		}
+		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, factor)}
+		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
+		if unused.Version > 0 {
+			e.items = append(e.items, unused.gone())
+		}
+		return e, err
 	}
 	return s.attempt(ctx, open, compare)
 }
 
 // Disable takes an actor's factor away, his own with a grant, or another's as an
-// admin of the account. Of a factor that is not enrolled it is nil. Errors as
+// admin of the account. A grant that it has approved is valid for its two
+// minutes. Of a factor that is not enrolled it is nil. Errors as
 // for Enroll; ErrForbidden; ErrNotFound (another's account).
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	if _, err := m.enroller(req.Factor); err != nil {
 		return err
 	}
-	j := req.guarded().asking(req.Grant)
-	if req.Actor != "" {
-		j = job{action: ActionDisable, wide: true, account: req.Account, spans: true}
+	if req.Actor == "" && req.Account != "" {
+		return invalid("DisableRequest names an Account and no Actor: name whose factor it is, or neither for your own")
 	}
+	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		target := a
 		if req.Actor != "" {
@@ -190,7 +217,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 			}
 		}
 		e := effect{note: s.note(a, ActionDisable, target.Account, target.ID)}
-		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling} {
+		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling, itemAllowed} {
 			it, err := s.item(ctx, kind, enrolledID(target, req.Factor))
 			if err != nil {
 				return effect{}, err
@@ -212,19 +239,28 @@ type AllowEnrollmentRequest struct {
 	Factor  string
 	Actor   string // his ID
 	Account string // of Actor; empty: the caller's own. An Operator names it
+
+	Grant Grant // when StepUp guards ActionAllowEnrollment
+}
+
+func (r AllowEnrollmentRequest) guarded() approval {
+	return aboutActor(ActionAllowEnrollment, r.Factor, r.Account, r.Actor)
 }
 
 // AllowEnrollment lets an actor enrol a factor once, within 24 hours, without
 // approving it by another: the first factor of a new colleague, or the next one
 // of somebody who has lost his phone. Nobody allows it to himself, and who
-// allows it never sees the seed. Errors: ErrNoActor, ErrNotFound (another's
-// account), ErrForbidden, ErrInvalid, ErrConflict, ErrUnavailable.
+// allows it never sees the seed. Where an admin can invite another, guard it with
+// StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,
+// ErrNotFound (another's account), ErrForbidden, ErrStepUpRequired (as
+// *[ChallengeError]), ErrGrant, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
 	if _, err := m.enroller(req.Factor); err != nil {
 		return err
 	}
-	return s.do(ctx, job{action: ActionAllowEnrollment, wide: true, account: req.Account, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	j := req.guarded().asking(req.Grant)
+	j.work = func(a Actor, _ *Record) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)
 		if err != nil {
 			return effect{}, err
@@ -235,7 +271,8 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 		}
 		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
 		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, target.ID)}, nil
-	}})
+	}
+	return s.do(ctx, j)
 }
 
 // Enrolled names the factors that the actor of the context has enrolled. Errors:

@@ -4,7 +4,8 @@ import "context"
 
 // Password is the Factor of a secret that the program itself knows how to
 // check: the actor's password, or a PIN. The Manager's budgets stand in front of
-// it.
+// it. They count by account: where one person acts for many accounts, or can open
+// them, a PIN of four digits is too short.
 type Password struct {
 	verify func(ctx context.Context, actorID, answer string) (bool, error)
 }

@@ -61,8 +61,9 @@ func (g Grant) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
 
 // Guarded is a request that may have to be approved: [IssueRequest],
 // [UpdateRequest], [ResumeRequest], [RotateRequest], [RevokeRequest],
-// [RevealRequest], [EnrollRequest] and [DisableRequest]. What a grant approves
-// is every field of it but the grant.
+// [RevealRequest], [EnrollRequest], [DisableRequest], [AllowEnrollmentRequest]
+// and [LiftLockRequest]. What a grant approves is every field of it but the
+// grant.
 type Guarded interface{ guarded() approval }
 
 // approval is what a grant is bound to, besides the actor and the key's version.
@@ -107,17 +108,20 @@ func grantID(g Grant) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// factorsFor names the factors that approve an action; none: it is not guarded.
-func (m *Manager) factorsFor(action Action, mode Mode) []string {
-	switch {
-	case action == ActionEnroll || action == ActionDisable:
-		// Whatever else the actor can prove himself with: if enrolling were free, a
-		// hijacked session would enrol its own authenticator and pass.
-		return slices.Sorted(maps.Keys(m.cfg.Factors))
-	case m.cfg.StepUp == nil:
-		return nil
+// factorsFor is how a job finds the factors that approve an action; none: it is
+// not guarded.
+func (m *Manager) factorsFor(a Actor, j job) StepUp {
+	return func(action Action, mode Mode) []string {
+		switch {
+		case j.own:
+			// Whatever the actor can prove himself with: if enrolling were free, a
+			// hijacked session would enrol its own authenticator and pass.
+			return slices.Sorted(maps.Keys(m.cfg.Factors))
+		case m.cfg.StepUp == nil, a.operator && slices.Contains(forAnother, action):
+			return nil
+		}
+		return m.cfg.StepUp(action, or(mode, Live))
 	}
-	return m.cfg.StepUp(action, mode)
 }
 
 // redeem checks the grant of a job that turned out to be these actions, and
@@ -125,7 +129,7 @@ func (m *Manager) factorsFor(action Action, mode Mode) []string {
 // redeem one grant, one conflicts. The grant's factor has to approve each of
 // the actions that are guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
-	factors, guarded := inCommon(s.factorsFor, mode, acts)
+	factors, guarded := inCommon(s.factorsFor(a, j), mode, acts)
 	if !guarded {
 		return nil, nil
 	}

@@ -12,6 +12,10 @@ import (
 // never is. Where one update is several of these, the factor has to approve
 // each.
 //
+// Of what an admin does for another, ActionAllowEnrollment, ActionDisable and
+// ActionLiftLock can be guarded; they are of no mode, and asked about as Live. An
+// [Operator] is not asked for those: somebody has to be the way out.
+//
 // The ready-made ones below are named after what they do. Others are composed
 // by hand.
 type StepUp func(Action, Mode) []string
@@ -31,11 +35,14 @@ func GuardRevealAndRotate(factors ...string) StepUp {
 }
 
 // GuardRotate asks before a token is replaced, as Okto's page has one sign in
-// again. Tokens are not kept there: what is lost is reset.
+// again before it hands a secret out. None is kept there, so that handing one
+// out, the first time or after it was lost, is replacing it.
 func GuardRotate(factors ...string) StepUp { return guard(factors, ActionRotate) }
 
-// GuardIssueAndReveal asks before a key is issued and before it is looked at
-// later, as a page does that confirms with a PIN and can be revisited.
+// GuardIssueAndReveal asks before a key is issued and before its token is looked
+// at later: for a page that confirms a new key with a PIN and lists it to be
+// revisited. Such a page may ask for nothing then; here a hijacked session would
+// read every secret.
 func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, ActionIssue, ActionReveal) }
 
 // GuardWiden asks before an update after which a request passes that was refused
@@ -55,7 +62,12 @@ func guard(factors []string, actions ...Action) StepUp {
 }
 
 // guardable are the actions that StepUp may name factors for.
-var guardable = []Action{ActionIssue, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke}
+var guardable = append([]Action{
+	ActionIssue, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke,
+}, forAnother...)
+
+// forAnother are those that an admin does for another.
+var forAnother = []Action{ActionAllowEnrollment, ActionDisable, ActionLiftLock}
 
 // together are those that one request can turn out to be at the same time.
 var together = [][]Action{{ActionUpdate, ActionWiden, ActionResume}, {ActionResume, ActionWiden}}

@@ -14,6 +14,7 @@ type target struct {
 	key          apikey.KeyID
 	account      string
 	token        string // whose secret is not known
+	challenge    string // that waits for an answer
 	keys, events apikey.Cursor
 }
 
@@ -98,6 +99,45 @@ func managerCalls(m *apikey.Manager) calls {
 		"Retire": {"credential": func(ctx context.Context, of target) error {
 			t, _ := apikey.ParseToken(of.token)
 			return m.Retire(ctx, apikey.RetireRequest{Key: of.key, Credential: t.Credential()})
+		}},
+		"Reveal": {"key": func(ctx context.Context, of target) error {
+			_, err := m.Reveal(ctx, apikey.RevealRequest{Key: of.key})
+			return err
+		}},
+		"Challenge": {
+			"to reveal": func(ctx context.Context, of target) error {
+				_, err := m.Challenge(ctx, "password", apikey.RevealRequest{Key: of.key})
+				return err
+			},
+			"to issue": func(ctx context.Context, of target) error {
+				_, err := m.Challenge(ctx, "password", apikey.IssueRequest{Account: of.account, Mode: apikey.Live})
+				return err
+			},
+		},
+		"Confirm": {"challenge": func(ctx context.Context, of target) error {
+			_, err := m.Confirm(ctx, of.challenge, password)
+			return err
+		}},
+		"Enroll": {"nothing": func(ctx context.Context, _ target) error {
+			_, err := m.Enroll(ctx, apikey.EnrollRequest{Factor: "totp"})
+			return err
+		}},
+		"ConfirmEnrollment": {"nothing": func(ctx context.Context, _ target) error {
+			return m.ConfirmEnrollment(ctx, "totp", "123456")
+		}},
+		"Enrolled": nil, // the actor's own
+		"Disable": {"account": func(ctx context.Context, of target) error {
+			return m.Disable(ctx, apikey.DisableRequest{Factor: "totp", Account: of.account, Actor: "usr_of_acc_2"})
+		}},
+		"AllowEnrollment": {"account": func(ctx context.Context, of target) error {
+			return m.AllowEnrollment(ctx, apikey.AllowEnrollmentRequest{Factor: "totp", Account: of.account, Actor: "usr_of_acc_2"})
+		}},
+		"LiftLock": {"account": func(ctx context.Context, of target) error {
+			return m.LiftLock(ctx, apikey.LiftLockRequest{Account: of.account, Actor: "usr_of_acc_2"})
+		}},
+		"Reseal": {"everything": func(ctx context.Context, _ target) error {
+			_, err := m.Reseal(ctx, apikey.ResealRequest{})
+			return err
 		}},
 		"RevokeAll": {
 			"account": func(ctx context.Context, of target) error {
@@ -205,12 +245,19 @@ func victim(e *env) (key apikey.Issued, foreign, absent target) {
 	require.NotEmpty(e.t, keys.Next)
 	require.NotEmpty(e.t, events.Next)
 	p := e.mc.Peppers[0]
+	var challenge apikey.Challenge
+	if len(e.mc.Factors) > 0 {
+		challenge, err = e.manager.Challenge(owner, "password", apikey.RotateRequest{Key: key.Key.ID})
+		require.NoError(e.t, err)
+	}
 	foreign = target{
-		key: key.Key.ID, account: "acc_2", keys: keys.Next, events: events.Next,
+		challenge: challenge.ID,
+		key:       key.Key.ID, account: "acc_2", keys: keys.Next, events: events.Next,
 		token: retag(e.t, p, spliceSecret(key.Token.Reveal())),
 	}
 	absent = target{
-		key: apikey.NewKeyID(), account: "acc_none", keys: "AAAAAAAAAAAA.kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", events: "AAAAAAAAAAAA.eAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		challenge: "0123456789012345678901",
+		key:       apikey.NewKeyID(), account: "acc_none", keys: "AAAAAAAAAAAA.kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", events: "AAAAAAAAAAAA.eAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 		token: retag(e.t, p, spliceID(key.Token.Reveal())),
 	}
 	return key, foreign, absent

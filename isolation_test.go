@@ -44,7 +44,8 @@ func TestAnotherAccountDoesNotExist(t *testing.T) {
 			"a Policy that allows it all": {Policy: anything{}},
 		} {
 			t.Run(name, func(t *testing.T) {
-				e := newEnv(t, on, func(e *env) { e.mc.Policy = policy })
+				var f *factors
+				e := newEnv(t, on, withFactors(&f, apikey.GuardRevealAndRotate("password")), func(e *env) { e.mc.Policy = policy })
 				key, foreign, absent := victim(e)
 				policy.about = nil
 				before, err := e.store.Get(background, key.Key.ID)
@@ -137,7 +138,8 @@ func TestPagesStayWithinTheAccount(t *testing.T) {
 // Nobody, or somebody for nobody, does nothing. RevokeToken alone needs no
 // actor: having the token is the right to end it.
 func TestNoActor(t *testing.T) {
-	e := newEnv(t)
+	var f *factors
+	e := newEnv(t, withFactors(&f, apikey.GuardRevealAndRotate("password")))
 	key, foreign, _ := victim(e)
 	for name, ctx := range map[string]context.Context{
 		"no actor":                 background,

@@ -46,7 +46,13 @@ type IssueRequest struct {
 func (r IssueRequest) guarded() approval {
 	r.Kind = or(r.Kind, Secret)
 	return approval{
-		job: job{action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true},
+		job: job{
+			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
+			first: func(s session, a Actor, _ *Record) error {
+				_, err := s.blank(accountOf(a, r.Account), r, s.cfg.Now())
+				return err
+			},
+		},
 		sum: sumOf(ActionIssue, func(c *canon) {
 			sum := r.sum()
 			c.bytes(sum[:])
@@ -74,17 +80,17 @@ func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 }
 
 func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, err error) {
-	if req.Mode != Live && req.Mode != Test {
-		return Issued{}, invalid("IssueRequest.Mode is required: apikey.Live or apikey.Test")
-	}
 	req.Kind = or(req.Kind, Secret)
 	var fresh *Record
 	var token Token
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
-	j.first = func(a Actor) (err error) { // a replay's grant was spent by what it repeats
-		idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now())
-		return err
+	valid := j.first
+	j.first = func(s session, a Actor, r *Record) (err error) { // a replay's grant was spent by what it repeats
+		if idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now()); err != nil {
+			return err
+		}
+		return valid(s, a, r)
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account, now := accountOf(a, req.Account), s.cfg.Now()
@@ -124,6 +130,20 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 
 // draw makes a record with one credential, and its token.
 func (s session) draw(ctx context.Context, account string, req IssueRequest, now time.Time) (*Record, Token, error) {
+	r, err := s.blank(account, req, now)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	cred, token, err := s.newCredential(ctx, r)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	r.Credentials = []Credential{cred}
+	return r, token, nil
+}
+
+// blank is the record that a request asks for, checked, without a credential.
+func (s session) blank(account string, req IssueRequest, now time.Time) (*Record, error) {
 	r := &Record{
 		ID: NewKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
 		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
@@ -133,24 +153,30 @@ func (s session) draw(ctx context.Context, account string, req IssueRequest, now
 	if r.RotateMonths > 0 {
 		r.RotateDue = r.CreatedAt.AddDate(0, r.RotateMonths, 0)
 	}
-	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
-		return nil, Token{}, invalid("ExpiresAt %s is not in the future (it is %s)", r.ExpiresAt.Format(time.RFC3339), r.CreatedAt.Format(time.RFC3339))
-	}
-	if err := cmp.Or(validOwner(r), s.valid(r, fields)); err != nil {
-		return nil, Token{}, err
+	if err := cmp.Or(validOwner(r), s.valid(r, fields), validEnd(req.ExpiresAt, now)); err != nil {
+		return nil, err
 	}
 	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden
 		if len(s.vault.keks) == 0 {
-			return nil, Token{}, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
+			return nil, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
 		}
 		r.Recovery = Recoverable
 	}
-	cred, token, err := s.newCredential(ctx, r)
-	if err != nil {
-		return nil, Token{}, err
+	return r, nil
+}
+
+// validEnd checks when a key is to expire. RFC 3339 writes no year after 9999,
+// and one such key would keep a whole list from being written as JSON.
+func validEnd(t, now time.Time) error {
+	switch {
+	case t.IsZero():
+		return nil
+	case t.UTC().Year() > 9999:
+		return invalid("ExpiresAt is after the year 9999; leave it out for a key that never expires")
+	case !micros(t).After(now):
+		return invalid("ExpiresAt %s is not in the future (it is %s)", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	r.Credentials = []Credential{cred}
-	return r, token, nil
+	return nil
 }
 
 // newCredential mints a token and what is kept of it.
@@ -212,6 +238,8 @@ func (s session) valid(r *Record, fields []string) error {
 // validOwner checks what a key is born with and never changes.
 func validOwner(r *Record) error {
 	switch {
+	case r.Mode != Live && r.Mode != Test:
+		return invalid("IssueRequest.Mode is required: apikey.Live or apikey.Test")
 	case r.Account == "" || len(r.Account) > 255 || !storable(r.Account):
 		return invalid("account %s: want 1 to 255 bytes of valid UTF-8", quote(r.Account))
 	case r.Kind != Secret && r.Kind != Publishable:

@@ -39,8 +39,9 @@ type job struct {
 	asks  *approval
 	grant Grant
 	pass  func(context.Context, Actor) (Item, error)
-	// first, if not nil, may answer before anything has to be approved.
-	first func(Actor) error
+	// first, if not nil, may answer before anything has to be approved: nobody
+	// proves himself for what would be refused afterwards.
+	first func(session, Actor, *Record) error
 
 	// work says what is to be done. r is a private copy, nil if the job is about
 	// no key. It may run several times, each time on what is stored then.
@@ -181,7 +182,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (*Record, Info, erro
 		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
 	}
 	if j.first != nil {
-		err = j.first(a)
+		err = j.first(s, a, r)
 	}
 	return r, about, err
 }

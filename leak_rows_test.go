@@ -3,11 +3,13 @@ package apikey_test
 import (
 	"context"
 	"database/sql"
+	"encoding/base32"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"testing"
 	"time"
@@ -33,7 +35,12 @@ type leakEnv struct {
 	live   apikey.Key
 	key    [32]byte // of the pepper
 	pepper apikey.Pepper
-	known  map[reflect.Type]reflect.Value
+	// Of a step-up: what was granted, scanned and mailed.
+	grant      apikey.Grant
+	enrollment apikey.Enrollment
+	mail       apikey.Message
+	kek        *apikey.LocalKEK
+	known      map[reflect.Type]reflect.Value
 }
 
 func newLeakEnv(t *testing.T, options ...func(*env)) *leakEnv {
@@ -41,6 +48,7 @@ func newLeakEnv(t *testing.T, options ...func(*env)) *leakEnv {
 	k := &leakEnv{}
 	copy(k.key[:], base62.AppendRandom(nil, len(k.key))) // printable, so that no escaping hides it
 	var err error
+	var mailer *factors
 	k.pepper, err = apikey.NewPepper(1, k.key)
 	require.NoError(t, err)
 	k.env = newEnv(t, append([]func(*env){func(e *env) {
@@ -48,18 +56,50 @@ func newLeakEnv(t *testing.T, options ...func(*env)) *leakEnv {
 		e.mc.Hasher = hmacHasher(t, k.pepper)
 		e.vc.Hashers = []apikey.Hasher{e.mc.Hasher, argon(t, apikey.Argon2idConfig{})}
 		e.vc.ReadOnly = true // nothing runs in the background while reflection reads
+		var kekKey [32]byte
+		copy(kekKey[:], base62.AppendRandom(nil, len(kekKey)))
+		k.learn("KEK", kekKey[:])
+		k.kek, err = apikey.NewLocalKEK("kek-1", kekKey[:])
+		require.NoError(t, err)
+		e.mc.KEKs = []apikey.KEK{k.kek}
+		e.mc.StepUp = apikey.GuardRevealAndRotate("email")
+		f := &factors{t: t, clock: e.clock}
+		e.mc.Factors = f.all(k.pepper)
+		mailer = f
 	}}, options...)...)
 	k.issued = k.issue(fullRequest)
 	k.token, k.id = k.issued.Token, k.issued.Key.ID
 	k.live, err = k.verifier.Verify(t.Context(), k.token.Reveal(), apikey.Request{Addr: fromTheShop.Addr, Origin: "https://shop.example"})
 	require.NoError(t, err)
 
+	k.stepUp(mailer)
 	k.learn("token", []byte(secretOf(k.token.Reveal())))
 	k.learn("pepper", k.key[:])
-	for _, purpose := range []string{"tag", "proof", "hash", "code", "row", "event", "mark"} {
+	for _, purpose := range []string{"tag", "proof", "hash", "code", "row", "event", "item", "mark"} {
 		k.learn("subkey "+purpose, subkey(t, k.key, purpose))
 	}
 	return k
+}
+
+// stepUp enrols an authenticator, approved by a code that was mailed, and holds
+// an open grant.
+func (k *leakEnv) stepUp(f *factors) {
+	k.t.Helper()
+	req := apikey.EnrollRequest{Factor: "totp"}
+	req.Grant = k.approve(f, k.ctx, "email", req)
+	k.mail = f.mails[0].Message
+	var err error
+	k.enrollment, err = k.manager.Enroll(k.ctx, req)
+	require.NoError(k.t, err)
+	u, err := url.Parse(k.enrollment.URI())
+	require.NoError(k.t, err)
+	k.learn("seed in base32", []byte(u.Query().Get("secret")))
+	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret"))
+	require.NoError(k.t, err)
+	k.learn("seed", seed)
+	k.grant = k.approve(f, k.ctx, "email", apikey.RotateRequest{Key: k.id})
+	k.learn("grant", []byte(k.grant.Reveal()))
+	k.learn("mail", []byte("Your code is "+f.mails[0].code(k.t)))
 }
 
 // rows fills a value of every exported type of every package.
@@ -84,6 +124,10 @@ func (k *leakEnv) secretRows() []leakRow {
 		rowOf(apikey.NewView(k.token)), rowOf(apikey.NewView(k.pepper)), rowOf(apikey.NewView[any](k.token, k.pepper)),
 		rowOf(apikey.Set(k.token)), rowOf(apikey.Set(k.pepper)), rowOf(apikey.Set(map[string]apikey.Token{"t": k.token})),
 		filled(k, k.issued), filled(k, apikey.Provisioned{}), filled(k, apikey.CredentialInfo{}),
+		rowOf(k.grant), rowOf(k.enrollment), rowOf(k.mail), filled(k, apikey.Revealed{}), rowOf(k.kek),
+		rowOf(k.mc.Factors["totp"].(*apikey.TOTP)), rowOf(k.mc.Factors["email"].(*apikey.EmailCode)), rowOf(k.mc.Factors["password"].(*apikey.Password)),
+		filled(k, apikey.RevealRequest{}), filled(k, apikey.EnrollRequest{}), filled(k, apikey.DisableRequest{}),
+		rowOf(apikey.GuardRotate("totp")),
 	}
 }
 
@@ -130,6 +174,8 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.VerifyEventsRequest{}), filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
 		filled(k, apikey.Filter{}), filled(k, apikey.EventFilter{}), filled(k, apikey.ItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.Entry{}),
+		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}), filled(k, apikey.ResealRequest{}),
+		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}),
 		rowOf(catalog), rowOf(apikey.Scope("payment:refund")), rowOf(apikey.Read), filled(k, apikey.Access{}),
 	}
 }
@@ -216,7 +262,7 @@ func (k *leakEnv) fill(v reflect.Value, where string) {
 func (k *leakEnv) know() {
 	k.known = map[reflect.Type]reflect.Value{}
 	for _, v := range []any{
-		k.token, k.pepper, k.verifier, k.manager, catalog, slog.New(slog.DiscardHandler),
+		k.token, k.pepper, k.grant, k.kek, k.mail, k.verifier, k.manager, catalog, slog.New(slog.DiscardHandler),
 		time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParseAddr("203.0.113.7"),
 		k.live.Info().Abilities, k.live.Info().Metadata, k.live.Info().Networks, k.live.Info().Origins,
 		apikey.NewView(apikey.CredentialInfo{ID: k.token.Credential(), Public: k.token}),
@@ -227,6 +273,9 @@ func (k *leakEnv) know() {
 	}
 	learnAs(k, k.store)
 	learnAs(k, k.mc.Hasher)
+	learnAs(k, k.mc.Factors)
+	learnAs[apikey.KEK](k, k.kek)
+	learnAs(k, k.mc.StepUp)
 	learnAs[apikey.Policy](k, apikey.RolePolicy{})
 	learnAs[apikey.Standing](k, standing(func(string, apikey.Mode) error { return nil }))
 	learnAs[apikey.Notifier](k, &bell{})

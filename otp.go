@@ -19,8 +19,9 @@ type Factor interface {
 	// not nil, is called once the challenge is committed; when it fails the
 	// challenge is withdrawn. enrolled is the actor's own, nil if he has none.
 	Begin(ctx context.Context, a Actor, c Challenge, enrolled []byte) (state []byte, send func(context.Context) error, err error)
-	// Check compares an answer, right or wrong on the same path. It may run
-	// twice for one answer. next replaces enrolled together with the grant; nil:
+	// Check compares an answer, which is not empty and at most 1 KiB, right or
+	// wrong on the same path. It has 30 s, and may run more than once for one
+	// answer. next replaces enrolled together with the grant; nil:
 	// unchanged. An error means that we failed, and costs the actor nothing.
 	Check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) (next []byte, ok bool, err error)
 }
@@ -41,6 +42,7 @@ const (
 	challengeTime = 10 * time.Minute
 	wrongAnswers  = 5 // a challenge
 	sendTime      = 30 * time.Second
+	checkTime     = 30 * time.Second
 	maxAnswer     = 1024 // bytes; a longer one is wrong
 )
 
@@ -54,7 +56,7 @@ const (
 // grant is looked at; ErrInvalid (the factor does not approve it);
 // ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
 // wait); ErrLocked; ErrUnavailable (also when a code could not be sent: then
-// none counts as sent).
+// none counts as sent, unless ctx ended while it was).
 func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
 	if what == nil {
 		return Challenge{}, invalid("Challenge needs the request that is to be approved")
@@ -78,7 +80,9 @@ func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (C
 	}
 	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, send(ctx) })
 	if err != nil {
-		s.withdraw(ctx, p)
+		// Nobody knows whether a Sender that was given up sends it after all: such a
+		// mail counts. Otherwise hanging up would flood the mailbox.
+		s.withdraw(ctx, p, errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 	}
 	return p.Challenge, nil
@@ -93,7 +97,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	}
 	var may []string
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		may = append(may, s.factorsFor(action, mode)...)
+		may = append(may, s.factorsFor(a, ask.job)(action, mode)...)
 	}
 	if !slices.Contains(may, factor) {
 		return put{}, nil, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
@@ -125,8 +129,9 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 }
 
 // withdraw takes a challenge back whose code was not sent, and its mail off the
-// budget. If that fails too the challenge expires by itself.
-func (s session) withdraw(ctx context.Context, p put) {
+// budget unless it may come yet. If that fails too the challenge expires by
+// itself.
+func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
 	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
@@ -138,7 +143,9 @@ func (s session) withdraw(ctx context.Context, p put) {
 		if err != nil {
 			return effect{}, err
 		}
-		b.unsent(p.ID)
+		if b.closed(p.ID); !mayCome {
+			b.unsent(p.ID)
+		}
 		return effect{items: []Item{it.gone(), b.swap(s.cfg.Now())}}, nil
 	})
 	if err != nil {
@@ -169,7 +176,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		p.attempts++
 		return []Item{s.vouch(p.item, p.encode())}, nil
 	}
-	compare := func(a Actor, b *budget, now time.Time) (effect, error) {
+	compare := func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error) {
 		q, err := s.putTo(ctx, a, challenge, now)
 		answered := errors.Is(err, ErrChallenge) // meanwhile, by another request of his
 		if err != nil && !answered {
@@ -205,17 +212,20 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 
 // check asks a factor, and tells its own failure from a wrong answer.
 func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) ([]byte, error) {
-	if len(answer) > maxAnswer {
-		answer = "" // never right
-	}
-	next, ok, err := s.cfg.Factors[c.Factor].Check(ctx, a, c, enrolled, state, answer)
-	switch {
-	case err != nil:
-		return nil, unavailable(err)
-	case !ok || answer == "":
+	if answer == "" || len(answer) > maxAnswer {
 		return nil, ErrWrongAnswer
 	}
-	return next, nil
+	next, err := within(ctx, checkTime, func(ctx context.Context) ([]byte, error) {
+		next, ok, err := s.cfg.Factors[c.Factor].Check(ctx, a, c, enrolled, state, answer)
+		if err == nil && !ok {
+			err = ErrWrongAnswer
+		}
+		return next, err
+	})
+	if err != nil && !errors.Is(err, ErrWrongAnswer) {
+		err = unavailable(err)
+	}
+	return next, err
 }
 
 // attempt is passed by every answer. It is charged before it is compared, so
@@ -225,9 +235,10 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 func (s session) attempt(
 	ctx context.Context,
 	open func(a Actor, now time.Time) ([]Item, error),
-	compare func(a Actor, b *budget, now time.Time) (effect, error),
+	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
 	var charge uint64
+	var before int64
 	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
 		now := s.cfg.Now()
 		items, err := open(a, now)
@@ -236,6 +247,7 @@ func (s session) attempt(
 		}
 		b, err := s.budgetOf(ctx, a)
 		if err == nil {
+			before = b.last
 			charge, err = b.charge(now)
 		}
 		if err != nil {
@@ -247,21 +259,24 @@ func (s session) attempt(
 		return err
 	}
 	var refused error
-	err = s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+	// Whoever hangs up gets no answer, but it is compared and counted all the same.
+	settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
+	defer cancel()
+	err = s.swapping(settle, func(a Actor, _ *Record) (effect, error) {
 		now := s.cfg.Now()
-		b, err := s.budgetOf(ctx, a)
+		b, err := s.budgetOf(settle, a)
 		if err != nil {
 			return effect{}, err
 		}
 		var e effect
-		e, refused = compare(a, b, now)
+		e, refused = compare(settle, a, b, now)
 		switch {
 		case errors.Is(refused, ErrWrongAnswer) && b.locked():
 			return effect{note: s.note(a, ActionLock, a.Account, a.ID)}, nil
 		case errors.Is(refused, ErrWrongAnswer):
 			return effect{}, nil
 		}
-		b.refund(charge)
+		b.refund(charge, before)
 		e.items = append(e.items, b.swap(now))
 		return e, nil
 	})

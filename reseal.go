@@ -44,6 +44,9 @@ func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err 
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
 		}}))
 	}
+	if batch.more > 0 {
+		batch.failed = append(batch.failed, fmt.Errorf("and %d more", batch.more))
+	}
 	return done, errors.Join(append(batch.failed, err)...)
 }
 
@@ -53,7 +56,10 @@ type resealing struct {
 	kek    string // that of the new copies
 	left   int
 	failed []error
+	more   int // that failed, beyond maxFailures
 }
+
+const maxFailures = 100
 
 // took counts what became of one value. Only a KEK that cannot be asked ends
 // the batch: it would cost its whole time for each of the others too.
@@ -64,6 +70,8 @@ func (b *resealing) took(what string, err error) error {
 	case errors.Is(err, ErrConflict): // used just now; the next call finds it
 	case errors.Is(err, errKEK):
 		return fmt.Errorf("%s: %w", what, err)
+	case len(b.failed) == maxFailures:
+		b.more++
 	default:
 		b.failed = append(b.failed, fmt.Errorf("%s: %w", what, storeError(err)))
 	}

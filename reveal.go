@@ -17,12 +17,23 @@ type RevealRequest struct {
 
 func (r RevealRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionReveal, key: r.Key, stands: true},
+		job: job{action: ActionReveal, key: r.Key, stands: true, first: recoverable},
 		sum: sumOf(ActionReveal, func(c *canon) {
 			c.bytes(r.Key[:])
 			c.bytes(r.Credential[:])
 		}),
 	}
+}
+
+// recoverable refuses what has no token to show.
+func recoverable(_ session, _ Actor, r *Record) error {
+	switch {
+	case r.State() == Revoked:
+		return ErrRevoked
+	case r.Kind == Secret && r.Recovery != Recoverable:
+		return ErrNotRecoverable
+	}
+	return nil
 }
 
 // Revealed is a token that is shown again.
@@ -50,14 +61,11 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	s := m.own()
 	var shown Revealed
 	j := req.guarded().asking(req.Grant)
-	j.work = func(_ Actor, stored *Record) (effect, error) {
+	j.work = func(a Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
-		if len(s.factorsFor(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
+		if len(s.factorsFor(a, j)(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
 			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
-		}
-		if r.State() == Revoked {
-			return effect{}, ErrRevoked
 		}
 		id := or(req.Credential, r.current(now))
 		cred := r.credential(id)
@@ -83,9 +91,6 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 func (s session) unseal(ctx context.Context, r *Record, cred *Credential) (string, error) {
 	if cred.Public != "" {
 		return cred.Public, nil
-	}
-	if r.Recovery != Recoverable {
-		return "", ErrNotRecoverable
 	}
 	if len(cred.Sealed) == 0 {
 		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy is missing"}

@@ -36,7 +36,13 @@ type RotateRequest struct {
 
 func (r RotateRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true},
+		job: job{
+			action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true,
+			first: func(s session, _ Actor, stored *Record) error {
+				unrotated := stored.clone()
+				return s.makeRoom(&unrotated, r, s.cfg.Now())
+			},
+		},
 		sum: sumOf(ActionRotate, func(c *canon) {
 			c.bytes(r.Key[:])
 			c.uint(r.IfVersion)
@@ -61,9 +67,6 @@ func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error)
 }
 
 func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, err error) {
-	if req.Overlap < 0 || req.Overlap > s.limits.Overlap {
-		return Issued{}, invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
-	}
 	var cred *Credential
 	var token Token
 	j := req.guarded().asking(req.Grant)
@@ -104,6 +107,10 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 // outgoing, one current and one pending are live afterwards.
 func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	switch {
+	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
+		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
+	case req.At.UTC().Year() > 9999:
+		return invalid("At is after the year 9999")
 	case r.State() == Revoked:
 		return ErrRevoked
 	case r.State() == Suspended:

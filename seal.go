@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 // A KEK is a key-encryption key: it wraps the data keys that seal recoverable
 // tokens and TOTP seeds. [NewLocalKEK] ships; a cloud KMS is some twenty lines
 // (Encrypt and Decrypt with additional data, or an encryption context made of
-// it). It is safe for concurrent use. Verification never calls one.
+// it). It is safe for concurrent use, keeps nothing of what it is passed, and ends
+// when its context does: one that hangs is given up after 5 s, and costs a
+// goroutine until it returns. Verification never calls one.
 type KEK interface {
 	// ID names the key for ever, in what it wraps: at most 255 bytes, not empty.
 	ID() string
@@ -35,15 +38,16 @@ type LocalKEK struct {
 }
 
 // NewLocalKEK makes a KEK of 32 secret random bytes, kept where the database's
-// backups are not. The ID changes whenever the key does.
-func NewLocalKEK(id string, key [32]byte) (*LocalKEK, error) {
+// backups are not. The ID, of 1 to 255 bytes, changes whenever the key does.
+// Errors: ErrInvalid.
+func NewLocalKEK(id string, key []byte) (*LocalKEK, error) {
 	if id == "" || len(id) > 255 || !storable(id) {
 		return nil, invalid("KEK ID %s: want 1 to 255 bytes of valid UTF-8", quote(id))
 	}
-	if key == [32]byte{} {
-		return nil, invalid("KEK %s is all zeros: want 32 random bytes", quote(id))
+	if len(key) != 32 || subtle.ConstantTimeCompare(key, make([]byte, 32)) == 1 {
+		return nil, invalid("KEK %s: want 32 random bytes, not zeros; got %d bytes (is the text still base64 or hex?)", quote(id), len(key))
 	}
-	aead := gcm(key[:])
+	aead := gcm(key)
 	return &LocalKEK{id, func() cipher.AEAD { return aead }}, nil
 }
 
@@ -135,10 +139,13 @@ const sealV1 = 1
 // opened once before it is trusted: a KEK that lies is found while the plain
 // text is still there.
 func (v *vault) seal(ctx context.Context, plain, aad []byte) (sealed []byte, kek string, err error) {
+	if len(v.keks) == 0 {
+		return nil, "", invalid("what is sealed needs a KEK in ManagerConfig.KEKs")
+	}
 	k := v.keks[0]
 	dek := make([]byte, 32)
 	rand.Read(dek)
-	wrapped, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, dek, aad) })
+	wrapped, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, slices.Clone(dek), slices.Clone(aad)) })
 	if err != nil {
 		return nil, "", kekError(k.ID(), err)
 	}
@@ -169,7 +176,9 @@ func (v *vault) open(ctx context.Context, sealed []byte, kek string, aad []byte)
 	if len(sealed) < 3+n {
 		return nil, errOpen
 	}
-	dek, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, sealed[3:3+n], aad) })
+	// Copies: crypto/cipher decrypts in place for who asks it to.
+	wrapped, bound := slices.Clone(sealed[3:3+n]), slices.Clone(aad)
+	dek, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, wrapped, bound) })
 	if errors.Is(err, ErrCorrupt) {
 		return nil, err
 	}

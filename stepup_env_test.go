@@ -94,8 +94,13 @@ func (f *factors) code() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.NotEmpty(f.t, f.mails, "no mail was sent")
-	code := sixDigits.FindString(f.mails[len(f.mails)-1].Text())
-	require.NotEmpty(f.t, code)
+	return f.mails[len(f.mails)-1].code(f.t)
+}
+
+func (m mail) code(t *testing.T) string {
+	t.Helper()
+	code := sixDigits.FindString(m.Text())
+	require.NotEmpty(t, code)
 	return code
 }
 
@@ -151,7 +156,7 @@ func (f *factors) answer(factor, actorID string) string {
 
 func localKEK(t *testing.T, id string, fill byte) *apikey.LocalKEK {
 	t.Helper()
-	key := [32]byte{}
+	key := make([]byte, 32)
 	for i := range key {
 		key[i] = fill + byte(i)
 	}
@@ -173,6 +178,13 @@ func (k *brokenKEK) set(change func(*brokenKEK)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change(k)
+}
+
+// asked is how often it was to unwrap.
+func (k *brokenKEK) asked() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unwraps
 }
 
 func (k *brokenKEK) Wrap(ctx context.Context, dek, aad []byte) ([]byte, error) {

@@ -134,8 +134,8 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 		req.Disabled.onto(&r.Disabled)
 		if !req.ExpiresAt.IsZero() {
 			r.ExpiresAt = micros(req.ExpiresAt.value)
-			if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
-				return invalid("ExpiresAt %s is not in the future (it is %s)", r.ExpiresAt.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+			if err := validEnd(req.ExpiresAt.value, now); err != nil {
+				return err
 			}
 		}
 		if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {

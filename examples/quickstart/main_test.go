@@ -51,20 +51,58 @@ func TestREADMEShowsTheProgram(t *testing.T) {
 	require.Contains(t, strings.Join(head[:10], ""), "package main", "a program begins by line 10")
 }
 
-// Whatever Go the README shows compiles in an empty program.
+// Whatever Go the README shows compiles: whole programs, and lines of one.
 func TestREADMEPrograms(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
-	programs := strings.Split(string(readme), "```go\n")[1:]
-	require.Len(t, programs, 2)
-	for _, program := range programs {
-		program, _, _ = strings.Cut(program, "```")
+	blocks := strings.Split(string(readme), "```go\n")[1:]
+	require.Len(t, blocks, 4)
+	for _, block := range blocks {
+		block, _, _ = strings.Cut(block, "```")
+		formatted, err := format.Source([]byte(block))
+		require.NoError(t, err)
+		require.Equal(t, string(formatted), block)
+		program := block
+		if !strings.HasPrefix(block, "package ") {
+			require.Equal(t, 6, strings.Count(block, "\n"), "six lines say it")
+			program = strings.Replace(around, "BLOCK", block, 1)
+		}
 		file := filepath.Join(t.TempDir(), "main.go")
 		require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
 		out, err := exec.Command("go", "build", "-o", filepath.Join(t.TempDir(), "program"), file).CombinedOutput()
 		require.NoError(t, err, "%s\n%s", program, out)
-		formatted, err := format.Source([]byte(program))
-		require.NoError(t, err)
-		require.Equal(t, string(formatted), program)
 	}
 }
+
+// around is the program that the README's single lines stand in.
+const around = `package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+var (
+	ctx     context.Context
+	manager *apikey.Manager
+	config  apikey.ManagerConfig
+	key     apikey.KeyID
+	old     apikey.CredentialID
+	mailer  apikey.Sender
+	pepper  apikey.Pepper
+	typed   string
+	_       = fmt.Sprint(time.Now(), apikey.Live)
+)
+
+func main() {
+	var show = func(apikey.Token) {}
+	_ = show
+BLOCK}
+
+func must[T any](v T, err error) T { return v }
+
+func check(error) {}
+`

@@ -10,6 +10,6 @@ import (
 func TestItEndsByItselfAndNobodyIsRefused(t *testing.T) {
 	out, err := exec.Command("go", "run", ".").CombinedOutput()
 	require.NoError(t, err, string(out))
-	require.Regexp(t, `(?m)^5 rotations, requests refused: 0$`, string(out))
+	require.Regexp(t, `(?m)^3 rotations, requests refused: 0$`, string(out))
 	require.Regexp(t, `(?m)^rotated acme_sk_live_…\w{4} -> acme_sk_live_…\w{4}$`, string(out))
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +18,9 @@ import (
 // off; the changed file exists only as an overlay of the compiler.
 type mutant struct {
 	name, file, old, new string
-	tests                string // -run
-	pkg                  string // "." unless set
+	more                 [][2]string // replaced as well
+	tests                string      // -run
+	pkg                  string      // "." unless set
 }
 
 var mutants = []mutant{
@@ -139,6 +142,9 @@ var mutants = []mutant{
 		tests: "TestExpiryIsExact"},
 }
 
+// said is what a test says first, usually why it fails.
+var said = regexp.MustCompile(`(?m)\w+_test\.go:\d+: .*$`)
+
 func TestMutantsAreCaught(t *testing.T) {
 	if len(mutants) == 0 {
 		t.Fatal("no mutants")
@@ -147,34 +153,34 @@ func TestMutantsAreCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range mutants {
+	for _, m := range slices.Concat(mutants, stepUpMutants) {
 		t.Run(m.name, func(t *testing.T) {
 			source, err := os.ReadFile(filepath.Join(root, m.file))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := strings.Count(string(source), m.old); n != 1 {
-				t.Fatalf("the patch no longer applies: %s has its text %d times", m.file, n)
+			text := string(source)
+			for _, patch := range append([][2]string{{m.old, m.new}}, m.more...) {
+				if n := strings.Count(text, patch[0]); n != 1 {
+					t.Fatalf("the patch no longer applies: %s has its text %d times: %s", m.file, n, patch[0])
+				}
+				text = strings.Replace(text, patch[0], patch[1], 1)
 			}
 			dir := t.TempDir()
 			changed := filepath.Join(dir, filepath.Base(m.file))
-			write(t, changed, []byte(strings.Replace(string(source), m.old, m.new, 1)))
+			write(t, changed, []byte(text))
 			overlay, _ := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): changed}})
 			write(t, filepath.Join(dir, "overlay.json"), overlay)
 
-			pkg := m.pkg
-			if pkg == "" {
-				pkg = "."
-			}
 			binary := filepath.Join(dir, "mutant.test")
-			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, pkg)
-			build.Dir = root
+			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary)
+			build.Dir = filepath.Join(root, m.pkg) // this package is a module of its own
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("the mutant does not build, so it proves nothing: %v\n%s", err, out)
 			}
 			start := time.Now()
-			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "60s")
-			run.Dir = filepath.Join(root, pkg)
+			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "60s", "-test.short", "-test.failfast")
+			run.Dir = build.Dir
 			out, err := run.CombinedOutput()
 			switch {
 			case strings.Contains(string(out), "no tests to run"):
@@ -184,7 +190,7 @@ func TestMutantsAreCaught(t *testing.T) {
 			case !strings.Contains(string(out), "--- FAIL"):
 				t.Fatalf("did not fail by a test: %s", out)
 			}
-			t.Logf("caught by %s in %v", m.tests, time.Since(start).Round(time.Millisecond))
+			t.Logf("caught by %s in %v: %.200s", m.tests, time.Since(start).Round(time.Millisecond), said.Find(out))
 		})
 	}
 }

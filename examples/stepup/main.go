@@ -1,0 +1,112 @@
+// Command stepup walks through a merchant's key page where people prove
+// themselves again before anything dangerous: with a password before a key is
+// made, with an authenticator app or a code by e-mail before a token is shown
+// again or replaced. It ends by itself, has a mail server of its own, and prints
+// no secret.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/memstore"
+)
+
+func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// stepUp says which factor approves what; any one of those named. Whatever only
+// takes power away, such as Suspend, is never guarded.
+func stepUp(action apikey.Action, _ apikey.Mode) []string {
+	switch action {
+	case apikey.ActionIssue, apikey.ActionRevoke:
+		return []string{"password"}
+	case apikey.ActionReveal, apikey.ActionRotate:
+		return []string{"totp", "email"}
+	}
+	return nil
+}
+
+func run() error {
+	anna, err := newPerson()
+	if err != nil {
+		return err
+	}
+	defer anna.mailbox.Close()
+	p, err := newPage(anna)
+	if err != nil {
+		return err
+	}
+	defer p.verifier.Close(context.Background())
+	for _, step := range []func() error{p.create, p.enroll, p.revealByApp, p.revealByMail, p.rotate, p.log} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// page is the merchant's key page: the program that embeds the library.
+type page struct {
+	ctx      context.Context // of who is signed in
+	manager  *apikey.Manager
+	verifier *apikey.Verifier
+	clock    clock
+	anna     *person // in front of the screen
+
+	key   apikey.KeyID
+	token apikey.Token // as Anna has put it into her server
+}
+
+func newPage(anna *person) (*page, error) {
+	p := &page{anna: anna, clock: clock{start: time.Now()}}
+	p.ctx = apikey.WithActor(context.Background(), apikey.Actor{ID: anna.id, Account: "acc_42", Role: "admin"})
+	// Both come from a secret manager; the database never sees them.
+	var pepperKey, kekKey [32]byte
+	rand.Read(pepperKey[:])
+	rand.Read(kekKey[:])
+	pepper, err1 := apikey.NewPepper(1, pepperKey)
+	kek, err2 := apikey.NewLocalKEK("kek-2026", kekKey[:])
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	hasher, err1 := apikey.NewHMACSHA256(pepper)
+	password, err2 := apikey.NewPassword(anna.account.check)
+	app, err3 := apikey.NewTOTP("Acme Pay", p.clock.now)
+	code, err4 := apikey.NewEmailCode(mailer{
+		server: anna.mailbox.Addr, from: "keys@acme.example", addresses: map[string]string{anna.id: anna.address},
+	}, pepper)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, err
+	}
+	store := memstore.New()
+	if p.verifier, err1 = apikey.NewVerifier(p.ctx, apikey.VerifierConfig{
+		Store: store, Prefix: "acme", Mode: apikey.Live, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher}, Now: p.clock.now,
+	}); err1 != nil {
+		return nil, err1
+	}
+	p.manager, err1 = apikey.NewManager(p.ctx, apikey.ManagerConfig{
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}),
+		Peppers: []apikey.Pepper{pepper}, Hasher: hasher, KEKs: []apikey.KEK{kek}, Local: []*apikey.Verifier{p.verifier}, Now: p.clock.now,
+		StepUp: stepUp, Factors: map[string]apikey.Factor{"password": password, "totp": app, "email": code},
+	})
+	return p, err1
+}
+
+// clock stands still, but where the walk moves it on instead of waiting.
+type clock struct {
+	start time.Time
+	ahead atomic.Int64
+}
+
+func (c *clock) now() time.Time { return c.start.Add(time.Duration(c.ahead.Load())) }
+
+func (c *clock) wait(d time.Duration) { c.ahead.Add(int64(d)) }
