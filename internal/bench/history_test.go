@@ -166,29 +166,33 @@ func history(t *testing.T, base apikey.Store, keys int) map[string][]porcupine.O
 		t.Cleanup(func() { v.Close(background) })
 		return v
 	}
-	var clock atomic.Int64
 	local := verifier(func(*apikey.VerifierConfig) {})
 	synced := verifier(func(*apikey.VerifierConfig) {})
-	blind := verifier(func(c *apikey.VerifierConfig) {
-		c.Store, c.MaxAge, c.MaxStale = deaf{store}, time.Minute, 1000*time.Hour
-		c.Now = func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
-	})
 	manager, err := apikey.NewManager(background, apikey.ManagerConfig{Store: store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Local: []*apikey.Verifier{local}})
 	must(t, err)
-	nodes := map[string]func(string) error{
-		"local": func(token string) error { _, err := local.Verify(background, token, apikey.Request{}); return err },
-		"synced": func(token string) error {
-			if err := synced.Sync(background); err != nil {
-				return err
-			}
-			_, err := synced.Verify(background, token, apikey.Request{})
-			return err
-		},
-		"blind": func(token string) error {
+	// A key has a blind verifier of its own, with a clock that nobody else moves:
+	// a reading that is under way for one caller may be shared by another, which
+	// MaxAge allows and the model does not.
+	blind := func() (verify func(string) error, end func()) {
+		var clock atomic.Int64
+		c := config
+		c.Store, c.MaxAge, c.MaxStale = deaf{store}, time.Minute, 1000*time.Hour
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
+		v, err := apikey.NewVerifier(background, c)
+		must(t, err)
+		return func(token string) error {
 			clock.Add(int64(3 * time.Minute))
-			_, err := blind.Verify(background, token, apikey.Request{})
+			_, err := v.Verify(background, token, apikey.Request{})
 			return err
-		},
+		}, func() { v.Close(background) }
+	}
+	told := func(token string) error { _, err := local.Verify(background, token, apikey.Request{}); return err }
+	asking := func(token string) error {
+		if err := synced.Sync(background); err != nil {
+			return err
+		}
+		_, err := synced.Verify(background, token, apikey.Request{})
+		return err
 	}
 	store.on.Store(true)
 	all := map[string][]porcupine.Operation{}
@@ -198,6 +202,9 @@ func history(t *testing.T, base apikey.Store, keys int) map[string][]porcupine.O
 	var wg sync.WaitGroup
 	for key := range keys {
 		wg.Go(func() {
+			blinded, end := blind()
+			defer end()
+			nodes := map[string]func(string) error{"local": told, "synced": asking, "blind": blinded}
 			for name, ops := range life(manager, nodes, key, now) {
 				mu.Lock()
 				all[fmt.Sprintf("key %d on %s", key, name)] = ops
@@ -251,7 +258,7 @@ func life(m *apikey.Manager, nodes map[string]func(string) error, key int, now f
 	for name, verify := range nodes {
 		callers := 3
 		if name == "blind" {
-			callers = 1 // two share a reading that began before the second, which MaxAge allows
+			callers = 1 // see above
 		}
 		for range callers {
 			client++
@@ -300,8 +307,9 @@ func life(m *apikey.Manager, nodes map[string]func(string) error, key int, now f
 	return all
 }
 
-// illegal checks histories and names those that no order explains.
-func illegal(t *testing.T, all map[string][]porcupine.Operation) (bad []string) {
+// illegal checks histories and names those that no order explains; explain prints
+// their operations.
+func illegal(t *testing.T, all map[string][]porcupine.Operation, explain bool) (bad []string) {
 	operations := 0
 	for name, ops := range all {
 		operations += len(ops)
@@ -310,6 +318,9 @@ func illegal(t *testing.T, all map[string][]porcupine.Operation) (bad []string) 
 			bad = append(bad, name)
 			slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 			for _, op := range ops {
+				if !explain {
+					break
+				}
 				t.Logf("%s: from %d to %d: %v %v", name, op.Call, op.Return, op.Input, op.Output)
 			}
 		case porcupine.Unknown:
@@ -324,7 +335,7 @@ func illegal(t *testing.T, all map[string][]porcupine.Operation) (bad []string) 
 }
 
 func TestHistories(t *testing.T) {
-	if bad := illegal(t, history(t, memstore.New(), max(64, attempts(6_400)))); len(bad) > 0 {
+	if bad := illegal(t, history(t, memstore.New(), max(64, attempts(6_400))), true); len(bad) > 0 {
 		t.Errorf("no order of the operations explains: %v", bad)
 	}
 }
@@ -332,7 +343,7 @@ func TestHistories(t *testing.T) {
 // A cursor that is a time is caught.
 func TestHistoriesCatchACursorByTimestamp(t *testing.T) {
 	for range 5 {
-		if bad := illegal(t, history(t, &stamped{Store: memstore.New(), last: map[apikey.KeyID]int64{}}, 64)); len(bad) > 0 {
+		if bad := illegal(t, history(t, &stamped{Store: memstore.New(), last: map[apikey.KeyID]int64{}}, 64), false); len(bad) > 0 {
 			for _, name := range bad {
 				if !strings.HasSuffix(name, "synced") {
 					t.Errorf("%s is illegal too, which the cursor does not explain", name)
