@@ -1,22 +1,38 @@
 package apikey
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"crypto/subtle"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// liveKey is a verified key: immutable, shared by all who hold it.
+// liveKey is a verified key, shared by all who hold it: immutable but for the
+// marks of its use. What a hit reads is small and lies together; the rest is
+// elsewhere.
 type liveKey struct {
-	info                Info
-	head                [32]byte
-	ended               bool
-	notBefore, notAfter time.Time
-	damage              error    // the record is not to be believed
-	also                *liveKey // a record that disagrees: what it forbids is forbidden too
+	view
+	usedAt  atomic.Int64 // see usage.mark
+	marked  atomic.Bool
+	touched atomic.Bool // hit since warm's hand passed
+}
+
+// view is what is known of a key.
+type view struct {
+	terms
+	damage error    // the record is not to be believed
+	also   *liveKey // a record that disagrees: what it forbids is forbidden too
+	readAt instant  // start of the read; zero: read again before the next answer
+	epoch  uint64   // readAt counts while cache.epoch is this
+	*about
+}
+
+// about is what judging a request needs nothing of.
+type about struct {
+	info Info
+	head [32]byte
 }
 
 // Info implements [Key].
@@ -35,12 +51,16 @@ func (k *liveKey) Can(required ...Ability) bool { return canAll(k.info.Abilities
 //   - A change replaces the record and keeps the proof. A record older than the
 //     one that is here revives nothing: of the two, what either forbids is
 //     forbidden (renew).
+//
+// A hit takes no lock: it reads the table, and then one pointer, which a change
+// replaces before it returns.
 type cache struct {
-	mu       sync.Mutex
-	process  [16]byte // keys the digests: a proof is worthless outside this process
-	entries  map[CredentialID]*entry
-	byKey    map[KeyID][]CredentialID
-	recent   *list.List // of *entry, most recently used first
+	process [16]byte // keys the digests: a proof is worthless outside this process
+	warm    warm
+	epoch   atomic.Uint64 // moves when every record is in doubt
+
+	mu       sync.Mutex       // for everything else, and for writing
+	byKey    map[KeyID]*entry // and its siblings
 	bytes    int64
 	maxCount int
 	maxBytes int64
@@ -55,22 +75,12 @@ type cache struct {
 
 	// negative is a fixed-size memory of IDs that the store does not have. Its
 	// own memory, so that junk displaces only junk.
-	negative [4096]struct {
-		id    CredentialID
-		until time.Time
-	}
+	negative [4096]absence
 }
 
-// entry is one proven token.
-type entry struct {
-	id     CredentialID
-	digest [32]byte
-	claims claims // what the token says of itself
-	key    *liveKey
-	readAt time.Time // start of the read; zero: read again before the next answer
-	again  bool      // somebody is reading it again
-	size   int64
-	place  *list.Element
+type absence struct {
+	id    CredentialID
+	until time.Duration // as instant.mono
 }
 
 const (
@@ -79,11 +89,12 @@ const (
 )
 
 func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
-	return &cache{
-		process: newProcessKey(), entries: map[CredentialID]*entry{}, byKey: map[KeyID][]CredentialID{},
-		recent: list.New(), maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
-		changed: map[CredentialID]uint64{},
+	c := &cache{
+		process: newProcessKey(), byKey: map[KeyID]*entry{}, changed: map[CredentialID]uint64{},
+		maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
 	}
+	c.warm.init(newProcessKey())
+	return c
 }
 
 // digest is what the cache keeps of a token: useless to whoever reads a core
@@ -104,34 +115,41 @@ const (
 )
 
 // get looks a token up. A bare ID never hits: the digest of the whole token has
-// to be equal, compared in constant time.
-func (c *cache) get(id CredentialID, digest [32]byte) (*liveKey, time.Time, found) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.entries[id]
-	if e == nil {
-		return nil, time.Time{}, miss
+// to be equal, compared in constant time. Of an ID that is not here nothing is
+// hashed.
+func (c *cache) get(p *parsed) (*liveKey, found) {
+	at, k := c.warm.find(&p.id)
+	if k == nil {
+		return nil, miss
 	}
-	if subtle.ConstantTimeCompare(e.digest[:], digest[:]) != 1 {
-		return nil, time.Time{}, mismatch
+	digest := c.digest(p.text)
+	if subtle.ConstantTimeCompare(at.digest[:], digest[:]) != 1 {
+		return nil, mismatch
 	}
-	c.recent.MoveToFront(e.place)
-	return e.key, e.readAt, hit
+	if !k.touched.Load() { // most are: reading shares the memory, writing does not
+		k.touched.Store(true)
+	}
+	return k, hit
+}
+
+// readAt is when the reading of a record began, zero if it is in doubt.
+func (c *cache) readAt(k *liveKey) instant {
+	if k.epoch != c.epoch.Load() {
+		return instant{}
+	}
+	return k.readAt
 }
 
 // absent reports whether the store said, at most two seconds ago, that it has
 // no such credential.
-func (c *cache) absent(id CredentialID, now time.Time) bool {
+func (c *cache) absent(id CredentialID, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.slot(id)
-	return n.id == id && now.Before(n.until)
+	return n.id == id && now.mono < n.until
 }
 
-func (c *cache) slot(id CredentialID) *struct {
-	id    CredentialID
-	until time.Time
-} {
+func (c *cache) slot(id CredentialID) *absence {
 	return &c.negative[(uint(id[0]^c.process[0])|uint(id[1]^c.process[1])<<8)%uint(len(c.negative))]
 }
 
@@ -181,14 +199,14 @@ type outcome struct {
 	key    *liveKey
 	claims claims
 	digest [32]byte
-	readAt time.Time
+	readAt instant
 	absent bool
 }
 
 // settle ends what enter began. It reports whether the outcome may be answered:
 // false if the credential changed meanwhile, and then nothing is remembered
 // either, because a row read before a revocation must not outlive it.
-func (c *cache) settle(id CredentialID, gen uint64, o outcome, now time.Time) bool {
+func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	current := c.generation(id) == gen
@@ -198,7 +216,7 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now time.Time) bo
 	}
 	if o.absent {
 		n := c.slot(id)
-		n.id, n.until = id, now.Add(negativeTime)
+		*n = absence{id, now.mono + negativeTime}
 	}
 	if o.key != nil && o.key.damage == nil {
 		c.fill(id, o)
@@ -210,16 +228,44 @@ func (c *cache) fill(id CredentialID, o outcome) {
 	if c.maxCount < 0 {
 		return
 	}
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.entry(id); e != nil {
 		c.renew(e, o.key, o.readAt, readNow)
 		return
 	}
-	e := &entry{id: id, digest: o.digest, claims: o.claims, key: o.key, readAt: jitter(o.readAt, c.maxAge), size: sizeOf(o.key)}
-	e.place = c.recent.PushFront(e)
-	c.entries[id] = e
-	c.byKey[o.key.info.ID] = append(c.byKey[o.key.info.ID], id)
+	o.key.readAt, o.key.epoch = jitter(o.readAt, c.maxAge), c.epoch.Load()
+	e := &entry{claims: o.claims, size: sizeOf(o.key)}
+	c.warm.add(id, o.digest, e, o.key)
+	c.link(e)
 	c.bytes += e.size
-	c.evict()
+	c.evict(e)
+}
+
+// link and unlink keep the entries of one key together.
+func (c *cache) link(e *entry) {
+	id := e.key().info.ID
+	e.sibling, c.byKey[id] = c.byKey[id], e
+}
+
+func (c *cache) unlink(e *entry) {
+	id := e.key().info.ID
+	if first := c.byKey[id]; first != e {
+		for first.sibling != e {
+			first = first.sibling
+		}
+		first.sibling = e.sibling
+	} else if e.sibling != nil {
+		c.byKey[id] = e.sibling
+	} else {
+		delete(c.byKey, id)
+	}
+	e.sibling = nil
+}
+
+func (c *cache) siblings(id KeyID) (all []*entry) {
+	for e := c.byKey[id]; e != nil; e = e.sibling {
+		all = append(all, e)
+	}
+	return all
 }
 
 // origin is where a record comes from.
@@ -238,9 +284,11 @@ const (
 // by hand. Nobody can tell which, so both count: what either forbids is
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
-func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
-	known := *e.key
+func (c *cache) renew(e *entry, k *liveKey, readAt instant, from origin) {
+	old := e.key()
+	known := &liveKey{view: old.view} // which is not changed, but replaced
 	known.also = nil
+	was := c.readAt(old)
 	death := known.info.State == Revoked
 	agrees := k.info.Version == known.info.Version && k.head == known.head
 	switch {
@@ -249,44 +297,57 @@ func (c *cache) renew(e *entry, k *liveKey, readAt time.Time, from origin) {
 	case k.damage != nil:
 		known.damage = k.damage // what was believed last stays, to compare with
 		if from == toldHere && k.info.State > known.info.State {
-			known.info.State, known.info.RevokedAt = k.info.State, k.info.RevokedAt // our own revocation of a damaged key
+			known.about = &about{known.info, known.head}
+			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
 		}
-		c.put(e, &known, time.Time{})
+		c.put(e, known, instant{})
 	case death && k.info.State != Revoked:
 		known.damage = nil
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	case agrees && known.info.State != k.info.State: // a state that was raised above stays
 		known.damage = nil
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	case agrees || k.info.Version > known.info.Version:
-		c.put(e, k, later(e.readAt, readAt, c.maxAge))
+		c.put(e, k, later(was, readAt, c.maxAge))
 	case from == readNow:
 		known.damage, known.also = nil, k
-		c.put(e, &known, later(e.readAt, readAt, c.maxAge))
+		c.put(e, known, later(was, readAt, c.maxAge))
 	default:
 		known.damage, known.also = nil, k
-		c.put(e, &known, time.Time{})
+		c.put(e, known, instant{})
 	}
 }
 
 // put replaces an entry's record. A zero readAt has it read again before the
 // next answer, so that a repaired row works at once.
-func (c *cache) put(e *entry, k *liveKey, readAt time.Time) {
+func (c *cache) put(e *entry, k *liveKey, readAt instant) {
+	old := e.key()
+	moved := old.info.ID != k.info.ID // to another key, by hand
+	if moved {
+		c.unlink(e)
+	}
+	k.readAt, k.epoch = readAt, c.epoch.Load()
+	k.usedAt.Store(old.usedAt.Load())
+	k.touched.Store(old.touched.Load())
+	e.place.key.Store(k)
+	if moved {
+		c.link(e)
+	}
 	c.bytes -= e.size
-	e.key, e.readAt, e.size = k, readAt, sizeOf(k)
+	e.size = sizeOf(k)
 	c.bytes += e.size
-	c.evict()
+	c.evict(e)
 }
 
 // evict makes room. The entry used last stays, whatever its size.
-func (c *cache) evict() {
-	for len(c.entries) > 1 && (len(c.entries) > c.maxCount || c.bytes > c.maxBytes) {
-		c.remove(c.recent.Back().Value.(*entry))
+func (c *cache) evict(last *entry) {
+	for c.warm.count > 1 && (c.warm.count > c.maxCount || c.bytes > c.maxBytes) {
+		c.remove(c.warm.victim(last))
 	}
 }
 
-func later(was, readAt time.Time, maxAge time.Duration) time.Time {
-	if readAt = jitter(readAt, maxAge); readAt.After(was) {
+func later(was, readAt instant, maxAge time.Duration) instant {
+	if readAt = jitter(readAt, maxAge); was == (instant{}) || readAt.mono > was.mono {
 		return readAt
 	}
 	return was
@@ -294,8 +355,9 @@ func later(was, readAt time.Time, maxAge time.Duration) time.Time {
 
 // jitter makes a record look up to a tenth of MaxAge older, so that keys that
 // became warm together are not read again together.
-func jitter(readAt time.Time, maxAge time.Duration) time.Time {
-	return readAt.Add(-rand.N(maxAge/10 + 1))
+func jitter(readAt instant, maxAge time.Duration) instant {
+	d := rand.N(maxAge/10 + 1)
+	return instant{readAt.wall - d.Microseconds(), readAt.mono - d}
 }
 
 // change raises the fence for a record's credentials and puts the record beside
@@ -303,7 +365,7 @@ func jitter(readAt time.Time, maxAge time.Duration) time.Time {
 //
 // from is readNow only if the credential of the read has not changed since
 // generation gen.
-func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
+func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if from == readNow && c.generation(id) != gen {
@@ -313,16 +375,18 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 		if n := c.slot(cred.ID); n.id == cred.ID {
-			n.until = time.Time{}
+			*n = absence{}
 		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
 	}
-	for _, id := range append([]CredentialID(nil), c.byKey[r.ID]...) {
-		e := c.entries[id]
-		k := make(id, e.claims)
-		if r.credential(id) == nil && k.info.Version >= e.key.info.Version {
+	for _, e := range c.siblings(r.ID) {
+		if e.key() == gone {
+			continue // evicted for the one before
+		}
+		k := make(e.place.id, e.claims)
+		if r.credential(e.place.id) == nil && k.info.Version >= e.key().info.Version {
 			c.remove(e) // dropped from the record: long ended
 			continue
 		}
@@ -334,11 +398,12 @@ func (c *cache) change(r *Record, readAt time.Time, from origin, id CredentialID
 func (c *cache) damaged(err *CorruptError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, id := range c.byKey[err.Key] {
-		e := c.entries[id]
-		k := *e.key
-		k.damage = err
-		c.renew(e, &k, time.Time{}, fed)
+	for _, e := range c.siblings(err.Key) {
+		if old := e.key(); old != gone {
+			k := &liveKey{view: old.view}
+			k.damage = err
+			c.renew(e, k, instant{}, fed)
+		}
 	}
 }
 
@@ -350,9 +415,7 @@ func (c *cache) doubt() {
 	c.gen++
 	c.forget()
 	clear(c.negative[:])
-	for _, e := range c.entries {
-		e.readAt = time.Time{}
-	}
+	c.epoch.Add(1)
 }
 
 // doubtKey is doubt for one key: a write whose outcome is not known. It fences
@@ -365,9 +428,11 @@ func (c *cache) doubtKey(r *Record) {
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 	}
-	for _, id := range c.byKey[r.ID] {
-		c.changed[id] = c.gen
-		c.entries[id].readAt = time.Time{}
+	for _, e := range c.siblings(r.ID) {
+		c.changed[e.place.id] = c.gen
+		if old := e.key(); old != gone {
+			c.put(e, &liveKey{view: old.view}, instant{})
+		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
@@ -378,7 +443,7 @@ func (c *cache) doubtKey(r *Record) {
 func (c *cache) claim(id CredentialID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[id]
+	e := c.warm.entry(id)
 	if e == nil || e.again {
 		return false
 	}
@@ -389,7 +454,7 @@ func (c *cache) claim(id CredentialID) bool {
 func (c *cache) unclaim(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.entry(id); e != nil {
 		e.again = false
 	}
 }
@@ -398,28 +463,15 @@ func (c *cache) unclaim(id CredentialID) {
 func (c *cache) drop(id CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil {
+	if e := c.warm.entry(id); e != nil {
 		c.remove(e)
 	}
 }
 
 func (c *cache) remove(e *entry) {
-	delete(c.entries, e.id)
-	c.recent.Remove(e.place)
+	c.unlink(e)
+	c.warm.remove(e)
 	c.bytes -= e.size
-	ids := c.byKey[e.key.info.ID]
-	for i, id := range ids {
-		if id == e.id {
-			ids[i] = ids[len(ids)-1]
-			ids = ids[:len(ids)-1]
-			break
-		}
-	}
-	if len(ids) == 0 {
-		delete(c.byKey, e.key.info.ID)
-	} else {
-		c.byKey[e.key.info.ID] = ids
-	}
 }
 
 // sizeOf estimates an entry's memory.

@@ -193,7 +193,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 		}
 		records = true
 		for _, v := range m.cfg.Local {
-			v.take(c.Record, n.start, toldHere, CredentialID{}, 0)
+			v.take(c.Record, v.instantOf(n.start), toldHere, CredentialID{}, 0)
 		}
 	}
 	if m.cfg.Notifier != nil && records && len(n.events) > 0 {

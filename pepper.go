@@ -5,8 +5,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
+	"sync"
 )
 
 // Pepper is a secret of the program, kept outside the database, in a slot from
@@ -59,18 +61,21 @@ func (p Pepper) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // A purpose separates what one pepper is used for: a value made for one can
 // never pass for another.
-type purpose string
+type purpose uint8
 
 const (
-	purposeTag   purpose = "tag"   // 64 bits in the token
-	purposeProof purpose = "proof" // Credential.Check
-	purposeHash  purpose = "hash"  // HMACSHA256, the Hasher
-	purposeCode  purpose = "code"  // e-mailed codes
-	purposeRow   purpose = "row"   // Record.MAC
-	purposeEvent purpose = "event" // the activity log's chain
-	purposeItem  purpose = "item"  // challenges and grants
-	purposeMark  purpose = "mark"  // the check value in the store
+	purposeTag   purpose = iota // 64 bits in the token
+	purposeProof                // Credential.Check
+	purposeHash                 // HMACSHA256, the Hasher
+	purposeCode                 // e-mailed codes
+	purposeRow                  // Record.MAC
+	purposeEvent                // the activity log's chain
+	purposeItem                 // challenges and grants
+	purposeMark                 // the check value in the store
 )
+
+// purposes are the names that subkeys are derived under: never to be changed.
+var purposes = [...]string{"tag", "proof", "hash", "code", "row", "event", "item", "mark"}
 
 // pepperKeys computes HMACs under subkeys that nothing else can reach: they
 // live in a closure, where no printer follows.
@@ -79,20 +84,32 @@ type pepperKeys struct {
 	mac  func(purpose, []byte) [32]byte
 }
 
+// keyedMAC is an HMAC that has its key already, and room for its result. They
+// are pooled, because a forged tag must cost no memory, and because setting a
+// key costs as much as a short message.
+type keyedMAC struct {
+	hash.Hash
+	sum [32]byte
+}
+
 func newPepperKeys(slot uint8, key [32]byte) *pepperKeys {
-	subkeys := map[purpose][]byte{}
-	for _, p := range []purpose{purposeTag, purposeProof, purposeHash, purposeCode, purposeRow, purposeEvent, purposeItem, purposeMark} {
+	var macs [len(purposes)]sync.Pool
+	for p, name := range purposes {
 		// HKDF-SHA-256, RFC 5869. It fails for lengths beyond 255 blocks only.
-		sub, err := hkdf.Key(sha256.New, key[:], nil, "apikey pepper v1 "+string(p), 32)
+		sub, err := hkdf.Key(sha256.New, key[:], nil, "apikey pepper v1 "+name, 32)
 		if err != nil {
 			panic(err)
 		}
-		subkeys[p] = sub
+		macs[p].New = func() any { return &keyedMAC{Hash: hmac.New(sha256.New, sub)} }
 	}
-	return &pepperKeys{slot, func(p purpose, msg []byte) (sum [32]byte) {
-		h := hmac.New(sha256.New, subkeys[p])
-		h.Write(msg)
-		h.Sum(sum[:0])
+	return &pepperKeys{slot, func(p purpose, msg []byte) [32]byte {
+		pool := &macs[p]
+		m := pool.Get().(*keyedMAC)
+		m.Reset()
+		m.Write(msg)
+		m.Sum(m.sum[:0])
+		sum := m.sum
+		pool.Put(m)
 		return sum
 	}}
 }

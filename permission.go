@@ -206,6 +206,11 @@ func (c *Catalog) Parse(text string) (Ability, error) {
 	return nil, invalid("ability %s is unknown%s", quote(text), c.nearest(text))
 }
 
+// hasForms reports whether the program defined forms of ability of its own.
+func (c *Catalog) hasForms() bool {
+	return c != nil && slices.ContainsFunc(c.entries, func(e Entry) bool { return e.Parse != nil })
+}
+
 // parseForm reads any well-formed ability, known to the catalog or not: a
 // stored key may hold one that a newer version of the program gave it.
 func (c *Catalog) parseForm(text string) (Ability, error) {

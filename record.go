@@ -19,6 +19,7 @@ type core struct {
 	hashers        []Hasher // the first is current
 	ring           ring
 	acceptUntagged bool
+	forms          *forms
 }
 
 // knownNeeds are the feature bits of Record.Needs that this version knows. A
@@ -26,16 +27,18 @@ type core struct {
 const knownNeeds = 0
 
 // parse reads a token of this program. Every fault is the same ErrInvalidToken.
-func (c *core) parse(text string) (parsed, error) {
-	p, ok := parseToken(text)
-	if !ok || p.prefix() != c.prefix {
+func (c *core) parse(text string) (p parsed, err error) {
+	if !c.locate(text, &p) || !p.wellFormed() {
 		return parsed{}, ErrInvalidToken
 	}
 	return p, nil
 }
 
+// locate is parse without the form of what only a proof needs; see parsed.read.
+func (c *core) locate(text string, p *parsed) bool { return p.read(text) && p.prefix() == c.prefix }
+
 // tagged refuses, without a store, what no pepper of ours has minted.
-func (c *core) tagged(p parsed) error {
+func (c *core) tagged(p *parsed) error {
 	if p.slot == 0 {
 		if c.ring.has() && !c.acceptUntagged {
 			return ErrInvalidToken
@@ -160,10 +163,8 @@ func (c *core) understood(r *Record) error {
 	case r.Mode != Live && r.Mode != Test:
 		return bad(fmt.Sprintf("mode %d is unknown", r.Mode))
 	}
-	for _, text := range r.Abilities {
-		if _, err := c.catalog.parseForm(text); err != nil {
-			return bad("an ability's form is unknown to this version")
-		}
+	if _, all := c.abilities(r.Abilities); !all {
+		return bad("an ability's form is unknown to this version")
 	}
 	return nil
 }
@@ -261,11 +262,7 @@ func (c *core) describe(r *Record, presented CredentialID) Info {
 		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, RevokeReason: r.RevokeReason,
 		RotateMonths: r.RotateMonths, RotateDue: r.RotateDue,
 	}
-	for _, text := range r.Abilities {
-		if a, err := c.catalog.parseForm(text); err == nil {
-			info.Abilities.s = append(info.Abilities.s, a)
-		}
-	}
+	info.Abilities.s, _ = c.abilities(r.Abilities)
 	for _, cred := range r.Credentials {
 		if cred.LastUsed.After(info.LastUsed) {
 			info.LastUsed = cred.LastUsed

@@ -198,7 +198,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	if err != nil {
 		return err
 	}
-	if err := m.tagged(p); err != nil {
+	if err := m.tagged(&p); err != nil {
 		return err
 	}
 	// Anybody on the Internet may call this: what it costs is bounded as cold

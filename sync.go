@@ -21,14 +21,14 @@ type Notifier interface {
 
 // feed is a Verifier's place in the store's change feed.
 type feed struct {
-	runs   flights[struct{}, int64]  // one at a time; the number of the run
-	begun  atomic.Int64              // runs that have begun
-	cursor Cursor                    // touched by the run alone
-	good   atomic.Pointer[time.Time] // start of the last good run
+	runs   flights[struct{}, int64] // one at a time; the number of the run
+	begun  atomic.Int64             // runs that have begun
+	cursor Cursor                   // touched by the run alone
+	good   atomic.Pointer[instant]  // start of the last good run
 }
 
 // freshAt reports whether the last good sync began at most maxStale ago.
-func (f *feed) freshAt(now time.Time, maxStale time.Duration) bool {
+func (f *feed) freshAt(now instant, maxStale time.Duration) bool {
 	good := f.good.Load()
 	return good != nil && elapsed(now, *good) <= maxStale
 }
@@ -50,14 +50,14 @@ func (v *Verifier) Sync(ctx context.Context) error {
 func (v *Verifier) runSync(ctx context.Context) (int64, error) {
 	return v.feed.runs.do(ctx, struct{}{}, func(ctx context.Context) (int64, error) {
 		run := v.feed.begun.Add(1)
-		start := v.cfg.Now()
+		start := v.now()
 		n, err := v.pull(ctx, start)
 		if err == nil {
 			v.feed.good.Store(&start)
 		}
 		age := time.Duration(-1)
 		if good := v.feed.good.Load(); good != nil {
-			age = elapsed(v.cfg.Now(), *good)
+			age = elapsed(v.now(), *good)
 		}
 		v.cfg.Trace.synced(n, age, err)
 		return run, err
@@ -73,14 +73,14 @@ func (v *Verifier) freshen(ctx context.Context) error {
 	if err := v.Sync(bounded); err != nil {
 		return unavailable(err)
 	}
-	if v.feed.freshAt(v.cfg.Now(), v.cfg.MaxStale) {
+	if v.feed.freshAt(v.now(), v.cfg.MaxStale) {
 		return nil
 	}
 	return fmt.Errorf("%w: last good sync is older than MaxStale", ErrUnavailable)
 }
 
 // pull fetches and applies pages until there is no more.
-func (v *Verifier) pull(ctx context.Context, start time.Time) (n int, err error) {
+func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	for range 1_000 {
 		from := v.feed.cursor
 		changes, err := v.cfg.Store.Changed(ctx, from, 1000)
@@ -162,9 +162,20 @@ func (v *Verifier) listen() {
 	}
 }
 
+// instant is a time by both clocks, as numbers: four comparisons of them are on
+// the way of every request. The zero instant is no time.
+type instant struct {
+	wall int64         // microseconds since 1970
+	mono time.Duration // since the Verifier was made; by the wall clock where Config.Now has no other
+}
+
+func (v *Verifier) now() instant { return v.instantOf(v.cfg.Now()) }
+
+func (v *Verifier) instantOf(t time.Time) instant { return instant{t.UnixMicro(), t.Sub(v.made)} }
+
 // elapsed is by the wall or the monotonic clock, whichever says more: a
 // suspended machine's monotonic clock stands still, and a wall clock can be set
 // back.
-func elapsed(now, then time.Time) time.Duration {
-	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
+func elapsed(now, then instant) time.Duration {
+	return max(now.mono-then.mono, time.Duration(now.wall-then.wall)*time.Microsecond)
 }

@@ -138,50 +138,68 @@ var heads = [...]struct {
 	{"_pk_live_", Publishable, Live}, {"_pk_test_", Publishable, Test},
 }
 
-// parseToken reads from the right, because a prefix may hold '_'. The length is
-// bounded before anything else, so that a megabyte in a header costs nothing.
+// parseToken reads a token with any prefix.
 func parseToken(text string) (p parsed, ok bool) {
+	if !p.read(text) || !p.wellFormed() || !validPrefix(p.prefix()) {
+		return parsed{}, false
+	}
+	return p, true
+}
+
+// read reads from the right, because a prefix may hold '_': checksum, head and
+// ID, which lead to what is known of the token. The length is bounded before
+// anything else, so that a megabyte in a header costs nothing. It fills what its
+// caller has: a result of this size is copied as long as it is made.
+func (p *parsed) read(text string) (ok bool) {
 	n := len(text)
 	if n <= headLen+bodyLen || n > maxToken {
-		return p, false
+		return false
 	}
 	crc, ok := base62.Uint(text[n-crcLen:], 32)
 	if !ok || uint32(crc) != crc32.ChecksumIEEE(bytesOf(text[:n-crcLen])) {
-		return p, false
+		return false
 	}
-	head := text[:n-bodyLen]
-	for _, h := range heads {
-		if head[len(head)-headLen:] == h.text {
+	p.text = text
+	p.slot, ok = base62.Digit(text[n-crcLen-tagLen-slotLen])
+	if !ok {
+		return false
+	}
+	head := text[n-bodyLen-headLen:][:headLen]
+	for i := range heads {
+		if h := &heads[i]; head == h.text {
 			p.kind, p.mode = h.kind, h.mode
+			p.id, ok = base62.ID(text[n-bodyLen:][:idLen])
+			return ok
 		}
 	}
-	body := text[n-bodyLen:]
-	id, okID := base62.ID(body[:idLen])
-	slot, okSlot := base62.Uint(body[idLen+secretLen:][:slotLen], 8)
+	return false
+}
+
+// wellFormed looks at the rest of what read has read. Where a proof decides it
+// is not needed: text that equals a token that was proven has its form.
+func (p *parsed) wellFormed() bool {
+	body := p.text[len(p.text)-bodyLen:]
 	tag := body[idLen+secretLen+slotLen:][:tagLen]
-	_, okTag := base62.Uint(tag, 64)
-	if p.kind == 0 || !okID || !okSlot || !okTag || !base62.Valid(body[idLen:][:secretLen]) ||
-		slot == 0 && tag != untagged || !validPrefix(head[:len(head)-headLen]) {
-		return parsed{}, false
-	}
-	p.text, p.id, p.slot = text, id, uint8(slot)
-	return p, true
+	_, ok := base62.Uint(tag, 64)
+	return ok && base62.Valid(body[idLen:][:secretLen]) && (p.slot != 0 || tag == untagged)
 }
 
 // proven is the part that is hashed: everything up to the end of the secret,
 // so that prefix, kind, mode and ID are bound by the hash.
-func (p parsed) proven() string { return p.text[:len(p.text)-slotLen-tagLen-crcLen] }
+func (p *parsed) proven() string { return p.text[:len(p.text)-slotLen-tagLen-crcLen] }
 
-func (p parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
+func (p *parsed) prefix() string { return p.text[:len(p.text)-bodyLen-headLen] }
 
 // tagHolds reports whether the tag was made with the pepper of the token's
 // slot. A CRC is no secret: anyone can relabel a token and compute a new one.
 // The tag is what stops relabelled and invented tokens before any store read.
-func (p parsed) tagHolds(k *pepperKeys) bool {
-	n := len(p.text)
-	var want [tagLen]byte
-	base62.Append(want[:0], tagOf(k, p.text[:n-tagLen-crcLen]), tagLen)
-	return subtle.ConstantTimeCompare(want[:], bytesOf(p.text[n-tagLen-crcLen:n-crcLen])) == 1
+func (p *parsed) tagHolds(k *pepperKeys) bool {
+	tag := len(p.text) - tagLen - crcLen
+	said, ok := base62.Uint(p.text[tag:][:tagLen], 64)
+	var got, want [8]byte
+	binary.BigEndian.PutUint64(got[:], said)
+	binary.BigEndian.PutUint64(want[:], tagOf(k, p.text[:tag]))
+	return ok && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 // mint draws a secret and writes a token. With no pepper the slot is 0.

@@ -58,15 +58,13 @@ func (t *Trace) verified(k *liveKey, source Source, err error) {
 		}
 		t.Verified(vt)
 	}
-	if err == nil {
+	if err == nil || err == ErrInvalidToken { // of which there is no more to say: junk is to be cheap
 		return
 	}
-	var corrupt *CorruptError
-	switch {
-	case errors.As(err, &corrupt):
-		if t.Corrupt != nil {
-			t.Corrupt(corrupt)
-		}
+	switch corrupt, is := errors.AsType[*CorruptError](err); {
+	case is && t.Corrupt != nil:
+		t.Corrupt(corrupt)
+	case is:
 	case k != nil && errors.Is(err, ErrUnauthenticated) && !errors.Is(err, ErrNotYetValid) && t.DeadKey != nil:
 		t.DeadKey(k.info, err)
 	}

@@ -12,36 +12,68 @@ import (
 // writes to memory and the store hears of it in batches. A killed process loses
 // flushEvery of it at most, and nothing else.
 type usage struct {
-	mu   sync.Mutex
-	last map[CredentialID]time.Time
+	mu     sync.Mutex
+	last   map[CredentialID]time.Time
+	marked []*liveKey // warm ones that were used; each says when
 }
 
 const (
 	flushEvery = 3 * time.Second
 	flushBatch = 500
+	// usageGrain is what a last use may be off by, beside the time until it is
+	// written. A key in heavy use is marked ten times a second, not a million
+	// times: all processors share the line of memory that a mark writes.
+	usageGrain = 100 * time.Millisecond
 )
 
-func (u *usage) mark(id CredentialID, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.last == nil {
-		u.last = map[CredentialID]time.Time{}
+// mark notes the use of a key, at so many microseconds since 1970.
+func (u *usage) mark(k *liveKey, at int64) {
+	if at < k.usedAt.Load()+usageGrain.Microseconds() {
+		return
 	}
-	if now.After(u.last[id]) {
-		u.last[id] = now
+	k.usedAt.Store(at)
+	// Who drains clears the flag before it reads the time, so this mark is either
+	// read now or listed again.
+	if !k.marked.Swap(true) {
+		u.mu.Lock()
+		u.marked = append(u.marked, k)
+		u.mu.Unlock()
 	}
 }
 
+// drain takes what was collected.
 func (u *usage) drain() map[CredentialID]time.Time {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	last := u.last
-	u.last = nil
+	last, marked := u.last, u.marked
+	u.last, u.marked = nil, nil
+	u.mu.Unlock()
+	if last == nil {
+		last = make(map[CredentialID]time.Time, len(marked))
+	}
+	for _, k := range marked {
+		k.marked.Store(false)
+		keepLatest(last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
+	}
 	return last
 }
 
-// flush writes what was collected. What could not be written is kept for the
-// next time.
+// restore keeps what could not be written for the next time.
+func (u *usage) restore(last map[CredentialID]time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, at := range u.last {
+		keepLatest(last, id, at)
+	}
+	u.last = last
+}
+
+func keepLatest(m map[CredentialID]time.Time, id CredentialID, at time.Time) {
+	if at.After(m[id]) {
+		m[id] = at
+	}
+}
+
+// flush writes what was collected.
 func (v *Verifier) flush(ctx context.Context) error {
 	if v.cfg.ReadOnly {
 		return nil
@@ -56,9 +88,7 @@ func (v *Verifier) flush(ctx context.Context) error {
 			ups[i] = Upkeep{Credential: id, LastUsed: micros(last[id])}
 		}
 		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
-			for id, t := range last {
-				v.usage.mark(id, t)
-			}
+			v.usage.restore(last)
 			return unavailable(err)
 		}
 		for _, id := range batch {

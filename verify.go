@@ -17,6 +17,7 @@ import (
 type Verifier struct {
 	core
 	cfg      VerifierConfig
+	made     time.Time
 	cache    *cache
 	cold     *gate // reads for tokens that are not proven
 	warm     *gate // reads for those that are
@@ -129,7 +130,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		return nil, err
 	}
 	v := &Verifier{
-		core: core, cfg: c, cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
+		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
 		cold:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		warm:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks: newTasks(), renewing: make(chan struct{}, 1),
@@ -162,7 +163,10 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 	if slices.Contains(hashers, nil) {
 		return core{}, invalid("a Hasher in the list is nil")
 	}
-	return core{prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged}, nil
+	return core{
+		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
+		forms: &forms{lists: map[string][]Ability{}},
+	}, nil
 }
 
 // Verify answers who holds the presented token, or why the request is refused.
@@ -178,65 +182,76 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 // and the others, with this Verifier in ManagerConfig.Local) is answered from
 // before the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
-	k, source, err := v.find(ctx, presented)
+	k, now, source, err := v.find(ctx, presented)
 	if err == nil {
-		now := v.cfg.Now()
-		if err = v.judge(k, r, now); err == nil && !v.cfg.ReadOnly {
-			v.usage.mark(k.info.Credential, now)
-		}
+		err = v.judge(k, &r, now)
 	}
-	v.cfg.Trace.verified(k, source, err)
 	if err != nil {
-		var corrupt *CorruptError
-		if errors.As(err, &corrupt) {
-			v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
-		}
+		v.refused(k, source, err)
 		return nil, err
+	}
+	if !v.cfg.ReadOnly {
+		v.usage.mark(k, now)
+	}
+	if v.cfg.Trace.Verified != nil {
+		v.cfg.Trace.verified(k, source, nil)
 	}
 	return k, nil
 }
 
-// find proves the token: steps 1 to 6, which say "invalid" or that we failed.
-func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source, error) {
-	p, err := v.parse(presented)
-	if err != nil {
-		return nil, FromToken, err
+// refused tells the hooks and the log.
+func (v *Verifier) refused(k *liveKey, source Source, err error) {
+	v.cfg.Trace.verified(k, source, err)
+	if err == ErrInvalidToken {
+		return
+	}
+	if corrupt, is := errors.AsType[*CorruptError](err); is {
+		v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
+	}
+}
+
+// find proves the token: steps 1 to 6, which say "invalid" or that we failed. It
+// returns the time, in microseconds since 1970, that the key is to be judged at.
+func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at int64, source Source, err error) {
+	var p parsed
+	if !v.locate(presented, &p) {
+		return nil, 0, FromToken, ErrInvalidToken
 	}
 	if v.tasks.ctx.Err() != nil {
-		return nil, FromToken, ErrClosed
+		return nil, 0, FromToken, ErrClosed
 	}
-	digest := v.cache.digest(presented)
 	reread := false
 	for range 4 { // once, and again after a sync or a re-read
-		now := v.cfg.Now()
-		k, readAt, found := v.cache.get(p.id, digest)
+		k, found := v.cache.get(&p)
 		if found == mismatch {
 			// Final: a credential's secret never changes, so neither the store nor
 			// argon2 has anything to add for whoever guesses at a warm key.
-			return nil, FromCache, ErrInvalidToken
+			return nil, 0, FromCache, ErrInvalidToken
 		}
 		if found == miss {
-			if err := v.tagged(p); err != nil {
-				return nil, FromToken, err
+			if v.tagged(&p) != nil || !p.wellFormed() {
+				return nil, 0, FromToken, ErrInvalidToken
 			}
-			if v.cache.absent(p.id, now) {
-				return nil, FromCache, ErrInvalidToken
-			}
+		}
+		now := v.now()
+		if found == miss && v.cache.absent(p.id, now) {
+			return nil, 0, FromCache, ErrInvalidToken
 		}
 		if !v.feed.freshAt(now, v.cfg.MaxStale) {
 			if err := v.freshen(ctx); err != nil {
-				return nil, FromCache, err
+				return nil, 0, FromCache, err
 			}
 			continue // what the sync brought may concern this key
 		}
 		if found == miss {
-			k, err := v.coldKey(ctx, p, digest)
-			return k, FromStore, err
+			k, err := v.coldKey(ctx, p)
+			return k, v.now().wall, FromStore, err
 		}
+		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
-		if !reread && (readAt.IsZero() || age > 2*v.cfg.MaxAge) {
+		if !reread && (readAt == (instant{}) || age > 2*v.cfg.MaxAge) {
 			if err := v.reread(ctx, p.id); err != nil {
-				return nil, FromStore, err
+				return nil, 0, FromStore, err
 			}
 			reread = true
 			continue
@@ -244,58 +259,16 @@ func (v *Verifier) find(ctx context.Context, presented string) (*liveKey, Source
 		if age > v.cfg.MaxAge && k.damage == nil {
 			v.rereadBehind(p.id)
 		}
-		return k, FromCache, k.damage
+		return k, now.wall, FromCache, k.damage
 	}
-	return nil, FromStore, ErrBusy
-}
-
-// judge is step 7, on every hit, against the clock: what the proven key may do
-// now. The order is part of the contract: dead before denied.
-func (v *Verifier) judge(k *liveKey, r Request, now time.Time) error {
-	if k.also != nil {
-		if err := v.judge(k.also, r, now); err != nil {
-			return err
-		}
-	}
-	switch {
-	case !k.info.RevokedAt.IsZero():
-		return ErrRevoked
-	case k.info.State == Suspended:
-		return ErrSuspended
-	case k.ended:
-		return ErrCredentialEnded
-	case now.Before(k.notBefore):
-		return ErrNotYetValid
-	case !k.notAfter.IsZero() && !now.Before(k.notAfter):
-		return ErrCredentialEnded
-	case !k.info.ExpiresAt.IsZero() && !now.Before(k.info.ExpiresAt):
-		return ErrExpired
-	case k.info.Kind == Publishable && !r.AllowPublishable:
-		return ErrKind
-	case v.cfg.Mode != AnyMode && k.info.Mode != v.cfg.Mode:
-		return ErrMode
-	}
-	if v.cfg.Standing != nil {
-		if err := v.cfg.Standing.Allowed(k.info.Account, k.info.Mode); err != nil {
-			return joined(ErrStanding, err)
-		}
-	}
-	if !addrAllowed(k.info.Networks.s, r.Addr) {
-		return ErrAddr
-	}
-	if len(k.info.Origins.s) > 0 && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
-		return ErrOrigin
-	}
-	if missing := canAll(k.info.Abilities.s, r.Require); missing != nil {
-		return &AbilityError{missing}
-	}
-	return nil
+	return nil, 0, FromStore, ErrBusy
 }
 
 // coldKey proves a token that is not warm. Callers with equal tokens share one
 // flight, and so one argon2 run; callers with different tokens of one ID share
 // the row alone, never each other's proof.
-func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liveKey, error) {
+func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
+	digest := v.cache.digest(p.text)
 	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
 		proven := false
 		for range 8 {
@@ -315,7 +288,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 			o.absent = errors.Is(err, ErrNotFound)
 			// A row read before the last change is not looked at, neither for this
 			// answer nor for the cache. The proof stays: ID and secret never change.
-			switch current := v.cache.settle(p.id, gen, o, v.cfg.Now()); {
+			switch current := v.cache.settle(p.id, gen, o, v.now()); {
 			case !current:
 				continue
 			case o.absent:
@@ -334,11 +307,9 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, digest [32]byte) (*liv
 // proven token says of itself: its text is bound by the hash, so where they
 // differ the record was changed.
 func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
-	k := &liveKey{info: v.describe(r, id), head: r.Head, damage: damage}
 	cred := r.credential(id)
-	if cred != nil {
-		k.ended, k.notBefore, k.notAfter = cred.Ended, cred.NotBefore, cred.NotAfter
-	}
+	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
+	k.terms = termsOf(&k.info, cred)
 	if damage == nil && (cred == nil || said != claims{r.Kind, r.Mode, cred.Pepper}) {
 		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
 	}
@@ -359,8 +330,8 @@ type rowKey struct {
 }
 
 type row struct {
-	record *Record   // shared: read only
-	readAt time.Time // the start of the read: the record is at least as new
+	record *Record // shared: read only
+	readAt instant // the start of the read: the record is at least as new
 }
 
 // read looks a record up under a bound: one for tokens that may be junk, one of
@@ -376,7 +347,7 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 			return row{}, err
 		}
 		defer release()
-		readAt := v.cfg.Now()
+		readAt := v.now()
 		r, err := v.cfg.Store.Lookup(ctx, key.id)
 		if err != nil {
 			return row{}, unavailable(err)
@@ -405,7 +376,7 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 }
 
 // take puts a record that was read or written beside the proofs that are warm.
-func (v *Verifier) take(r *Record, readAt time.Time, from origin, id CredentialID, gen uint64) {
+func (v *Verifier) take(r *Record, readAt instant, from origin, id CredentialID, gen uint64) {
 	damage := sync.OnceValue(func() error { return v.believe(r) })
 	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
 		return v.live(r, id, said, damage())
@@ -468,16 +439,6 @@ func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	return v.flush(ctx)
-}
-
-// addrAllowed: no list allows all; a list allows nobody whose address is
-// unknown. A 4-in-6 address is the IPv4 address that it stands for.
-func addrAllowed(networks []netip.Prefix, addr netip.Addr) bool {
-	if len(networks) == 0 {
-		return true
-	}
-	addr = addr.Unmap()
-	return addr.IsValid() && slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
 func newProcessKey() (k [16]byte) {

@@ -53,19 +53,29 @@ func Uint(s string, bitSize int) (uint64, bool) {
 	if len(s) == 0 || len(s) > chunk+1 {
 		return 0, false
 	}
-	var v, bad uint64
-	for i := range len(s) {
-		d := uint64(values[s[i]])
-		bad |= d & 0x80
+	v, ok := digits(s[:min(len(s), chunk)])
+	if len(s) > chunk { // one more, which may be too much
+		d := uint64(values[s[chunk]])
 		hi, lo := bits.Mul64(v, 62)
 		sum, carry := bits.Add64(lo, d, 0)
-		bad |= hi | carry
-		v = sum
+		v, ok = sum, ok && d < 62 && hi|carry == 0
 	}
-	if bad != 0 || bitSize < 64 && v>>bitSize != 0 {
+	if !ok || bitSize < 64 && v>>bitSize != 0 {
 		return 0, false
 	}
 	return v, true
+}
+
+// digits decodes at most chunk digits, which cannot overflow; false if a
+// character is outside the alphabet.
+func digits(s string) (v uint64, ok bool) {
+	var bad byte
+	for i := range len(s) {
+		d := values[s[i]]
+		bad |= d
+		v = v*62 + uint64(d)
+	}
+	return v, bad < 0x80
 }
 
 // AppendID writes 128 bits as [IDLen] digits.
@@ -84,9 +94,9 @@ func ID(s string) (id [16]byte, ok bool) {
 	if len(s) != IDLen {
 		return id, false
 	}
-	high, ok1 := Uint(s[:IDLen-2*chunk], 64)
-	mid, ok2 := Uint(s[IDLen-2*chunk:IDLen-chunk], 64)
-	low, ok3 := Uint(s[IDLen-chunk:], 64)
+	high, ok1 := digits(s[:IDLen-2*chunk])
+	mid, ok2 := digits(s[IDLen-2*chunk : IDLen-chunk])
+	low, ok3 := digits(s[IDLen-chunk:])
 	if !ok1 || !ok2 || !ok3 {
 		return id, false
 	}
@@ -106,6 +116,12 @@ func ID(s string) (id [16]byte, ok bool) {
 	binary.BigEndian.PutUint64(id[:8], hi2)
 	binary.BigEndian.PutUint64(id[8:], lo2)
 	return id, true
+}
+
+// Digit decodes one digit; false if it is outside the alphabet.
+func Digit(c byte) (v uint8, ok bool) {
+	v = values[c]
+	return v, v < 62
 }
 
 // Valid reports whether every byte of s is a digit.
