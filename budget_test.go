@@ -209,6 +209,35 @@ func TestOpenChallengesAndMails(t *testing.T) {
 	})
 }
 
+// A challenge that is spent waits for no answer, and one that was lifted does not
+// count as waiting: neither holds its actor up.
+func TestWhatFreesAPlace(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		for name, frees := range map[string]func(e *env, id string){
+			"spent": func(e *env, id string) { e.wrong(id, 5) },
+			"lifted": func(e *env, _ string) {
+				require.NoError(e.t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
+			},
+		} {
+			var f *factors
+			e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("password")))
+			req := apikey.RotateRequest{Key: e.issue().Key.ID}
+			var last apikey.Challenge
+			for range 3 {
+				var err error
+				last, err = e.manager.Challenge(e.ctx, "password", req)
+				require.NoError(t, err, name)
+			}
+			_, err := e.manager.Challenge(e.ctx, "password", req)
+			require.ErrorIs(t, err, apikey.ErrTooManyAttempts, name)
+			frees(e, last.ID)
+			req.Grant = e.approve(f, e.ctx, "password", req)
+			_, err = e.manager.Rotate(e.ctx, req)
+			require.NoError(t, err, name)
+		}
+	})
+}
+
 // A budget that cannot be read counts as locked: somebody else looks at it.
 func TestDamagedBudgetIsLocked(t *testing.T) {
 	var f *factors

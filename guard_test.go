@@ -185,6 +185,37 @@ func TestGuardWidenAsksBeforeResume(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// The error names the first of what is guarded, never what is free.
+func TestChallengeErrorNamesWhatIsGuarded(t *testing.T) {
+	widen, resume := apikey.Set([]string{"payment:*"}), apikey.Set(false)
+	for name, c := range map[string]struct {
+		guarded []apikey.Action
+		update  apikey.UpdateRequest
+		want    apikey.Action
+	}{
+		"widening":                       {[]apikey.Action{apikey.ActionWiden}, apikey.UpdateRequest{Abilities: widen}, apikey.ActionWiden},
+		"an update that widens":          {[]apikey.Action{apikey.ActionUpdate, apikey.ActionWiden}, apikey.UpdateRequest{Abilities: widen}, apikey.ActionUpdate},
+		"resuming":                       {[]apikey.Action{apikey.ActionResume}, apikey.UpdateRequest{Disabled: resume}, apikey.ActionResume},
+		"resuming, which widens":         {[]apikey.Action{apikey.ActionResume, apikey.ActionWiden}, apikey.UpdateRequest{Disabled: resume}, apikey.ActionResume},
+		"widening, of one that resumes":  {[]apikey.Action{apikey.ActionWiden}, apikey.UpdateRequest{Disabled: resume}, apikey.ActionWiden},
+		"an update, of one that resumes": {[]apikey.Action{apikey.ActionUpdate}, apikey.UpdateRequest{Disabled: resume}, apikey.ActionUpdate},
+	} {
+		var f *factors
+		e := newEnv(t, withFactors(&f, func(a apikey.Action, _ apikey.Mode) []string {
+			if slices.Contains(c.guarded, a) {
+				return []string{"password"}
+			}
+			return nil
+		}))
+		c.update.Key = e.issue().Key.ID
+		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: c.update.Key}), name)
+		_, err := e.manager.Update(e.ctx, c.update)
+		var ask *apikey.ChallengeError
+		require.ErrorAs(t, err, &ask, name)
+		require.Equal(t, apikey.ChallengeError{Action: c.want, Key: c.update.Key, Factors: []string{"password"}}, *ask, name)
+	}
+}
+
 // Where an update is guarded by some factors and one that widens by fewer, a
 // grant of any of the former does not widen.
 func TestWideningNeedsAFactorOfBoth(t *testing.T) {
