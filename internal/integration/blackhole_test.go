@@ -116,19 +116,19 @@ func TestBlackHole(t *testing.T) {
 			}
 			far := open(t, e.pool(t, strings.Replace(dsn, fmt.Sprintf(":%d", server), fmt.Sprintf(":%d", c.port()), 1)), d)
 			v := newVerifier(t, far, func(c *apikey.VerifierConfig) { c.Sync, c.MaxStale = 200*time.Millisecond, maxStale })
-			ask := func(token string) (error, time.Duration) {
+			ask := func(token string) (time.Duration, error) {
 				ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 				defer cancel()
 				begun := time.Now()
 				_, err := v.Verify(ctx, token, apikey.Request{})
-				return err, time.Since(begun)
+				return time.Since(begun), err
 			}
-			err, _ := ask(tokens[0])
+			_, err := ask(tokens[0])
 			must(t, err)
 
 			c.holed.Store(true)
 			cut := time.Now()
-			err, took := ask(tokens[1])
+			took, err := ask(tokens[1])
 			if !(errors.Is(err, apikey.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)) || took > 1700*time.Millisecond {
 				t.Errorf("a cold key: %v after %v", err, took)
 			}
@@ -136,7 +136,7 @@ func TestBlackHole(t *testing.T) {
 			accepted, refused, slowest := 0, 0, time.Duration(0)
 			for time.Since(cut) < maxStale+3*time.Second {
 				begun := time.Since(cut)
-				err, took := ask(tokens[0])
+				took, err := ask(tokens[0])
 				slowest = max(slowest, took)
 				switch {
 				case err == nil:
@@ -153,10 +153,10 @@ func TestBlackHole(t *testing.T) {
 			}
 			c.holed.Store(false)
 			healed := time.Now()
-			for err, _ := ask(tokens[2]); err != nil && time.Since(healed) < 20*time.Second; err, _ = ask(tokens[2]) {
+			for _, err := ask(tokens[2]); err != nil && time.Since(healed) < 20*time.Second; _, err = ask(tokens[2]) {
 				time.Sleep(20 * time.Millisecond)
 			}
-			err, _ = ask(tokens[0])
+			_, err = ask(tokens[0])
 			must(t, err)
 			t.Logf("black hole: cold key answered after %v, warm key accepted until %v, slowest answer %v, recovered %v after the network",
 				took.Round(time.Millisecond), last.Round(time.Millisecond), slowest.Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
