@@ -138,7 +138,7 @@
 // # Packages
 //
 // Package memstore is the reference Store, for unit tests; sqlstore keeps keys
-// in SQLite through database/sql; storetest is the contract of [Store] as a
+// in SQLite, PostgreSQL or MariaDB through database/sql; storetest is the contract of [Store] as a
 // suite that any store can run; httpauth is the middleware; examples has
 // programs that run.
 //
