@@ -12,7 +12,8 @@ type ResealRequest struct {
 }
 
 // Reseal seals under the first KEK what others sealed: the tokens of Recoverable
-// keys, and TOTP seeds. To replace a KEK, put the new one first in every
+// keys, and TOTP seeds. It returns how many; of two nodes that reseal at once both
+// may count a token. To replace a KEK, put the new one first in every
 // Manager's list, call Reseal until it returns 0 and no error, and take the old
 // one out. Killed in between, it goes on where it was; nothing is replaced
 // before the new copy was opened.
