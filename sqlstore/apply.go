@@ -70,7 +70,7 @@ func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) erro
 }
 
 func (s *Store) exists(ctx context.Context, c conn, statement string, args ...any) (found bool, err error) {
-	err = s.each(ctx, c, query{statement, args}, func(*sql.Rows) error {
+	err = s.each(ctx, c, query{sql: statement, args: args}, func(*sql.Rows) error {
 		found = true
 		return nil
 	})
@@ -179,7 +179,7 @@ func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record)
 	if r.Version == 1 {
 		return stored, nil
 	}
-	err := s.each(ctx, c, query{s.sql.credentialsOf, []any{r.ID[:]}}, func(rows *sql.Rows) error {
+	err := s.each(ctx, c, query{sql: s.sql.credentialsOf, args: []any{r.ID[:]}}, func(rows *sql.Rows) error {
 		var (
 			id []byte
 			k  kept

@@ -86,6 +86,8 @@ type engine interface {
 	// taken: an INSERT found that its row exists, where the engine has no way to
 	// say that but an error.
 	taken(error) bool
+	// embedded: the engine runs in this process.
+	embedded() bool
 	// retryable: the transaction was rolled back for the sake of another one, or
 	// the server ended this connection.
 	retryable(error) bool
@@ -97,6 +99,7 @@ type engine interface {
 type query struct {
 	sql  string
 	args []any
+	stmt *sql.Stmt // the same statement, if it is prepared
 }
 
 // statements are those whose text never changes, with their arguments.
@@ -182,4 +185,4 @@ func comma(i int) string {
 	return ", "
 }
 
-func (b *builder) query() query { return query{b.sql.String(), b.args} }
+func (b *builder) query() query { return query{sql: b.sql.String(), args: b.args} }

@@ -125,6 +125,25 @@ func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.Na
 	})
 }
 
+// PrepareContext is no call: what counts is the statement when it runs.
+func (c *proxyConn) PrepareContext(_ context.Context, s string) (driver.Stmt, error) {
+	stmt, err := c.sqliteConn.Prepare(s)
+	if err != nil {
+		return nil, err
+	}
+	return &proxyStmt{stmt, c, s}, nil
+}
+
+type proxyStmt struct {
+	driver.Stmt
+	c   *proxyConn
+	sql string
+}
+
+func (s *proxyStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.c.QueryContext(ctx, s.sql, args)
+}
+
 type proxyRows struct {
 	driver.Rows
 	p *proxy

@@ -134,6 +134,8 @@ func mysqlError(err error) (number int) {
 // statement that fails here leaves the transaction as it was before it.
 func (mysql) taken(err error) bool { return mysqlError(err) == 1062 } // ER_DUP_ENTRY
 
+func (mysql) embedded() bool { return false }
+
 func (mysql) retryable(err error) bool {
 	switch mysqlError(err) {
 	case 1213, // ER_LOCK_DEADLOCK; on Galera also the loser of a certification, at any statement and at COMMIT
@@ -410,6 +412,6 @@ ORDER BY k.feed, k.id`
 func (mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
 	return s.changedByWindow(ctx, after, limit, windows{mysqlFeedNow, func(w window, limit int) query {
 		from, id := moment{w.at, true}, append([]byte{}, w.id...) // never nil, which would be NULL
-		return query{mysqlFeedPage, []any{w.event[:], from, from, id, limit}}
+		return query{sql: mysqlFeedPage, args: []any{w.event[:], from, from, id, limit}}
 	}})
 }

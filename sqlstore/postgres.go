@@ -72,6 +72,8 @@ func sqlState(err error) string {
 	return ""
 }
 
+func (postgres) embedded() bool { return false }
+
 func (postgres) retryable(err error) bool {
 	switch sqlState(err) {
 	case "40001", // serialization_failure
@@ -352,6 +354,6 @@ func (postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limi
 	xid := func(n int64) string { return strconv.FormatInt(n, 10) }
 	return s.changedByWindow(ctx, after, limit, windows{postgresFeedNow, func(w window, limit int) query {
 		id := append([]byte{}, w.id...) // never nil, which would be NULL
-		return query{postgresFeedPage, []any{xid(w.shown), w.event[:], xid(w.at), id, limit}}
+		return query{sql: postgresFeedPage, args: []any{xid(w.shown), w.event[:], xid(w.at), id, limit}}
 	}})
 }

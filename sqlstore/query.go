@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"sync"
 
 	"github.com/go-apikey/apikey"
 )
@@ -15,13 +16,39 @@ func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 			return apikey.Record{}, s.failure(ctx, "get", err)
 		}
 	}
-	return s.one(ctx, "get", query{s.sql.get, []any{id[:]}})
+	return s.one(ctx, "get", query{sql: s.sql.get, args: []any{id[:]}})
 }
 
 // Lookup implements [apikey.Store]: one query, which walks from the credential
 // to its key and to all of that key's credentials.
 func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
-	return s.one(ctx, "lookup", query{s.sql.lookup, []any{id[:]}})
+	return s.one(ctx, "lookup", query{sql: s.sql.lookup, args: []any{id[:]}, stmt: s.lookups.ready(ctx, s)})
+}
+
+// lookups keeps the one statement that every first verification runs where the
+// engine reads a statement's text itself, in this process: there that costs more
+// than running it. A server's statements are not kept, because a pooler in
+// transaction mode gives the connection that knows them to somebody else.
+type lookups struct {
+	mu   sync.Mutex
+	stmt *sql.Stmt // lives as long as the database
+}
+
+// ready returns the statement, or nil where the text is to be sent.
+func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
+	if s.tx != nil || !s.engine.embedded() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stmt == nil {
+		stmt, err := s.db.PrepareContext(ctx, s.dialect.named(s.sql.lookup))
+		if err != nil { // the query will say it
+			return nil
+		}
+		l.stmt = stmt
+	}
+	return l.stmt
 }
 
 func (s *Store) one(ctx context.Context, op string, q query) (apikey.Record, error) {

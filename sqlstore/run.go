@@ -51,7 +51,11 @@ func (s *Store) bound(args []any) []any {
 
 // each runs one query and calls scan for every row.
 func (s *Store) each(ctx context.Context, c conn, q query, scan func(*sql.Rows) error) error {
-	rows, err := c.QueryContext(ctx, s.dialect.named(q.sql), s.bound(q.args)...)
+	ask := func(args ...any) (*sql.Rows, error) { return c.QueryContext(ctx, s.dialect.named(q.sql), args...) }
+	if q.stmt != nil {
+		ask = func(args ...any) (*sql.Rows, error) { return q.stmt.QueryContext(ctx, args...) }
+	}
+	rows, err := ask(s.bound(q.args)...)
 	if err != nil {
 		return err
 	}

@@ -103,6 +103,8 @@ func (sqlite) alone(ctx context.Context, db *sql.DB, work func(conn) error) erro
 	return transact(ctx, db, sql.LevelDefault, work)
 }
 
+func (sqlite) embedded() bool { return true }
+
 // retryable: SQLITE_BUSY or SQLITE_LOCKED. modernc.org/sqlite has the code in a
 // method; the others agree on SQLite's own text.
 func (sqlite) retryable(err error) bool {
@@ -353,13 +355,13 @@ func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, lim
 		end   position // of the feed
 		known bool     // the cursor's event is where it was
 	}
-	p, err := read(ctx, s, "changed", query{`SELECT feed.place, feed.event,
+	p, err := read(ctx, s, "changed", query{sql: `SELECT feed.place, feed.event,
 	EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ? AND e.feed = ?),
 	` + sqliteRecord + `
 FROM apikey_feed feed
 LEFT JOIN (SELECT * FROM apikey_keys stored WHERE feed > ? ORDER BY feed LIMIT ?) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed`, []any{after.id, after.at, after.at, limit + 1}},
+ORDER BY k.feed`, args: []any{after.id, after.at, after.at, limit + 1}},
 		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })
 	switch {
 	case err != nil:

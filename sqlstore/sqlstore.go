@@ -118,6 +118,7 @@ type Store struct {
 	sql     statements
 	db      *sql.DB
 	tx      *sql.Tx // the caller's, from In; nil: every method has its own
+	lookups *lookups
 }
 
 var _ apikey.Store = (*Store)(nil)
@@ -139,7 +140,7 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 	if db == nil {
 		return nil, fmt.Errorf("%w: sqlstore: the database is nil", apikey.ErrInvalid)
 	}
-	s := &Store{dialect: d, engine: d.engine, sql: d.engine.statements(), db: db}
+	s := &Store{dialect: d, engine: d.engine, sql: d.engine.statements(), db: db, lookups: &lookups{}}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	// Two processes that open a new file at once meet where it is switched to WAL,

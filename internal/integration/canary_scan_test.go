@@ -219,8 +219,27 @@ type recorded struct {
 	c *canaries
 }
 
-// Prepare would be a way around.
-func (recorded) Prepare(string) (driver.Stmt, error) { panic("a statement is prepared unheard") }
+// Prepare must be no way around.
+func (r recorded) Prepare(statement string) (driver.Stmt, error) {
+	stmt, err := r.fullConn.Prepare(statement)
+	if err != nil {
+		return nil, err
+	}
+	return preparedHeard{stmt, r, statement}, nil
+}
+
+type preparedHeard struct {
+	driver.Stmt
+	r         recorded
+	statement string
+}
+
+func (s preparedHeard) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.r.QueryContext(ctx, s.statement, args)
+}
+
+// Exec would be a way around: nothing that writes is prepared.
+func (preparedHeard) Exec([]driver.Value) (driver.Result, error) { panic("a statement runs unheard") }
 
 func (r recorded) ExecContext(ctx context.Context, statement string, args []driver.NamedValue) (driver.Result, error) {
 	r.hear(statement, args)

@@ -158,6 +158,25 @@ func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.Na
 	}, func(rows driver.Rows) { rows.Close() })
 }
 
+// PrepareContext is no call: what counts is the statement when it runs.
+func (c *proxyConn) PrepareContext(_ context.Context, s string) (driver.Stmt, error) {
+	stmt, err := c.Prepare(s)
+	if err != nil {
+		return nil, err
+	}
+	return &proxyStmt{stmt, c, s}, nil
+}
+
+type proxyStmt struct {
+	driver.Stmt
+	c   *proxyConn
+	sql string
+}
+
+func (s *proxyStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.c.QueryContext(ctx, s.sql, args)
+}
+
 func (c *proxyConn) CheckNamedValue(v *driver.NamedValue) error {
 	if checker, ok := c.Conn.(driver.NamedValueChecker); ok {
 		return checker.CheckNamedValue(v)
