@@ -7,8 +7,8 @@ import (
 )
 
 // terms are what a key is judged by, at every verification. They lie together,
-// apart from the rest of what is known of it: of a key that was not used just
-// now, every line of memory is waited for.
+// apart from the rest of what is known of it, in the order of liveKey's lines of
+// memory: of a key that was not used just now, every line is waited for.
 type terms struct {
 	notBefore int64 // microseconds since 1970, as all three
 	notAfter  int64
@@ -16,12 +16,15 @@ type terms struct {
 	state     State
 	kind      Kind
 	mode      Mode
-	ended     bool // the credential
-	account   string
+	ended     bool         // the credential
+	bound     bool         // to networks
 	network   netip.Prefix // the first, which is mostly the one
-	networks  []netip.Prefix
+
 	abilities []Ability
 	origins   []string
+	account   string
+
+	networks []netip.Prefix
 }
 
 // termsOf reads them out of a record that was described. Times are whole
@@ -36,7 +39,7 @@ func termsOf(info *Info, cred *Credential) terms {
 		t.expires = info.ExpiresAt.UnixMicro()
 	}
 	if len(t.networks) > 0 {
-		t.network = t.networks[0]
+		t.bound, t.network = true, t.networks[0]
 	}
 	if cred == nil {
 		return t
@@ -82,7 +85,7 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 			return joined(ErrStanding, err)
 		}
 	}
-	if len(k.networks) > 0 && !k.addrAllowed(r.Addr.Unmap()) {
+	if k.bound && !k.addrAllowed(r.Addr.Unmap()) {
 		return ErrAddr
 	}
 	if len(k.origins) > 0 && !slices.Contains(k.origins, canonicalOrigin(r.Origin)) {
