@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
+	"encoding/base32"
 	"math"
 	"math/rand/v2"
+	"net/url"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/totp"
 	"github.com/go-apikey/apikey/memstore"
 )
 
@@ -162,5 +167,61 @@ func TestTimingOfExistenceIsTold(t *testing.T) {
 	t.Logf("a known, warm ID and an unknown one, both with a wrong secret: t = %.1f, difference %.0f ns", value, difference)
 }
 
-// Place for the factors: TOTP and e-mailed codes, digit by digit, on the Factor
-// directly.
+// The codes of the factors, on the Factor directly: a digit that is wrong at the
+// first, the middle or the last place takes the same time.
+func TestTimingOfFactors(t *testing.T) {
+	pepper, err := apikey.NewPepper(1, [32]byte{1})
+	must(t, err)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	app, err := apikey.NewTOTP("Acme", func() time.Time { return now })
+	must(t, err)
+	enrolled, uri, err := app.Enroll(background, "usr_1")
+	must(t, err)
+	u, err := url.Parse(uri)
+	must(t, err)
+	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret"))
+	must(t, err)
+
+	var box mailbox
+	mail, err := apikey.NewEmailCode(&box, pepper)
+	must(t, err)
+	challenge := apikey.Challenge{ID: "0123456789012345678901", ExpiresAt: now.Add(10 * time.Minute)}
+	state, send, err := mail.Begin(background, apikey.Actor{}, challenge, nil)
+	must(t, err)
+	must(t, send(background))
+
+	for _, c := range []struct {
+		name            string
+		factor          apikey.Factor
+		enrolled, state []byte
+		right           string
+	}{
+		{"TOTP", app, enrolled, nil, totp.Code(seed, totp.Step(now))},
+		{"e-mailed code", mail, nil, state, box.code},
+	} {
+		ask := func(code []byte) {
+			if _, ok, err := c.factor.Check(background, apikey.Actor{}, challenge, c.enrolled, c.state, string(code)); ok || err != nil {
+				t.Error(ok, err)
+			}
+		}
+		if _, ok, err := c.factor.Check(background, apikey.Actor{}, challenge, c.enrolled, c.state, c.right); !ok || err != nil {
+			t.Fatalf("%s: the right code: %v %v", c.name, ok, err)
+		}
+		wrong := func(at int) []byte {
+			code := []byte(c.right)
+			code[at] = '0' + (code[at]-'0'+1)%10
+			return code
+		}
+		n := attempts(1_000_000)
+		hold(t, c.name+", wrong at first or last digit", n, wrong(0), wrong(5), ask)
+		hold(t, c.name+", wrong at first or middle digit", n, wrong(0), wrong(3), ask)
+	}
+}
+
+// mailbox keeps the code of the last mail.
+type mailbox struct{ code string }
+
+func (b *mailbox) Send(_ context.Context, _ string, m apikey.Message) error {
+	b.code = regexp.MustCompile(`\d{6}`).FindString(m.Text())
+	return nil
+}
