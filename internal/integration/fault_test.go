@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -93,6 +94,7 @@ func rotate(s shopkeeper, req apikey.RotateRequest) error {
 }
 
 func operations() []operation {
+	var granted apikey.Grant // of the scene that is running
 	pending := func(s shopkeeper, key apikey.Issued) error {
 		return rotate(s, apikey.RotateRequest{Key: key.Key.ID, At: time.Now().Add(time.Hour)})
 	}
@@ -163,6 +165,35 @@ func operations() []operation {
 			}
 			return tx.Commit()
 		}, steps: true}, // its own commit may lose its answer, and only the caller can know what to do
+		{name: "Reveal with a grant", before: func(s shopkeeper, key apikey.Issued) error {
+			c, err := s.m.Challenge(s.ctx, "password", apikey.RevealRequest{Key: key.Key.ID})
+			if err == nil {
+				granted, err = s.m.Confirm(s.ctx, c.ID, "right")
+			}
+			return err
+		}, run: func(s shopkeeper, key apikey.Issued) error {
+			shown, err := s.m.Reveal(s.ctx, apikey.RevealRequest{Key: key.Key.ID, Grant: granted})
+			if err == nil && shown.Token.Reveal() != key.Token.Reveal() {
+				return errors.New("another token was shown")
+			}
+			return err
+		}},
+		{name: "AllowEnrollment", run: func(s shopkeeper, _ apikey.Issued) error {
+			return s.m.AllowEnrollment(s.ctx, apikey.AllowEnrollmentRequest{Factor: "totp", Actor: "usr_2"})
+		}},
+		{name: "LiftLock", before: func(s shopkeeper, key apikey.Issued) error {
+			other := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_2", Account: s.account, Role: "admin"})
+			c, err := s.m.Challenge(other, "password", apikey.RevealRequest{Key: key.Key.ID})
+			if err == nil {
+				_, err = s.m.Confirm(other, c.ID, "wrong")
+			}
+			if errors.Is(err, apikey.ErrWrongAnswer) {
+				return nil
+			}
+			return fmt.Errorf("a wrong answer: %w", err)
+		}, run: func(s shopkeeper, _ apikey.Issued) error {
+			return s.m.LiftLock(s.ctx, apikey.LiftLockRequest{Actor: "usr_2"})
+		}},
 		{name: "last used", run: func(s shopkeeper, key apikey.Issued) error {
 			return s.store.Upkeep(s.ctx, []apikey.Upkeep{{Credential: key.Token.Credential(), LastUsed: time.Now()}})
 		}},
@@ -241,12 +272,32 @@ func newFaulty(t *testing.T, e engine) *faulty {
 	f := &faulty{engine: e, prefix: prefix, clean: e.pool(t, dsn)}
 	f.cleanStore = open(t, f.clean, d)
 	must(t, f.cleanStore.Migrate(t.Context()))
-	f.cleanM = newManager(t, f.cleanStore)
+	f.cleanM = newManager(t, f.cleanStore, guardedReveal(t))
 	f.db, f.p = e.proxied(t, dsn)
 	f.db.SetMaxOpenConns(1) // a connection that is kept anywhere is missed at once
 	f.store = open(t, f.db, d)
-	f.m = newManager(t, f.store)
+	f.m = newManager(t, f.store, guardedReveal(t))
 	return f
+}
+
+// guardedReveal has a KEK, a password that is always "right", and an authenticator
+// app, and asks before a token is shown again.
+func guardedReveal(t *testing.T) func(*apikey.ManagerConfig) {
+	return func(c *apikey.ManagerConfig) {
+		kek, err := apikey.NewLocalKEK("kek-1", bytes.Repeat([]byte{1}, 32))
+		must(t, err)
+		password, err := apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) { return answer == "right", nil })
+		must(t, err)
+		app, err := apikey.NewTOTP("Acme", nil)
+		must(t, err)
+		c.KEKs, c.Factors = []apikey.KEK{kek}, map[string]apikey.Factor{"password": password, "totp": app}
+		c.StepUp = func(a apikey.Action, _ apikey.Mode) []string {
+			if a == apikey.ActionReveal {
+				return []string{"password"}
+			}
+			return nil
+		}
+	}
 }
 
 // state counts what there is in the tables.
@@ -276,7 +327,7 @@ func (f *faulty) scene(t *testing.T, op operation) (faulted, clean shopkeeper, k
 	f.accounts++
 	account := fmt.Sprintf("acc_%d", f.accounts)
 	clean = shopkeeper{ctx: adminOf(account), account: account, store: f.cleanStore, db: f.clean, m: f.cleanM, v: newVerifier(t, f.cleanStore)}
-	key, err := f.cleanM.Issue(clean.ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}})
+	key, err := f.cleanM.Issue(clean.ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}, Recoverable: true})
 	must(t, err)
 	if op.before != nil {
 		must(t, op.before(clean, key))

@@ -158,20 +158,22 @@ func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.Na
 	}, func(rows driver.Rows) { rows.Close() })
 }
 
-// PrepareContext is no call: what counts is the statement when it runs.
+// PrepareContext is no call: what counts is the statement when it runs, and it is
+// only then that the engine sees it.
 func (c *proxyConn) PrepareContext(_ context.Context, s string) (driver.Stmt, error) {
-	stmt, err := c.Prepare(s)
-	if err != nil {
-		return nil, err
-	}
-	return &proxyStmt{stmt, c, s}, nil
+	return &proxyStmt{c, s}, nil
 }
 
 type proxyStmt struct {
-	driver.Stmt
 	c   *proxyConn
 	sql string
 }
+
+func (s *proxyStmt) Close() error  { return nil }
+func (s *proxyStmt) NumInput() int { return -1 }
+
+func (s *proxyStmt) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
+func (s *proxyStmt) Query([]driver.Value) (driver.Rows, error)  { return nil, driver.ErrSkip }
 
 func (s *proxyStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	return s.c.QueryContext(ctx, s.sql, args)
