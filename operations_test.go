@@ -87,10 +87,17 @@ func renewTokens(ctx context.Context, m *apikey.Manager, list apikey.ListRequest
 	}
 }
 
-// mintedBy says that a key's newest token is of the pepper in this slot.
+// mintedBy says that a key would be shut out without the pepper in this slot: its
+// current token is of it, or one whose end is not set.
 func mintedBy(slot uint8) func(apikey.Info) (bool, error) {
 	return func(key apikey.Info) (bool, error) {
-		return key.State != apikey.Revoked && key.Credentials.At(0).Pepper == slot, nil
+		for c := range key.Credentials.All() {
+			ending := !c.NotAfter.IsZero() && c.ID != key.Credential
+			if c.Pepper == slot && !c.Ended && !ending {
+				return key.State != apikey.Revoked, nil
+			}
+		}
+		return false, nil
 	}
 }
 
@@ -127,8 +134,8 @@ func resealAll(ctx context.Context, m *apikey.Manager) error {
 	}
 }
 
-// sealedBefore says that a key's token was sealed before that time, and not
-// replaced since: whoever has an old backup and the old KEK can read it.
+// sealedBefore says that a key's current token was sealed before that time:
+// whoever has an old backup and the old KEK can read it.
 func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(apikey.Info) (bool, error) {
 	return func(key apikey.Info) (bool, error) {
 		if !key.Recoverable || key.State == apikey.Revoked || key.CreatedAt.After(leak) {
@@ -140,7 +147,7 @@ func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(a
 				return false, err
 			}
 			for _, e := range log.Events {
-				if e.Time.After(leak) && e.Action == apikey.ActionRotate && e.Outcome == apikey.Done {
+				if e.Time.After(leak) && e.Action == apikey.ActionRotate && e.Credential == key.Credential {
 					return false, nil
 				}
 			}
@@ -386,6 +393,7 @@ func aLeakedPepper(t *testing.T) {
 			old = append(old, during)
 		}
 		require.ErrorIs(t, l.verify(old[len(old)-1].Token), apikey.ErrInvalidToken, "why step 1 has to be everywhere first")
+		calledOff(t, l.ctx, m2, old[0].Key.ID, l.clock.now()) // its newest token is of the new pepper, and never came
 
 		// 3. New tokens. The first delivery fails; the rest goes on without it.
 		delivered := map[apikey.KeyID]apikey.Token{}
@@ -449,6 +457,14 @@ func aLeakedPepper(t *testing.T) {
 	})
 }
 
+// calledOff plans a rotation and cancels it.
+func calledOff(t *testing.T, ctx context.Context, m *apikey.Manager, key apikey.KeyID, now time.Time) {
+	t.Helper()
+	_, err := m.Rotate(ctx, apikey.RotateRequest{Key: key, At: now.Add(time.Hour)})
+	require.NoError(t, err)
+	require.NoError(t, m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: key}))
+}
+
 func aLeakedPepperInUse(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		l := newLeak(t, on)
@@ -491,6 +507,7 @@ func aLeakedKEK(t *testing.T) {
 		m := with(fresh, leaked)
 		during, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live, Recoverable: true})
 		require.NoError(t, err)
+		calledOff(t, e.ctx, m, old[0].Key.ID, e.clock.now())
 		// 2. The rest.
 		require.NoError(t, resealAll(staff(), m))
 		// 3. Out.
