@@ -380,6 +380,9 @@ func aLeakedPepper(t *testing.T) {
 		require.NoError(t, l.manager.Suspend(l.ctx, apikey.SuspendRequest{Key: suspended.Key.ID}))
 		require.NoError(t, endLeakedKey(l.ctx, l.manager, ended.Key.ID))
 		forged := l.forged()
+		busy := l.issue() // in the middle of a rotation of its own
+		current, err := l.manager.Rotate(l.ctx, apikey.RotateRequest{Key: busy.Key.ID, Overlap: 24 * time.Hour})
+		require.NoError(t, err)
 
 		// 1. Everybody verifies with the new pepper, nobody mints with it yet.
 		m1, v1 := l.deploy(l.old, l.fresh)
@@ -410,11 +413,13 @@ func aLeakedPepper(t *testing.T) {
 		require.ErrorContains(t, err, "no such merchant")
 		require.Len(t, left, 1)
 		require.Equal(t, suspended.Key.ID, left[0].ID)
-		require.Len(t, delivered, 5+1+1, "the first five, the publishable one, and that of step 1")
+		require.Len(t, delivered, 5+1+1+1, "the first five, the publishable one, the busy one, and that of step 1")
 		left, err = renewTokens(staff(), m2, list, 24*time.Hour, mintedBy(l.old.Slot()), deliver)
 		require.NoError(t, err, "nothing is rotated twice")
 		require.Len(t, left, 1)
-		require.Len(t, delivered, 7)
+		require.Len(t, delivered, 8)
+		require.ErrorIs(t, verifyBy(v2, busy.Token), apikey.ErrCredentialEnded, "there is room for one older token")
+		old = append(old, current)
 		for _, k := range old {
 			require.NoError(t, verifyBy(v2, k.Token), "the overlap")
 		}
