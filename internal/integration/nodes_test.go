@@ -90,6 +90,23 @@ func onStores(t *testing.T, test func(t *testing.T, open func() apikey.Store)) {
 	})
 }
 
+// onEngines runs it on the servers too; there a node's own way is a pool of its
+// own.
+func onEngines(t *testing.T, test func(t *testing.T, open func() apikey.Store)) {
+	onStores(t, test)
+	for _, e := range engines {
+		if e.name != "postgres/pgx" && e.name != "mariadb/interpolated" {
+			continue
+		}
+		t.Run(e.name, func(t *testing.T) {
+			dsn := e.dsn(t)
+			d, _ := e.fresh(t)
+			must(t, open(t, e.pool(t, dsn), d).Migrate(t.Context()))
+			test(t, func() apikey.Store { return open(t, e.pool(t, dsn), d) })
+		})
+	}
+}
+
 // newFile is the path of a migrated database.
 func newFile(t *testing.T) string {
 	t.Helper()

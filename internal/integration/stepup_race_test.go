@@ -21,7 +21,7 @@ func races() int {
 
 // Sixty-four requests on two nodes redeem one grant: one of them is served.
 func TestOneGrantServesOneRequest(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		r := newRace(t, open)
 		reveal := func(n *node, g apikey.Grant) error {
 			_, err := n.manager.Reveal(as("usr_1"), apikey.RevealRequest{Key: r.key, Grant: g})
@@ -63,7 +63,7 @@ func TestOneGrantServesOneRequest(t *testing.T) {
 
 // Sixty-four right answers to one challenge on two nodes make one grant.
 func TestOneChallengeMakesOneGrant(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		r := newRace(t, open)
 		for _, factor := range []string{"password", "totp"} {
 			granted, most := 0, 0
@@ -101,7 +101,7 @@ func TestOneChallengeMakesOneGrant(t *testing.T) {
 // One code, given to two challenges on two nodes, one after the other and at the
 // same time: the second is refused.
 func TestOneCodeWorksOnce(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		r := newRace(t, open)
 		for _, how := range []string{"one after the other", "at the same time"} {
 			accepted, most, first := 0, 0, 0
@@ -147,7 +147,7 @@ func TestOneCodeWorksOnce(t *testing.T) {
 // A grant is for the key as it was when it was asked about. Whatever changes the
 // key on the other node before it is redeemed voids it.
 func TestAChangeVoidsAGrant(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		r := newRace(t, open)
 		accepted, tried := 0, 0
 		n := r.nodes[1].manager
