@@ -192,7 +192,7 @@ func TestInHoldsUpNobodyElse(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			for _, keys := range []int{2, 5, 20, 100} {
 				s, db := e.migrated(t)
-				m := newManager(t, s)
+				m := newManager(t, s, guardedReveal(t))
 				var issued []apikey.Issued
 				for i := range keys {
 					k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i%10)), apikey.IssueRequest{Mode: apikey.Live})
@@ -207,7 +207,7 @@ func TestInHoldsUpNobodyElse(t *testing.T) {
 					if op.steps {
 						continue // of the whole account
 					}
-					other, err := m.Issue(adminOf("acc_x"), apikey.IssueRequest{Mode: apikey.Live})
+					other, err := m.Issue(adminOf("acc_x"), apikey.IssueRequest{Mode: apikey.Live, Recoverable: true})
 					must(t, err)
 					ctx, cancel := context.WithTimeout(adminOf("acc_x"), 2*time.Second)
 					who := shopkeeper{ctx: ctx, account: "acc_x", store: s, db: db, m: m, v: newVerifier(t, s)}
