@@ -19,9 +19,9 @@ import (
 // sent, without a word to either side.
 type cable struct {
 	net.Listener
-	to    string
 	holed atomic.Bool
 	mu    sync.Mutex
+	to    int // port
 	conns []net.Conn
 }
 
@@ -29,34 +29,41 @@ func newCable(t *testing.T, port int) *cable {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	c := &cable{Listener: l, to: fmt.Sprintf("127.0.0.1:%d", port)}
+	c := &cable{Listener: l, to: port}
 	go func() {
 		for {
 			near, err := l.Accept()
 			if err != nil {
 				return
 			}
-			far, err := net.Dial("tcp", c.to)
-			if err != nil {
-				near.Close()
-				continue
-			}
 			c.mu.Lock()
-			c.conns = append(c.conns, near, far)
+			far, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.to))
+			if err == nil {
+				c.conns = append(c.conns, near, far)
+				go c.carry(near, far)
+				go c.carry(far, near)
+			} else {
+				near.Close()
+			}
 			c.mu.Unlock()
-			go c.carry(near, far)
-			go c.carry(far, near)
 		}
 	}()
 	t.Cleanup(func() {
 		l.Close()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, conn := range c.conns {
-			conn.Close()
-		}
+		c.plug(port)
 	})
 	return c
+}
+
+// plug has the cable lead to another server, and cuts what went to the one before.
+func (c *cable) plug(port int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.to = port
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+	c.conns = nil
 }
 
 // carry swallows everything from the moment that there is a hole: a connection

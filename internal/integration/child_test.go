@@ -35,6 +35,7 @@ var children = map[string]func(args []string) error{
 	"reseal": resealAll,
 	"rotate": rotateAt,
 	"verify": verifyAt,
+	"freeze": verifyWhenThawed,
 }
 
 // child is a process that was started.
