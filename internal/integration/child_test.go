@@ -36,6 +36,7 @@ var children = map[string]func(args []string) error{
 	"rotate": rotateAt,
 	"verify": verifyAt,
 	"freeze": verifyWhenThawed,
+	"watch":  watchUntilTold,
 }
 
 // child is a process that was started.

@@ -4,12 +4,16 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/pgnotify"
 )
 
 // lags are how long after Revoke had returned a node still accepted the token.
@@ -24,12 +28,18 @@ func (l lags) String() string {
 	return fmt.Sprintf("p50 %v, p99 %v, max %v of %d", l.at(50), l.at(99), l.at(100), len(l))
 }
 
-// witness verifies tokens all the time, and remembers when each was first refused.
+// watch begins to verify tokens all the time, each until it is refused because it
+// was revoked, and returns when all are warm. over ends that, and says when each
+// was first refused, and how many verifications failed for another reason.
+type watch func(t *testing.T, tokens []string) (over func() (refused map[string]time.Time, wrong int))
+
+// witness watches in whatever process it is.
 type witness struct {
 	v       *apikey.Verifier
 	mu      sync.Mutex
 	refused map[string]time.Time
 	wrong   int // refused for another reason
+	told    func(token string, at time.Time)
 }
 
 func (n *witness) run(tokens []string, stop <-chan struct{}) {
@@ -41,10 +51,13 @@ func (n *witness) run(tokens []string, stop <-chan struct{}) {
 			if over {
 				continue
 			}
-			_, err := n.v.Verify(adminOf(""), token, apikey.Request{})
+			_, err := n.v.Verify(background, token, apikey.Request{})
 			n.mu.Lock()
 			if errors.Is(err, apikey.ErrRevoked) {
 				n.refused[token] = time.Now()
+				if n.told != nil {
+					n.told(token, n.refused[token])
+				}
 			} else if err != nil {
 				n.wrong++
 			}
@@ -58,46 +71,147 @@ func (n *witness) run(tokens []string, stop <-chan struct{}) {
 	}
 }
 
-// revokeAndWatch issues keys, has eight nodes verify them, revokes one after the
-// other and returns the lags. between runs after each revocation.
-func revokeAndWatch(t *testing.T, m *apikey.Manager, verifier func(i int) *apikey.Verifier, keys int, pause time.Duration) (l lags, never, wrong int) {
+// inside watches in this process.
+func inside(v *apikey.Verifier) watch {
+	return func(t *testing.T, tokens []string) func() (map[string]time.Time, int) {
+		for _, token := range tokens {
+			_, err := v.Verify(background, token, apikey.Request{})
+			must(t, err)
+		}
+		n, stop, done := &witness{v: v, refused: map[string]time.Time{}}, make(chan struct{}), make(chan struct{})
+		go func() { n.run(tokens, stop); close(done) }()
+		return func() (map[string]time.Time, int) {
+			close(stop)
+			<-done
+			return n.refused, n.wrong
+		}
+	}
+}
+
+// outside watches in a process of its own, which asks every poll, and listens
+// on a channel if it has a name.
+func outside(p place, poll time.Duration, channel string) watch {
+	return func(t *testing.T, tokens []string) func() (map[string]time.Time, int) {
+		c := startChild(t, "watch", p.args(append([]string{poll.String(), channel}, tokens...)...)...)
+		c.expect("warm")
+		return func() (map[string]time.Time, int) {
+			must(t, c.cmd.Process.Signal(syscall.SIGTERM))
+			refused := map[string]time.Time{}
+			words := c.line()
+			for ; len(words) == 3 && words[0] == "refused"; words = c.line() {
+				n := numbers(words[1:])
+				refused[tokens[n[0]]] = time.Unix(0, int64(n[1]))
+			}
+			if len(words) != 2 || words[0] != "wrong" {
+				t.Fatalf("the process says %v at its end", words)
+			}
+			return refused, numbers(words[1:])[0]
+		}
+	}
+}
+
+// watchUntilTold is that process.
+func watchUntilTold(args []string) error {
+	p, args := placeOf(args)
+	poll, channel, tokens := sure(time.ParseDuration(args[0])), args[1], args[2:]
+	store, _, err := p.open()
+	if err != nil {
+		return err
+	}
+	c := verifierConfig(store, func(c *apikey.VerifierConfig) { c.Sync = poll })
+	if channel != "" {
+		c.Notifier = sure(pgnotify.New(pgnotify.Config{Listen: p.dsn + "&application_name=" + channel, Channel: channel}))
+	}
+	v, err := apikey.NewVerifier(background, c)
+	if err != nil {
+		return err
+	}
+	index := map[string]int{}
+	for i, token := range tokens {
+		index[token] = i
+		if _, err := v.Verify(background, token, apikey.Request{}); err != nil {
+			return err
+		}
+	}
+	n := &witness{v: v, refused: map[string]time.Time{}, told: func(token string, at time.Time) { say("refused", index[token], at.UnixNano()) }}
+	told, stop, done := make(chan os.Signal, 1), make(chan struct{}), make(chan struct{})
+	signal.Notify(told, syscall.SIGTERM)
+	go func() { n.run(tokens, stop); close(done) }()
+	say("warm")
+	<-told
+	close(stop)
+	<-done
+	say("wrong", n.wrong)
+	return nil
+}
+
+// watched are keys that eight nodes verify all the time.
+type watched struct {
+	m        *apikey.Manager
+	keys     []apikey.Issued
+	returned []time.Time // when the revocation of each did
+	over     [8]func() (map[string]time.Time, int)
+	refused  [8]map[string]time.Time
+	wrong    int // refused for another reason
+}
+
+func watchKeys(t *testing.T, m *apikey.Manager, keys int, node func(i int) watch) *watched {
 	t.Helper()
-	ctx := adminOf("acc_lag")
-	var issued []apikey.Issued
+	w := &watched{m: m, returned: make([]time.Time, keys)}
 	var tokens []string
 	for range keys {
-		k, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
+		k, err := m.Issue(adminOf("acc_lag"), apikey.IssueRequest{Mode: apikey.Live})
 		must(t, err)
-		issued, tokens = append(issued, k), append(tokens, k.Token.Reveal())
+		w.keys, tokens = append(w.keys, k), append(tokens, k.Token.Reveal())
 	}
-	var nodes [8]*witness
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range nodes {
-		nodes[i] = &witness{v: verifier(i), refused: map[string]time.Time{}}
-		wg.Go(func() { nodes[i].run(tokens, stop) })
+	for i := range w.over {
+		w.over[i] = node(i)(t, tokens)
 	}
-	time.Sleep(500 * time.Millisecond) // all are warm
-	returned := map[string]time.Time{}
-	for i, k := range issued {
-		must(t, m.Revoke(ctx, apikey.RevokeRequest{Key: k.Key.ID}))
-		returned[tokens[i]] = time.Now()
+	return w
+}
+
+// revoke revokes some of the keys, one after the other.
+func (w *watched) revoke(t *testing.T, from, to int, pause time.Duration) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		must(t, w.m.Revoke(adminOf("acc_lag"), apikey.RevokeRequest{Key: w.keys[i].Key.ID}))
+		w.returned[i] = time.Now()
 		time.Sleep(pause)
 	}
+}
+
+// end ends the watch, when there was time enough.
+func (w *watched) end() {
 	time.Sleep(2 * time.Second)
-	close(stop)
-	wg.Wait()
-	for _, n := range nodes {
-		wrong += n.wrong
-		for token, at := range returned {
-			if first, ok := n.refused[token]; ok {
-				l = append(l, max(0, first.Sub(at)))
+	for i, over := range w.over {
+		refused, wrong := over()
+		w.refused[i], w.wrong = refused, w.wrong+wrong
+	}
+}
+
+// lags are those of some of the keys on all nodes.
+func (w *watched) lags(from, to int) (l lags, never int) {
+	for _, refused := range w.refused {
+		for i := from; i < to; i++ {
+			if first, ok := refused[w.keys[i].Token.Reveal()]; ok {
+				l = append(l, max(0, first.Sub(w.returned[i])))
 			} else {
 				never++
 			}
 		}
 	}
-	return l, never, wrong
+	return l, never
+}
+
+// revokeAndWatch has eight nodes verify new keys, revokes one after the other and
+// returns the lags.
+func revokeAndWatch(t *testing.T, m *apikey.Manager, node func(i int) watch, keys int, pause time.Duration) (l lags, never, wrong int) {
+	t.Helper()
+	w := watchKeys(t, m, keys, node)
+	w.revoke(t, 0, keys, pause)
+	w.end()
+	l, never = w.lags(0, keys)
+	return l, never, w.wrong
 }
 
 // A key is revoked by one process while eight others verify it: how long they
@@ -105,15 +219,9 @@ func revokeAndWatch(t *testing.T, m *apikey.Manager, verifier func(i int) *apike
 func TestRevocationLagByPolling(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
-			dsn := e.dsn(t)
-			d, _ := e.fresh(t)
-			store := open(t, e.pool(t, dsn), d)
-			must(t, store.Migrate(t.Context()))
-			m := newManager(t, store)
-			l, never, wrong := revokeAndWatch(t, m, func(int) *apikey.Verifier {
-				return newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
-			}, 40, 70*time.Millisecond)
-			t.Logf("revocation lag on 8 nodes by polling: %v; never refused %d, refused for another reason %d", l, never, wrong)
+			p, store := newPlace(t, e)
+			l, never, wrong := revokeAndWatch(t, newManager(t, store), func(int) watch { return outside(p, time.Second, "") }, 40, 70*time.Millisecond)
+			t.Logf("revocation lag on 8 processes by polling: %v; never refused %d, refused for another reason %d", l, never, wrong)
 			if len(l) != 8*40 || never+wrong != 0 || l.at(100) > 1500*time.Millisecond {
 				t.Fail()
 			}
@@ -145,8 +253,7 @@ func TestRevokeInALongTransaction(t *testing.T) {
 			for i := range verifiers {
 				verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
 			}
-			verifier := func(i int) *apikey.Verifier { return verifiers[i] }
-			watcher := &witness{v: verifier(0), refused: map[string]time.Time{}}
+			watcher := &witness{v: verifiers[0], refused: map[string]time.Time{}}
 			_, err = watcher.v.Verify(ctx, doomed.Token.Reveal(), apikey.Request{})
 			must(t, err)
 			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
@@ -157,7 +264,7 @@ func TestRevokeInALongTransaction(t *testing.T) {
 
 			var others lags
 			for begun := time.Now(); time.Since(begun) < held; {
-				l, never, wrong := revokeAndWatch(t, m, verifier, 20, 50*time.Millisecond)
+				l, never, wrong := revokeAndWatch(t, m, func(i int) watch { return inside(verifiers[i]) }, 20, 50*time.Millisecond)
 				others = append(others, l...)
 				if never+wrong != 0 {
 					t.Errorf("others: never refused %d, for another reason %d", never, wrong)

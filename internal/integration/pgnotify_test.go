@@ -12,60 +12,49 @@ import (
 
 var _ apikey.Notifier = (*pgnotify.Notifier)(nil)
 
-// pushed has a Manager and eight Verifiers that listen, each by a connection of
-// its own.
-func pushed(t *testing.T, s *server, poll time.Duration) (m *apikey.Manager, verifiers [8]*apikey.Verifier, notifiers [8]*pgnotify.Notifier) {
+// pushed has tables and a Manager that notifies, on a channel of the tables' name,
+// and eight processes that listen on it, each by a connection of its own.
+func pushed(t *testing.T, s *server, poll time.Duration) (m *apikey.Manager, channel string, node func(int) watch) {
 	t.Helper()
 	e := named("postgres/pgx")[0]
 	d, prefix := e.fresh(t)
-	db := e.pool(t, s.postgresDSN(""))
+	p := place{e.name, s.postgresDSN(""), prefix}
+	db := e.pool(t, p.dsn)
 	store := open(t, db, d)
 	must(t, store.Migrate(t.Context()))
-	listen := func(c pgnotify.Config) *pgnotify.Notifier {
-		c.Channel = prefix
-		n, err := pgnotify.New(c)
-		must(t, err)
-		t.Cleanup(n.Close)
-		return n
-	}
-	sends := listen(pgnotify.Config{DB: db})
+	sends, err := pgnotify.New(pgnotify.Config{DB: db, Channel: prefix})
+	must(t, err)
+	t.Cleanup(sends.Close)
 	m = newManager(t, store, func(c *apikey.ManagerConfig) { c.Notifier = sends })
-	for i := range verifiers {
-		notifiers[i] = listen(pgnotify.Config{Listen: s.postgresDSN("&application_name=listener")})
-		verifiers[i] = newVerifier(t, open(t, e.pool(t, s.postgresDSN("")), d), func(c *apikey.VerifierConfig) {
-			c.Sync, c.Notifier = poll, notifiers[i]
-		})
-	}
-	return m, verifiers, notifiers
+	return m, prefix, func(int) watch { return outside(p, poll, prefix) }
 }
 
 // A key is revoked by one process while eight others verify it, and are told. The
 // poll alone would take until the end of the test.
 func TestRevocationLagByNotify(t *testing.T) {
-	m, verifiers, _ := pushed(t, onePostgres.get(t), time.Hour)
-	l, never, wrong := revokeAndWatch(t, m, func(i int) *apikey.Verifier { return verifiers[i] }, 48, 40*time.Millisecond)
-	t.Logf("revocation lag on 8 nodes by LISTEN/NOTIFY: %v; never refused %d, refused for another reason %d", l, never, wrong)
+	m, _, node := pushed(t, onePostgres.get(t), time.Hour)
+	l, never, wrong := revokeAndWatch(t, m, node, 48, 40*time.Millisecond)
+	t.Logf("revocation lag on 8 processes by LISTEN/NOTIFY: %v; never refused %d, refused for another reason %d", l, never, wrong)
 	if len(l) != 8*48 || never+wrong != 0 || l.at(99) > 50*time.Millisecond {
 		t.Fail()
 	}
 }
 
-// The connections that listen die: Wait says so, and polling has its bound. They
-// come back by themselves, and the pushes with them.
+// The connections of eight processes that listen die, again and again, and polling
+// has its bound. They come back by themselves, and the pushes with them.
 func TestNotifyIsCut(t *testing.T) {
 	s := startPostgres(t)
-	m, verifiers, notifiers := pushed(t, s, time.Second)
-	of := func(i int) *apikey.Verifier { return verifiers[i] }
+	m, channel, node := pushed(t, s, time.Second)
 	db := named("postgres/pgx")[0].pool(t, s.postgresDSN(""))
 	listeners := func() (n int) {
 		t.Helper()
-		must(t, db.QueryRow("SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'listener'").Scan(&n))
+		must(t, db.QueryRow("SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = $1", channel).Scan(&n))
 		return n
 	}
+	w := watchKeys(t, m, 40, node)
 	for listeners() != 8 {
 		time.Sleep(10 * time.Millisecond)
 	}
-	// Cut again and again for as long as the first half takes.
 	stop, stopped := make(chan struct{}), make(chan int)
 	go func() {
 		cut := 0
@@ -76,36 +65,49 @@ func TestNotifyIsCut(t *testing.T) {
 				return
 			case <-time.After(10 * time.Millisecond):
 				var n int
-				if db.QueryRow("SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'listener'").Scan(&n) == nil {
+				if db.QueryRow("SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1", channel).Scan(&n) == nil {
 					cut += n
 				}
 			}
 		}
 	}()
-	l, never, wrong := revokeAndWatch(t, m, of, 20, 50*time.Millisecond)
+	w.revoke(t, 0, 20, 50*time.Millisecond)
+	time.Sleep(2 * time.Second)
 	close(stop)
 	cut := <-stopped
-	t.Logf("listening connections cut %d times: lag %v; never refused %d", cut, l, never)
-	if cut < 20 || never+wrong != 0 || l.at(100) > 1500*time.Millisecond {
-		t.Fail()
-	}
 	begun := time.Now()
 	for listeners() != 8 && time.Since(begun) < 10*time.Second {
 		time.Sleep(10 * time.Millisecond)
 	}
+	back := time.Since(begun)
 	time.Sleep(1100 * time.Millisecond) // the Verifier's pause after an error
-	l, never, wrong = revokeAndWatch(t, m, of, 20, 50*time.Millisecond)
-	t.Logf("after they came back, in %v: lag %v; never refused %d", time.Since(begun).Round(time.Millisecond), l, never)
-	if never+wrong != 0 || l.at(99) > 50*time.Millisecond {
+	w.revoke(t, 20, 40, 50*time.Millisecond)
+	w.end()
+
+	l, never := w.lags(0, 20)
+	t.Logf("8 processes, listening connections cut %d times: lag %v; never refused %d, for another reason %d", cut, l, never, w.wrong)
+	if cut < 20 || never+w.wrong != 0 || l.at(100) > 1500*time.Millisecond {
 		t.Fail()
 	}
+	l, never = w.lags(20, 40)
+	t.Logf("after they came back, in %v: lag %v; never refused %d", back.Round(time.Millisecond), l, never)
+	if never != 0 || l.at(99) > 50*time.Millisecond {
+		t.Fail()
+	}
+}
 
-	s.stop(3)
+// While the connection is away, Wait says that it cannot know.
+func TestWaitWithoutAServer(t *testing.T) {
+	s := startPostgres(t)
+	n, err := pgnotify.New(pgnotify.Config{Listen: s.postgresDSN("")})
+	must(t, err)
+	defer n.Close()
 	deadline, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	share := notifiers[0].Share()
+	must(t, n.Wait(deadline)) // it listens now, and may have missed something
+	s.stop(3)
 	for err := error(nil); err == nil; {
-		if err = share.Wait(deadline); errors.Is(err, context.DeadlineExceeded) {
+		if err = n.Wait(deadline); errors.Is(err, context.DeadlineExceeded) {
 			t.Error("the server is away, and Wait does not say so")
 		}
 	}
