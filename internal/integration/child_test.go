@@ -31,12 +31,13 @@ func TestMain(m *testing.M) {
 // children are what such a process can do. It says each thing in a line, written
 // at once, so that what is read was said before the end.
 var children = map[string]func(args []string) error{
-	"work":   workUntilKilled,
-	"reseal": resealAll,
-	"rotate": rotateAt,
-	"verify": verifyAt,
-	"freeze": verifyWhenThawed,
-	"watch":  watchUntilTold,
+	"work":    workUntilKilled,
+	"reseal":  resealAll,
+	"rotate":  rotateAt,
+	"verify":  verifyAt,
+	"freeze":  verifyWhenThawed,
+	"watch":   watchUntilTold,
+	"migrate": migrateAndStay,
 }
 
 // child is a process that was started.

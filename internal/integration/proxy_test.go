@@ -47,18 +47,23 @@ func (f effect) err() error {
 // proxied opens a database through a proxy.
 func (e engine) proxied(t *testing.T, dsn string) (*sql.DB, *proxy) {
 	t.Helper()
-	p := &proxy{}
-	plain := e.pool(t, dsn)
-	if dc, ok := plain.Driver().(driver.DriverContext); ok {
-		var err error
-		p.inner, err = dc.OpenConnector(dsn)
-		must(t, err)
-	} else {
-		p.inner = plainConnector{plain.Driver(), dsn}
-	}
-	db := sql.OpenDB(p)
+	db, p, err := e.behindProxy(dsn)
+	must(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db, p
+}
+
+func (e engine) behindProxy(dsn string) (*sql.DB, *proxy, error) {
+	plain, err := sql.Open(e.driver, dsn) // which opens no connection yet
+	if err != nil {
+		return nil, nil, err
+	}
+	defer plain.Close()
+	p := &proxy{inner: plainConnector{plain.Driver(), dsn}}
+	if dc, ok := plain.Driver().(driver.DriverContext); ok {
+		p.inner, err = dc.OpenConnector(dsn)
+	}
+	return sql.OpenDB(p), p, err
 }
 
 type plainConnector struct {
