@@ -463,13 +463,21 @@ func (c *cache) unclaim(id CredentialID) {
 	}
 }
 
-// drop forgets a credential that the store no longer has.
-func (c *cache) drop(id CredentialID) {
+// drop forgets a credential that the store no longer has. What power was seen to
+// be taken away stays: a backup may be coming back table by table, and next it
+// brings the key as it was alive.
+func (c *cache) drop(id CredentialID, readAt instant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.warm.entry(id); e != nil {
-		c.remove(e)
+	e := c.warm.entry(id)
+	if e == nil {
+		return
 	}
+	if old := e.key(); old.state != Active || old.ended {
+		c.put(e, &liveKey{view: old.view}, readAt)
+		return
+	}
+	c.remove(e)
 }
 
 func (c *cache) remove(e *entry) {

@@ -360,13 +360,14 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	gen := v.cache.enter(id)
 	defer v.cache.leave()
+	begun := v.now()
 	got, err := v.read(ctx, rowKey{id, gen, true})
 	var corrupt *CorruptError
 	switch {
 	case err == nil:
 		v.take(got.record, got.readAt, readNow, id, gen)
 	case errors.Is(err, ErrNotFound):
-		v.cache.drop(id)
+		v.cache.drop(id, begun)
 	case errors.As(err, &corrupt):
 		v.cache.damaged(corrupt)
 	default:

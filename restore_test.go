@@ -1,0 +1,53 @@
+package apikey_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/memstore"
+)
+
+// A backup that is put back table by table shows a store without keys for a
+// while, and then the keys as they were alive. Who saw one die refuses it all
+// the way, and asks no more often than for any other.
+func TestADeathOutlivesAnEmptyStore(t *testing.T) {
+	store := memstore.New()
+	var s *spy
+	e := newEnv(t, func(e *env) { e.store = store }, watch(&s))
+	empty := store.Snapshot()
+	revoked, suspended, rotated, living := e.issue(), e.issue(), e.issue(), e.issue()
+	full := store.Snapshot()
+	require.NoError(t, e.verify(living.Token))
+	for _, k := range []apikey.Issued{revoked, suspended, rotated} {
+		require.NoError(t, e.verify(k.Token))
+	}
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: revoked.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: suspended.Key.ID}))
+	_, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: rotated.Key.ID})
+	require.NoError(t, err)
+	refused := func() {
+		t.Helper()
+		require.NoError(t, e.verifier.Sync(background))
+		for range 3 {
+			require.ErrorIs(t, e.verify(revoked.Token), apikey.ErrRevoked)
+			require.ErrorIs(t, e.verify(suspended.Token), apikey.ErrSuspended)
+			require.ErrorIs(t, e.verify(rotated.Token), apikey.ErrCredentialEnded)
+		}
+	}
+	refused()
+
+	empty()
+	asked := s.lookups.Load()
+	refused()
+	require.ErrorIs(t, e.verify(living.Token), apikey.ErrInvalidToken, "the store has no such key")
+	require.LessOrEqual(t, s.lookups.Load()-asked, int64(3+2), "each was read again, once")
+
+	full()
+	e.clock.move(3 * time.Second) // absence is forgotten
+	require.NoError(t, verifyBy(e.newVerifier(), revoked.Token), "the premise")
+	refused()
+	require.NoError(t, e.verify(living.Token))
+}
