@@ -1,0 +1,106 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/go-apikey/apikey"
+)
+
+// The two functions are those of docs/operations.md, to the letter, for a
+// database that was put back: TestRestoredByThisPage executes them on the servers,
+// and its commands with them.
+
+// takeAwayAgain repeats what took power away since the moment that the database
+// was put back to. since is what OnEvent said, kept elsewhere, oldest first. What
+// needs people (a rotation: the merchant's new token is unknown, and his old one
+// works again) is returned.
+func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event) (look []apikey.Event, err error) {
+	var failed []error
+	for _, e := range since {
+		var err error
+		switch e.Action {
+		case apikey.ActionRevoke:
+			err = m.Revoke(ctx, apikey.RevokeRequest{Key: e.Key, Reason: apikey.ReasonCompromised})
+		case apikey.ActionSuspend:
+			err = m.Suspend(ctx, apikey.SuspendRequest{Key: e.Key})
+		case apikey.ActionRetire, apikey.ActionRevokeToken:
+			err = m.Retire(ctx, apikey.RetireRequest{Key: e.Key, Credential: e.Credential})
+		default:
+			look = append(look, e)
+		}
+		if err != nil && !errors.Is(err, apikey.ErrNotFound) { // it is younger than the backup, and gone
+			failed = append(failed, fmt.Errorf("key %s: %w", e.Key, err))
+		}
+	}
+	return look, errors.Join(failed...)
+}
+
+// verifyAll walks the chain of every key, and names those that break.
+func verifyAll(ctx context.Context, m *apikey.Manager) (events int, err error) {
+	var failed []error
+	for list := (apikey.ListRequest{Limit: 1000}); ; {
+		page, err := m.List(ctx, list)
+		if err != nil {
+			return events, errors.Join(append(failed, err)...)
+		}
+		for _, damaged := range page.Damaged {
+			failed = append(failed, damaged)
+		}
+		for _, key := range page.Keys {
+			report, err := m.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: key.ID})
+			events += report.Events
+			if err == nil && report.Broken != nil {
+				err = fmt.Errorf("event %d: %s", report.Broken.Seq, report.Broken.Detail)
+			}
+			if err != nil {
+				failed = append(failed, fmt.Errorf("key %s: %w", key.ID, err))
+			}
+		}
+		if list.Cursor = page.Next; list.Cursor == "" {
+			return events, errors.Join(failed...)
+		}
+	}
+}
+
+const manual = "../../docs/operations.md"
+
+// manualBlocks are the fenced blocks of the page in one language.
+func manualBlocks(t *testing.T, language string) (blocks []string) {
+	t.Helper()
+	for _, block := range strings.Split(textOf(t, manual), "```"+language+"\n")[1:] {
+		block, _, closed := strings.Cut(block, "```")
+		if !closed {
+			t.Fatal("a block of the page does not end")
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+func textOf(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	must(t, err)
+	return string(text)
+}
+
+var pageFunc = regexp.MustCompile(`(?ms)^(// \w+ [^\n]*\n(//[^\n]*\n)*)?func [a-z]\w+\(ctx context\.Context, m .*?^}\n`)
+
+func TestManualIsThisCode(t *testing.T) {
+	page := strings.Join(manualBlocks(t, "go"), "\n")
+	code := pageFunc.FindAllString(textOf(t, "manual_test.go"), -1)
+	for _, f := range code {
+		if !strings.Contains(page, f) {
+			t.Errorf("the page does not show\n%s", f)
+		}
+	}
+	if len(code) != 2 {
+		t.Errorf("%d functions of the page", len(code))
+	}
+}
