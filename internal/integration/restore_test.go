@@ -18,7 +18,7 @@ import (
 )
 
 // A database is dumped and put back by the commands of docs/operations.md, while
-// verifiers run on it and do not pause. What was revoked in between lives again in
+// verifiers run on it, in their role, and do not pause. What was revoked in between lives again in
 // the tables. Every verifier notices, reads everything again, and accepts nothing
 // that it saw die; then the steps of the page set the tables right too.
 func TestRestoredByThisPage(t *testing.T) {
@@ -107,11 +107,13 @@ func (n *backNode) forget() {
 }
 
 func putBack(t *testing.T, e engine, dsn string, shell shell, dump, restore string) {
-	store := open(t, e.pool(t, dsn), e.dialect)
-	must(t, store.Migrate(t.Context()))
+	admin := e.pool(t, dsn)
+	must(t, open(t, admin, e.dialect).Migrate(t.Context()))
+	as := makeRoles(t, admin, e.dialect, "apikey_", dsn)
+	connect := func(role string) apikey.Store { return open(t, e.pool(t, as(role)), e.dialect) }
 	var diary []apikey.Event // outside the database
-	m := newManager(t, store, func(c *apikey.ManagerConfig) { c.OnEvent = func(ev apikey.Event) { diary = append(diary, ev) } })
-	b := newBack(t, m, func() apikey.Store { return open(t, e.pool(t, dsn), e.dialect) })
+	m := newManager(t, connect("manager"), func(c *apikey.ManagerConfig) { c.OnEvent = func(ev apikey.Event) { diary = append(diary, ev) } })
+	b := newBack(t, m, func() apikey.Store { return connect("verifier") })
 
 	shell.run(t, dump)
 	written := len(diary)
@@ -144,9 +146,7 @@ func putBack(t *testing.T, e engine, dsn string, shell shell, dump, restore stri
 	if b.accepted.Load()+b.invalid.Load()+b.other.Load() != 0 || noticed != len(b.nodes) || b.asked.Load() < 1000 {
 		t.Fail()
 	}
-	b.setRight(newManager(t, open(t, e.pool(t, dsn), e.dialect)), diary[written:], func() *apikey.Verifier {
-		return newVerifier(t, open(t, e.pool(t, dsn), e.dialect))
-	})
+	b.setRight(newManager(t, connect("manager")), diary[written:], func() *apikey.Verifier { return newVerifier(t, connect("verifier")) })
 }
 
 func newBack(t *testing.T, m *apikey.Manager, open func() apikey.Store) *back {

@@ -19,6 +19,12 @@ func withRoles(t *testing.T, e engine) (d sqlstore.Dialect, prefix string, admin
 	admin = e.pool(t, e.dsn(t))
 	d, prefix = e.fresh(t)
 	must(t, open(t, admin, d).Migrate(t.Context()))
+	return d, prefix, admin, makeRoles(t, admin, d, prefix, e.dsn(t))
+}
+
+// makeRoles makes them where the tables are.
+func makeRoles(t *testing.T, admin *sql.DB, d sqlstore.Dialect, prefix, adminDSN string) (dsn func(role string) string) {
+	t.Helper()
 	do := func(statement string) {
 		t.Helper()
 		_, err := admin.Exec(statement)
@@ -37,7 +43,7 @@ func withRoles(t *testing.T, e engine) (d sqlstore.Dialect, prefix string, admin
 	}
 	for _, role := range []string{"verifier", "manager", "auditor"} {
 		role := prefix + role
-		if e.dialect == sqlstore.Postgres {
+		if d == sqlstore.Postgres.WithPrefix(prefix) {
 			do("CREATE ROLE " + role + "_user LOGIN IN ROLE " + role)
 			continue
 		}
@@ -46,9 +52,9 @@ func withRoles(t *testing.T, e engine) (d sqlstore.Dialect, prefix string, admin
 		do("GRANT " + role + " TO " + user)
 		do("SET DEFAULT ROLE " + role + " FOR " + user)
 	}
-	return d, prefix, admin, func(role string) string {
+	return func(role string) string {
 		as := fmt.Sprintf("%s%s_user@", prefix, role)
-		return strings.NewReplacer("root@", as, "postgres@", as).Replace(e.dsn(t))
+		return strings.NewReplacer("root@", as, "postgres@", as).Replace(adminDSN)
 	}
 }
 
