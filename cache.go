@@ -385,7 +385,11 @@ func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, 
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
 	}
-	for _, e := range c.siblings(r.ID) {
+	all := c.siblings(r.ID)
+	if e := c.warm.entry(id); e != nil && e.key().info.ID != r.ID {
+		all = append(all, e) // its credential was moved here, by hand
+	}
+	for _, e := range all {
 		if e.key() == gone {
 			continue // evicted for the one before
 		}

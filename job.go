@@ -93,10 +93,13 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 			defer cancel()
 		}
 	}
+	var cause error // why there was another attempt: its own end is only that of its time
 	for attempt := 1; ; attempt++ {
 		err := s.once(ctx, a, j)
 		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
 		switch {
+		case err != nil && cause != nil && ctx.Err() != nil:
+			return fmt.Errorf("%w, after: %v", err, cause)
 		case err == nil || s.joined || ctx.Err() != nil || j.ifVersion != 0 && conflict,
 			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
 			!conflict && !(down && j.lessens),
@@ -104,6 +107,7 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 			return err
 		case j.lessens && conflict: // at once
 		default:
+			cause = err
 			pause(ctx, time.Duration(2+rand.IntN(48))*time.Millisecond)
 		}
 	}

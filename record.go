@@ -62,12 +62,15 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, e
 	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
 		return false, ErrInvalidToken // relabelled by its holder; a changed row is not authentic
 	}
+	if r.Kind == Secret && cred.Hash == "" && len(cred.Check) == 0 {
+		return false, &CorruptError{Key: r.ID, Detail: "the credential has neither hash nor check"}
+	}
 	renew, err = c.prove(ctx, p, cred)
 	switch {
 	case err == nil:
 		return renew && p.kind == Secret, nil
 	case errors.Is(err, ErrCorrupt):
-		return false, &CorruptError{Key: r.ID, Detail: "the stored hash is unreadable, too costly, or of an unknown algorithm"}
+		return false, &CorruptError{Key: r.ID, Detail: "the stored hash or check is unreadable, too costly, or of an unknown algorithm"}
 	case ctx.Err() != nil && !errors.Is(err, ErrInvalidToken):
 		return false, unavailable(err) // a Hasher of the program's own may return the bare error of its context
 	}
@@ -95,7 +98,11 @@ func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew boo
 		slot := cred.Check[0]
 		k := c.ring.at(slot)
 		if slot == 0 || k != nil {
-			if subtle.ConstantTimeCompare(makeCheck(k, p), cred.Check) != 1 {
+			check := makeCheck(k, p)
+			if len(check) != len(cred.Check) {
+				return false, fmt.Errorf("%w: stored check has another length", ErrCorrupt)
+			}
+			if subtle.ConstantTimeCompare(check, cred.Check) != 1 {
 				return false, ErrInvalidToken
 			}
 			byCheck = slot != 0 // 32 bits only turn junk away; a whole HMAC decides

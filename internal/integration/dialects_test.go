@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -120,34 +119,6 @@ func TestNewRefusesPostgres(t *testing.T) {
 	}
 }
 
-// What is not there, or not let in, is unavailable, and says why.
-func TestServerIsAway(t *testing.T) {
-	port := freePorts(t, 1)[0]
-	for _, c := range []struct {
-		name, driver, dsn string
-		dialect           sqlstore.Dialect
-		want              string
-	}{
-		{"postgres down, pgx", "pgx", fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", port), sqlstore.Postgres, "refused"},
-		{"postgres down, pq", "postgres", fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", port), sqlstore.Postgres, "refused"},
-		{"mariadb down", "mysql", fmt.Sprintf("root@tcp(127.0.0.1:%d)/shop", port), sqlstore.MySQL, "refused"},
-		{"no such role", "pgx", strings.Replace(onePostgres.get(t).postgresDSN(""), "postgres@", "nobody@", 1), sqlstore.Postgres, "nobody"},
-		{"no such user", "mysql", strings.Replace(oneMariaDB.get(t).mysqlDSN(""), "root@", "nobody:secret@", 1), sqlstore.MySQL, "Access denied"},
-		{"no such database", "pgx", strings.Replace(onePostgres.get(t).postgresDSN(""), "/postgres?", "/nowhere?", 1), sqlstore.Postgres, "nowhere"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			db, err := sql.Open(c.driver, c.dsn)
-			must(t, err)
-			defer db.Close()
-			_, err = sqlstore.New(db, c.dialect)
-			wants(t, err, apikey.ErrUnavailable, c.want)
-			if strings.Contains(err.Error(), "secret") {
-				t.Errorf("the password is in the error: %v", err)
-			}
-		})
-	}
-}
-
 // The zero of the two times that lists are ordered by is the year 1, which comes
 // back as it; MariaDB's driver has another meaning for it.
 func TestZeroTimesThatOrder(t *testing.T) {
@@ -168,115 +139,6 @@ func TestZeroTimesThatOrder(t *testing.T) {
 			must(t, err)
 			if len(page.Records) != 1 || !page.Records[0].CreatedAt.IsZero() || !log.Events[0].Time.IsZero() {
 				t.Errorf("%v, %v", page.Records, log.Events)
-			}
-		})
-	}
-}
-
-// Without its tables, or with one of them gone, a store says what to do.
-func TestMissingTables(t *testing.T) {
-	for _, e := range servers() {
-		t.Run(e.name, func(t *testing.T) {
-			db := e.pool(t, e.dsn(t))
-			d, prefix := e.fresh(t)
-			s := open(t, db, d)
-			_, err := s.Lookup(t.Context(), apikey.NewCredentialID())
-			wants(t, err, apikey.ErrUnavailable, "call Store.Migrate")
-			must(t, s.Migrate(t.Context()))
-			create(t, s)
-			_, err = db.Exec("DROP TABLE " + prefix + "credentials")
-			must(t, err)
-			_, err = s.Lookup(t.Context(), apikey.NewCredentialID())
-			wants(t, err, apikey.ErrUnavailable, prefix+"credentials")
-		})
-	}
-}
-
-// A row that somebody damaged is an error that names its key, and no value.
-func TestDamagedRows(t *testing.T) {
-	for _, e := range servers() {
-		t.Run(e.name, func(t *testing.T) {
-			db := e.pool(t, e.dsn(t))
-			d, prefix := e.fresh(t)
-			s := open(t, db, d)
-			must(t, s.Migrate(t.Context()))
-			for _, set := range []string{"mode = 3", "kind = 0", `abilities = '{"secret":1}'`, `networks = '["secret/99"]'`, `metadata = '["secret"]'`, "recovery = 300"} {
-				start, err := s.Changed(t.Context(), "", 1)
-				must(t, err)
-				sound, bad := create(t, s), create(t, s)
-				where := fmt.Sprintf("id = x'%x'", bad.ID[:])
-				if e.dialect == sqlstore.Postgres {
-					where = fmt.Sprintf(`id = '\x%x'`, bad.ID[:])
-				}
-				result, err := db.Exec("UPDATE " + prefix + "keys SET " + set + " WHERE " + where)
-				must(t, err)
-				if n, _ := result.RowsAffected(); n != 1 {
-					t.Fatalf("%s: %d rows", set, n)
-				}
-				for _, read := range []func() error{
-					func() error { _, err := s.Get(t.Context(), bad.ID); return err },
-					func() error { _, err := s.Lookup(t.Context(), bad.Credentials[0].ID); return err },
-				} {
-					var corrupt *apikey.CorruptError
-					if err := read(); !errors.As(err, &corrupt) || corrupt.Key != bad.ID || strings.Contains(err.Error(), "secret") {
-						t.Errorf("%s: %v", set, err)
-					}
-				}
-				feed, err := s.Changed(t.Context(), start.Next, 1000)
-				must(t, err)
-				shown := false
-				for _, r := range feed.Records {
-					shown = shown || r.ID == sound.ID
-				}
-				if named := len(feed.Damaged) > 0 && feed.Damaged[len(feed.Damaged)-1].Key == bad.ID; !shown || !named {
-					t.Errorf("%s: the feed shows %v, the damage %v", set, feed.Records, feed.Damaged)
-				}
-			}
-		})
-	}
-}
-
-// A pool of one connection is enough for everything, and a context that ends in
-// the middle keeps neither it nor half of a change.
-func TestOneConnectionAndCancelledContexts(t *testing.T) {
-	for _, e := range servers() {
-		t.Run(e.name, func(t *testing.T) {
-			dsn := e.dsn(t)
-			db, p := e.proxied(t, dsn)
-			db.SetMaxOpenConns(1)
-			d, _ := e.fresh(t)
-			s := open(t, db, d)
-			must(t, s.Migrate(t.Context()))
-			r := create(t, s)
-			for n, struck := 1, true; struck; n++ {
-				struck = false
-				ctx, cancel := context.WithCancel(t.Context())
-				p.record(func(at int, _ sent) effect {
-					if at == n {
-						struck = true
-						cancel()
-					}
-					return effect{}
-				})
-				ch := change(next(r))
-				ch.Items = []apikey.Item{{Kind: "test", ID: fmt.Sprint(n), Version: 1}}
-				err := s.Apply(ctx, ch)
-				p.record(nil)
-				cancel()
-				got, gone := s.Get(t.Context(), r.ID)
-				must(t, gone)
-				items, gone := s.Items(t.Context(), apikey.ItemFilter{Kind: "test", ID: fmt.Sprint(n)})
-				must(t, gone)
-				if whole := got.Version == r.Version+1; whole != (len(items.Items) == 1) || err == nil && !whole {
-					t.Errorf("call %d: version %d after %d, items %v, error %v", n, got.Version, r.Version, items.Items, err)
-				}
-				if err != nil && !errors.Is(err, context.Canceled) {
-					t.Errorf("call %d: %v", n, err)
-				}
-				r = got
-				if stats := db.Stats(); stats.InUse != 0 {
-					t.Fatalf("call %d: a connection is kept", n)
-				}
 			}
 		})
 	}

@@ -23,6 +23,56 @@ type shopkeeper struct {
 	v       *apikey.Verifier
 }
 
+var catalog = apikey.MustCatalog(
+	apikey.Entry{Scope: "payment:verify"}, apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "card:tokenise", Publishable: true},
+)
+
+func pepper(t testing.TB) apikey.Pepper {
+	t.Helper()
+	p, err := apikey.NewPepper(1, [32]byte{1, 2, 3})
+	must(t, err)
+	return p
+}
+
+func hasher(t testing.TB) apikey.Hasher {
+	t.Helper()
+	h, err := apikey.NewHMACSHA256(pepper(t))
+	must(t, err)
+	return h
+}
+
+// newManager is a Manager with a pepper and the quick hasher.
+func newManager(t testing.TB, store apikey.Store, options ...func(*apikey.ManagerConfig)) *apikey.Manager {
+	t.Helper()
+	c := apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog, Hasher: hasher(t), Peppers: []apikey.Pepper{pepper(t)}}
+	for _, o := range options {
+		o(&c)
+	}
+	m, err := apikey.NewManager(context.Background(), c)
+	must(t, err)
+	t.Cleanup(func() { m.Close(context.Background()) })
+	return m
+}
+
+// newVerifier is a Verifier that asks only when it is told to.
+func newVerifier(t testing.TB, store apikey.Store, options ...func(*apikey.VerifierConfig)) *apikey.Verifier {
+	t.Helper()
+	c := apikey.VerifierConfig{
+		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher(t)}, Peppers: []apikey.Pepper{pepper(t)}, Sync: -1,
+	}
+	for _, o := range options {
+		o(&c)
+	}
+	v, err := apikey.NewVerifier(context.Background(), c)
+	must(t, err)
+	t.Cleanup(func() { v.Close(context.Background()) })
+	return v
+}
+
+func adminOf(account string) context.Context {
+	return apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: account, Role: "admin"})
+}
+
 // operation is one public method with a request.
 type operation struct {
 	name string

@@ -46,7 +46,7 @@ func TestProcessIsStoppedForMinutes(t *testing.T) {
 
 // frozen is a process that verifies, and what it is going to be asked about.
 type frozen struct {
-	place
+	site
 	t       *testing.T
 	m       *apikey.Manager
 	c       *child
@@ -65,8 +65,8 @@ const (
 
 func newFrozen(t *testing.T, e engine, stopped, maxStale time.Duration) *frozen {
 	t.Helper()
-	p, store := newPlace(t, e)
-	f := &frozen{place: p, t: t, m: newManager(t, store)}
+	p, store := newSite(t, e)
+	f := &frozen{site: p, t: t, m: newManager(t, store)}
 	args := []string{stopped.String(), maxStale.String()}
 	for range 5 * fates {
 		k, err := f.m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
@@ -177,13 +177,13 @@ func (n *answers) add(err error) {
 // time, notice by their own clocks that they were away, and from then on make no
 // pause, and count.
 func verifyWhenThawed(args []string) error {
-	p, args := placeOf(args)
+	p, args := siteOf(args)
 	stopped, maxStale, tokens := sure(time.ParseDuration(args[0])), sure(time.ParseDuration(args[1])), args[2:]
 	store, _, err := p.open()
 	if err != nil {
 		return err
 	}
-	v, err := apikey.NewVerifier(background, verifierConfig(store, func(c *apikey.VerifierConfig) { c.Sync, c.MaxStale = time.Second, maxStale }))
+	v, err := apikey.NewVerifier(background, verifierFor(store, func(c *apikey.VerifierConfig) { c.Sync, c.MaxStale = time.Second, maxStale }))
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func inside(v *apikey.Verifier) watch {
 
 // outside watches in a process of its own, which asks every poll, and listens
 // on a channel if it has a name.
-func outside(p place, poll time.Duration, channel string) watch {
+func outside(p site, poll time.Duration, channel string) watch {
 	return func(t *testing.T, tokens []string) func() (map[string]time.Time, int) {
 		c := startChild(t, "watch", p.args(append([]string{poll.String(), channel}, tokens...)...)...)
 		c.expect("warm")
@@ -112,13 +112,13 @@ func outside(p place, poll time.Duration, channel string) watch {
 
 // watchUntilTold is that process.
 func watchUntilTold(args []string) error {
-	p, args := placeOf(args)
+	p, args := siteOf(args)
 	poll, channel, tokens := sure(time.ParseDuration(args[0])), args[1], args[2:]
 	store, _, err := p.open()
 	if err != nil {
 		return err
 	}
-	c := verifierConfig(store, func(c *apikey.VerifierConfig) { c.Sync = poll })
+	c := verifierFor(store, func(c *apikey.VerifierConfig) { c.Sync = poll })
 	if channel != "" {
 		c.Notifier = sure(pgnotify.New(pgnotify.Config{Listen: p.dsn + "&application_name=" + channel, Channel: channel}))
 	}
@@ -219,7 +219,7 @@ func revokeAndWatch(t *testing.T, m *apikey.Manager, node func(i int) watch, key
 func TestRevocationLagByPolling(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
-			p, store := newPlace(t, e)
+			p, store := newSite(t, e)
 			l, never, wrong := revokeAndWatch(t, newManager(t, store), func(int) watch { return outside(p, time.Second, "") }, 40, 70*time.Millisecond)
 			t.Logf("revocation lag on 8 processes by polling: %v; never refused %d, refused for another reason %d", l, never, wrong)
 			if len(l) != 8*40 || never+wrong != 0 || l.at(100) > 1500*time.Millisecond {

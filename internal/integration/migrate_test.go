@@ -23,7 +23,7 @@ func TestMigrateTogether(t *testing.T) {
 			killed := 0
 			for at := 0; at <= calls; at += 3 { // 0: nobody is killed
 				_, prefix := e.fresh(t)
-				p := place{e.name, e.dsn(t), prefix}
+				p := site{e.name, e.dsn(t), prefix}
 				doomed := startChild(t, "migrate", p.args(fmt.Sprint(at), "before")...)
 				if at > 0 {
 					doomed.expect("at")
@@ -64,7 +64,7 @@ func TestMigratingProcessIsKilled(t *testing.T) {
 			for at := 1; at <= calls; at++ {
 				for _, when := range []string{"before", "while"} {
 					_, prefix := e.fresh(t)
-					p := place{e.name, e.dsn(t), prefix}
+					p := site{e.name, e.dsn(t), prefix}
 					c := startChild(t, "migrate", p.args(fmt.Sprint(at), when)...)
 					c.expect("at")
 					if when == "while" {
@@ -89,7 +89,7 @@ func TestMigratingProcessIsKilled(t *testing.T) {
 // migrateAndStay is the process: it stops before the call that it is to be
 // killed at, or says so and goes on.
 func migrateAndStay(args []string) error {
-	p, args := placeOf(args)
+	p, args := siteOf(args)
 	at, before := sure(strconv.Atoi(args[0])), args[1] == "before"
 	e := named(p.engine)[0]
 	db, calls, err := e.behindProxy(p.dsn)
@@ -121,7 +121,7 @@ func migrateAndStay(args []string) error {
 func callsOfMigrate(t *testing.T, e engine) int {
 	t.Helper()
 	_, prefix := e.fresh(t)
-	c := startChild(t, "migrate", place{e.name, e.dsn(t), prefix}.args("0", "")...)
+	c := startChild(t, "migrate", site{e.name, e.dsn(t), prefix}.args("0", "")...)
 	defer c.kill()
 	return numbers(c.expect("done"))[0]
 }
@@ -129,13 +129,13 @@ func callsOfMigrate(t *testing.T, e engine) int {
 // undisturbed is the schema that a migration makes which nothing happens to.
 func undisturbed(t *testing.T, e engine) []string {
 	t.Helper()
-	p, _ := newPlace(t, e)
+	p, _ := newSite(t, e)
 	return schemaOf(t, e, p)
 }
 
 // usable fails the test unless the next Migrate of another process makes the
 // tables what they ought to be.
-func usable(t *testing.T, e engine, p place, want []string) {
+func usable(t *testing.T, e engine, p site, want []string) {
 	t.Helper()
 	s := open(t, e.pool(t, p.dsn), e.dialect.WithPrefix(p.prefix))
 	must(t, s.Migrate(t.Context()))
@@ -149,7 +149,7 @@ func usable(t *testing.T, e engine, p place, want []string) {
 
 // schemaOf is what the server says of columns and indexes, and how often each
 // migration is remembered, whatever the prefix.
-func schemaOf(t *testing.T, e engine, p place) (all []string) {
+func schemaOf(t *testing.T, e engine, p site) (all []string) {
 	t.Helper()
 	queries := []string{
 		`SELECT concat_ws(' ', table_name, ordinal_position, column_name, data_type, is_nullable, collation_name) FROM information_schema.columns
@@ -213,7 +213,7 @@ func TestMigrateKilledAtEveryCall(t *testing.T) {
 						break
 					}
 					killed++
-					usable(t, e, place{e.name, dsn, prefix}, want)
+					usable(t, e, site{e.name, dsn, prefix}, want)
 				}
 			}
 			t.Logf("killed at %d calls", killed)
@@ -269,7 +269,7 @@ func TestSchemaForTools(t *testing.T) {
 				_, err = db.Exec(string(text))
 				must(t, err)
 			}
-			made, migrated := schemaOf(t, c.engine, place{c.name, c.dsn(t), prefix}), undisturbed(t, c.engine)
+			made, migrated := schemaOf(t, c.engine, site{c.name, c.dsn(t), prefix}), undisturbed(t, c.engine)
 			migrated = slices.DeleteFunc(migrated, func(s string) bool { return strings.Contains(s, "migrations") })
 			if !slices.Equal(made, migrated) {
 				t.Errorf("the tool made\n%s\nMigrate made\n%s", strings.Join(made, "\n"), strings.Join(migrated, "\n"))

@@ -18,7 +18,7 @@ func pushed(t *testing.T, s *server, poll time.Duration) (m *apikey.Manager, cha
 	t.Helper()
 	e := named("postgres/pgx")[0]
 	d, prefix := e.fresh(t)
-	p := place{e.name, s.postgresDSN(""), prefix}
+	p := site{e.name, s.postgresDSN(""), prefix}
 	db := e.pool(t, p.dsn)
 	store := open(t, db, d)
 	must(t, store.Migrate(t.Context()))

@@ -30,16 +30,8 @@ func makeRoles(t *testing.T, admin *sql.DB, d sqlstore.Dialect, prefix, adminDSN
 		_, err := admin.Exec(statement)
 		must(t, err)
 	}
-	var statement strings.Builder
-	for line := range strings.Lines(sqlstore.Roles(d)) {
-		if strings.HasPrefix(line, "--") {
-			continue
-		}
-		statement.WriteString(line)
-		if strings.HasSuffix(line, ";\n") {
-			do(statement.String())
-			statement.Reset()
-		}
+	for _, statement := range statementsOf(sqlstore.Roles(d)) {
+		do(statement)
 	}
 	for _, role := range []string{"verifier", "manager", "auditor"} {
 		role := prefix + role
@@ -56,6 +48,22 @@ func makeRoles(t *testing.T, admin *sql.DB, d sqlstore.Dialect, prefix, adminDSN
 		as := fmt.Sprintf("%s%s_user@", prefix, role)
 		return strings.NewReplacer("root@", as, "postgres@", as).Replace(adminDSN)
 	}
+}
+
+// statementsOf are those of a file: each ends with a line that ends with ';'.
+func statementsOf(text string) (all []string) {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "--") {
+			continue
+		}
+		b.WriteString(line)
+		if strings.HasSuffix(line, ";\n") {
+			all = append(all, b.String())
+			b.Reset()
+		}
+	}
+	return all
 }
 
 // The whole contract holds as the manager, and what a Verifier and an auditor do

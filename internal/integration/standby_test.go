@@ -40,9 +40,9 @@ func TestStandbyThatIsMinutesBehind(t *testing.T) {
 	behind := open(t, e.pool(t, standby.postgresDSN("")), sqlstore.Postgres)
 
 	// Nobody starts on it.
-	_, err := apikey.NewVerifier(t.Context(), verifierConfig(behind))
+	_, err := apikey.NewVerifier(t.Context(), verifierFor(behind))
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
-	_, err = apikey.NewManager(t.Context(), managerConfig(behind))
+	_, err = apikey.NewManager(t.Context(), managerFor(behind))
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 
 	c := newCable(t, primary.port)

@@ -1,6 +1,7 @@
 package apikey_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -50,4 +51,31 @@ func TestADeathOutlivesAnEmptyStore(t *testing.T) {
 	require.NoError(t, verifyBy(e.newVerifier(), revoked.Token), "the premise")
 	refused()
 	require.NoError(t, e.verify(living.Token))
+}
+
+// Somebody moves a credential to another key, past the library. A warm proof does
+// not keep it where it was: whoever reads it again finds a record that nobody
+// signed.
+func TestAMovedCredentialIsNotReadAround(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	key, other := e.issue(), e.issue()
+	require.NoError(t, e.verify(key.Token))
+	require.NoError(t, e.verifier.Sync(background)) // the feed has nothing more to say
+	s.set(func(s *spy) {
+		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			was, err := next()
+			require.NoError(t, err)
+			r, err := s.Store.Get(ctx, other.Key.ID)
+			require.NoError(t, err)
+			r.Credentials = append(r.Credentials, was.Credentials...)
+			return r, nil
+		}
+	})
+	for range 2 {
+		e.clock.move(2*e.maxAge() + time.Second)
+		require.ErrorIs(t, e.verify(key.Token), apikey.ErrCorrupt)
+	}
+	s.set(func(s *spy) { s.lookup = nil })
+	require.NoError(t, e.verify(key.Token), "it was put back")
 }
