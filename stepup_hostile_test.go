@@ -123,7 +123,14 @@ func TestNobodyProvesHimselfForWhatCannotPass(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))
 	key := e.issue().Key.ID
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
+	e.manager = e.newManager(func(c *apikey.ManagerConfig) {
+		c.StepUp = func(act apikey.Action, mode apikey.Mode) []string {
+			if act == apikey.ActionAllowEnrollment || act == apikey.ActionDisable {
+				return []string{"password"}
+			}
+			return guardAll(act, mode)
+		}
+	})
 	for name, req := range map[string]apikey.Guarded{
 		"no mode":           apikey.IssueRequest{},
 		"an unknown mode":   apikey.IssueRequest{Mode: 77},
