@@ -199,12 +199,13 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	return k, nil
 }
 
-// refused tells the hooks and the log.
+// refused tells the hooks and the log. Of junk, which is to be cheap, there is
+// nothing to say but that it came.
 func (v *Verifier) refused(k *liveKey, source Source, err error) {
-	v.cfg.Trace.verified(k, source, err)
-	if err == ErrInvalidToken {
+	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
 		return
 	}
+	v.cfg.Trace.verified(k, source, err)
 	if corrupt, is := errors.AsType[*CorruptError](err); is {
 		v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
 	}
