@@ -196,9 +196,8 @@ func (b *budget) closed(id string) {
 	b.asked = slices.DeleteFunc(b.asked, func(t tally) bool { return t.id == id })
 }
 
-// unsent does so for one whose code was never sent.
+// unsent takes the mail of a challenge back, which was never sent.
 func (b *budget) unsent(id string) {
-	b.closed(id)
 	b.mail = slices.DeleteFunc(b.mail, func(t tally) bool { return t.id == id })
 }
 
@@ -215,9 +214,9 @@ func (r LiftLockRequest) guarded() approval {
 }
 
 // LiftLock clears an actor's count of wrong answers, also before he is locked,
-// and of the challenges that wait for an answer.
-// Nobody lifts his own: another admin of the account does, or an Operator. Of
-// an actor without wrong answers it is nil. Errors: ErrNoActor, ErrNotFound
+// and of the challenges that wait for an answer. Nobody lifts his own: another
+// admin of the account does, or an Operator. Of an actor without either it does
+// nothing and returns nil. Errors: ErrNoActor, ErrNotFound
 // (another's account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]),
 // ErrGrant, ErrLocked, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {

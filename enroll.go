@@ -54,7 +54,7 @@ func (e Enrollment) MarshalText() ([]byte, error) { return []byte(e.String()), n
 type EnrollRequest struct {
 	Factor string // name of an Enroller in ManagerConfig.Factors
 
-	Grant Grant `json:"-"` // of any factor that he has already
+	Grant Grant `json:"-"` // of that very factor once it is enrolled, of any other before
 }
 
 func (r EnrollRequest) guarded() approval { return ownFactor(ActionEnroll, r.Factor) }
@@ -71,7 +71,7 @@ type DisableRequest struct {
 }
 
 func (r DisableRequest) guarded() approval {
-	if r.Actor == "" {
+	if r.Actor == "" && r.Account == "" {
 		return ownFactor(ActionDisable, r.Factor)
 	}
 	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
@@ -88,10 +88,16 @@ func ownFactor(action Action, factor string) approval {
 	}
 }
 
-// aboutActor approves what an admin does for another.
+// aboutActor approves what an admin does for another; factor is empty where it is
+// about none.
 func aboutActor(action Action, factor, account, actor string) approval {
 	return approval{
-		job: job{action: action, wide: true, account: account, spans: true, first: func(_ session, a Actor, _ *Record) error {
+		job: job{action: action, wide: true, account: account, spans: true, first: func(s session, a Actor, _ *Record) error {
+			if action != ActionLiftLock {
+				if _, err := s.enroller(factor); err != nil {
+					return err
+				}
+			}
 			_, err := another(a, account, actor)
 			return err
 		}},
@@ -152,7 +158,7 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 // authenticator, given by the actor himself. The answer is charged like that to
 // a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
 // confirm, or too late), ErrWrongAnswer, ErrTooManyAttempts, ErrLocked,
-// ErrConflict, ErrUnavailable.
+// ErrConflict, ErrCorrupt, ErrUnavailable.
 func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
 	s := m.own()
 	if _, err := m.enroller(factor); err != nil {
@@ -204,17 +210,12 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 
 // Disable takes an actor's factor away, his own with a grant of that very factor,
 // or another's as an admin of the account. Where he has no other factor,
-// [Manager.AllowEnrollment] is what he needs beside it. A grant that it has approved is valid for its two
-// minutes. Of a factor that is not enrolled it is nil. Errors as
-// for Enroll; ErrForbidden; ErrNotFound (another's account).
+// [Manager.AllowEnrollment] is what he needs beside it. A grant that the factor
+// has approved is valid for its two minutes. Of a factor that is not enrolled
+// Disable does nothing and returns nil. Errors: as for Enroll; ErrForbidden;
+// ErrNotFound (another's account).
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
-	if _, err := m.enroller(req.Factor); err != nil {
-		return err
-	}
-	if req.Actor == "" && req.Account != "" {
-		return invalid("DisableRequest names an Account and no Actor: name whose factor it is, or neither for your own")
-	}
 	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		target := a
@@ -264,9 +265,6 @@ func (r AllowEnrollmentRequest) guarded() approval {
 // *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid, ErrConflict, ErrUnavailable.
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
-	if _, err := m.enroller(req.Factor); err != nil {
-		return err
-	}
 	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)

@@ -24,32 +24,45 @@ type flight[V any] struct {
 // flightTime bounds work that is detached from the request that began it.
 const flightTime = 5 * time.Second
 
-func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context) (V, error)) (v V, err error) {
+// do is for a request, which may hang up: the run has a goroutine of its own.
+func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
+	fl, first := f.join(key)
+	if first && !f.tasks.start(context.WithoutCancel(ctx), func(ctx context.Context) {
+		fl.v, fl.err = run(ctx)
+		f.end(key, fl)
+	}) {
+		f.end(key, fl)
+	}
+	ctx, cancel := context.WithTimeout(ctx, flightTime) // a store may not look at its context
+	defer cancel()
+	return fl.wait(ctx)
+}
+
+// within is for a task, which is nobody's request and bounded already: it runs
+// what it wants itself. Two goroutines that hand over to each other cost more
+// than the query between them.
+func (f *flights[K, V]) within(task context.Context, key K, run func(context.Context) (V, error)) (V, error) {
+	fl, first := f.join(key)
+	if first {
+		fl.v, fl.err = run(task)
+		f.end(key, fl)
+	}
+	return fl.wait(task)
+}
+
+// join returns the flight of a key, and whether it is new.
+func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
 	f.mu.Lock()
-	fl := f.m[key]
-	if fl == nil {
-		fl = &flight[V]{done: make(chan struct{}), err: ErrClosed}
-		if f.m == nil {
-			f.m = map[K]*flight[V]{}
-		}
-		f.m[key] = fl
-		started := f.tasks.start(context.WithoutCancel(ctx), func(ctx context.Context) {
-			fl.v, fl.err = run(ctx)
-			f.end(key, fl)
-		})
-		if !started {
-			delete(f.m, key)
-			f.mu.Unlock()
-			return v, ErrClosed
-		}
+	defer f.mu.Unlock()
+	if fl := f.m[key]; fl != nil {
+		return fl, false
 	}
-	f.mu.Unlock()
-	select {
-	case <-fl.done:
-		return fl.v, fl.err
-	case <-ctx.Done():
-		return v, unavailable(ctx.Err())
+	if f.m == nil {
+		f.m = map[K]*flight[V]{}
 	}
+	fl = &flight[V]{done: make(chan struct{}), err: ErrClosed}
+	f.m[key] = fl
+	return fl, true
 }
 
 func (f *flights[K, V]) end(key K, fl *flight[V]) {
@@ -57,6 +70,20 @@ func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	delete(f.m, key)
 	f.mu.Unlock()
 	close(fl.done)
+}
+
+func (fl *flight[V]) wait(ctx context.Context) (v V, err error) {
+	select {
+	case <-fl.done: // an answer that is there counts, also when the context has ended
+		return fl.v, fl.err
+	default:
+	}
+	select {
+	case <-fl.done:
+		return fl.v, fl.err
+	case <-ctx.Done():
+		return v, unavailable(ctx.Err())
+	}
 }
 
 // tasks are the goroutines of one Verifier; none outlives close.

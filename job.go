@@ -125,7 +125,7 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 	if err != nil {
 		return err
 	}
-	spent, err := s.approved(ctx, a, j, about.Mode, r, j.action) // before the work, which may open a secret
+	spent, err := s.redeem(ctx, a, j, about.Mode, r, j.action) // before the work, which may open a secret
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 			}
 		}
 		if beyond := e.beyond(); len(beyond) > 0 {
-			if spent, err = s.approved(ctx, a, j, about.Mode, r, append([]Action{j.action}, beyond...)...); err != nil {
+			if spent, err = s.redeem(ctx, a, j, about.Mode, r, append([]Action{j.action}, beyond...)...); err != nil {
 				return err
 			}
 		}
@@ -212,14 +212,6 @@ func (s session) authorize(ctx context.Context, a Actor, j job, about Info) erro
 		return fmt.Errorf("%s is for an Operator", j.action)
 	}
 	return s.cfg.Policy.Authorize(ctx, a, j.action, about)
-}
-
-// approved redeems the grant of a job that has to be approved.
-func (s session) approved(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
-	if j.asks == nil {
-		return nil, nil
-	}
-	return s.redeem(ctx, a, j, mode, r, acts...)
 }
 
 // beyond are the actions that an update turned out to be, besides.

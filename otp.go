@@ -56,8 +56,9 @@ const (
 // five codes an hour are sent to him. Errors: those of the action before its
 // grant is looked at; ErrInvalid (the factor does not approve it);
 // ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
-// wait); ErrLocked; ErrUnavailable (also when a code could not be sent: then
-// none counts as sent, unless ctx ended while it was).
+// wait); ErrLocked; ErrConflict; ErrCorrupt (what is kept of his factor does not
+// open); ErrUnavailable (also when a code could not be sent: then none counts as
+// sent, unless ctx ended while it was).
 func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
 	if what == nil {
 		return Challenge{}, invalid("Challenge needs the request that is to be approved")
@@ -153,7 +154,8 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 		if err != nil {
 			return effect{}, err
 		}
-		if b.closed(p.ID); !mayCome {
+		b.closed(p.ID)
+		if !mayCome {
 			b.unsent(p.ID)
 		}
 		return effect{items: []Item{it.gone(), b.swap(s.cfg.Now())}}, nil
@@ -171,7 +173,8 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 // somebody else lifts it ([Manager.LiftLock]). Errors: ErrNoActor; ErrChallenge
 // (unknown, somebody else's, expired, answered, or spent); ErrWrongAnswer;
 // ErrTooManyAttempts (as *[AttemptsError], with the time to wait); ErrLocked;
-// ErrConflict; ErrUnavailable.
+// ErrConflict; ErrCorrupt; ErrUnavailable (also when ctx ended before the answer
+// was known: it may have been charged).
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
 	s := m.own()
 	var p put
@@ -249,24 +252,7 @@ func (s session) attempt(
 	open func(a Actor, b *budget, now time.Time) ([]Item, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
-	var charge uint64
-	var before int64
-	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
-		now := s.cfg.Now()
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		items, err := open(a, b, now)
-		if err != nil {
-			return effect{}, err
-		}
-		before = b.last
-		if charge, err = b.charge(now); err != nil {
-			return effect{}, err
-		}
-		return effect{items: append(items, b.swap(now))}, nil
-	})
+	charge, before, err := s.charge(ctx, open)
 	if err != nil {
 		return err
 	}
@@ -294,14 +280,39 @@ func (s session) attempt(
 			return e, nil
 		})
 	})
-	if err == nil { // only then is refused ours to read
+	switch err {
+	case nil: // only then is refused ours to read
 		err = refused
+	case context.Canceled, context.DeadlineExceeded, errPanicked:
+		err = unavailable(err)
 	}
 	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
 		a, _ := actorOf(ctx)
 		s.cfg.Trace.denied(a, ActionConfirm, KeyID{}, err)
 	}
 	return err
+}
+
+// charge takes an attempt off the actor's budget, if open finds what it is for.
+// It returns what budget.refund needs.
+func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (number uint64, before int64, err error) {
+	err = s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+		now := s.cfg.Now()
+		b, err := s.budgetOf(ctx, a)
+		if err != nil {
+			return effect{}, err
+		}
+		items, err := open(a, b, now)
+		if err != nil {
+			return effect{}, err
+		}
+		before = b.last
+		if number, err = b.charge(now); err != nil {
+			return effect{}, err
+		}
+		return effect{items: append(items, b.swap(now))}, nil
+	})
+	return number, before, err
 }
 
 // swapping writes items that are about the actor himself, again after every

@@ -188,7 +188,7 @@ func (c *core) sign(r *Record) {
 // chain. What Upkeep swaps is outside, because it changes without a version,
 // and protects itself: tag and check need the pepper, the sealed copy its KEK.
 func recordMAC(k *pepperKeys, r *Record) []byte {
-	var c canon
+	c := canon{make([]byte, 0, 512)} // room for most records: it is on the way of every cold verification
 	c.text("apikey record v1")
 	c.bytes(r.ID[:])
 	c.text(r.Account)

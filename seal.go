@@ -209,7 +209,7 @@ func within[T any](ctx context.Context, d time.Duration, call func(context.Conte
 	}
 	done := make(chan result, 1)
 	go func() {
-		r := result{err: errors.New("it panicked")}
+		r := result{err: errPanicked}
 		defer cancel()
 		defer func() {
 			_ = recover()
@@ -230,6 +230,8 @@ func within[T any](ctx context.Context, d time.Duration, call func(context.Conte
 		}
 	}
 }
+
+var errPanicked = errors.New("it panicked")
 
 // sealedAAD binds a sealed token to its place.
 func sealedAAD(r *Record, id CredentialID) []byte {

@@ -107,7 +107,9 @@ func TestHangingUpIsNoFreeGuess(t *testing.T) {
 			go func() { _, err := m.Confirm(ctx, c.ID, "guess"); done <- err }()
 			<-in
 			cancel()
-			require.ErrorIs(t, <-done, context.Canceled)
+			err = <-done
+			require.ErrorIs(t, err, context.Canceled)
+			require.ErrorIs(t, err, apikey.ErrUnavailable, "the verdict is not known")
 			gate <- struct{}{}
 		}
 	}
@@ -121,10 +123,20 @@ func TestNobodyProvesHimselfForWhatCannotPass(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))
 	key := e.issue().Key.ID
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
+	e.manager = e.newManager(func(c *apikey.ManagerConfig) {
+		c.StepUp = func(act apikey.Action, mode apikey.Mode) []string {
+			if act == apikey.ActionAllowEnrollment || act == apikey.ActionDisable {
+				return []string{"password"}
+			}
+			return guardAll(act, mode)
+		}
+	})
 	for name, req := range map[string]apikey.Guarded{
 		"no mode":           apikey.IssueRequest{},
 		"an unknown mode":   apikey.IssueRequest{Mode: 77},
+		"no enrolment":      apikey.AllowEnrollmentRequest{Factor: "password", Actor: "usr_2"},
+		"no such factor":    apikey.DisableRequest{Factor: "palm", Actor: "usr_2"},
+		"somebody's factor": apikey.DisableRequest{Factor: "totp", Account: "acc_1"},
 		"an unknown kind":   apikey.IssueRequest{Mode: apikey.Live, Kind: 9},
 		"a name with NUL":   apikey.IssueRequest{Mode: apikey.Live, Name: "a\x00b"},
 		"a name of 3 MB":    apikey.IssueRequest{Mode: apikey.Live, Name: strings.Repeat("visit http://evil.example now ", 100_000)},

@@ -23,6 +23,7 @@ type Verifier struct {
 	warm     *gate // reads for those that are
 	tasks    *tasks
 	rows     flights[rowKey, row]
+	rereads  flights[rowKey, struct{}]
 	proofs   flights[proofKey, *liveKey]
 	feed     feed
 	usage    usage
@@ -135,7 +136,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		warm:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks: newTasks(), renewing: make(chan struct{}, 1),
 	}
-	v.rows.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
+	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close()
 		return nil, err
@@ -199,12 +200,13 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	return k, nil
 }
 
-// refused tells the hooks and the log.
+// refused tells the hooks and the log. Of junk, which is to be cheap, there is
+// nothing to say but that it came.
 func (v *Verifier) refused(k *liveKey, source Source, err error) {
-	v.cfg.Trace.verified(k, source, err)
-	if err == ErrInvalidToken {
+	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
 		return
 	}
+	v.cfg.Trace.verified(k, source, err)
 	if corrupt, is := errors.AsType[*CorruptError](err); is {
 		v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
 	}
@@ -250,7 +252,7 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
 		if !reread && (readAt == (instant{}) || age > 2*v.cfg.MaxAge) {
-			if err := v.reread(ctx, p.id); err != nil {
+			if err := v.rereadFirst(ctx, p.id); err != nil {
 				return nil, 0, FromStore, err
 			}
 			reread = true
@@ -334,10 +336,10 @@ type row struct {
 	readAt instant // the start of the read: the record is at least as new
 }
 
-// read looks a record up under a bound: one for tokens that may be junk, one of
-// its own for proven keys, which must not queue behind a flood.
+// read looks a record up for a task, under a bound: one for tokens that may be
+// junk, one of its own for proven keys, which must not queue behind a flood.
 func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
-	return v.rows.do(ctx, key, func(ctx context.Context) (row, error) {
+	return v.rows.within(ctx, key, func(ctx context.Context) (row, error) {
 		g := v.cold
 		if key.warm {
 			g = v.warm
@@ -356,7 +358,16 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 	})
 }
 
-// reread brings a warm key's record up to date, under its proof.
+// rereadFirst is reread for a request that waits for it.
+func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID) error {
+	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), true}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, v.reread(ctx, id)
+	})
+	return err
+}
+
+// reread brings a warm key's record up to date, under its proof. Its caller is a
+// task.
 func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	gen := v.cache.enter(id)
 	defer v.cache.leave()

@@ -12,27 +12,48 @@ import (
 // cache.mu.
 //
 // It is an open-addressed table. A place is taken once, and stays taken after
-// its token is gone, so that a reader never has to look twice; a new array
+// its token is gone, so that a reader never has to look twice; a new table
 // without the graves replaces it when half of the places are taken, so that a
 // miss, which is what junk does, looks at one place and a half. A reader of
-// the old array sees what was true when it began.
+// the old table sees what was true when it began.
 type warm struct {
-	key    [2]uint64 // nobody outside the process knows which IDs are neighbours
-	places atomic.Pointer[[]place]
-	taken  int
-	count  int
+	key   [2]uint64 // nobody outside the process knows which IDs are neighbours
+	table atomic.Pointer[table]
+	taken int
+	count int
 
 	// Entries in the order of their arrival, for victim.
 	oldest, newest *entry
 	hand           *entry
 }
 
+// table has a power of two places, and a bit for each that is taken. The bits
+// are few enough to stay near the processor, where the places are not: most junk
+// ends at a bit.
+type table struct {
+	places []place
+	taken  []atomic.Uint64
+}
+
+func newTable(n int) *table {
+	return &table{make([]place, n), make([]atomic.Uint64, n/64)}
+}
+
+// at is the place where a search has come to, nil if it is over.
+func (t *table) at(i uint64) *place {
+	i &= uint64(len(t.places) - 1)
+	if t.taken[i/64].Load()>>(i%64)&1 == 0 {
+		return nil
+	}
+	return &t.places[i]
+}
+
 // place is the proof of one token: a line of the processor's cache. What is in
-// it is written before the key is, and not again; only the key changes.
+// it is written before its bit is, and not again; only the key changes.
 type place struct {
 	id     CredentialID
 	digest [32]byte
-	key    atomic.Pointer[liveKey] // nil: never taken; gone: a grave
+	key    atomic.Pointer[liveKey] // gone: a grave
 	entry  *entry                  // for writers
 }
 
@@ -57,8 +78,7 @@ const minPlaces = 64
 
 func (w *warm) init(key [16]byte) {
 	w.key = [2]uint64{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}
-	places := make([]place, minPlaces)
-	w.places.Store(&places)
+	w.table.Store(newTable(minPlaces))
 }
 
 // first is where the search for an ID begins.
@@ -69,14 +89,13 @@ func (w *warm) first(id *CredentialID) uint64 {
 
 // find returns the place and the key of an ID, nil if there is none.
 func (w *warm) find(id *CredentialID) (*place, *liveKey) {
-	places := *w.places.Load()
+	t := w.table.Load()
 	for i := w.first(id); ; i++ {
-		p := &places[i&uint64(len(places)-1)]
-		k := p.key.Load()
-		if k == nil {
+		p := t.at(i)
+		if p == nil {
 			return nil, nil
 		}
-		if p.id == *id && k != gone {
+		if k := p.key.Load(); p.id == *id && k != gone {
 			return p, k
 		}
 	}
@@ -92,10 +111,10 @@ func (w *warm) entry(id CredentialID) *entry {
 
 // add puts a token that is not there at the young end.
 func (w *warm) add(id CredentialID, digest [32]byte, e *entry, k *liveKey) {
-	if 2*(w.taken+1) > len(*w.places.Load()) {
+	if 2*(w.taken+1) > len(w.table.Load().places) {
 		w.rebuild()
 	}
-	w.put(*w.places.Load(), &place{id: id, digest: digest, entry: e}, k)
+	w.put(w.table.Load(), &place{id: id, digest: digest, entry: e}, k)
 	w.taken++
 	w.count++
 	if e.older = w.newest; e.older != nil {
@@ -113,24 +132,26 @@ func (w *warm) rebuild() {
 	for 7*n < 16*(w.count+1) {
 		n *= 2
 	}
-	places := make([]place, n)
+	t := newTable(n)
 	for e := w.oldest; e != nil; e = e.newer {
-		w.put(places, e.place, e.key())
+		w.put(t, e.place, e.key())
 	}
 	w.taken = w.count
-	w.places.Store(&places)
+	w.table.Store(t)
 }
 
-// put takes the first free place. The key comes last: who sees it sees the rest.
-func (w *warm) put(places []place, from *place, k *liveKey) {
-	for i := w.first(&from.id); ; i++ {
-		if p := &places[i&uint64(len(places)-1)]; p.key.Load() == nil {
-			p.id, p.digest, p.entry = from.id, from.digest, from.entry
-			p.entry.place = p
-			p.key.Store(k)
-			return
-		}
+// put takes the first free place. Its bit comes last: who sees it sees the rest.
+func (w *warm) put(t *table, from *place, k *liveKey) {
+	i := w.first(&from.id)
+	for t.at(i) != nil {
+		i++
 	}
+	i &= uint64(len(t.places) - 1)
+	p := &t.places[i]
+	p.id, p.digest, p.entry = from.id, from.digest, from.entry
+	p.entry.place = p
+	p.key.Store(k)
+	t.taken[i/64].Or(1 << (i % 64))
 }
 
 // remove digs a token's grave.

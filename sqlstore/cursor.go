@@ -15,12 +15,12 @@ type position struct {
 	id []byte
 }
 
-// in is where the page ends in a column of the activity log: a time, or a Seq.
+// in is where the page ends in a column: a Seq, or else a time.
 func (p position) in(column string) any {
-	if column == "time" {
-		return moment{p.at, true}
+	if column == "seq" {
+		return p.at
 	}
-	return p.at
+	return moment{p.at, true}
 }
 
 // A cursor begins with the list that it is of, so that no list is continued

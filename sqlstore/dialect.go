@@ -61,8 +61,12 @@ type engine interface {
 	check(ctx context.Context, db *sql.DB) error
 
 	statements() statements
+	// builder writes arguments as the engine numbers them.
+	builder() *builder
 	list(f apikey.Filter, after *position, limit int) query
-	events(f apikey.EventFilter, after *position, limit int) query
+	// contains adds the condition that a name has the part, whatever the case of
+	// ASCII letters.
+	contains(b *builder, part string)
 	// items has a column before those of the item: see statements.get. What is
 	// locked is one item, which nobody else can change until the transaction ends.
 	items(f apikey.ItemFilter, limit int, locked bool) query

@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"sync"
+	"sync/atomic"
 
 	"github.com/go-apikey/apikey"
 )
@@ -30,25 +30,28 @@ func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Reco
 // than running it. A server's statements are not kept, because a pooler in
 // transaction mode gives the connection that knows them to somebody else.
 type lookups struct {
-	mu   sync.Mutex
-	stmt *sql.Stmt // lives as long as the database
+	stmt atomic.Pointer[sql.Stmt] // lives as long as the database
 }
 
-// ready returns the statement, or nil where the text is to be sent.
+// ready returns the statement, or nil where the text is to be sent. Those who
+// find none all prepare one, and the first stays: whoever waited for another's
+// would wait past the end of his own context.
 func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
 	if s.tx != nil || !s.engine.embedded() {
 		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stmt == nil {
-		stmt, err := s.db.PrepareContext(ctx, s.dialect.named(s.sql.lookup))
-		if err != nil { // the query will say it
-			return nil
-		}
-		l.stmt = stmt
+	if stmt := l.stmt.Load(); stmt != nil {
+		return stmt
 	}
-	return l.stmt
+	stmt, err := s.db.PrepareContext(ctx, s.dialect.named(s.sql.lookup))
+	if err != nil { // the query will say it
+		return nil
+	}
+	if !l.stmt.CompareAndSwap(nil, stmt) {
+		stmt.Close()
+		return l.stmt.Load()
+	}
+	return stmt
 }
 
 func (s *Store) one(ctx context.Context, op string, q query) (apikey.Record, error) {
@@ -113,7 +116,7 @@ func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 	if f.Chain && f.Key.IsZero() {
 		return apikey.EventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
 	}
-	all, err := read(ctx, s, "events", s.engine.events(f, after, limit+1), scanEvent)
+	all, err := read(ctx, s, "events", s.engine.builder().events(f, after, limit+1), scanEvent)
 	if err != nil {
 		return apikey.EventPage{}, err
 	}

@@ -215,99 +215,16 @@ func (sqlite) builder() *builder { return &builder{mark: func(int) string { retu
 func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys stored")
-	e.whereKey(b, f)
-	e.whereTimes(b, f)
-	if after != nil {
-		b.where("(stored.created_at, stored.id) < (", b.arg(moment{after.at, true}), ", ", b.arg(after.id), ")")
-	}
+	b.keys(f, e.contains)
+	b.below("created_at", after)
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
 		") k LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
 	return b.query()
 }
 
-func (sqlite) whereKey(b *builder, f apikey.Filter) {
-	if f.Account != "" {
-		b.where("stored.account = ", b.arg(f.Account))
-	}
-	if f.Mode != 0 {
-		b.where("stored.mode = ", b.arg(int64(f.Mode)))
-	}
-	if f.Kind != 0 {
-		b.where("stored.kind = ", b.arg(int64(f.Kind)))
-	}
-	switch f.State {
-	case 0:
-	case apikey.Active:
-		b.where("stored.revoked_at IS NULL AND stored.disabled = 0")
-	case apikey.Suspended:
-		b.where("stored.revoked_at IS NULL AND stored.disabled = 1")
-	case apikey.Revoked:
-		b.where("stored.revoked_at IS NOT NULL")
-	default:
-		b.where("FALSE")
-	}
-	if f.NameContains != "" { // not LIKE, to which a name's '%' and '_' would be wildcards
-		b.where("instr(lower(stored.name), lower(", b.arg(f.NameContains), ")) > 0")
-	}
-	if f.Pepper != 0 {
-		slot := b.arg([]byte{f.Pepper})
-		b.where("(substr(stored.mac, 1, 1) = ", slot, " OR EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
-	}
-	if f.OtherMAC != 0 {
-		b.where("(stored.mac IS NULL OR substr(stored.mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
-	}
-	if f.Untagged {
-		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.ended = 0 AND c.pepper = 0)")
-	}
-	if f.SealedKEKNot != "" {
-		b.where("EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
-	}
-}
-
-func (sqlite) whereTimes(b *builder, f apikey.Filter) {
-	if f.NeverUsed {
-		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used IS NOT NULL)")
-	}
-	if !f.UnusedSince.IsZero() {
-		since := ceil(f.UnusedSince)
-		b.where("stored.created_at < ", b.arg(since))
-		b.where("NOT EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND c.last_used >= ", b.arg(since), ")")
-	}
-	if !f.ExpiringBefore.IsZero() {
-		b.where("stored.expires_at < ", b.arg(ceil(f.ExpiringBefore)))
-	}
-	if !f.NotExpiredAt.IsZero() {
-		b.where("(stored.expires_at IS NULL OR stored.expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
-	}
-	if !f.DueBefore.IsZero() {
-		b.where("stored.rotate_due <= ", b.arg(at(f.DueBefore)))
-	}
-}
-
-func (e sqlite) events(f apikey.EventFilter, after *position, limit int) query {
-	order, next, column := " DESC", " < ", "time"
-	if f.Chain {
-		order, next, column = "", " > ", "seq"
-	}
-	b := e.builder()
-	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
-	if f.Chain {
-		b.where("seq <> 0")
-	}
-	if f.Account != "" {
-		b.where("account = ", b.arg(f.Account))
-	}
-	if f.Mode != 0 {
-		b.where("mode = ", b.arg(int64(f.Mode)))
-	}
-	if !f.Key.IsZero() {
-		b.where("key_id = ", b.arg(f.Key[:]))
-	}
-	if after != nil {
-		b.where("(", column, ", id)", next, "(", b.arg(after.in(column)), ", ", b.arg(after.id), ")")
-	}
-	b.add(" ORDER BY ", column, order, ", id", order, " LIMIT ", b.arg(limit))
-	return b.query()
+// contains: not LIKE, to which a name's '%' and '_' would be wildcards.
+func (sqlite) contains(b *builder, part string) {
+	b.where("instr(lower(name), lower(", b.arg(part), ")) > 0")
 }
 
 func (e sqlite) items(f apikey.ItemFilter, limit int, _ bool) query {

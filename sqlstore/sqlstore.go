@@ -109,8 +109,9 @@ import (
 )
 
 // Store is an [apikey.Store] in a SQL database. It is safe for concurrent use,
-// in any number of processes, starts no goroutine and keeps neither prepared
-// statements nor session state, so that a connection pooler may stand between.
+// in any number of processes, starts no goroutine and keeps on a server neither
+// prepared statements nor session state, so that a connection pooler may stand
+// between.
 // Make one with [New].
 type Store struct {
 	dialect Dialect

@@ -1,0 +1,116 @@
+package sqlstore
+
+import "github.com/go-apikey/apikey"
+
+// What follows is written alike for every engine: the conditions of a filter on
+// the columns of apikey_keys (called stored where another table is asked about
+// it), and the whole query of the activity log.
+
+// keys adds the conditions of [apikey.Filter.Match], which is what they mean.
+// Only letters without regard to case need a word of the engine's own.
+func (b *builder) keys(f apikey.Filter, contains func(*builder, string)) {
+	if f.Account != "" {
+		b.where("account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("mode = ", b.arg(int64(f.Mode)))
+	}
+	if f.Kind != 0 {
+		b.where("kind = ", b.arg(int64(f.Kind)))
+	}
+	switch f.State {
+	case 0:
+	case apikey.Active:
+		b.where("revoked_at IS NULL AND NOT disabled")
+	case apikey.Suspended:
+		b.where("revoked_at IS NULL AND disabled")
+	case apikey.Revoked:
+		b.where("revoked_at IS NOT NULL")
+	default:
+		b.where("FALSE")
+	}
+	if f.NameContains != "" {
+		contains(b, f.NameContains)
+	}
+	b.secrets(f)
+	b.times(f)
+}
+
+// secrets adds the conditions on what a key's secrets were made with.
+func (b *builder) secrets(f apikey.Filter) {
+	if f.Pepper != 0 {
+		slot := b.arg([]byte{f.Pepper})
+		b.where("(substr(mac, 1, 1) = ", slot, " OR ", credential, "NOT c.ended AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
+	}
+	if f.OtherMAC != 0 {
+		b.where("(mac IS NULL OR substr(mac, 1, 1) <> ", b.arg([]byte{f.OtherMAC}), ")")
+	}
+	if f.Untagged {
+		b.where(credential, "NOT c.ended AND c.pepper = 0)")
+	}
+	if f.SealedKEKNot != "" {
+		b.where(credential, "c.sealed_kek <> '' AND c.sealed_kek <> ", b.arg(f.SealedKEKNot), ")")
+	}
+}
+
+func (b *builder) times(f apikey.Filter) {
+	if f.NeverUsed {
+		b.where("NOT ", credential, "c.last_used IS NOT NULL)")
+	}
+	if !f.UnusedSince.IsZero() {
+		since := ceil(f.UnusedSince)
+		b.where("created_at < ", b.arg(since))
+		b.where("NOT ", credential, "c.last_used >= ", b.arg(since), ")")
+	}
+	if !f.ExpiringBefore.IsZero() {
+		b.where("expires_at < ", b.arg(ceil(f.ExpiringBefore)))
+	}
+	if !f.NotExpiredAt.IsZero() {
+		b.where("(expires_at IS NULL OR expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
+	}
+	if !f.DueBefore.IsZero() {
+		b.where("rotate_due <= ", b.arg(at(f.DueBefore)))
+	}
+}
+
+// credential begins a condition on some credential c of the key.
+const credential = "EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND "
+
+// below and above go on after a page, in an order by column and then by ID. Not
+// by comparing rows of values, for which MariaDB uses no index.
+func (b *builder) below(column string, page *position) { b.beyond(column, "<", page) }
+func (b *builder) above(column string, page *position) { b.beyond(column, ">", page) }
+
+func (b *builder) beyond(column, than string, page *position) {
+	if page == nil {
+		return
+	}
+	end := page.in(column)
+	b.where(column, " ", than, "= ", b.arg(end))
+	b.where("(", column, " ", than, " ", b.arg(end), " OR id ", than, " ", b.arg(page.id), ")")
+}
+
+// events is the query of a page of the activity log: the newest first, or a
+// key's chain from its beginning.
+func (b *builder) events(f apikey.EventFilter, after *position, limit int) query {
+	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	if f.Account != "" {
+		b.where("account = ", b.arg(f.Account))
+	}
+	if f.Mode != 0 {
+		b.where("mode = ", b.arg(int64(f.Mode)))
+	}
+	if !f.Key.IsZero() {
+		b.where("key_id = ", b.arg(f.Key[:]))
+	}
+	order := " ORDER BY time DESC, id DESC LIMIT "
+	if f.Chain {
+		order = " ORDER BY seq, id LIMIT "
+		b.where("seq <> 0")
+		b.above("seq", after)
+	} else {
+		b.below("time", after)
+	}
+	b.add(order, b.arg(limit))
+	return b.query()
+}
