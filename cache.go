@@ -236,6 +236,16 @@ func (c *cache) siblings(id KeyID) (all []*entry) {
 	return all
 }
 
+// affected are a key's entries, and that of the credential by which its record was
+// found (zero: none), which somebody may have moved there by hand.
+func (c *cache) affected(key KeyID, by CredentialID) []*entry {
+	all := c.siblings(key)
+	if e := c.warm.entry(by); e != nil && e.key().info.ID != key {
+		all = append(all, e)
+	}
+	return all
+}
+
 // origin is where a record comes from.
 type origin uint8
 
@@ -349,11 +359,7 @@ func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, 
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
 	}
-	all := c.siblings(r.ID)
-	if e := c.warm.entry(id); e != nil && e.key().info.ID != r.ID {
-		all = append(all, e) // its credential was moved here, by hand
-	}
-	for _, e := range all {
+	for _, e := range c.affected(r.ID, id) {
 		if e.key() == gone {
 			continue // evicted for the one before
 		}
@@ -366,11 +372,12 @@ func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, 
 	}
 }
 
-// damaged marks a key's entries: the store has a row that cannot be read.
-func (c *cache) damaged(err *CorruptError) {
+// damaged marks a key's entries: the store has a row that cannot be read, which
+// was found by that credential (zero: by none).
+func (c *cache) damaged(err *CorruptError, by CredentialID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.siblings(err.Key) {
+	for _, e := range c.affected(err.Key, by) {
 		if old := e.key(); old != gone {
 			k := &liveKey{view: old.view}
 			k.damage = err

@@ -78,4 +78,13 @@ func TestAMovedCredentialIsNotReadAround(t *testing.T) {
 	}
 	s.set(func(s *spy) { s.lookup = nil })
 	require.NoError(t, e.verify(key.Token), "it was put back")
+	s.set(func(s *spy) { // and the other key's row cannot even be read
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+			return apikey.Record{}, &apikey.CorruptError{Key: other.Key.ID}
+		}
+	})
+	e.clock.move(2*e.maxAge() + time.Second)
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrCorrupt)
+	s.set(func(s *spy) { s.lookup = nil })
+	require.NoError(t, e.verify(key.Token), "it was put back")
 }

@@ -101,7 +101,7 @@ func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 		}
 		for _, damaged := range changes.Damaged {
 			v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
-			v.cache.damaged(damaged)
+			v.cache.damaged(damaged, CredentialID{})
 		}
 		n += len(changes.Records)
 		v.feed.cursor = changes.Next

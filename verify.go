@@ -380,7 +380,7 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	case errors.Is(err, ErrNotFound):
 		v.cache.drop(id, begun)
 	case errors.As(err, &corrupt):
-		v.cache.damaged(corrupt)
+		v.cache.damaged(corrupt, id)
 	default:
 		return err
 	}

@@ -60,24 +60,7 @@ func TestStandbyThatIsMinutesBehind(t *testing.T) {
 	must(t, m.Revoke(ctx, apikey.RevokeRequest{Key: doomed}))
 	revokedAt := time.Now()
 
-	bound := movedAt.Add(maxStale) // the last good sync began before
-	var w aftermove
-	for time.Since(revokedAt) < delay+10*time.Second {
-		for _, token := range []string{living, cold, dying} {
-			begun := time.Now()
-			bounded, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-			_, err := v.Verify(bounded, token, apikey.Request{})
-			cancel()
-			w.count(begun.After(bound), token == cold, err)
-			if token == dying && err == nil {
-				w.last = begun.Sub(revokedAt)
-			}
-		}
-		if w.shown == 0 && time.Now().After(bound) {
-			w.shown = isRevokedAt(t, standby, doomed)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	w := behindFor(t, v, standby, doomed, [...]string{living, cold, dying}, movedAt.Add(maxStale), revokedAt, delay+10*time.Second)
 	t.Logf("moved to a standby %v behind, MaxStale %v: %d warm verifications in time, %d of them accepted, the last of the revoked key %v after its revocation; after the bound %d, accepted %d, refused with ErrUnavailable %d (%v); of a cold key %d, accepted %d",
 		delay, maxStale, w.early, w.earlyAccepted, w.last.Round(time.Millisecond), w.late, w.lateAccepted, w.unavailable, w.err, w.cold, w.coldAccepted)
 	if w.lateAccepted+w.coldAccepted != 0 || w.unavailable != w.late || w.late < 100 || w.earlyAccepted < 100 || w.cold < 100 {
@@ -101,6 +84,29 @@ func TestStandbyThatIsMinutesBehind(t *testing.T) {
 	_, err = v.Verify(t.Context(), dying, apikey.Request{})
 	wants(t, err, apikey.ErrRevoked, "")
 	t.Logf("back at the primary: all is as before after %v", time.Since(back).Round(time.Millisecond))
+}
+
+// behindFor asks about a living, a cold and a dying key until so long after the
+// revocation. The bound is MaxStale after the move: the last good sync began before.
+func behindFor(t *testing.T, v *apikey.Verifier, standby *server, doomed apikey.KeyID, tokens [3]string, bound, revokedAt time.Time, long time.Duration) (w aftermove) {
+	t.Helper()
+	for time.Since(revokedAt) < long {
+		for i, token := range tokens {
+			begun := time.Now()
+			bounded, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			_, err := v.Verify(bounded, token, apikey.Request{})
+			cancel()
+			w.count(begun.After(bound), i == 1, err)
+			if i == 2 && err == nil {
+				w.last = begun.Sub(revokedAt)
+			}
+		}
+		if w.shown == 0 && time.Now().After(bound) {
+			w.shown = isRevokedAt(t, standby, doomed)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return w
 }
 
 // aftermove counts what a Verifier answers that was moved to a standby.
