@@ -121,6 +121,8 @@ func TestGalera(t *testing.T) {
 		managers = append(managers, newManager(t, stores[i], func(c *apikey.ManagerConfig) { c.OnEvent = all.add }))
 	}
 	readsAreCurrent(t, stores)
+	counted, p := e.proxied(t, nodes[0].galeraDSN())
+	flushLastUses(t, p, open(t, counted, sqlstore.MySQL), stores[1], stores[2])
 	for _, accounts := range []int{1, 8} {
 		var updates, resumes, safety tally
 		keys := issueKeys(t, managers[0], accounts)
