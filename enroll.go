@@ -200,10 +200,13 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		}
 		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, "factor:"+factor)}
 		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
+		if err != nil {
+			return effect{}, err // nothing of e: what is answered with an error is not confirmed
+		}
 		if unused.Version > 0 {
 			e.items = append(e.items, unused.gone())
 		}
-		return e, err
+		return e, nil
 	}
 	return s.attempt(ctx, open, compare)
 }

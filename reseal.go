@@ -41,7 +41,8 @@ func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err 
 		return effect{}, err
 	}})
 	if done = limit - batch.left; done > 0 {
-		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		// What was done is done: its event is written as soon as the store takes it.
+		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, lessens: true, work: func(a Actor, _ *Record) (effect, error) {
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
 		}}))
 	}

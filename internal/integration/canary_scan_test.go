@@ -265,7 +265,7 @@ func (r recorded) hear(statement string, args []driver.NamedValue) {
 // The scan itself: it finds each secret in each spelling and on each channel, and
 // nothing where there is nothing.
 func TestTheScanFindsALeak(t *testing.T) {
-	path := newFile(t)
+	path := string(newFile(t))
 	d := newDay(t, path)
 	d.hello()
 	if hits := d.c.hits(); len(hits) != 0 {

@@ -23,7 +23,7 @@ import (
 // searched for tokens, grants, codes, seeds, data keys and passwords. They may be
 // in the body of a mail and nowhere else.
 func TestADayLeavesNoSecret(t *testing.T) {
-	path := newFile(t)
+	path := string(newFile(t))
 	d := newDay(t, path)
 	d.hello()
 	for _, part := range []func(){d.passwords, d.enrolment, d.app, d.mail, d.panics, d.rotations, d.reseal, d.strangers, d.damage, d.lock} {

@@ -101,8 +101,8 @@ func (c *child) killed() bool {
 func say(words ...any) { os.Stdout.WriteString(fmt.Sprintln(words...)) }
 
 // childNode is a Manager on a migrated database, in another process.
-func childNode(path string, now func() time.Time, options ...func(*apikey.ManagerConfig)) (*apikey.Manager, apikey.Store, error) {
-	store, _, err := openPath(path)
+func childNode(at string, now func() time.Time, options ...func(*apikey.ManagerConfig)) (*apikey.Manager, apikey.Store, error) {
+	store, _, err := place(at).open()
 	if err != nil {
 		return nil, nil, err
 	}

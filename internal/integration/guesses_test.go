@@ -20,40 +20,46 @@ import (
 // clock jumps an hour whenever an hourly limit stands in the way, and forty days
 // after the lock. What counts is how many are compared at all.
 func TestAMillionGuesses(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
-		total := int64(1_000_000)
-		if testing.Short() {
-			total = 20_000
-		}
-		g := newGuesser(t, open, total)
-		start, day := time.Now(), g.clock.now()
-		var workers sync.WaitGroup
-		for i := range 4 * len(g.nodes) {
-			workers.Go(func() { g.work(g.nodes[i%len(g.nodes)], rand.New(rand.NewPCG(1, uint64(i)))) })
-		}
-		workers.Wait()
-		evaluated := g.compared.Load()
-		chance := 1 - math.Pow(1-3e-6, float64(evaluated))
-		t.Logf("%d guesses over %d challenges from %d nodes in %v (%.0f days of the program's time): evaluated %d, refused unseen %d; probability that one was right %.3g",
-			g.made.Load(), g.put.Load(), len(g.nodes), time.Since(start).Round(time.Second), g.clock.now().Sub(day).Hours()/24,
-			evaluated, g.made.Load()-evaluated, chance)
-		if evaluated > 100 || chance > 3e-4 {
-			t.Error("more was compared than a hundred guesses")
-		}
-		if evaluated < 90 || g.made.Load() < total/10 || g.clock.now().Sub(day) < 31*24*time.Hour {
-			t.Error("this proves nothing: there were too few guesses, or too little time")
-		}
-		// He who knows the code is locked out too, until somebody else lifts it.
-		req := apikey.RevealRequest{Key: g.key}
-		if _, err := g.nodes[3].manager.Challenge(as("usr_1"), "totp", req); !errors.Is(err, apikey.ErrLocked) {
-			t.Errorf("a challenge after the guesses: %v", err)
-		}
-		must(t, g.nodes[5].manager.LiftLock(staff(), apikey.LiftLockRequest{Account: "acc_1", Actor: "usr_1"}))
-		g.clock.move(time.Hour) // those challenges that still waited are over
-		req.Grant = approve(t, g.nodes[3], as("usr_1"), "totp", req, func() string { return g.people.app("usr_1") })
-		_, err := g.nodes[6].manager.Reveal(as("usr_1"), req)
-		must(t, err)
-	})
+	total := int64(1_000_000)
+	if testing.Short() {
+		total = 20_000
+	}
+	onStores(t, func(t *testing.T, open func() apikey.Store) { guessAll(t, open, total) })
+	if !*full {
+		total = 10_000
+	}
+	onServers(t, func(t *testing.T, open func() apikey.Store) { guessAll(t, open, total) })
+}
+
+func guessAll(t *testing.T, open func() apikey.Store, total int64) {
+	g := newGuesser(t, open, total)
+	start, day := time.Now(), g.clock.now()
+	var workers sync.WaitGroup
+	for i := range 4 * len(g.nodes) {
+		workers.Go(func() { g.work(g.nodes[i%len(g.nodes)], rand.New(rand.NewPCG(1, uint64(i)))) })
+	}
+	workers.Wait()
+	evaluated := g.compared.Load()
+	chance := 1 - math.Pow(1-3e-6, float64(evaluated))
+	t.Logf("%d guesses over %d challenges from %d nodes in %v (%.0f days of the program's time): evaluated %d, refused unseen %d; probability that one was right %.3g",
+		g.made.Load(), g.put.Load(), len(g.nodes), time.Since(start).Round(time.Second), g.clock.now().Sub(day).Hours()/24,
+		evaluated, g.made.Load()-evaluated, chance)
+	if evaluated > 100 || chance > 3e-4 {
+		t.Error("more was compared than a hundred guesses")
+	}
+	if evaluated < 90 || g.made.Load() < total/10 || g.clock.now().Sub(day) < 31*24*time.Hour {
+		t.Error("this proves nothing: there were too few guesses, or too little time")
+	}
+	// He who knows the code is locked out too, until somebody else lifts it.
+	req := apikey.RevealRequest{Key: g.key}
+	if _, err := g.nodes[3].manager.Challenge(as("usr_1"), "totp", req); !errors.Is(err, apikey.ErrLocked) {
+		t.Errorf("a challenge after the guesses: %v", err)
+	}
+	must(t, g.nodes[5].manager.LiftLock(staff(), apikey.LiftLockRequest{Account: "acc_1", Actor: "usr_1"}))
+	g.clock.move(time.Hour) // those challenges that still waited are over
+	req.Grant = approve(t, g.nodes[3], as("usr_1"), "totp", req, func() string { return g.people.app("usr_1") })
+	_, err := g.nodes[6].manager.Reveal(as("usr_1"), req)
+	must(t, err)
 }
 
 // guesser is somebody with the session of usr_1 and without his phone.
@@ -82,8 +88,16 @@ func (c counted) Check(ctx context.Context, a apikey.Actor, ch apikey.Challenge,
 	return c.TOTP.Check(ctx, a, ch, enrolled, state, answer)
 }
 
+// patience is how long somebody guesses at most, on a slow machine too.
+func patience() time.Duration {
+	if *full {
+		return 5 * time.Minute
+	}
+	return 80 * time.Second
+}
+
 func newGuesser(t *testing.T, open func() apikey.Store, total int64) *guesser {
-	g := &guesser{t: t, clock: newClock(), total: total, deadline: time.Now().Add(80 * time.Second)}
+	g := &guesser{t: t, clock: newClock(), total: total, deadline: time.Now().Add(patience())}
 	g.people = newPeople(g.clock.now)
 	for i := range g.nodes {
 		g.nodes[i] = newNode(t, open(), g.clock.now, g.people.factors(apikey.GuardRevealAndRotate("totp")), func(c *apikey.ManagerConfig) {
@@ -153,7 +167,7 @@ func (g *guesser) wrong(dice *rand.Rand) string {
 // The budgets are for wrong answers. Somebody who works through two hundred keys
 // in an hour, and answers rightly, never meets them.
 func TestRightAnswersAreNeverRefused(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		r := newRace(t, open)
 		start, refused := r.clock.now(), 0
 		for i := range 200 {

@@ -13,24 +13,31 @@ import (
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
-// Five hundred processes that rotate, reveal and reseal without a pause on one
-// database, each killed (SIGKILL) after a random time. Each time the other node
-// then finds every key with a token that works, no more tokens than there may
-// be, every reveal that was answered in the log, and everything sealed still
-// openable.
+// Five hundred processes (on a server two hundred, five with -full) that rotate,
+// reveal and reseal without a pause on one database, each killed (SIGKILL) after a
+// random time. Each time the other node then finds every key with a token that
+// works, no more tokens than there may be, every reveal that was answered in the
+// log, and everything sealed still openable.
 func TestKilledAtAnyPoint(t *testing.T) {
-	lives := 500
-	if testing.Short() {
-		lives = 25
-	}
-	path := newFile(t)
-	a := newAftermath(t, path)
+	onPlaces(t, func(t *testing.T, at place, all bool) {
+		lives := 500
+		switch {
+		case testing.Short():
+			lives = 25
+		case !all:
+			lives = 200
+		}
+		killAll(t, newAftermath(t, at), at, lives)
+	})
+}
+
+func killAll(t *testing.T, a *aftermath, at place, lives int) {
 	start := time.Now()
 	for life := range lives {
 		if life%25 == 0 { // new ones, whose chains are still short
 			a.issueKeys(4)
 		}
-		args := []string{path, fmt.Sprint(life)}
+		args := []string{string(at), fmt.Sprint(life)}
 		for _, key := range a.keys {
 			args = append(args, key.String())
 		}
@@ -67,9 +74,9 @@ func TestKilledAtAnyPoint(t *testing.T) {
 // workUntilKilled is the process: it does one thing after the other to the keys
 // that it was given, and says when it begins one and when it was answered.
 func workUntilKilled(args []string) error {
-	path, life, keys := args[0], sure(strconv.Atoi(args[1])), args[2:]
+	at, life, keys := args[0], sure(strconv.Atoi(args[1])), args[2:]
 	p := newPeople(time.Now)
-	m, _, err := childNode(path, time.Now, p.factors(apikey.GuardRevealAndRotate("password")), func(c *apikey.ManagerConfig) {
+	m, _, err := childNode(at, time.Now, p.factors(apikey.GuardRevealAndRotate("password")), func(c *apikey.ManagerConfig) {
 		c.KEKs = []apikey.KEK{localKEK(1), localKEK(2)}
 		if life%2 == 1 { // so that there is always something to seal anew
 			slices.Reverse(c.KEKs)
@@ -173,9 +180,9 @@ type aftermath struct {
 	lost, broken, shut          int
 }
 
-func newAftermath(t *testing.T, path string) *aftermath {
+func newAftermath(t *testing.T, at place) *aftermath {
 	a := &aftermath{t: t, people: newPeople(time.Now), during: map[string]int{}}
-	a.node = newNode(t, openFile(t, path), time.Now, a.people.factors(nil), func(c *apikey.ManagerConfig) {
+	a.node = newNode(t, at.store(t), time.Now, a.people.factors(nil), func(c *apikey.ManagerConfig) {
 		c.KEKs = []apikey.KEK{localKEK(1), localKEK(2)}
 		c.InsecureRevealWithoutStepUp = true // it looks at everything, by hand
 		c.StepUp = func(act apikey.Action, mode apikey.Mode) []string {

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"database/sql"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/totp"
 	"github.com/go-apikey/apikey/memstore"
-	"github.com/go-apikey/apikey/sqlstore"
 )
 
 // A node is one process of a program: a Manager and a Verifier with a way of
@@ -85,19 +83,20 @@ func onStores(t *testing.T, test func(t *testing.T, open func() apikey.Store)) {
 		test(t, func() apikey.Store { return store })
 	})
 	t.Run("sqlite", func(t *testing.T) {
-		path := newFile(t)
-		test(t, func() apikey.Store { return openFile(t, path) })
+		file := newFile(t)
+		test(t, func() apikey.Store { return file.store(t) })
 	})
 }
 
-// onEngines runs it on the servers too; there a node's own way is a pool of its
-// own.
+// onEngines runs it on the servers too.
 func onEngines(t *testing.T, test func(t *testing.T, open func() apikey.Store)) {
 	onStores(t, test)
-	for _, e := range engines {
-		if e.name != "postgres/pgx" && e.name != "mariadb/interpolated" {
-			continue
-		}
+	onServers(t, test)
+}
+
+// onServers runs it there alone; a node's own way is a pool of its own.
+func onServers(t *testing.T, test func(t *testing.T, open func() apikey.Store)) {
+	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
 			dsn := e.dsn(t)
 			d, _ := e.fresh(t)
@@ -107,32 +106,12 @@ func onEngines(t *testing.T, test func(t *testing.T, open func() apikey.Store)) 
 	}
 }
 
-// newFile is the path of a migrated database.
-func newFile(t *testing.T) string {
+// newFile is a migrated database of SQLite.
+func newFile(t *testing.T) place {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "keys.db")
-	must(t, openFile(t, path).Migrate(background))
-	return path
-}
-
-func openFile(t *testing.T, path string) *sqlstore.Store {
-	t.Helper()
-	store, db, err := openPath(path)
-	must(t, err)
-	t.Cleanup(func() { db.Close() })
-	return store
-}
-
-// openPath waits for no disk: a killed process takes nothing along that it has
-// handed to the kernel, and the power stays on here.
-func openPath(path string) (*sqlstore.Store, *sql.DB, error) {
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_txlock=immediate")
-	if err != nil {
-		return nil, nil, err
-	}
-	db.SetMaxOpenConns(8)
-	store, err := sqlstore.New(db, sqlstore.SQLite)
-	return store, db, err
+	file := place(filepath.Join(t.TempDir(), "keys.db"))
+	must(t, file.store(t).Migrate(background))
+	return file
 }
 
 // people is what the actors have beside the program: one mailbox, passwords and

@@ -17,13 +17,18 @@ import (
 // process that seals anew is killed (SIGKILL) again and again until one gets to
 // the end. Afterwards only the new KEK is there, and everything opens with it.
 func TestResealKilledUntilDone(t *testing.T) {
-	rounds := byte(20)
-	if testing.Short() {
-		rounds = 3
-	}
+	onPlaces(t, func(t *testing.T, at place, all bool) {
+		rounds := byte(20)
+		if testing.Short() || !all {
+			rounds = 3
+		}
+		resealAgainAndAgain(t, at, rounds)
+	})
+}
+
+func resealAgainAndAgain(t *testing.T, at place, rounds byte) {
 	const keys, actors, beginners = 150, 30, 10
-	path := newFile(t)
-	r := newResealed(t, path, keys, actors)
+	r := newResealed(t, at, keys, actors)
 	kills, opened, tokens := 0, 0, 0
 	for round := range rounds {
 		fresh, old := round+2, round+1
@@ -35,7 +40,7 @@ func TestResealKilledUntilDone(t *testing.T) {
 		// The longer it takes the longer each lives: a slow machine gets there too.
 		patience := 10 * time.Millisecond
 		for done := false; !done; patience += time.Millisecond / 2 {
-			c := startChild(t, "reseal", path, fmt.Sprint(fresh), fmt.Sprint(old))
+			c := startChild(t, "reseal", string(at), fmt.Sprint(fresh), fmt.Sprint(old))
 			c.expect("ready")
 			time.Sleep(soon(patience))
 			for _, words := range c.kill() {
@@ -95,7 +100,7 @@ func keksOf(numbers []string) (keks []apikey.KEK) {
 // resealed is what a program has sealed.
 type resealed struct {
 	t      *testing.T
-	path   string
+	at     place
 	clock  *clock
 	people *people
 	tokens map[apikey.KeyID]string
@@ -105,8 +110,8 @@ type resealed struct {
 	rotations, answers, lost int
 }
 
-func newResealed(t *testing.T, path string, keys, actors int) *resealed {
-	r := &resealed{t: t, path: path, clock: newClock(), tokens: map[apikey.KeyID]string{}}
+func newResealed(t *testing.T, at place, keys, actors int) *resealed {
+	r := &resealed{t: t, at: at, clock: newClock(), tokens: map[apikey.KeyID]string{}}
 	r.people = newPeople(r.clock.now)
 	n := r.node(1)
 	for range keys {
@@ -145,7 +150,7 @@ func (r *resealed) confirmAll(n *node, actors []string) (opened int) {
 
 // node has these KEKs alone; the first wraps.
 func (r *resealed) node(keks ...byte) *node {
-	return newNode(r.t, openFile(r.t, r.path), r.clock.now, r.people.factors(apikey.GuardRevealAndRotate("totp", "password")), func(c *apikey.ManagerConfig) {
+	return newNode(r.t, r.at.store(r.t), r.clock.now, r.people.factors(apikey.GuardRevealAndRotate("totp", "password")), func(c *apikey.ManagerConfig) {
 		c.KEKs = nil
 		for _, n := range keks {
 			c.KEKs = append(c.KEKs, localKEK(n))

@@ -18,7 +18,7 @@ const (
 
 // A switch in ninety days is exact to the microsecond of the clock that judges
 // it, on a node that was there all the time, on one that was started since, and,
-// on SQLite, in new processes, after the one that made the switch was killed
+// on a database, in new processes, after the one that made the switch was killed
 // (SIGKILL) as soon as it had its answer.
 func TestScheduledSwitchIsExact(t *testing.T) {
 	t.Run("memstore", func(t *testing.T) {
@@ -29,17 +29,16 @@ func TestScheduledSwitchIsExact(t *testing.T) {
 		s.next = next.Token.Reveal()
 		s.walk(nil)
 	})
-	t.Run("sqlite", func(t *testing.T) {
-		path := newFile(t)
-		s := newSwitch(t, func() apikey.Store { return openFile(t, path) })
-		c := startChild(t, "rotate", path, s.clock.now().Format(time.RFC3339Nano), s.key.String(), s.at.Format(time.RFC3339Nano))
+	onPlaces(t, func(t *testing.T, at place, _ bool) {
+		s := newSwitch(t, func() apikey.Store { return at.store(t) })
+		c := startChild(t, "rotate", string(at), s.clock.now().Format(time.RFC3339Nano), s.key.String(), s.at.Format(time.RFC3339Nano))
 		s.next = c.expect("rotated")[0]
 		c.kill()
 		if !c.killed() {
 			t.Fatal("the process ended by itself")
 		}
 		s.walk(func(now time.Time, token string) string {
-			c := startChild(t, "verify", path, now.Format(time.RFC3339Nano), token)
+			c := startChild(t, "verify", string(at), now.Format(time.RFC3339Nano), token)
 			defer c.kill()
 			return strings.Join(c.expect("answer"), " ")
 		})
@@ -65,7 +64,7 @@ func rotateAt(args []string) error {
 // verifyAt is a process that begins to verify at a time.
 func verifyAt(args []string) error {
 	now := sure(time.Parse(time.RFC3339Nano, args[1]))
-	store, _, err := openPath(args[0])
+	store, _, err := place(args[0]).open()
 	if err != nil {
 		return err
 	}
@@ -147,7 +146,7 @@ func (s *scheduled) walk(process func(now time.Time, token string) string) {
 // Eight verifiers and a client, whose clocks are up to two seconds off either
 // way: the client changes tokens at T by its own clock, and is never refused.
 func TestScheduledSwitchAcrossSkewedNodes(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		s := newSwitch(t, open)
 		next, err := s.before.manager.Rotate(as("usr_1"), apikey.RotateRequest{Key: s.key, At: s.at})
 		must(t, err)
@@ -187,7 +186,7 @@ func TestScheduledSwitchAcrossSkewedNodes(t *testing.T) {
 // the new token works at once on every node, and the old one on none that has
 // asked what changed.
 func TestManagerAheadOfItsVerifiers(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		c := newClock()
 		ahead := newNode(t, open(), func() time.Time { return c.now().Add(3 * time.Second) })
 		var all []*apikey.Verifier
@@ -238,7 +237,7 @@ func TestManagerAheadOfItsVerifiers(t *testing.T) {
 // Rotate now, without overlap, is for a token that has leaked: nothing else that
 // the key has, or was going to have, proves it afterwards.
 func TestRotateNowEndsEverythingElse(t *testing.T) {
-	onStores(t, func(t *testing.T, open func() apikey.Store) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		c := newClock()
 		nodes := []*node{newNode(t, open(), c.now), newNode(t, open(), c.now)}
 		issued, err := nodes[0].manager.Issue(as("usr_1"), apikey.IssueRequest{Mode: apikey.Live})

@@ -192,7 +192,7 @@ func TestInHoldsUpNobodyElse(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			for _, keys := range []int{2, 5, 20, 100} {
 				s, db := e.migrated(t)
-				m := newManager(t, s, guardedReveal(t))
+				m := newManager(t, s, newDesk().furnish(onReveal))
 				var issued []apikey.Issued
 				for i := range keys {
 					k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i%10)), apikey.IssueRequest{Mode: apikey.Live})
