@@ -267,6 +267,9 @@ func (c *cache) renew(e *entry, k *liveKey, readAt instant, from origin) {
 	known := &liveKey{view: old.view} // which is not changed, but replaced
 	known.also = nil
 	was := c.readAt(old)
+	if was == (instant{}) && from != readNow {
+		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
+	}
 	death := known.info.State == Revoked
 	agrees := k.info.Version == known.info.Version && k.head == known.head
 	switch {
@@ -324,7 +327,12 @@ func (c *cache) evict(last *entry) {
 	}
 }
 
+// later is the later of two readings. A record in doubt stays in doubt until it
+// is read (see renew), and no reading takes an earlier one back.
 func later(was, readAt instant, maxAge time.Duration) instant {
+	if readAt == (instant{}) {
+		return was
+	}
 	if readAt = jitter(readAt, maxAge); was == (instant{}) || readAt.mono > was.mono {
 		return readAt
 	}
@@ -418,23 +426,24 @@ func (c *cache) doubtKey(r *Record) {
 	}
 }
 
-// claim lets one caller read an entry again; unclaim ends that.
-func (c *cache) claim(id CredentialID) bool {
+// claim lets one caller read an entry again; unclaim ends that, and lets nobody
+// before a time.
+func (c *cache) claim(id CredentialID, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.warm.entry(id)
-	if e == nil || e.again {
+	if e == nil || e.again || now.mono < e.notBefore {
 		return false
 	}
 	e.again = true
 	return true
 }
 
-func (c *cache) unclaim(id CredentialID) {
+func (c *cache) unclaim(id CredentialID, notBefore time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.warm.entry(id); e != nil {
-		e.again = false
+		e.again, e.notBefore = false, notBefore
 	}
 }
 

@@ -2,24 +2,33 @@ package apikey
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
 
 // flights lets callers who want the same thing at the same time share one run
 // of it. The run belongs to nobody's request: a first caller who hangs up fails
-// nobody else, and a run always ends, because flightTime bounds it.
+// nobody else, and a run ends, because flightTime bounds it. One that does not,
+// because the store does not look at its context, is left behind: another
+// connection may work.
 type flights[K comparable, V any] struct {
-	tasks *tasks
+	tasks *tasks // for do; nil where only within is called
 	mu    sync.Mutex
 	m     map[K]*flight[V]
+	left  int // behind, and not ended
 }
 
 type flight[V any] struct {
-	done chan struct{}
-	v    V
-	err  error
+	began time.Time
+	left  bool
+	done  chan struct{}
+	v     V
+	err   error
 }
+
+// maxLeft bounds the runs that are left behind: each may hold a connection.
+const maxLeft = 8
 
 // flightTime bounds work that is detached from the request that began it.
 const flightTime = 5 * time.Second
@@ -40,14 +49,21 @@ func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context)
 
 // within is for a task, which is nobody's request and bounded already: it runs
 // what it wants itself. Two goroutines that hand over to each other cost more
-// than the query between them.
-func (f *flights[K, V]) within(task context.Context, key K, run func(context.Context) (V, error)) (V, error) {
-	fl, first := f.join(key)
-	if first {
-		fl.v, fl.err = run(task)
-		f.end(key, fl)
+// than the query between them. A run has no more time than the task that it is
+// of: who joined it, and has time left when it fails, tries once more.
+func (f *flights[K, V]) within(task context.Context, key K, run func(context.Context) (V, error)) (v V, err error) {
+	for range 2 {
+		fl, first := f.join(key)
+		if first {
+			fl.v, fl.err = run(task)
+			f.end(key, fl)
+		}
+		v, err = fl.wait(task)
+		if first || !errors.Is(err, ErrUnavailable) || task.Err() != nil {
+			break
+		}
 	}
-	return fl.wait(task)
+	return v, err
 }
 
 // join returns the flight of a key, and whether it is new.
@@ -55,19 +71,27 @@ func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.m[key]; fl != nil {
-		return fl, false
+		if time.Since(fl.began) < flightTime+time.Second || f.left == maxLeft {
+			return fl, false
+		}
+		fl.left = true
+		f.left++
 	}
 	if f.m == nil {
 		f.m = map[K]*flight[V]{}
 	}
-	fl = &flight[V]{done: make(chan struct{}), err: ErrClosed}
+	fl = &flight[V]{began: time.Now(), done: make(chan struct{}), err: ErrClosed}
 	f.m[key] = fl
 	return fl, true
 }
 
 func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	f.mu.Lock()
-	delete(f.m, key)
+	if fl.left {
+		f.left--
+	} else {
+		delete(f.m, key)
+	}
 	f.mu.Unlock()
 	close(fl.done)
 }
@@ -122,10 +146,20 @@ func (t *tasks) forever(work func()) bool {
 	return true
 }
 
-func (t *tasks) close() {
+// close ends the tasks, and waits for them until ctx ends: a store that does not
+// look at its context may hold one for ever.
+func (t *tasks) close(ctx context.Context) {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
 	t.cancel()
-	t.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		t.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,11 +22,26 @@ type Notifier interface {
 
 // feed is a Verifier's place in the store's change feed.
 type feed struct {
-	runs   flights[struct{}, int64] // one at a time; the number of the run
-	begun  atomic.Int64             // runs that have begun
-	cursor Cursor                   // touched by the run alone
-	good   atomic.Pointer[instant]  // start of the last good run
+	runs  flights[struct{}, int64] // one at a time; the number of the run
+	begun atomic.Int64             // runs that have begun
+	good  atomic.Pointer[instant]  // start of the last good run
+
+	// For one that was left behind, which finds its context ended.
+	mu     sync.Mutex
+	cursor Cursor
+	shown  map[KeyID]shown // what the last run was shown
 }
+
+// shown is a version of a record. A feed may show one again and again, while
+// some transaction is open for instance; to take each anew would fence what is
+// under way each time, and valid keys would be busy.
+type shown struct {
+	version uint64
+	head    [32]byte
+}
+
+// maxShown bounds what a run remembers: more than that is taken again.
+const maxShown = 10_000
 
 // freshAt reports whether the last good sync began at most maxStale ago.
 func (f *feed) freshAt(now instant, maxStale time.Duration) bool {
@@ -81,38 +97,69 @@ func (v *Verifier) freshen(ctx context.Context) error {
 
 // pull fetches and applies pages until there is no more.
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
+	f := &v.feed
+	f.mu.Lock()
+	w := walk{cursor: f.cursor, before: f.shown, now: map[KeyID]shown{}}
+	f.shown = nil // unless the run ends well
+	f.mu.Unlock()
 	for range 1_000 {
-		from := v.feed.cursor
-		changes, err := v.cfg.Store.Changed(ctx, from, 1000)
-		if errors.Is(err, ErrCursorLost) {
-			v.cfg.Logger.Error("apikey: the store's history was rewritten; every key is read again")
-			v.feed.cursor = ""
-			v.cache.doubt()
-			continue
+		changes, err := v.cfg.Store.Changed(ctx, w.cursor, 1000)
+		if ctx.Err() != nil { // nobody waits for it, and another may be under way
+			return n, unavailable(ctx.Err())
 		}
-		if err != nil {
-			return n, unavailable(err)
+		f.mu.Lock()
+		more, err := v.page(&w, changes, err, start)
+		f.cursor = w.cursor
+		if err == nil && !more {
+			f.shown = w.now
 		}
-		if !changes.Current {
-			return n, fmt.Errorf("%w: the store answered from a node that lags behind", ErrUnavailable)
-		}
-		for i := range changes.Records {
-			v.take(&changes.Records[i], start, fed, CredentialID{}, 0)
-		}
-		for _, damaged := range changes.Damaged {
-			v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
-			v.cache.damaged(damaged, CredentialID{})
-		}
+		f.mu.Unlock()
 		n += len(changes.Records)
-		v.feed.cursor = changes.Next
-		if from == "" { // a new position: what was read before it may be older
-			v.cache.doubt()
-		}
-		if !changes.More {
-			return n, nil
+		if err != nil || !more {
+			return n, err
 		}
 	}
 	return n, fmt.Errorf("%w: the change feed does not end", ErrUnavailable)
+}
+
+// walk is one run's way through the feed.
+type walk struct {
+	cursor      Cursor
+	before, now map[KeyID]shown // by the run before, and by this one
+}
+
+// page applies what the store has answered.
+func (v *Verifier) page(w *walk, changes Changes, err error, start instant) (more bool, _ error) {
+	switch {
+	case errors.Is(err, ErrCursorLost):
+		v.cfg.Logger.Error("apikey: the store's history was rewritten; every key is read again")
+		w.cursor, w.before = "", nil
+		v.cache.doubt()
+		return true, nil
+	case err != nil:
+		return false, unavailable(err)
+	case !changes.Current:
+		return false, fmt.Errorf("%w: the store answered from a node that lags behind", ErrUnavailable)
+	}
+	for i := range changes.Records {
+		r := &changes.Records[i]
+		is := shown{r.Version, r.Head}
+		if was, again := w.before[r.ID]; !again || was != is {
+			v.take(r, start, fed, CredentialID{}, 0)
+		}
+		if len(w.now) < maxShown {
+			w.now[r.ID] = is
+		}
+	}
+	for _, damaged := range changes.Damaged {
+		v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
+		v.cache.damaged(damaged, CredentialID{})
+	}
+	if w.cursor == "" { // a new position: what was read before it may be older
+		v.cache.doubt()
+	}
+	w.cursor = changes.Next
+	return changes.More, nil
 }
 
 // start begins the background work; Close ends it.
@@ -147,20 +194,22 @@ func (v *Verifier) poll() {
 	}
 }
 
-// listen polls when a Notifier says so. While its connection is down the
-// polling goes on as if there were none.
+// listen polls when a Notifier says so, at most so often: whoever may connect to
+// the database may notify. While its connection is down the polling goes on as
+// if there were none.
 func (v *Verifier) listen() {
 	for v.tasks.ctx.Err() == nil {
+		rest := time.Second
 		if err := v.cfg.Notifier.Wait(v.tasks.ctx); err == nil {
 			v.poll()
-			continue
+			rest = listenRest
 		}
-		select {
-		case <-v.tasks.ctx.Done():
-		case <-time.After(time.Second):
-		}
+		pause(v.tasks.ctx, rest)
 	}
 }
+
+// listenRest is between two polls that were asked for.
+const listenRest = 20 * time.Millisecond
 
 // instant is a time by both clocks, as numbers: four comparisons of them are on
 // the way of every request. The zero instant is no time.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,7 @@ type Verifier struct {
 	feed     feed
 	usage    usage
 	renewing chan struct{} // one renewal of a hash at a time
+	warned   atomic.Int64  // when the log was last told of a record that could not be read again
 }
 
 // VerifierConfig configures [NewVerifier]. The zero value of a field is a safe
@@ -138,7 +140,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	}
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
-		v.tasks.close()
+		v.tasks.close(ctx)
 		return nil, err
 	}
 	v.start()
@@ -212,7 +214,7 @@ func (v *Verifier) refused(k *liveKey, source Source, err error) {
 	}
 }
 
-// find proves the token: steps 1 to 6, which say "invalid" or that we failed. It
+// find proves the token; its errors say "invalid" or that we failed, never why. It
 // returns the time, in microseconds since 1970, that the key is to be judged at.
 func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at int64, source Source, err error) {
 	var p parsed
@@ -259,7 +261,7 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 			continue
 		}
 		if age > v.cfg.MaxAge && k.damage == nil {
-			v.rereadBehind(p.id)
+			v.rereadBehind(p.id, now)
 		}
 		return k, now.wall, FromCache, k.damage
 	}
@@ -305,9 +307,9 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 	})
 }
 
-// live is step 6 and what step 7 needs. The record must agree with what the
-// proven token says of itself: its text is bound by the hash, so where they
-// differ the record was changed.
+// live is whether the record is believed, and what judge needs. The record must
+// agree with what the proven token says of itself: its text is bound by the hash,
+// so where they differ the record was changed.
 func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
 	cred := r.credential(id)
 	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
@@ -395,19 +397,26 @@ func (v *Verifier) take(r *Record, readAt instant, from origin, id CredentialID,
 	})
 }
 
-// rereadBehind is reread without anyone waiting, once at a time for a key.
-func (v *Verifier) rereadBehind(id CredentialID) {
-	if !v.cache.claim(id) {
+// rereadBehind is reread without anyone waiting, once at a time for a key, and
+// after a failure not for a second: a store that is failing over must not be
+// asked by every hit of every merchant.
+func (v *Verifier) rereadBehind(id CredentialID, now instant) {
+	if !v.cache.claim(id, now) {
 		return
 	}
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {
-		defer v.cache.unclaim(id)
+		var again time.Duration
 		if err := v.reread(ctx, id); err != nil {
-			v.cfg.Logger.Warn("apikey: record could not be read again", "credential", id, "error", err)
+			failed := v.now().mono
+			again = failed + time.Second
+			if last := v.warned.Load(); failed >= time.Duration(last)+time.Second && v.warned.CompareAndSwap(last, int64(failed)) {
+				v.cfg.Logger.Warn("apikey: records could not be read again", "credential", id, "error", err)
+			}
 		}
+		v.cache.unclaim(id, again)
 	})
 	if !started {
-		v.cache.unclaim(id)
+		v.cache.unclaim(id, 0)
 	}
 }
 
@@ -444,13 +453,18 @@ func (v *Verifier) renewBehind(p parsed, cred Credential) {
 }
 
 // Close stops the background work and writes the last "last used", within ctx
-// and 5 s. A Verify after Close is ErrClosed; a second Close writes what the
-// first could not.
+// and 5 s: a store that does not look at its context is left to itself. A Verify
+// after Close is ErrClosed; a second Close writes what the first could not.
+// Errors: ErrUnavailable.
 func (v *Verifier) Close(ctx context.Context) error {
-	v.tasks.close()
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
-	return v.flush(ctx)
+	v.tasks.close(ctx)
+	_, err := within(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
+	if err != nil {
+		err = unavailable(err)
+	}
+	return err
 }
 
 func newProcessKey() (k [16]byte) {

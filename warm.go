@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
 
 // warm is the table of proven tokens. Every request of every merchant reads it,
@@ -64,8 +65,10 @@ var gone = new(liveKey)
 type entry struct {
 	place  *place // of the newest array
 	claims claims // what the token says of itself
-	again  bool   // somebody is reading the record again
 	size   int64
+
+	again     bool          // somebody is reading the record again
+	notBefore time.Duration // by the monotonic clock: nobody does until then
 
 	older, newer *entry
 	sibling      *entry // another token of the same key
