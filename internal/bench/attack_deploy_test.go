@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/go-apikey/apikey"
 )
 
 // 10,000 active keys at 1,000 requests a second on three server processes over
@@ -78,17 +76,7 @@ type deployment struct {
 
 func newDeployment(t *testing.T, keys int, peppered bool) *deployment {
 	file := filepath.Join(t.TempDir(), "keys.db")
-	store, db, err := openSQLite(file)
-	must(t, err)
-	defer db.Close()
-	hasher, err := newCostly(apikey.Argon2idConfig{})
-	must(t, err)
-	p, err := newProgram(store, hasher, peppered)
-	must(t, err)
-	defer p.verifier.Close(background)
-	issued, err := p.issue(keys)
-	must(t, err)
-	d := &deployment{caller: newCaller(t), tokens: texts(issued)}
+	d := &deployment{caller: newCaller(t), tokens: issueInto(t, file, keys, peppered, nil)}
 	for i := range d.nodes {
 		d.settings[i] = served{File: file, Addr: "127.0.0.1:0", Pepper: peppered, Cheap: !peppered, Slots: 1}
 		d.nodes[i] = startChild(t, "serve", d.settings[i])

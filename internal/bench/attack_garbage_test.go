@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +24,7 @@ func TestGarbageOverHTTP(t *testing.T) {
 	g := newGarbage(t)
 	length := time.Duration(n/flood+1) * time.Second
 	idle := g.beside(t, flood, min(length, time.Minute), g.honest)
-	before := g.server.ask("calm")[0]
+	before := g.process.ask("calm")[0]
 	var first time.Duration
 	var sent atomic.Int64
 	attacked := g.beside(t, flood, length, func(i int) error {
@@ -37,9 +36,9 @@ func TestGarbageOverHTTP(t *testing.T) {
 		sent.Add(1)
 		return g.refused(garbage(g.cold, g.revoked, i))
 	})
-	told := g.server.ask("told")
+	told := g.process.ask("told")
 	growth, runs, most := told[1]-before, told[2], told[3]
-	after := g.server.ask("calm")[0]
+	after := g.process.ask("calm")[0]
 	t.Logf("%d garbage requests at %d a second: honest p99 %v, with the same rate of honest requests %v; %d were told to come back", sent.Load(), flood, attacked, idle, g.busy.Load())
 	t.Logf("the server's resident memory grew by %s at most, from %s; after a collection by %s", mib(growth), mib(before), mib(after-before))
 	t.Logf("argon2 runs %d (the cold merchant's own is one); store reads at once %d; his first verification %v", runs, most, first)
@@ -88,29 +87,17 @@ func garbage(known, revoked string, i int) string {
 
 // dump is the server that garbage is thrown at, and what is known of it.
 type dump struct {
-	*caller
-	server              *child
-	addr                string
+	*server
 	warm, cold, revoked string
 	busy                atomic.Int64
 }
 
 func newGarbage(t *testing.T) *dump {
-	file := filepath.Join(t.TempDir(), "keys.db")
-	store, db, err := openSQLite(file)
-	must(t, err)
-	defer db.Close()
-	hasher, err := newCostly(apikey.Argon2idConfig{})
-	must(t, err)
-	p, err := newProgram(store, hasher, false)
-	must(t, err)
-	defer p.verifier.Close(background)
-	issued, err := p.issue(3)
-	must(t, err)
-	must(t, p.manager.Revoke(actor("acc_0"), apikey.RevokeRequest{Key: issued[2].Key.ID}))
-	g := &dump{caller: newCaller(t), warm: issued[0].Token.Reveal(), cold: issued[1].Token.Reveal(), revoked: issued[2].Token.Reveal()}
-	g.server = startChild(t, "serve", served{File: file, Addr: "127.0.0.1:0", Delay: 200 * time.Microsecond})
-	g.addr = g.server.expect("ready")[0]
+	g := &dump{}
+	g.server = newServer(t, 3, served{Delay: 200 * time.Microsecond}, func(p *program, issued []apikey.Issued) {
+		must(t, p.manager.Revoke(actor("acc_0"), apikey.RevokeRequest{Key: issued[2].Key.ID}))
+		g.warm, g.cold, g.revoked = issued[0].Token.Reveal(), issued[1].Token.Reveal(), issued[2].Token.Reveal()
+	})
 	must(t, g.honest(0))
 	must(t, g.refused(g.revoked))
 	return g

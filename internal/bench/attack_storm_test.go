@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"net/http"
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
@@ -46,7 +48,7 @@ type outcome struct {
 
 func blow(t *testing.T, w weather) (o outcome) {
 	t.Helper()
-	must(t, json.Unmarshal([]byte(startChild(t, "storm", w, "GOMAXPROCS=2").expect("over")[0]), &o))
+	must(t, json.Unmarshal([]byte(startChild(t, "storm", w).expect("over")[0]), &o))
 	return o
 }
 
@@ -84,18 +86,19 @@ func TestColdStormMemory(t *testing.T) {
 	}
 }
 
-// 10,000 first verifications at once. One slot, so that the other processor
-// stays with warm traffic.
+// 10,000 first verifications at once.
 func TestArgon2Flood(t *testing.T) {
 	w := weather{Warm: 1, Callers: 10_000, Length: 3 * time.Second, Rate: 2000}
 	if !*full {
 		w.Callers = 1_000
 	}
-	var o outcome
-	// What else runs on the machine can only make the times worse: the best of
-	// three counts. Nobody may be refused in any of them.
-	for try := range 3 {
-		o = blow(t, w)
+	// What else runs on the machine can only make it worse: the best of three
+	// counts. Nobody may be refused in any of them.
+	slowest, grown := time.Duration(math.MaxInt64), int64(math.MaxInt64)
+	// A caller has a stack, and the work that is done for him another, of 8 KiB each.
+	limit := int64(allowed) + int64(w.Callers)*16<<10
+	for try := 0; try < 3 && (slowest > 2500*time.Millisecond || grown > limit); try++ {
+		o := blow(t, w)
 		t.Logf("%d at once: %.1f %% busy, %d hashed, slowest answer %v", w.Callers, 100*float64(o.Busy)/float64(w.Callers), o.Hashed, o.Slowest)
 		t.Logf("resident memory grew by %s at most, from %s; warm p99 %v, idle %v, refused %d", mib(o.Peak-o.Before), mib(o.Before), o.Stormy, o.Idle, o.Refused)
 		if o.Refused > 0 {
@@ -104,19 +107,60 @@ func TestArgon2Flood(t *testing.T) {
 		if o.Hashed == 0 || o.Busy == 0 || o.Failed > 0 {
 			t.Errorf("no storm: %d hashed, %d busy, %d failed", o.Hashed, o.Busy, o.Failed)
 		}
-		// A caller has a stack, and the work that is done for him another, of 8 KiB each.
-		if limit := int64(allowed) + int64(w.Callers)*16<<10; o.Peak-o.Before > limit {
-			t.Errorf("resident memory grew by %s, want at most 3.3 × one slot's memory and the callers' stacks, %s", mib(o.Peak-o.Before), mib(limit))
-		}
-		if o.Slowest <= 2500*time.Millisecond && o.Stormy <= 3*o.Idle || try == 2 {
-			break
-		}
+		slowest, grown = min(slowest, o.Slowest), min(grown, o.Peak-o.Before)
 	}
-	if o.Slowest > 2500*time.Millisecond {
-		t.Errorf("an answer took %v, want at most 2.5 s", o.Slowest)
+	if slowest > 2500*time.Millisecond {
+		t.Errorf("an answer took %v, want at most 2.5 s", slowest)
 	}
-	if o.Stormy > 3*o.Idle {
-		t.Errorf("warm p99 %v in the storm, want at most 3 × %v", o.Stormy, o.Idle)
+	if grown > limit {
+		t.Errorf("resident memory grew by %s, want at most 3.3 × one slot's memory and the callers' stacks, %s", mib(grown), mib(limit))
+	}
+}
+
+// Warm traffic over HTTP while more cold keys come in than one slot can hash:
+// the other processor stays with it. What else runs on the machine can only
+// make a time worse, so the best idle round is compared with the best stormy one.
+func TestWarmBesideAStorm(t *testing.T) {
+	const rate, cold = 1000, 60 // a second
+	length, rounds := 2*time.Second, 8
+	if *full {
+		length = 10 * time.Second
+	}
+	share := cold * int(length.Seconds())
+	s := newServer(t, 1+rounds*share, served{Slots: 1}, nil)
+	warm := func(int) error { return s.want(http.StatusNoContent, s.addr, s.tokens[0]) }
+	must(t, warm(0))
+	idle, stormy := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	for round := 0; round < rounds && (round < 2 || stormy > 3*idle); round++ {
+		took, refused := traffic(rate, length, warm)
+		quiet := percentile(took, 0.99)
+		s.process.ask("calm")
+		var busy atomic.Int64
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, errs := traffic(cold, length, func(i int) error {
+				status, err := s.ask(s.addr, s.tokens[1+round*share+i])
+				if status == http.StatusServiceUnavailable {
+					busy.Add(1)
+				}
+				return err
+			})
+			if len(errs) > 0 {
+				t.Error(errs)
+			}
+		})
+		took, errs := traffic(rate, length, warm)
+		wg.Wait()
+		maps.Copy(refused, errs)
+		runs := s.process.ask("told")[2]
+		t.Logf("%d cold keys in %v: %d hashed, %d told to come back; %d warm requests a second: p99 %v, idle %v, refused %v", share, length, runs, busy.Load(), rate, percentile(took, 0.99), quiet, refused)
+		if len(refused) > 0 || runs < 10 {
+			t.Error("warm requests were refused, or there was no storm")
+		}
+		idle, stormy = min(idle, quiet), min(stormy, percentile(took, 0.99))
+	}
+	if stormy > 3*idle {
+		t.Errorf("warm p99 %v in the storm, want at most 3 × %v", stormy, idle)
 	}
 }
 

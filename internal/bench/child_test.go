@@ -54,14 +54,14 @@ type child struct {
 	lines *bufio.Scanner
 }
 
-func startChild(t *testing.T, job string, settings any, env ...string) *child {
+func startChild(t *testing.T, job string, settings any) *child {
 	t.Helper()
 	text, err := json.Marshal(settings)
 	must(t, err)
 	self, err := os.Executable()
 	must(t, err)
 	cmd := exec.Command(self, string(text))
-	cmd.Env = append(append(os.Environ(), "APIKEY_CHILD="+job), env...)
+	cmd.Env = append(os.Environ(), "APIKEY_CHILD="+job, "GOMAXPROCS=2")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	must(t, err)

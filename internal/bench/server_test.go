@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -154,6 +155,43 @@ func (c *caller) want(status int, addr, token string) error {
 		err = fmt.Errorf("status %d instead of %d", got, status)
 	}
 	return err
+}
+
+// server is a server process, and tokens that it knows.
+type server struct {
+	*caller
+	process *child
+	addr    string
+	tokens  []string
+}
+
+// newServer issues keys into a new file and starts a server over it.
+func newServer(t *testing.T, keys int, c served, also func(*program, []apikey.Issued)) *server {
+	t.Helper()
+	c.File, c.Addr = filepath.Join(t.TempDir(), "keys.db"), "127.0.0.1:0"
+	s := &server{caller: newCaller(t), tokens: issueInto(t, c.File, keys, c.Pepper, also)}
+	s.process = startChild(t, "serve", c)
+	s.addr = s.process.expect("ready")[0]
+	return s
+}
+
+// issueInto makes keys in a file of SQLite; whoever is given the program may go on.
+func issueInto(t *testing.T, file string, keys int, peppered bool, also func(*program, []apikey.Issued)) []string {
+	t.Helper()
+	store, db, err := openSQLite(file)
+	must(t, err)
+	defer db.Close()
+	hasher, err := newCostly(apikey.Argon2idConfig{})
+	must(t, err)
+	p, err := newProgram(store, hasher, peppered)
+	must(t, err)
+	defer p.verifier.Close(background)
+	issued, err := p.issue(keys)
+	must(t, err)
+	if also != nil {
+		also(p, issued)
+	}
+	return texts(issued)
 }
 
 // warm presents every token once.
