@@ -57,11 +57,12 @@ func TestGarbageOverHTTP(t *testing.T) {
 	if most > 8 || most == 0 {
 		t.Errorf("%d store reads at once, want at most ColdReads, 8", most)
 	}
-	// What else runs on the machine can only make it worse: the best of three counts.
+	// What else runs on the machine can only make a time worse: the best of three
+	// of each is compared.
 	for again := 0; attacked > 3*idle && again < 2; again++ {
 		t.Logf("honest p99 %v is more than 3 × %v: measured again", attacked, idle)
-		idle = g.beside(t, flood, min(length, time.Minute), g.honest)
-		attacked = g.beside(t, flood, min(length, time.Minute), func(i int) error { return g.refused(garbage(g.cold, g.revoked, n+i)) })
+		idle = min(idle, g.beside(t, flood, min(length, time.Minute), g.honest))
+		attacked = min(attacked, g.beside(t, flood, min(length, time.Minute), func(i int) error { return g.refused(garbage(g.cold, g.revoked, n+i)) }))
 	}
 	if attacked > 3*idle {
 		t.Errorf("honest p99 %v, want at most 3 × %v", attacked, idle)
