@@ -65,9 +65,9 @@ func TestColdStormMemory(t *testing.T) {
 		{Warm: many},
 		{Warm: many, Limit: true},
 	} {
-		w.Callers, w.Again, w.Length = 300, true, long
+		w.Callers, w.Again, w.Length = 260, true, long
 		limit, added := int64(allowed), int64(math.MaxInt64)
-		for try := 0; try < 3 && added > limit; try++ {
+		for try := 0; try < 5 && added > limit; try++ {
 			o := blow(t, w)
 			added = o.Peak - o.Before
 			t.Logf("%d warm keys, live heap %s, GOMEMLIMIT %s: a storm of %v adds %s to %s; %d hashed, %d times busy, at once at most %d",

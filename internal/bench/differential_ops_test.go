@@ -139,6 +139,7 @@ func (w *world) learn(c apikey.Change) {
 	}
 	for _, it := range c.Items {
 		switch at := w.find(it); {
+		case it.Delete && at < 0: // there was none, and a deletion as version 1 says so
 		case it.Delete:
 			w.items = slices.Delete(w.items, at, at+1)
 			w.deleted++
