@@ -160,24 +160,11 @@ func storm(settings []byte) error {
 	if err := json.Unmarshal(settings, &w); err != nil {
 		return err
 	}
-	hasher, err := newCostly(apikey.Argon2idConfig{Slots: 1})
-	if err != nil {
-		return err
-	}
-	p, err := newProgram(million{memstore.New()}, hasher, false, quiet, func(c *apikey.VerifierConfig) {
-		c.ReadOnly, c.MaxEntries, c.MaxBytes = true, w.Warm+100_000, math.MaxInt64
-	})
+	p, hasher, err := warmed(w.Warm)
 	if err != nil {
 		return err
 	}
 	var o outcome
-	hasher.cheap.Store(true)
-	for i := range w.Warm {
-		if _, err := p.verifier.Verify(background, tokenOf(idOf(i)), request); err != nil {
-			return err
-		}
-	}
-	hasher.cheap.Store(false)
 	var took []time.Duration
 	warm := tokenOf(idOf(0))
 	ask := func() error { _, err := p.verifier.Verify(background, warm, request); return err }
@@ -213,6 +200,28 @@ func storm(settings []byte) error {
 	text, err := json.Marshal(o)
 	say("over", string(text))
 	return err
+}
+
+// warmed is a program with n keys in its cache, and one slot for the others.
+func warmed(n int) (*program, *costly, error) {
+	hasher, err := newCostly(apikey.Argon2idConfig{Slots: 1})
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := newProgram(million{memstore.New()}, hasher, false, quiet, func(c *apikey.VerifierConfig) {
+		c.ReadOnly, c.MaxEntries, c.MaxBytes = true, n+100_000, math.MaxInt64
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	hasher.cheap.Store(true)
+	defer hasher.cheap.Store(false)
+	for i := range n {
+		if _, err := p.verifier.Verify(background, tokenOf(idOf(i)), request); err != nil {
+			return nil, nil, err
+		}
+	}
+	return p, hasher, nil
 }
 
 // rush is all callers at once, each with a token of his own, from the first-th on.
