@@ -118,11 +118,10 @@ func TestArgon2Flood(t *testing.T) {
 }
 
 // Warm requests, as many as take a tenth of one processor, during a storm that
-// goes on: argon2 has one slot, and the other processor stays with them, but for
-// the collector, which marks after every second run where the heap is small. The
-// bound is two of the scheduler's slices of 10 ms; the quotient to idle is told.
-// What else runs on the machine can only make a time worse, so the best round
-// counts.
+// goes on: argon2 has one slot, and the other processor stays with them. Three
+// times idle is aimed at and not reached, so the quotient is told, and the bound
+// is two of the scheduler's slices of 10 ms. What else runs on the machine can
+// only make a time worse, so the best round counts.
 func TestWarmBesideAStorm(t *testing.T) {
 	w := weather{Warm: 10_000, Callers: 300, Again: true, Length: 3 * time.Second, Traffic: true}
 	if *full {
