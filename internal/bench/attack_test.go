@@ -5,10 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -109,39 +106,6 @@ func traffic(perSecond int, during time.Duration, ask func(i int) error) (took [
 func percentile(took []time.Duration, p float64) time.Duration {
 	s := slices.Sorted(slices.Values(took))
 	return s[min(len(s)-1, int(float64(len(s))*p))]
-}
-
-// resident is the process's resident memory, in bytes.
-func resident(t testing.TB) int64 {
-	status, err := os.ReadFile("/proc/self/status")
-	must(t, err)
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			must(t, err)
-			return kb << 10
-		}
-	}
-	t.Fatal("no VmRSS")
-	return 0
-}
-
-// watchResident returns the greatest resident memory until it is stopped.
-func watchResident(t testing.TB) (stop func() int64) {
-	var most atomic.Int64
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			raise(&most, resident(t))
-			select {
-			case <-done:
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	})
-	return func() int64 { close(done); wg.Wait(); return most.Load() }
 }
 
 func mib(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }

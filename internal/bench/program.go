@@ -152,22 +152,20 @@ func idOf(i int) (id apikey.CredentialID) {
 
 // tokenOf writes the token of an ID without a pepper.
 func tokenOf(id apikey.CredentialID) string {
-	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	sum := sha256.Sum256(id[:])
 	b := append([]byte(prefix+"_sk_live_"), id.String()...)
 	for i := range 33 {
-		b = append(b, alphabet[int(sum[i%32])%62])
+		b = append(b, digits[int(sum[i%32])%62])
 	}
 	return checksummed(string(b) + "000000000000")
 }
 
 // checksummed appends the CRC-32, as anybody can.
 func checksummed(body string) string {
-	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	sum := crc32.ChecksumIEEE([]byte(body))
 	var crc [6]byte
 	for i := 5; i >= 0; i-- {
-		crc[i] = alphabet[sum%62]
+		crc[i] = digits[sum%62]
 		sum /= 62
 	}
 	return body + string(crc[:])
