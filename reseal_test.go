@@ -117,9 +117,11 @@ func TestResealDies(t *testing.T) {
 		for at := 0; ; at++ {
 			s := newSealedEnv(t, 3, on)
 			left := at
-			dying := &dyingStore{Store: s.store, left: &left}
+			ctx, end := context.WithCancel(staff())
+			dying := &dyingStore{Store: s.store, left: &left, end: end}
 			m := s.newManager(func(c *apikey.ManagerConfig) { c.Store, c.KEKs = dying, s.rotatedKEKs() })
-			_, err := m.Reseal(staff(), apikey.ResealRequest{})
+			_, err := m.Reseal(ctx, apikey.ResealRequest{})
+			end()
 			if err == nil {
 				break
 			}
@@ -138,14 +140,21 @@ func TestResealDies(t *testing.T) {
 
 func (s *sealedEnv) rotatedKEKs() []apikey.KEK { return []apikey.KEK{s.next, s.f.kek} }
 
-// dyingStore answers so many calls, and then no more: half of the writes after
-// it have been done, and only their answer is lost.
+// dyingStore answers so many calls, and then no more, and the process ends: half
+// of the writes after it have been done, and only their answer is lost.
 type dyingStore struct {
 	apikey.Store
 	left *int
+	end  func()
 }
 
-func (d *dyingStore) dies() bool { *d.left--; return *d.left < 0 }
+func (d *dyingStore) dies() bool {
+	if *d.left--; *d.left >= 0 {
+		return false
+	}
+	d.end()
+	return true
+}
 
 func (d *dyingStore) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
 	if d.dies() {
