@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -124,14 +125,18 @@ func (r *report) coldAt(n int) (ours, selected float64) {
 	stmt, err := db.Prepare(handWritten)
 	check(err)
 	defer stmt.Close()
+	// That of an HTTP request: its client may hang up, and the driver has to watch
+	// for that, whoever asks.
+	ctx, cancel := context.WithCancel(background)
+	defer cancel()
 	key := []byte("0123456789abcdef0123456789abcdef")
 	took := inTurns(2*rounds,
 		contender{"cold", probes, func(i int) error {
-			_, err := p.verifier.Verify(background, tokens[i], request)
+			_, err := p.verifier.Verify(ctx, tokens[i], request)
 			return err
 		}},
 		contender{"select", probes, func(i int) error {
-			if err := selectByHand(stmt, ids[i]); err != nil {
+			if err := selectByHand(ctx, stmt, ids[i]); err != nil {
 				return err
 			}
 			mac := hmac.New(sha256.New, key)
@@ -157,8 +162,8 @@ const handWritten = `SELECT k.id, k.account, k.name, k.mode, k.kind, k.version, 
 	FROM apikey_credentials u JOIN apikey_keys k ON k.id = u.key_id JOIN apikey_credentials c ON c.key_id = k.id
 	WHERE u.id = ? ORDER BY c.position`
 
-func selectByHand(stmt *sql.Stmt, id []byte) error {
-	rows, err := stmt.Query(id)
+func selectByHand(ctx context.Context, stmt *sql.Stmt, id []byte) error {
+	rows, err := stmt.QueryContext(ctx, id)
 	if err != nil {
 		return err
 	}
