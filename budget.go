@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -136,7 +137,7 @@ func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
 
 // tooMany waits for the first of the list to stop counting.
 func tooMany(list []tally, now time.Time) error {
-	first := slices.MinFunc(list, func(a, b tally) int { return int(a.until - b.until) })
+	first := slices.MinFunc(list, func(a, b tally) int { return cmp.Compare(a.until, b.until) })
 	return &AttemptsError{max(time.Second, time.UnixMicro(first.until).Sub(now).Round(time.Second))}
 }
 

@@ -126,7 +126,10 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
-	return m, m.mark(ctx)
+	if err := m.mark(ctx); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // matches fails the start where a Verifier of this process could accept nothing

@@ -119,5 +119,5 @@ func (l Limits) withDefaults() Limits {
 }
 
 func (l Limits) negative() bool {
-	return min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, int(l.Overlap)) < 0
+	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
 }
