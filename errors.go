@@ -183,13 +183,18 @@ func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
 // ChallengeError says that an action has to be approved first, and which
 // factors can: any one of them. It wraps ErrStepUpRequired.
 type ChallengeError struct {
-	Action  Action // what is guarded: of an update it may be ActionWiden
-	Key     KeyID  // zero: about no existing key
+	Action Action // what is guarded: of an update it may be ActionWiden
+	Key    KeyID  // zero: about no existing key
+	// Factors is empty where StepUp names none, and the action is refused all the
+	// same: Reveal. Then no challenge helps, only another configuration.
 	Factors []string
 }
 
 // Error names the action and the factors.
 func (e *ChallengeError) Error() string {
+	if len(e.Factors) == 0 {
+		return fmt.Sprintf("%v: %s: configure a factor for it in ManagerConfig.StepUp", ErrStepUpRequired, e.Action)
+	}
 	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
 }
 
