@@ -208,7 +208,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		}
 		return e, nil
 	}
-	return s.attempt(ctx, open, compare)
+	return s.attempt(ctx, ActionConfirmEnrollment, open, compare)
 }
 
 // Disable takes an actor's factor away, his own with a grant of that very factor,

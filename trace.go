@@ -21,8 +21,9 @@ type Trace struct {
 	// Synced: the change feed was read. age is that of the last good sync, by
 	// its start; negative if there was none yet.
 	Synced func(records int, age time.Duration, err error)
-	// Denied: a management action was refused, with the actor, also when no
-	// event was written for it.
+	// Denied: a management action was refused, by account, Policy, Standing or a
+	// grant that does not fit (err says which), or a wrong answer was given
+	// (ErrWrongAnswer; key is zero). Also when no event was written for it.
 	Denied func(a Actor, act Action, key KeyID, err error)
 }
 
