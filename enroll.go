@@ -65,7 +65,7 @@ type DisableRequest struct {
 	// Actor whose factor it is; empty: the caller's own, which has to be approved.
 	// Another admin of the account takes it away for one who has lost his phone.
 	Actor   string
-	Account string // of Actor; empty: the caller's own. An Operator names it
+	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it
 
 	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
 }

@@ -41,7 +41,8 @@ var (
 	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
 	// ErrMode: a test key on a live verifier, or the reverse. Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
-	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal; Update for an ability (see ManagerConfig.Products).
+	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal, and Challenge for these three;
+	// Issue, Provision and Update for an ability (see ManagerConfig.Products).
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
 	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)
@@ -72,7 +73,8 @@ var (
 	ErrNoActor = errors.New("apikey: no actor in the context: use apikey.WithActor")
 	// ErrNotFound: there is no such key, or it is another account's; the two are never told apart.
 	ErrNotFound = errors.New("apikey: not found")
-	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method.
+	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method but RevokeToken,
+	// Confirm, Enroll, ConfirmEnrollment, Enrolled, and Disable of one's own factor.
 	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
 	// ErrInvalid: a request that cannot be right; the text says what to change. Management, constructors.
 	ErrInvalid = errors.New("apikey: invalid request")
@@ -80,7 +82,7 @@ var (
 	ErrRotationPending = errors.New("apikey: a rotation is pending")
 	// ErrOverlapRunning: an older token still works beside the current one. Rotate.
 	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
-	// ErrLimit: the request is beyond one of the [Limits]. Issue, Update, Resume.
+	// ErrLimit: the request is beyond one of the [Limits]. Issue, Provision, Update, Resume.
 	ErrLimit = errors.New("apikey: limit reached")
 	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")

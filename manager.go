@@ -73,7 +73,7 @@ type ManagerConfig struct {
 	// OnEvent is called after the commit, before the method returns; by NewManager
 	// too, when a pepper is used on this database for the first time.
 	OnEvent func(Event)
-	Trace   *Trace
+	Trace   *Trace           // nil: none
 	Logger  *slog.Logger     // nil: silent
 	Now     func() time.Time // nil: time.Now
 }

@@ -10,7 +10,15 @@ import (
 // Action names what a management call does, in events, policies and step-up.
 type Action string
 
-// The actions of this version.
+// The actions of this version. Policy is never asked about ActionRevokeToken
+// (having the token is the right), ActionConfirm, ActionEnroll,
+// ActionConfirmEnrollment, ActionDisable of one's own factor, ActionWiden,
+// ActionLock and ActionPepper.
+//
+// ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
+// ActionRevoke is also RevokeAll, asked about once for the list and once a key. An
+// Update that switches Disabled is asked about as ActionSuspend or ActionResume
+// too. ActionRemac and ActionReseal are for an [Operator] alone.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"

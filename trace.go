@@ -16,7 +16,8 @@ type Trace struct {
 	// DeadKey: somebody holds the secret of a key that is revoked, suspended,
 	// ended or expired, and uses it: an old deployment, or a leak.
 	DeadKey func(key Info, err error)
-	// Corrupt: a record that cannot be believed was refused.
+	// Corrupt: Verify refused a record that cannot be believed. What the change feed
+	// finds goes to the Logger, and what a list finds is returned.
 	Corrupt func(err *CorruptError)
 	// Synced: the change feed was read. age is that of the last good sync, by
 	// its start; negative if there was none yet.
@@ -46,6 +47,7 @@ const (
 	FromStore Source = 3
 )
 
+// String is "token", "cache" or "store", and of anything else says the number.
 func (s Source) String() string { return nameOf(sourceNames, s, "source") }
 
 var sourceNames = map[Source]string{FromToken: "token", FromCache: "cache", FromStore: "store"}
