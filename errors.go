@@ -142,6 +142,42 @@ func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility,
 // Unwrap is ErrAbility.
 func (e *AbilityError) Unwrap() error { return ErrAbility }
 
+// ChallengeError says that an action has to be approved first, and which
+// factors can: any one of them. It wraps ErrStepUpRequired.
+type ChallengeError struct {
+	Action Action // what is guarded: of an update it may be ActionWiden
+	Key    KeyID  // zero: about no existing key
+	// Factors is empty where StepUp names none, and the action is refused all the
+	// same: Reveal. Then no challenge helps, only another configuration.
+	Factors []string
+}
+
+// Error names the action and the factors.
+func (e *ChallengeError) Error() string {
+	if len(e.Factors) == 0 {
+		return fmt.Sprintf("%v: %s: configure a factor for it in ManagerConfig.StepUp", ErrStepUpRequired, e.Action)
+	}
+	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
+}
+
+// Unwrap is ErrStepUpRequired.
+func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
+
+// AttemptsError says how long an actor has to wait before he may try again. It
+// wraps ErrTooManyAttempts: ten wrong answers in an hour, three challenges that
+// wait for an answer, or five codes sent in an hour.
+type AttemptsError struct {
+	Wait time.Duration // more than 0
+}
+
+// Error says when to try again.
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
+}
+
+// Unwrap is ErrTooManyAttempts.
+func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
+
 // sentinel is an error that belongs to a category.
 type sentinel struct {
 	text     string
@@ -170,35 +206,21 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// micros is the one place where times are brought to the precision that every
-// engine keeps: UTC, whole microseconds, truncated.
-func micros(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
+// storeError makes any error of a store one of ours.
+func storeError(err error) error {
+	if errors.Is(err, ErrInvalid) {
+		return err
 	}
-	return t.UTC().Truncate(time.Microsecond)
+	return unavailable(err)
 }
 
 // joined is a sentinel with what caused it.
 func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
 
-// ChallengeError says that an action has to be approved first, and which
-// factors can: any one of them. It wraps ErrStepUpRequired.
-type ChallengeError struct {
-	Action Action // what is guarded: of an update it may be ActionWiden
-	Key    KeyID  // zero: about no existing key
-	// Factors is empty where StepUp names none, and the action is refused all the
-	// same: Reveal. Then no challenge helps, only another configuration.
-	Factors []string
-}
-
-// Error names the action and the factors.
-func (e *ChallengeError) Error() string {
-	if len(e.Factors) == 0 {
-		return fmt.Sprintf("%v: %s: configure a factor for it in ManagerConfig.StepUp", ErrStepUpRequired, e.Action)
+// quote shows a caller's text in an error without letting it flood a log.
+func quote(s string) string {
+	if len(s) > 60 {
+		return fmt.Sprintf("%.60q…", s)
 	}
-	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
+	return fmt.Sprintf("%q", s)
 }
-
-// Unwrap is ErrStepUpRequired.
-func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }

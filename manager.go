@@ -351,11 +351,3 @@ func openCursor(c Cursor, bind string) (Cursor, error) {
 	}
 	return Cursor(inner), nil
 }
-
-// storeError makes any error of a store one of ours.
-func storeError(err error) error {
-	if errors.Is(err, ErrInvalid) {
-		return err
-	}
-	return unavailable(err)
-}

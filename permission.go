@@ -314,14 +314,6 @@ func isWord(s string) bool {
 	return s != ""
 }
 
-// quote shows a caller's text in an error without letting it flood a log.
-func quote(s string) string {
-	if len(s) > 60 {
-		return fmt.Sprintf("%.60q…", s)
-	}
-	return fmt.Sprintf("%q", s)
-}
-
 // distance is Levenshtein's, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)

@@ -129,3 +129,12 @@ func (l Limits) withDefaults() Limits {
 func (l Limits) negative() bool {
 	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
 }
+
+// or returns v, or the default if v is the zero value.
+func or[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
