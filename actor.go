@@ -9,9 +9,9 @@ import (
 
 // Actor is who performs a management action. The program authenticates people;
 // it says here who it is, and the library records it. An Actor travels in the
-// context.
+// context. ID, Account and Role are at most 255 bytes each, else ErrInvalid.
 type Actor struct {
-	ID      string // required: unique within the program, at most 255 bytes
+	ID      string // required: unique within the program
 	Account string // required: the merchant he acts for
 	Role    string // what RolePolicy looks at
 	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is

@@ -48,8 +48,9 @@ type Outcome string
 const (
 	// Done: it was performed.
 	Done Outcome = "done"
-	// Refused: the policy said no. One such event an actor, action, key and
-	// minute; the others go to Trace.Denied.
+	// Refused: the policy said no. At most one such event an actor, action, key
+	// and minute, 200 an account and minute, and 10,000 a process and minute; none
+	// inside a caller's transaction. Trace.Denied is told of all.
 	Refused Outcome = "refused"
 	// Unreadable: the stored event is damaged, or was written by a newer version;
 	// only its columns are shown.
@@ -165,7 +166,8 @@ type VerifyEventsRequest struct{ Key KeyID }
 
 // VerifyEvents walks a key's chain from its first event to the record's Head
 // and names the first link that is missing, changed or out of place. Errors:
-// ErrNoActor, ErrNotFound, ErrForbidden, ErrUnavailable.
+// ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot even be
+// read), ErrUnavailable.
 func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (ChainReport, error) {
 	var report ChainReport
 	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *Record) (effect, error) {
@@ -184,7 +186,7 @@ func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err e
 	for {
 		page, err := m.cfg.Store.Events(ctx, f)
 		if err != nil {
-			return report, unavailable(err)
+			return report, storeError(err)
 		}
 		for i := range page.Events {
 			e := &page.Events[i]

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -119,24 +120,9 @@ func (b *budget) allowed(now time.Time) error {
 	return nil
 }
 
-// AttemptsError says how long an actor has to wait before he may try again. It
-// wraps ErrTooManyAttempts: ten wrong answers in an hour, three challenges that
-// wait for an answer, or five codes sent in an hour.
-type AttemptsError struct {
-	Wait time.Duration // more than 0
-}
-
-// Error says when to try again.
-func (e *AttemptsError) Error() string {
-	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
-}
-
-// Unwrap is ErrTooManyAttempts.
-func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
-
 // tooMany waits for the first of the list to stop counting.
 func tooMany(list []tally, now time.Time) error {
-	first := slices.MinFunc(list, func(a, b tally) int { return int(a.until - b.until) })
+	first := slices.MinFunc(list, func(a, b tally) int { return cmp.Compare(a.until, b.until) })
 	return &AttemptsError{max(time.Second, time.UnixMicro(first.until).Sub(now).Round(time.Second))}
 }
 

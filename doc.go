@@ -107,9 +107,10 @@
 // is refused as [ErrCorrupt], a stolen database cannot be tried against guesses,
 // and a restarted process is warm after one row read. Use one in production.
 //
-// The default Hasher is [Argon2id]: 17 ms and 19.9 MB for each first
-// verification without a pepper (19 MiB, 2 passes, one core of a 2026 cloud
-// machine). A token's secret has 196 random bits, which no slow hash makes
+// The default Hasher is [Argon2id], which each first verification without a
+// pepper waits for: 17 ms of one processor and 19.9 MB a run (BenchmarkHasher: 19
+// MiB, 2 passes, one core of a 2026 cloud machine; a whole first verification
+// beside other work: 31 ms, docs/figures.md). A token's secret has 196 random bits, which no slow hash makes
 // harder to guess, so with a pepper [HMACSHA256] loses nothing and takes 0.65 µs
 // on the same machine. Choose Argon2id if an auditor asks for it or if there is
 // no pepper; with a pepper it runs when a key is issued, and once for a key that
@@ -126,7 +127,7 @@
 // order:
 //
 //	404  ErrNotFound
-//	403  ErrStepUpRequired (read the *ChallengeError), ErrForbidden, ErrStanding, ErrWrongAnswer
+//	403  ErrStepUpRequired (read the *ChallengeError; of ErrGrant: put a new challenge), ErrForbidden, ErrStanding, ErrWrongAnswer
 //	429  ErrTooManyAttempts (Retry-After: AttemptsError.Wait); 423 ErrLocked; 410 ErrChallenge
 //	400  ErrInvalid
 //	409  ErrConflict, ErrLimit, ErrAlreadyIssued, ErrIdempotencyMismatch, ErrRotationPending,
@@ -134,16 +135,19 @@
 //	     here these are about the key, not about who asks
 //	503  ErrBusy, ErrUnavailable
 //	500  ErrCorrupt, ErrNoActor and anything else
+//	401  ErrInvalidToken; 403 ErrKind: RevokeToken alone
 //
 // # Packages
 //
 // Package memstore is the reference Store, for unit tests; sqlstore keeps keys
 // in SQLite, PostgreSQL or MariaDB through database/sql; storetest is the contract of [Store] as a
 // suite that any store can run; httpauth is the middleware; examples has
-// programs that run.
+// programs that run. pgnotify, a module of its own, is a [Notifier] that tells
+// other nodes at once on PostgreSQL; [Manager.Tx] works inside a transaction of
+// the program.
 //
-// Of this package, Store itself and Record, Credential, Change, Changes, Item,
-// ItemFilter, ItemKind, ItemPage, Filter, Page, EventFilter, EventPage,
-// EventRecord and Upkeep are for those who write a store; others can pass them
-// over.
+// Of this package, Store itself and Record, Recovery with its constants,
+// Credential, Change, Changes, Item, ItemFilter, ItemKind, ItemPage, Filter, Page,
+// EventFilter, EventPage, EventRecord, Upkeep, NewKeyID, NewCredentialID and
+// ErrCursorLost are for those who write a store; others can pass them over.
 package apikey

@@ -65,7 +65,7 @@ type DisableRequest struct {
 	// Actor whose factor it is; empty: the caller's own, which has to be approved.
 	// Another admin of the account takes it away for one who has lost his phone.
 	Actor   string
-	Account string // of Actor; empty: the caller's own. An Operator names it
+	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it
 
 	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
 }
@@ -208,7 +208,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		}
 		return e, nil
 	}
-	return s.attempt(ctx, open, compare)
+	return s.attempt(ctx, ActionConfirmEnrollment, open, compare)
 }
 
 // Disable takes an actor's factor away, his own with a grant of that very factor,

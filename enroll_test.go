@@ -210,7 +210,10 @@ func TestWhatIsDoneForAnotherCanBeGuarded(t *testing.T) {
 // The answer that confirms an enrolment is charged like any other.
 func TestEnrollmentIsNoOracle(t *testing.T) {
 	var f *factors
-	e := newEnv(t, withFactors(&f, nil))
+	told := map[apikey.Action]int{}
+	e := newEnv(t, withFactors(&f, nil), func(e *env) {
+		e.mc.Trace = &apikey.Trace{Denied: func(_ apikey.Actor, act apikey.Action, _ apikey.KeyID, _ error) { told[act]++ }}
+	})
 	req := apikey.EnrollRequest{Factor: "totp"}
 	req.Grant = e.approve(f, e.ctx, "password", req)
 	_, err := e.manager.Enroll(e.ctx, req)
@@ -219,6 +222,7 @@ func TestEnrollmentIsNoOracle(t *testing.T) {
 		require.ErrorIs(t, e.manager.ConfirmEnrollment(e.ctx, "totp", "123456"), apikey.ErrWrongAnswer)
 	}
 	require.ErrorIs(t, e.manager.ConfirmEnrollment(e.ctx, "totp", "123456"), apikey.ErrTooManyAttempts)
+	require.Equal(t, map[apikey.Action]int{apikey.ActionConfirmEnrollment: 10}, told, "whoever guesses is seen, at what he guesses at")
 }
 
 // Of a sealed seed, no bit can be turned, nothing cut or added, and no row put

@@ -41,7 +41,8 @@ var (
 	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
 	// ErrMode: a test key on a live verifier, or the reverse. Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
-	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal; Update for an ability (see ManagerConfig.Products).
+	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal, and Challenge for these three;
+	// Issue, Provision and Update for an ability (see ManagerConfig.Products).
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
 	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)
@@ -72,7 +73,8 @@ var (
 	ErrNoActor = errors.New("apikey: no actor in the context: use apikey.WithActor")
 	// ErrNotFound: there is no such key, or it is another account's; the two are never told apart.
 	ErrNotFound = errors.New("apikey: not found")
-	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method.
+	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method but RevokeToken,
+	// Confirm, Enroll, ConfirmEnrollment, Enrolled, and Disable of one's own factor.
 	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
 	// ErrInvalid: a request that cannot be right; the text says what to change. Management, constructors.
 	ErrInvalid = errors.New("apikey: invalid request")
@@ -80,7 +82,7 @@ var (
 	ErrRotationPending = errors.New("apikey: a rotation is pending")
 	// ErrOverlapRunning: an older token still works beside the current one. Rotate.
 	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
-	// ErrLimit: the request is beyond one of the [Limits]. Issue, Update, Resume.
+	// ErrLimit: the request is beyond one of the [Limits]. Issue, Provision, Update, Resume.
 	ErrLimit = errors.New("apikey: limit reached")
 	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")
@@ -140,6 +142,42 @@ func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility,
 // Unwrap is ErrAbility.
 func (e *AbilityError) Unwrap() error { return ErrAbility }
 
+// ChallengeError says that an action has to be approved first, and which
+// factors can: any one of them. It wraps ErrStepUpRequired.
+type ChallengeError struct {
+	Action Action // what is guarded: of an update it may be ActionWiden
+	Key    KeyID  // zero: about no existing key
+	// Factors is empty where StepUp names none, and the action is refused all the
+	// same: Reveal. Then no challenge helps, only another configuration.
+	Factors []string
+}
+
+// Error names the action and the factors.
+func (e *ChallengeError) Error() string {
+	if len(e.Factors) == 0 {
+		return fmt.Sprintf("%v: %s: configure a factor for it in ManagerConfig.StepUp", ErrStepUpRequired, e.Action)
+	}
+	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
+}
+
+// Unwrap is ErrStepUpRequired.
+func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
+
+// AttemptsError says how long an actor has to wait before he may try again. It
+// wraps ErrTooManyAttempts: ten wrong answers in an hour, three challenges that
+// wait for an answer, or five codes sent in an hour.
+type AttemptsError struct {
+	Wait time.Duration // more than 0
+}
+
+// Error says when to try again.
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
+}
+
+// Unwrap is ErrTooManyAttempts.
+func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
+
 // sentinel is an error that belongs to a category.
 type sentinel struct {
 	text     string
@@ -168,30 +206,21 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// micros is the one place where times are brought to the precision that every
-// engine keeps: UTC, whole microseconds, truncated.
-func micros(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
+// storeError makes any error of a store one of ours.
+func storeError(err error) error {
+	if errors.Is(err, ErrInvalid) {
+		return err
 	}
-	return t.UTC().Truncate(time.Microsecond)
+	return unavailable(err)
 }
 
 // joined is a sentinel with what caused it.
 func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
 
-// ChallengeError says that an action has to be approved first, and which
-// factors can: any one of them. It wraps ErrStepUpRequired.
-type ChallengeError struct {
-	Action  Action // what is guarded: of an update it may be ActionWiden
-	Key     KeyID  // zero: about no existing key
-	Factors []string
+// quote shows a caller's text in an error without letting it flood a log.
+func quote(s string) string {
+	if len(s) > 60 {
+		return fmt.Sprintf("%.60q…", s)
+	}
+	return fmt.Sprintf("%q", s)
 }
-
-// Error names the action and the factors.
-func (e *ChallengeError) Error() string {
-	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
-}
-
-// Unwrap is ErrStepUpRequired.
-func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }

@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// fields are what a merchant sets of a key, by their names in events.
-var fields = []string{"name", "abilities", "expires_at", "networks", "origins", "metadata", "rotate_months", "disabled"}
+// settable are what a merchant sets of a key, by their names in events.
+var settable = []string{"name", "abilities", "expires_at", "networks", "origins", "metadata", "rotate_months", "disabled"}
 
-// valid is passed by every record before it is written: it brings the named
-// fields to their one form and enforces the limits. An update names only what
-// it changes, so that a key which holds an ability that the catalog has dropped
+// valid checks what a merchant sets, at issue and update: it brings the named
+// fields to their one form and enforces the limits. The expiry is validEnd's, and
+// disabled cannot be wrong. An update names only what it changes, so that a key which holds an ability that the catalog has dropped
 // since, or more than a lower limit allows now, can still be narrowed and
 // resumed.
-func (s session) valid(r *Record, fields []string) error {
-	for _, field := range fields {
+func (s session) valid(r *Record, names []string) error {
+	for _, name := range names {
 		var err error
-		switch field {
+		switch name {
 		case "name":
 			err = s.validName(r)
 		case "abilities":

@@ -41,8 +41,8 @@ func GuardRotate(factors ...string) StepUp { return guard(factors, ActionRotate)
 
 // GuardIssueAndReveal asks before a key is issued and before its token is looked
 // at later: for a page that confirms a new key with a PIN and lists it to be
-// revisited. Such a page may ask for nothing then; here a hijacked session would
-// read every secret.
+// revisited. Where such a page asks for nothing at the second look, a hijacked
+// session reads every secret; this guard asks at both.
 func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, ActionIssue, ActionReveal) }
 
 // GuardWiden asks before an update after which a request passes that was refused

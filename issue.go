@@ -152,7 +152,7 @@ func (s session) blank(account string, req IssueRequest, now time.Time) (*Record
 	if r.RotateMonths > 0 {
 		r.RotateDue = r.CreatedAt.AddDate(0, r.RotateMonths, 0)
 	}
-	if err := cmp.Or(validOwner(r), s.valid(r, fields), validEnd(req.ExpiresAt, now)); err != nil {
+	if err := cmp.Or(validOwner(r), s.valid(r, settable), validEnd(req.ExpiresAt, now)); err != nil {
 		return nil, err
 	}
 	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden

@@ -70,8 +70,9 @@ type made struct {
 	unsigned bool
 }
 
-// do is passed by every management call, and by nothing else. It finds the
-// actor, compares his account with the key's, asks Policy and Standing, redeems
+// do is passed by every management call. Three writes go round it, none of which
+// changes what a key may do: the mark of a pepper (mark.go), a denial (denial.go)
+// and a value that is sealed anew (reseal.go). It finds the actor, compares his account with the key's, asks Policy and Standing, redeems
 // the grant, writes record and event together, and tells this node's Verifiers before it
 // returns. No method can forget one of these, because no method does any.
 func (s session) do(ctx context.Context, j job) error {

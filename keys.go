@@ -46,6 +46,7 @@ func ParseKeyID(s string) (KeyID, error) {
 // NewKeyID draws an ID. Only programs that write a Store's tests need it.
 func NewKeyID() KeyID { return KeyID(uuid.Must(uuid.NewV7())) }
 
+// String writes the UUID, in lower case.
 func (id KeyID) String() string { return uuid.UUID(id).String() }
 
 // IsZero reports whether the ID is the zero one, which no key has.
@@ -77,6 +78,7 @@ func ParseCredentialID(s string) (CredentialID, error) {
 // NewCredentialID draws an ID. Only programs that write a Store's tests need it.
 func NewCredentialID() CredentialID { return CredentialID(uuid.New()) }
 
+// String writes 22 base62 characters.
 func (id CredentialID) String() string { return string(base62.AppendID(nil, id)) }
 
 // MarshalText writes 22 base62 characters.
@@ -89,8 +91,9 @@ func (id *CredentialID) UnmarshalText(text []byte) (err error) {
 }
 
 // Mode separates money from play: a key is of one mode for ever, and nothing
-// crosses from one to the other. The zero Mode is invalid everywhere, so that
-// a forgotten field cannot mean production.
+// crosses from one to the other. The zero Mode is invalid in a key and in a
+// Config, so that a forgotten field cannot mean production; in a filter it selects
+// both.
 type Mode uint8
 
 const (
@@ -103,6 +106,7 @@ const (
 	AnyMode Mode = 255
 )
 
+// String is "live" or "test", and of anything else says the number.
 func (m Mode) String() string { return nameOf(modeNames, m, "mode") }
 
 // MarshalText writes "live" or "test".
@@ -113,8 +117,8 @@ func (m *Mode) UnmarshalText(text []byte) error { return valueOf(modeNames, m, t
 
 var modeNames = map[Mode]string{Live: "live", Test: "test"}
 
-// Kind says where a key may live. The zero Kind means Secret in a request and
-// is invalid in a record.
+// Kind says where a key may live. The zero Kind means Secret in an IssueRequest
+// and all in a filter, and is invalid in a record.
 type Kind uint8
 
 const (
@@ -130,6 +134,7 @@ const (
 	SharedSecret Kind = 4
 )
 
+// String is "secret" or "publishable", and of anything else says the number.
 func (k Kind) String() string { return nameOf(kindNames, k, "kind") }
 
 // MarshalText writes "secret" or "publishable".
@@ -154,6 +159,7 @@ const (
 	Revoked State = 3
 )
 
+// String is "active", "suspended" or "revoked", and of anything else says the number.
 func (s State) String() string { return nameOf(stateNames, s, "state") }
 
 // MarshalText writes "active", "suspended" or "revoked".

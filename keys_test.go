@@ -375,3 +375,22 @@ func TestInfoTimes(t *testing.T) {
 	require.True(t, info.RevokedAt.IsZero())
 	require.True(t, info.LastUsed.IsZero())
 }
+
+// What a program's own tests make of a map is a copy, in one order.
+func TestNewMetadata(t *testing.T) {
+	source := map[string]string{"shop": "7", "branch": "north"}
+	m := apikey.NewMetadata(source)
+	source["shop"] = "8"
+	require.Equal(t, "7", m.Get("shop"))
+	require.Empty(t, m.Get("till"))
+	require.Equal(t, 2, m.Len())
+	var names []string
+	for name := range m.All() {
+		names = append(names, name)
+	}
+	require.Equal(t, []string{"branch", "shop"}, names)
+	text, err := json.Marshal(m)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"shop": "7", "branch": "north"}`, string(text))
+	require.Zero(t, apikey.NewMetadata(nil).Len())
+}

@@ -73,7 +73,7 @@ type ManagerConfig struct {
 	// OnEvent is called after the commit, before the method returns; by NewManager
 	// too, when a pepper is used on this database for the first time.
 	OnEvent func(Event)
-	Trace   *Trace
+	Trace   *Trace           // nil: none
 	Logger  *slog.Logger     // nil: silent
 	Now     func() time.Time // nil: time.Now
 }
@@ -126,7 +126,10 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
-	return m, m.mark(ctx)
+	if err := m.mark(ctx); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // matches fails the start where a Verifier of this process could accept nothing
@@ -347,12 +350,4 @@ func openCursor(c Cursor, bind string) (Cursor, error) {
 		return "", invalid("cursor is not of this list: pass Next of the page before, with the same filter")
 	}
 	return Cursor(inner), nil
-}
-
-// storeError makes any error of a store one of ours.
-func storeError(err error) error {
-	if errors.Is(err, ErrInvalid) {
-		return err
-	}
-	return unavailable(err)
 }

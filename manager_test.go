@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/memstore"
 )
 
 func TestNewManagerRefusesWhatCannotWork(t *testing.T) {
@@ -28,17 +29,28 @@ func TestNewManagerRefusesWhatCannotWork(t *testing.T) {
 		{"one slot twice", func(c *apikey.ManagerConfig) { c.Peppers = append(c.Peppers, c.Peppers[0]) }, apikey.ErrInvalid, "slot 1"},
 		{"nil verifier", func(c *apikey.ManagerConfig) { c.Local = []*apikey.Verifier{nil} }, apikey.ErrInvalid, "nil"},
 		{"negative limit", func(c *apikey.ManagerConfig) { c.Limits.LiveKeys = -1 }, apikey.ErrInvalid, "negative"},
+		{"negative overlap", func(c *apikey.ManagerConfig) { c.Limits.Overlap = -time.Hour }, apikey.ErrInvalid, "negative"},
 		{"store is down", func(c *apikey.ManagerConfig) { c.Store = downStore{c.Store} }, apikey.ErrUnavailable, "pulled out"},
+		{"store takes no mark", func(c *apikey.ManagerConfig) { c.Store = &proxy{Store: memstore.New(), apply: cut} }, apikey.ErrUnavailable, "pulled out"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := newEnv(t)
 			config := e.mc
 			c.change(&config)
-			_, err := apikey.NewManager(background, config)
+			m, err := apikey.NewManager(background, config)
 			require.ErrorIs(t, err, c.want)
 			require.ErrorContains(t, err, c.text)
+			require.Nil(t, m)
 		})
 	}
+}
+
+// cut loses every write.
+func cut(func() error, []apikey.Change) error { return errCable }
+
+// A day is not negative, also where the nanoseconds of one do not fit an int.
+func TestOverlapOfADay(t *testing.T) {
+	newEnv(t, func(e *env) { e.mc.Limits.Overlap = 24 * time.Hour })
 }
 
 // downStore answers nothing.

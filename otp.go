@@ -219,7 +219,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		}
 		return e, nil
 	}
-	if err := s.attempt(ctx, open, compare); err != nil {
+	if err := s.attempt(ctx, ActionConfirm, open, compare); err != nil {
 		return Grant{}, err
 	}
 	return grant, nil
@@ -248,7 +248,7 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 // nothing; a right answer gives its own charge back, and so does a failure of
 // ours, which has compared nothing.
 func (s session) attempt(
-	ctx context.Context,
+	ctx context.Context, action Action,
 	open func(a Actor, b *budget, now time.Time) ([]Item, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
@@ -288,7 +288,7 @@ func (s session) attempt(
 	}
 	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
 		a, _ := actorOf(ctx)
-		s.cfg.Trace.denied(a, ActionConfirm, KeyID{}, err)
+		s.cfg.Trace.denied(a, action, KeyID{}, err)
 	}
 	return err
 }

@@ -65,6 +65,7 @@ func (s Scope) Allows(required Ability) bool {
 		len(want) > len(family) && strings.HasPrefix(string(want), family)
 }
 
+// String is the scope itself.
 func (s Scope) String() string { return string(s) }
 
 // Level is how much of a product a key may use. The zero Level is None, and
@@ -78,6 +79,7 @@ const (
 	Write Level = 2
 )
 
+// String is "read" or "write", and of anything else says the number.
 func (l Level) String() string { return nameOf(levelNames, l, "level") }
 
 var levelNames = map[Level]string{Read: "read", Write: "write"}
@@ -110,6 +112,7 @@ func (a Access) Allows(required Ability) bool {
 	return ok && want.Product == a.Product && want.Level >= Read && want.Level <= a.Level
 }
 
+// String writes "product=level", which [ParseAccess] reads.
 func (a Access) String() string { return a.Product + "=" + a.Level.String() }
 
 // MarshalText writes the canonical text.
@@ -309,14 +312,6 @@ func isWord(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// quote shows a caller's text in an error without letting it flood a log.
-func quote(s string) string {
-	if len(s) > 60 {
-		return fmt.Sprintf("%.60q…", s)
-	}
-	return fmt.Sprintf("%q", s)
 }
 
 // distance is Levenshtein's, in bytes.

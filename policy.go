@@ -10,7 +10,15 @@ import (
 // Action names what a management call does, in events, policies and step-up.
 type Action string
 
-// The actions of this version.
+// The actions of this version. Policy is never asked about ActionRevokeToken
+// (having the token is the right), ActionConfirm, ActionEnroll,
+// ActionConfirmEnrollment, ActionDisable of one's own factor, ActionWiden,
+// ActionLock and ActionPepper.
+//
+// ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
+// ActionRevoke is also RevokeAll, asked about once for the list and once a key. An
+// Update that switches Disabled is asked about as ActionSuspend or ActionResume
+// too. ActionRemac and ActionReseal are for an [Operator] alone.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"
@@ -119,5 +127,14 @@ func (l Limits) withDefaults() Limits {
 }
 
 func (l Limits) negative() bool {
-	return min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, int(l.Overlap)) < 0
+	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
+}
+
+// or returns v, or the default if v is the zero value.
+func or[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
 }

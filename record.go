@@ -230,8 +230,8 @@ func recordMAC(k *pepperKeys, r *Record) []byte {
 	return append([]byte{k.slot}, sum[:]...)
 }
 
-// clone copies a record deeply, so that a plan can change it and an Info can
-// keep it.
+// clone copies a record, all but the bytes inside its credentials, which nobody
+// changes in place, so that a job can edit it.
 func (r Record) clone() Record {
 	r.MAC = slices.Clone(r.MAC)
 	r.Abilities = slices.Clone(r.Abilities)

@@ -19,7 +19,7 @@ type ResealRequest struct {
 // before the new copy was opened.
 //
 // What does not open is left as it is and is in the error; the others are done.
-// A KEK that fails ends the call. It is for an [Operator]; others get
+// A KEK that fails for two values in a row ends the call. It is for an [Operator]; others get
 // ErrForbidden. Errors: ErrNoActor, ErrForbidden, ErrInvalid, ErrCorrupt,
 // ErrUnavailable.
 func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err error) {
@@ -57,6 +57,7 @@ type resealing struct {
 	session
 	kek    string // that of the new copies
 	left   int
+	down   bool // a KEK failed, and no value was sealed anew since
 	failed []error
 	more   int // that failed, beyond maxFailures
 }
@@ -64,19 +65,27 @@ type resealing struct {
 const maxFailures = 100
 
 // took counts what became of one value. Only a KEK that cannot be asked ends
-// the batch: it would cost its whole time for each of the others too.
+// the batch: it would cost its whole time for each of the others too. That it
+// failed once does not say so: it may be one that calls a damaged value a failure
+// of its own, and one row must not keep all those behind it under the old KEK.
 func (b *resealing) took(what string, err error) error {
-	switch {
+	switch kek := errors.Is(err, errKEK); {
+	case kek && b.down:
+		return fmt.Errorf("%s: %w", what, err)
+	case kek:
+		b.down = true
 	case err == nil:
 		b.left--
+		b.down = false
+		return nil
 	case errors.Is(err, ErrConflict): // used just now; the next call finds it
-	case errors.Is(err, errKEK):
-		return fmt.Errorf("%s: %w", what, err)
-	case len(b.failed) == maxFailures:
-		b.more++
-	default:
-		b.failed = append(b.failed, fmt.Errorf("%s: %w", what, storeError(err)))
+		return nil
 	}
+	if len(b.failed) == maxFailures {
+		b.more++
+		return nil
+	}
+	b.failed = append(b.failed, fmt.Errorf("%s: %w", what, storeError(err)))
 	return nil
 }
 

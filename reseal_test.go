@@ -2,7 +2,9 @@ package apikey_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -241,7 +243,37 @@ func TestResealOnTwoNodes(t *testing.T) {
 	})
 }
 
-// A KEK that is away ends the batch: it would cost its time for every value.
+// A KEK that calls a damaged value a failure of its own, as a careless adapter
+// does, holds up that value and no other.
+func TestResealByACarelessKEK(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		s := newSealedEnv(t, 5, on)
+		first, err := s.store.List(background, apikey.Filter{SealedKEKNot: "kek-2", Limit: 1})
+		require.NoError(t, err)
+		record := first.Records[0]
+		cred := record.Credentials[0]
+		turned := slices.Clone(cred.Sealed)
+		turned[3] ^= 1 // in the wrapped key
+		require.NoError(t, s.store.Upkeep(background, []apikey.Upkeep{{Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: turned, NewKEK: "kek-1"}}))
+		s.f.kek.set(func(k *brokenKEK) {
+			k.unwrap = func(_ context.Context, next func() ([]byte, error)) ([]byte, error) {
+				dek, err := next()
+				if err != nil {
+					err = errors.New("400 InvalidCiphertextException")
+				}
+				return dek, err
+			}
+		})
+		done, err := s.reseal(0)
+		require.Equal(t, 6, done, "four tokens and two seeds")
+		require.ErrorIs(t, err, apikey.ErrUnavailable)
+		require.ErrorContains(t, err, record.ID.String())
+		delete(s.tokens, record.ID)
+		s.opensWith(s.next)
+	})
+}
+
+// A KEK that is away ends the batch, at the second value: it would cost its time for every value.
 func TestResealWithoutItsKEK(t *testing.T) {
 	s := newSealedEnv(t, 5)
 	s.f.kek.set(func(k *brokenKEK) {
@@ -252,7 +284,7 @@ func TestResealWithoutItsKEK(t *testing.T) {
 	require.Zero(t, done)
 	require.ErrorIs(t, err, errKMS)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
-	require.Equal(t, 1, s.f.kek.asked())
+	require.Equal(t, 2, s.f.kek.asked())
 	s.f.kek.set(func(k *brokenKEK) { k.unwrap = nil })
 	s.opensWith(s.next, s.f.kek)
 }

@@ -3,7 +3,6 @@ package apikey
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -51,8 +50,8 @@ const hideAfter = 30 * time.Second
 // then is the token returned: a KEK that fails spends nothing, and there is no
 // reveal without an event.
 //
-// Without any factor that approves it Reveal is refused, unless
-// ManagerConfig.InsecureRevealWithoutStepUp is set. Errors: ErrNoActor,
+// Without any factor that approves it Reveal is refused, with a *[ChallengeError]
+// that names none, unless ManagerConfig.InsecureRevealWithoutStepUp is set. Errors: ErrNoActor,
 // ErrNotFound (also of a credential that is not live), ErrForbidden,
 // ErrStanding, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked,
 // ErrNotRecoverable, ErrCorrupt (the copy does not open), ErrConflict,
@@ -64,8 +63,12 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	j.work = func(a Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
-		if stepUp, err := s.factorsFor(ctx, a, j); err != nil || len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
-			return effect{}, fmt.Errorf("%w: configure a factor for %s in ManagerConfig.StepUp", ErrStepUpRequired, ActionReveal)
+		stepUp, err := s.factorsFor(ctx, a, j)
+		if err != nil {
+			return effect{}, err
+		}
+		if len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
+			return effect{}, &ChallengeError{ActionReveal, r.ID, nil}
 		}
 		id := or(req.Credential, r.current(now))
 		cred := r.credential(id)

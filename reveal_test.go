@@ -109,6 +109,7 @@ func TestRevealWithoutFactor(t *testing.T) {
 	shown, err := e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})
 	require.ErrorIs(t, err, apikey.ErrStepUpRequired)
 	require.ErrorContains(t, err, "ManagerConfig.StepUp")
+	wantFactors(t, err, apikey.ActionReveal)
 	require.Zero(t, shown)
 	insecure := e.newManager(func(c *apikey.ManagerConfig) { c.InsecureRevealWithoutStepUp = true })
 	shown, err = insecure.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})

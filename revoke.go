@@ -107,19 +107,19 @@ func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, b
 }
 
 // RevokeAllRequest selects the keys to end: an account that leaves, or what a
-// leaked pepper minted. Zero fields select all.
+// leaked pepper minted. The zero value of a filter selects all.
 type RevokeAllRequest struct {
 	// Account: empty is the actor's own. An Operator has to name it, but for a
 	// Pepper: then empty is every account.
 	Account     string
 	Mode        Mode
 	Kind        Kind
-	NeverUsed   bool
-	UnusedSince time.Time
+	NeverUsed   bool      // no token of it was ever used
+	UnusedSince time.Time // not used at or after it, and created before it
 	// Pepper selects keys with a live credential that the pepper of this slot has
 	// minted: what its leak lets others forge.
 	Pepper uint8
-	Reason Reason
+	Reason Reason // empty: ReasonRequested
 	// Cursor continues where an earlier call ended; empty: from the start.
 	Cursor Cursor
 	Limit  int // keys looked at in this call: 1 to 1000; 0: 100
@@ -135,7 +135,9 @@ type RevokedAll struct {
 // killed in between, it may start again: revoked keys are passed over. A key
 // that fails holds up no other (also one whose revocation StepUp guards: revoke
 // those singly, or as compromised): the errors come joined, naming the keys, and
-// Next is set all the same.
+// Next is set all the same. Errors: ErrNoActor, ErrNotFound (another's account),
+// ErrForbidden, ErrInvalid (also a cursor of another list), ErrUnavailable,
+// ErrClosed; of single keys those of Revoke.
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
 	reason, err := req.Reason.valid()
 	if err != nil {
@@ -222,9 +224,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 		return ErrKind
 	}
 	// The credential is the actor: it speaks for its key's account and can do
-	// nothing but end itself, which needs no policy.
-	// Where it was presented is taken from the actor of the context, if there is
-	// one; who he is does not matter.
+	// nothing but end itself, which needs no policy. Who presents it does not matter.
 	from, _ := actorOf(ctx)
 	holder := Actor{
 		ID: "credential:" + p.id.String(), Account: r.Account, holder: true,

@@ -26,7 +26,10 @@ type KEK interface {
 	ID() string
 	// Wrap encrypts a 32-byte data key, bound to aad.
 	Wrap(ctx context.Context, dek, aad []byte) ([]byte, error)
-	// Unwrap gives the data key back, and fails for another aad.
+	// Unwrap gives the data key back, and fails for another aad. An error that
+	// wraps ErrCorrupt says that this value does not open (a KMS: an invalid
+	// ciphertext), and is about it alone. Any other says that the KEK could not be
+	// asked: it is ErrUnavailable, and of two values in a row it ends a Reseal.
 	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
 }
 

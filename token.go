@@ -81,8 +81,8 @@ func (t Token) Mode() Mode { p, _ := parseToken(t.Reveal()); return p.mode }
 func (t Token) Kind() Kind { p, _ := parseToken(t.Reveal()); return p.kind }
 
 // Hint returns the last four characters, for people to tell tokens apart by.
-// They belong to the checksum: 24 bits, of which a secret of 196 can spare as
-// many.
+// They are part of the checksum, so they tell at most 24 bits of the secret, which
+// has 196.
 func (t Token) Hint() string {
 	text := t.Reveal()
 	return text[max(0, len(text)-4):]
@@ -233,7 +233,7 @@ func tagOf(k *pepperKeys, text string) uint64 {
 	return binary.BigEndian.Uint64(sum[:8])
 }
 
-// check is what a credential keeps beside its hash, beginning with the slot of
+// makeCheck makes what a credential keeps beside its hash, beginning with the slot of
 // the pepper that made it.
 //
 // With a pepper it is a whole HMAC, which decides by itself: a restarted

@@ -16,13 +16,15 @@ type Trace struct {
 	// DeadKey: somebody holds the secret of a key that is revoked, suspended,
 	// ended or expired, and uses it: an old deployment, or a leak.
 	DeadKey func(key Info, err error)
-	// Corrupt: a record that cannot be believed was refused.
+	// Corrupt: Verify refused a record that cannot be believed. What the change feed
+	// finds goes to the Logger, and what a list finds is returned.
 	Corrupt func(err *CorruptError)
 	// Synced: the change feed was read. age is that of the last good sync, by
 	// its start; negative if there was none yet.
 	Synced func(records int, age time.Duration, err error)
-	// Denied: a management action was refused, with the actor, also when no
-	// event was written for it.
+	// Denied: a management action was refused, by account, Policy, Standing or a
+	// grant that does not fit (err says which), or a wrong answer was given
+	// (ErrWrongAnswer; key is zero). Also when no event was written for it.
 	Denied func(a Actor, act Action, key KeyID, err error)
 }
 
@@ -45,6 +47,7 @@ const (
 	FromStore Source = 3
 )
 
+// String is "token", "cache" or "store", and of anything else says the number.
 func (s Source) String() string { return nameOf(sourceNames, s, "source") }
 
 var sourceNames = map[Source]string{FromToken: "token", FromCache: "cache", FromStore: "store"}

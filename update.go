@@ -70,8 +70,10 @@ type UpdateRequest struct {
 	Networks     Field[[]netip.Prefix]    `json:",omitzero"`
 	Origins      Field[[]string]          `json:",omitzero"`
 	Metadata     Field[map[string]string] `json:",omitzero"`
-	RotateMonths Field[int]               `json:",omitzero"`
-	Disabled     Field[bool]              `json:",omitzero"`
+	RotateMonths Field[int]               `json:",omitzero"` // counts from now; cleared: never
+	// Disabled: true suspends, false resumes. Unlike Suspend it can be guarded, and
+	// conflicts.
+	Disabled Field[bool] `json:",omitzero"`
 
 	// Grant, when StepUp guards ActionUpdate, or what this update turns out to be:
 	// ActionWiden, ActionResume.

@@ -124,8 +124,8 @@ type statements struct {
 	updateKey string // keyArgs, key, version that is stored
 
 	credentialsOf    string // key; rows of kept
-	insertCredential string // keptArgs, upkeepArgs, credential, key; no row if it exists
-	updateCredential string // keptArgs, credential
+	insertCredential string // kept.args, upkeepArgs, credential, key; no row if it exists
+	updateCredential string // kept.args, credential
 	dropCredential   string // credential
 	unseal           string // key, 1 if it is revoked: no sealed copy of what is dead
 

@@ -139,7 +139,8 @@ func (mysql) embedded() bool { return false }
 func (mysql) retryable(err error) bool {
 	switch mysqlError(err) {
 	case 1213, // ER_LOCK_DEADLOCK; on Galera also the loser of a certification, at any statement and at COMMIT
-		1205, // ER_LOCK_WAIT_TIMEOUT
+		1205, // ER_LOCK_WAIT_TIMEOUT; of MariaDB also where NOWAIT would have to wait
+		3572, // ER_LOCK_NOWAIT, of MySQL 8
 		1020, // ER_CHECKREAD, with innodb_snapshot_isolation
 		1927: // ER_CONNECTION_KILLED
 		return true
@@ -160,7 +161,8 @@ const (
 
 	// mysqlNode has one row: 1 on a replica, which is read_only. On Galera
 	// wsrep_sync_wait has the statement wait until the node has everything.
-	mysqlNode = `(SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging) node`
+	mysqlNode    = `(SELECT ` + mysqlLagging + `) node`
+	mysqlLagging = `CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging`
 )
 
 const mysqlGet = `SELECT node.lagging, ` + mysqlRecord + `
@@ -312,7 +314,7 @@ const (
 	mysqlLookBack = "120000000"
 
 	mysqlSeen = `SELECT node.lagging, node.now - ` + mysqlLookBack + `, node.now, `
-	mysqlNow  = ` FROM (SELECT CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
+	mysqlNow  = ` FROM (SELECT ` + mysqlLagging + `, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
 
 	mysqlFeedNow = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + mysqlNow + `
 LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`

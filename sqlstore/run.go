@@ -79,7 +79,7 @@ func read[T any](ctx context.Context, s *Store, op string, q query, scan func(*T
 }
 
 // tries bounds how often one operation is begun. The pauses between them add up
-// to about half a second; an engine that waits for locks by itself adds its
+// to less than half a second; an engine that waits for locks by itself adds its
 // own time to each, and the context cuts all of it short.
 const tries = 10
 

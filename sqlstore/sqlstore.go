@@ -129,7 +129,9 @@ const checkTimeout = 10 * time.Second
 
 // New returns a Store in db, which stays the caller's: he sizes the pool and
 // closes it. New looks at one or two connections, and writes nothing: the tables
-// need not exist yet (see [Store.Migrate]).
+// need not exist yet (see [Store.Migrate]). Make one for a database and keep it,
+// not one a request: on SQLite each Store leaves a prepared statement in db for as
+// long as that is open.
 //
 // Its error wraps ErrInvalid when db is opened in a way that loses changes or
 // fails under load, and says what to write into the DSN; it wraps

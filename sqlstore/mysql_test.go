@@ -1,0 +1,89 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/sqlstore"
+)
+
+// What a server answers to whom another one is in the way is tried again: that of
+// MariaDB, and that of MySQL 8, which has a number of its own for NOWAIT.
+func TestMySQLTriesAgain(t *testing.T) {
+	for number, passes := range map[int]bool{1213: true, 1205: true, 3572: true, 1020: true, 1927: true, 1054: false} {
+		t.Run(fmt.Sprint(number), func(t *testing.T) {
+			server := &scripted{refusal: fmt.Errorf("Error %d (HY000): what it says", number)}
+			db := sql.OpenDB(server)
+			t.Cleanup(func() { db.Close() })
+			s, err := sqlstore.New(db, sqlstore.MySQL)
+			require.NoError(t, err)
+			err = s.Upkeep(context.Background(), []apikey.Upkeep{{Credential: apikey.NewCredentialID(), OldHash: "a", NewHash: "b"}})
+			if !passes {
+				require.ErrorIs(t, err, apikey.ErrUnavailable)
+				require.Equal(t, 1, server.claims)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, 2, server.claims)
+		})
+	}
+}
+
+// scripted is a driver that answers as a server of MySQL does that is opened
+// rightly. The first that asks for locks is refused.
+type scripted struct {
+	refusal error
+	claims  int
+}
+
+func (s *scripted) Connect(context.Context) (driver.Conn, error)                 { return s, nil }
+func (s *scripted) Driver() driver.Driver                                        { return nil }
+func (s *scripted) Prepare(query string) (driver.Stmt, error)                    { return nil, driver.ErrSkip }
+func (s *scripted) Close() error                                                 { return nil }
+func (s *scripted) Begin() (driver.Tx, error)                                    { return s, nil }
+func (s *scripted) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return s, nil }
+func (s *scripted) Commit() error                                                { return nil }
+func (s *scripted) Rollback() error                                              { return nil }
+
+func (s *scripted) ExecContext(context.Context, string, []driver.NamedValue) (driver.Result, error) {
+	return driver.RowsAffected(1), nil
+}
+
+func (s *scripted) QueryContext(_ context.Context, query string, _ []driver.NamedValue) (driver.Rows, error) {
+	switch {
+	case strings.HasPrefix(query, "SELECT TIMESTAMP"):
+		return &lines{{time.Date(2001, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(2001, 7, 2, 3, 4, 5, 0, time.UTC)}}, nil
+	case strings.HasPrefix(query, "SHOW VARIABLES"):
+		return &lines{{"sql_mode", "STRICT_TRANS_TABLES"}, {"character_set_client", "utf8mb4"}}, nil
+	case strings.HasSuffix(query, "FOR UPDATE NOWAIT"):
+		if s.claims++; s.claims == 1 {
+			return nil, s.refusal
+		}
+		return &lines{}, nil
+	}
+	return nil, fmt.Errorf("not in the script: %s", query)
+}
+
+// lines are the rows of an answer, of two columns each.
+type lines [][]driver.Value
+
+func (l *lines) Columns() []string { return []string{"a", "b"} }
+func (l *lines) Close() error      { return nil }
+
+func (l *lines) Next(dest []driver.Value) error {
+	if len(*l) == 0 {
+		return io.EOF
+	}
+	copy(dest, (*l)[0])
+	*l = (*l)[1:]
+	return nil
+}
