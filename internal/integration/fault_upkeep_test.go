@@ -41,7 +41,7 @@ func housekeeping() []operation {
 			}
 			return nil
 		}},
-		{name: "Close writes last uses", marks: true, before: func(s shopkeeper, key apikey.Issued) error {
+		{name: "Close writes last uses", flights: []string{"Verifier.Close"}, marks: true, before: func(s shopkeeper, key apikey.Issued) error {
 			for _, v := range []*apikey.Verifier{s.v, s.far} {
 				if _, err := v.Verify(background, key.Token.Reveal(), apikey.Request{}); err != nil {
 					return err
