@@ -154,8 +154,8 @@ func (c *cache) left() {
 
 // forget drops the names of what changed, when nobody is left who could have
 // missed a change, or when they are too many. Everything counts as changed
-// then: a read that outlived its flight still carries an older generation, and
-// must never meet it again.
+// then: whoever is still reading carries an older generation, and must never
+// meet it again.
 func (c *cache) forget() {
 	clear(c.changed)
 	c.all = c.gen

@@ -158,6 +158,34 @@ func TestAReadThatOutlivesItsFlight(t *testing.T) {
 	})
 }
 
+// So many changes that their names are dropped are still changes, for who was
+// reading meanwhile.
+func TestManyChangesAreNotForgotten(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s), func(e *env) { e.vc.Sync = -1 })
+	key := e.issue()
+	read, release := hold(t, s)
+	answer := make(chan error)
+	go func() { answer <- e.verify(key.Token) }()
+	<-read
+	s.set(func(s *spy) { s.lookup = nil })
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+	s.set(func(s *spy) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			c, err := next()
+			many := apikey.Record{ID: apikey.NewKeyID(), Credentials: make([]apikey.Credential, 1<<16+1)}
+			for i := range many.Credentials {
+				many.Credentials[i].ID = apikey.CredentialID{1, byte(i), byte(i >> 8), byte(i >> 16)}
+			}
+			c.Records = append(c.Records, many)
+			return c, err
+		}
+	})
+	require.NoError(t, e.verifier.Sync(background))
+	release()
+	require.ErrorIs(t, <-answer, apikey.ErrRevoked)
+}
+
 // The absence of a key is fenced like its presence: a lookup that began before
 // the key was there must not be remembered after.
 func TestAbsenceIsFenced(t *testing.T) {

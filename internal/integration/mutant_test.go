@@ -39,7 +39,7 @@ var mutants = []mutant{
 	{name: "a forgotten generation comes back", file: "cache.go",
 		old:   "\tclear(c.changed)\n\tc.all = c.gen\n}",
 		new:   "\tclear(c.changed)\n}",
-		tests: "TestAReadThatOutlivesItsFlight"},
+		tests: "TestManyChangesAreNotForgotten"},
 	{name: "local verifiers are not told", file: "manager.go",
 		old:   "v.take(c.Record, v.instantOf(n.start), toldHere, CredentialID{}, 0)",
 		new:   "_ = v",
