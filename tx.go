@@ -5,13 +5,17 @@ import "context"
 // Tx is a Manager inside a caller's transaction: the merchant's row and his
 // keys commit or roll back together. Nothing in it is retried, and no second
 // connection is opened. Call Committed after the commit. Like the transaction it
-// belongs to one goroutine.
+// belongs to one goroutine; while it is open use nothing else there: a Manager
+// waits for its locks, and where the pool has one connection a Verifier waits for
+// that, until their deadlines. Only what creates, changes or ends a key is here.
 type Tx struct {
 	s       session
 	notices []notice
 }
 
-// Tx joins a transaction: joined is what a store's In(tx) returned.
+// Tx joins a transaction: joined is what a store's In(tx) returned, never the
+// Store itself, which would commit each call by itself. It is of the database, and
+// has the prefix, of ManagerConfig.Store; that is not checked.
 func (m *Manager) Tx(joined Store) *Tx {
 	t := &Tx{}
 	t.s = session{Manager: m, store: joined, joined: true, tx: t}

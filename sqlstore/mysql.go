@@ -107,6 +107,15 @@ func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error
 		return errors.New("another process has been migrating for a minute")
 	}
 	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")")
+	// Who may create tables may often write to a replica, which read_only stops
+	// for others.
+	var lagging int
+	switch err := c.QueryRowContext(ctx, "SELECT "+mysqlLagging).Scan(&lagging); {
+	case err != nil:
+		return err
+	case lagging != 0:
+		return errLagging
+	}
 	return work(c)
 }
 

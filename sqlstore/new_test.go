@@ -3,11 +3,14 @@ package sqlstore_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -126,6 +129,26 @@ func TestNewRefuses(t *testing.T) {
 	}
 	_, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix(long[1:]))
 	require.NoError(t, err)
+}
+
+// A BeginTx whose error was overlooked: nothing is committed beside it.
+func TestInOfNoTransaction(t *testing.T) {
+	s := migrated(t, openDB(t, file(t)))
+	joined := s.In(nil)
+	r := create(t, s, "m1")
+	for i := range reflect.TypeOf(joined).NumMethod() {
+		m := reflect.ValueOf(joined).Method(i)
+		args := []reflect.Value{reflect.ValueOf(t.Context())}
+		for a := 1; a < m.Type().NumIn() && !(m.Type().IsVariadic() && a == m.Type().NumIn()-1); a++ {
+			args = append(args, reflect.Zero(m.Type().In(a)))
+		}
+		out := m.Call(args)
+		require.ErrorIs(t, out[len(out)-1].Interface().(error), apikey.ErrInvalid)
+	}
+	require.ErrorIs(t, joined.Apply(t.Context(), change(next(r))), apikey.ErrInvalid)
+	stored, err := s.Get(t.Context(), r.ID)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, stored.Version)
 }
 
 func TestPrefixSeparates(t *testing.T) {
@@ -269,3 +292,20 @@ func TestUnwritable(t *testing.T) {
 	var coded interface{ Code() int }
 	require.True(t, errors.As(err, &coded), "the driver's own error stays visible")
 }
+
+// A host that accepts and says nothing.
+func TestNewOfASilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := sql.OpenDB(silent{})
+		defer db.Close()
+		_, err := sqlstore.New(db, sqlstore.SQLite)
+		require.ErrorIs(t, err, apikey.ErrUnavailable)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "did not answer within 10s")
+	})
+}
+
+type silent struct{}
+
+func (silent) Connect(ctx context.Context) (driver.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
+func (silent) Driver() driver.Driver                            { return nil }

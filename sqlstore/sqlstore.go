@@ -148,10 +148,14 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 	defer cancel()
 	// Two processes that open a new file at once meet where it is switched to WAL,
 	// which SQLite's busy_timeout does not cover.
-	if err := s.retry(ctx, "open", func() error { return d.engine.check(ctx, db) }); err != nil {
-		return nil, err
+	err := s.retry(ctx, "open", func() error { return d.engine.check(ctx, db) })
+	switch {
+	case err == nil:
+		return s, nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w: sqlstore: the database did not answer within %v: is it the wrong host, port or driver, or has the pool no free connection? %w", apikey.ErrUnavailable, checkTimeout, err)
 	}
-	return s, nil
+	return nil, err
 }
 
 // In returns the store as seen by a transaction that the caller has begun on
@@ -171,7 +175,13 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 // PostgreSQL may end it with a serialization failure, and MariaDB, whose default
 // is REPEATABLE READ, locks the gaps beside the key too, so that whoever issues
 // or rotates its neighbour waits until it ends.
+//
+// Of a nil tx, which is what a BeginTx that failed returns, every method is
+// ErrInvalid.
 func (s *Store) In(tx *sql.Tx) apikey.Store {
+	if tx == nil {
+		return noTx{}
+	}
 	joined := *s
 	joined.tx = tx
 	joined.sql.get = s.sql.getLocked

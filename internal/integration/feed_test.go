@@ -230,6 +230,8 @@ func TestAReadOnlyMariaDBDecidesNothing(t *testing.T) {
 	must(t, err)
 	defer db.Exec("SET GLOBAL read_only = 0")
 	replicaDecidesNothing(t, s, r, at)
+	d, _ := e.fresh(t) // whoever may ignore read_only makes no tables there either
+	wants(t, open(t, db, d).Migrate(t.Context()), apikey.ErrUnavailable, "a replica answered")
 }
 
 // A primary dies, and the standby that takes over had not got its newest
