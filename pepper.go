@@ -15,11 +15,13 @@ import (
 // 1 to 61. Whatever is made with one begins with its slot, so several can
 // verify while the first of a list mints. It prints as its slot.
 //
-// Its life: add it to every Verifier (with AcceptUntagged while older keys have
-// none), then to the Manager as the first of its list, then renew with
-// [Manager.Remac]. To replace a leaked one: add a new one in another slot in
-// the same way, rotate the keys that [ListRequest.Pepper] shows, Remac, and take
-// the old one out; from then on everything it minted is refused.
+// Its life: add it to every Verifier and then, as the first of its list, to every
+// Manager, both with AcceptUntagged while older keys have none; rotate the keys
+// that [ListRequest.Untagged] shows, whose tokens nothing else can tag; renew the
+// MACs with [Manager.Remac], and take AcceptUntagged away. To replace a leaked one:
+// add a new one in another slot in the same way, rotate the keys that
+// [ListRequest.Pepper] shows, Remac, and take the old one out; from then on
+// everything it minted is refused. docs/operations.md has both, step by step.
 type Pepper struct {
 	slot uint8
 	v    *pepperKeys

@@ -47,7 +47,7 @@ type VerifierConfig struct {
 	// with the Manager and other Verifiers of the process.
 	Hashers []Hasher
 	// Peppers verify. With any, tokens and records that were made without one
-	// are refused.
+	// are refused: all keys of a program that had none, see AcceptUntagged.
 	Peppers []Pepper
 	// AcceptUntagged lets tokens without a tag, and records without a MAC whose
 	// credentials have none, still verify, while a pepper is being introduced.
