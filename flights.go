@@ -131,23 +131,9 @@ func (t *tasks) start(ctx context.Context, work func(context.Context)) bool {
 		ctx, cancel := context.WithTimeout(ctx, flightTime)
 		defer cancel()
 		defer context.AfterFunc(t.ctx, cancel)()
-		deepen()
 		work(ctx)
 	})
 }
-
-// deepen makes room on a new goroutine's stack while there is nothing on it. A
-// driver goes deep, and a stack that grows meanwhile is copied each time: three
-// microseconds of a first verification.
-//
-//go:noinline
-func deepen() {
-	var room [8 << 10]byte
-	touch(&room)
-}
-
-//go:noinline
-func touch(room *[8 << 10]byte) { room[0] = 1 }
 
 // forever runs work that watches t.ctx itself.
 func (t *tasks) forever(work func()) bool {
