@@ -63,7 +63,7 @@ var gone = new(liveKey)
 
 // entry is what writers keep of a proven token.
 type entry struct {
-	place  *place // of the newest array
+	place  *place // in the newest table
 	claims claims // what the token says of itself
 	size   int64
 

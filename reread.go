@@ -1,0 +1,100 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// rereadFirst is reread for a request that waits for it.
+func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID) error {
+	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), true}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, v.reread(ctx, id)
+	})
+	return err
+}
+
+// reread brings a warm key's record up to date, under its proof. Its caller is a
+// task.
+func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
+	gen := v.cache.enter(id)
+	defer v.cache.leave()
+	begun := v.now()
+	got, err := v.read(ctx, rowKey{id, gen, true})
+	var corrupt *CorruptError
+	switch {
+	case err == nil:
+		v.take(got.record, got.readAt, readNow, id, gen)
+	case errors.Is(err, ErrNotFound):
+		v.cache.drop(id, begun)
+	case errors.As(err, &corrupt):
+		v.cache.damaged(corrupt, id)
+	default:
+		return err
+	}
+	return nil
+}
+
+// take puts a record that was read or written beside the proofs that are warm.
+func (v *Verifier) take(r *Record, readAt instant, from origin, id CredentialID, gen uint64) {
+	damage := sync.OnceValue(func() error { return v.believe(r) })
+	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
+		return v.live(r, id, said, damage())
+	})
+}
+
+// rereadBehind is reread without anyone waiting, once at a time for a key, and
+// after a failure not for a second: a store that is failing over must not be
+// asked by every hit of every merchant.
+func (v *Verifier) rereadBehind(id CredentialID, now instant) {
+	if !v.cache.claim(id, now) {
+		return
+	}
+	started := v.tasks.start(context.Background(), func(ctx context.Context) {
+		var again time.Duration
+		if err := v.reread(ctx, id); err != nil {
+			failed := v.now().mono
+			again = failed + time.Second
+			if last := v.warned.Load(); failed >= time.Duration(last)+time.Second && v.warned.CompareAndSwap(last, int64(failed)) {
+				v.cfg.Logger.Warn("apikey: records could not be read again", "credential", id, "error", err)
+			}
+		}
+		v.cache.unclaim(id, again)
+	})
+	if !started {
+		v.cache.unclaim(id, 0)
+	}
+}
+
+// renewBehind replaces hash and check, made with older parameters, another
+// hasher or another pepper, by swapping them on the old hash: no version, no
+// event, and nothing undone if somebody else was faster. One at a time: what is
+// skipped now is done at the key's next cold verification.
+func (v *Verifier) renewBehind(p parsed, cred Credential) {
+	if v.cfg.ReadOnly {
+		return
+	}
+	select {
+	case v.renewing <- struct{}{}:
+	default:
+		return
+	}
+	started := v.tasks.start(context.Background(), func(ctx context.Context) {
+		defer func() { <-v.renewing }()
+		up := Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
+		if v.hashers[0].Outdated(cred.Hash) {
+			encoded, err := v.hashers[0].Hash(ctx, bytesOf(p.proven()))
+			if err != nil {
+				return
+			}
+			up.NewHash = encoded
+		}
+		if err := v.cfg.Store.Upkeep(ctx, []Upkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
+			v.cfg.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
+		}
+	})
+	if !started {
+		<-v.renewing
+	}
+}
