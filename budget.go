@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -24,10 +23,9 @@ import (
 // can empty a budget, and guess on.
 type budget struct {
 	item  Item
-	next  uint64  // number of the next charge
 	all   uint64  // charges since the last lift that were not given back
 	last  int64   // of the newest charge that stays, Unix seconds
-	hour  []tally // charges of the last hour
+	hour  []tally // charges of the last hour, the newest last
 	asked []tally // challenges that wait for an answer, by their expiry
 	mail  []tally // codes sent in the last hour
 }
@@ -59,7 +57,7 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 		return b, nil
 	}
 	u := uncanon{it.Data, true}
-	b.next, b.all, b.last = u.uint(), u.uint(), int64(u.uint())
+	b.all, b.last = u.uint(), int64(u.uint())
 	for _, list := range b.lists() {
 		for range min(u.uint(), 1000) {
 			*list = append(*list, tally{u.text(), int64(u.uint())})
@@ -87,7 +85,6 @@ func (b *budget) forget(now time.Time) {
 // swap is the item to write.
 func (b *budget) swap(now time.Time) Item {
 	var c canon
-	c.uint(b.next)
 	c.uint(b.all)
 	c.uint(uint64(b.last))
 	for _, list := range b.lists() {
@@ -149,32 +146,45 @@ func (b *budget) open(c Challenge, mails bool, now time.Time) error {
 	return nil
 }
 
-// charge counts an attempt as wrong, before it is compared.
-func (b *budget) charge(now time.Time) (number uint64, err error) {
-	if err := b.allowed(now); err != nil {
-		return 0, err
-	}
-	number = b.next
-	b.next++
-	b.all++
-	b.last = now.Unix()
-	b.hour = append(b.hour, tally{strconv.FormatUint(number, 10), now.Add(time.Hour).UnixMicro()})
-	return number, nil
+// charge is one attempt that counts as wrong.
+type charge struct {
+	id     string
+	before int64 // when the charge before it was, Unix seconds
 }
 
-// refund gives one charge back, never another's, and never twice. before is when
-// the last charge was that stays.
-func (b *budget) refund(number uint64, before int64) {
-	id := strconv.FormatUint(number, 10)
-	i := slices.IndexFunc(b.hour, func(t tally) bool { return t.id == id })
+const chargeIDLen = 11
+
+// charge counts an attempt as wrong, before it is compared.
+func (b *budget) charge(c charge, now time.Time) error {
+	if err := b.allowed(now); err != nil {
+		return err
+	}
+	b.all++
+	b.last = now.Unix()
+	b.hour = append(b.hour, tally{c.id, now.Add(time.Hour).UnixMicro()})
+	return nil
+}
+
+func (b *budget) charged(id string) bool { return counts(b.hour, id) }
+
+// refund gives one charge back, never another's, and never twice.
+func (b *budget) refund(c charge) {
+	i := slices.IndexFunc(b.hour, func(t tally) bool { return t.id == c.id })
 	if i < 0 {
 		return // given back already, or lifted
 	}
+	if i == len(b.hour)-1 {
+		b.last = c.before
+	}
 	b.hour = slices.Delete(b.hour, i, i+1)
 	b.all--
-	if b.next == number+1 {
-		b.last = before
-	}
+}
+
+// waits reports whether a challenge waits for an answer.
+func (b *budget) waits(id string) bool { return counts(b.asked, id) }
+
+func counts(list []tally, id string) bool {
+	return slices.ContainsFunc(list, func(t tally) bool { return t.id == id })
 }
 
 // closed takes an answered challenge off those that wait.

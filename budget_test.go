@@ -251,3 +251,45 @@ func TestDamagedBudgetIsLocked(t *testing.T) {
 	require.NoError(t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
 	require.NoError(t, e.exhaust(f, 10))
 }
+
+// Challenges and charges have no event by which a store finds a commit whose
+// answer was lost: what is tried again finds it by itself. Otherwise an actor on a
+// bad network would be held up after five wrong answers, and after one challenge.
+func TestALostAnswerCountsOnce(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		var p *proxy
+		var f *factors
+		e := newEnv(t, on, through(&p), withFactors(&f, apikey.GuardRotate("email")))
+		lost := 0
+		p.hook(func(p *proxy) {
+			p.apply = func(next func() error, changes []apikey.Change) error {
+				err := next()
+				if err == nil && changes[0].Event == nil {
+					lost++
+					return apikey.ErrConflict
+				}
+				return err
+			}
+		})
+		req := apikey.RotateRequest{Key: e.issue().Key.ID}
+		for range 2 {
+			c, err := e.manager.Challenge(e.ctx, "email", req)
+			require.NoError(t, err)
+			e.wrong(c.ID, 5)
+		}
+		require.Equal(t, 12, lost)
+		e.clock.move(time.Hour)
+		var last apikey.Challenge
+		for range 3 {
+			var err error
+			last, err = e.manager.Challenge(e.ctx, "email", req)
+			require.NoError(t, err)
+		}
+		_, err := e.manager.Challenge(e.ctx, "email", req)
+		require.ErrorIs(t, err, apikey.ErrTooManyAttempts, "three wait")
+		req.Grant, err = e.manager.Confirm(e.ctx, last.ID, f.code())
+		require.NoError(t, err, "the code that was sent is that of the challenge that was kept")
+		_, err = e.manager.Rotate(e.ctx, req)
+		require.NoError(t, err)
+	})
+}

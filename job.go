@@ -26,7 +26,7 @@ type job struct {
 	staff   bool   // for operators alone, whatever Policy says
 	own     bool   // wide: about the actor himself; no policy is asked
 	factor  string // own: which of his factors
-	silent  bool   // writes items without an event: it may safely happen twice
+	silent  bool   // writes items without an event, by which a commit whose answer is lost is found: work finds it
 	stands  bool   // asks Standing
 	damaged bool   // goes on although the record cannot be believed
 	// lessens: only takes power away. It is applied to the newest record, again

@@ -64,34 +64,49 @@ func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (C
 		return Challenge{}, invalid("Challenge needs the request that is to be approved")
 	}
 	s, ask := m.own(), what.guarded()
-	var p put
-	var send func(context.Context) error
+	var tried []question // the last of them is put
 	j := ask.job
 	j.silent, j.lessens = true, false
 	j.work = func(a Actor, r *Record) (effect, error) {
-		var e effect
-		var err error
-		p, send, e, err = s.question(ctx, a, r, factor, &ask)
+		b, err := s.budgetOf(ctx, a)
+		if err != nil {
+			return effect{}, err
+		}
+		// A COMMIT whose answer was lost has put it: another would take a second
+		// place of the three, and nobody would know its ID.
+		if i := slices.IndexFunc(tried, func(q question) bool { return b.waits(q.ID) }); i >= 0 {
+			tried = tried[:i+1]
+			return effect{}, nil
+		}
+		q, e, err := s.question(ctx, a, r, b, factor, &ask)
+		tried = append(tried, q)
 		return e, err
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Challenge{}, err
 	}
-	if send == nil {
-		return p.Challenge, nil
+	q := tried[len(tried)-1]
+	if q.send == nil {
+		return q.Challenge, nil
 	}
-	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, send(ctx) })
+	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
 	if err != nil {
 		// Nobody knows whether a Sender that was given up sends it after all: such a
 		// mail counts. Otherwise hanging up would flood the mailbox.
-		s.withdraw(ctx, p, errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+		s.withdraw(ctx, q.put, errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 	}
-	return p.Challenge, nil
+	return q.Challenge, nil
+}
+
+// question is a challenge, and what sends its code, nil if nothing has to be sent.
+type question struct {
+	put
+	send func(context.Context) error
 }
 
 // question makes a challenge, and the items that keep it and count it.
-func (s session) question(ctx context.Context, a Actor, r *Record, factor string, ask *approval) (put, func(context.Context) error, effect, error) {
+func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, factor string, ask *approval) (question, effect, error) {
 	now := s.cfg.Now()
 	account, mode, name := accountOf(a, ask.job.account), ask.job.mode, ask.job.name
 	if r != nil {
@@ -99,7 +114,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	}
 	stepUp, err := s.factorsFor(ctx, a, ask.job)
 	if err != nil {
-		return put{}, nil, effect{}, err
+		return question{}, effect{}, err
 	}
 	var may []string
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
@@ -107,36 +122,31 @@ func (s session) question(ctx context.Context, a Actor, r *Record, factor string
 	}
 	switch {
 	case len(may) == 0 || ask.free:
-		return put{}, nil, effect{}, invalid("this %s is not guarded: make the request", ask.job.action)
+		return question{}, effect{}, invalid("this %s is not guarded: make the request", ask.job.action)
 	case !slices.Contains(may, factor):
-		return put{}, nil, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
+		return question{}, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
 	}
-	b, err := s.budgetOf(ctx, a)
-	if err == nil {
-		err = b.mayOpen(now)
-	}
-	if err != nil {
-		return put{}, nil, effect{}, err
+	if err := b.mayOpen(now); err != nil {
+		return question{}, effect{}, err
 	}
 	enrolled, _, err := s.enrolled(ctx, itemEnrolled, a, factor)
 	if err != nil {
-		return put{}, nil, effect{}, err
+		return question{}, effect{}, err
 	}
-	p := put{actor: a, bound: binding(a, account, ask, mode, r), Challenge: Challenge{
+	q := question{put: put{actor: a, bound: binding(a, account, ask, mode, r), Challenge: Challenge{
 		ID: string(base62.AppendRandom(nil, challengeIDLen)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
 		Account: account, Mode: mode, Name: name, ExpiresAt: micros(now.Add(challengeTime)),
-	}}
-	var send func(context.Context) error
-	if p.state, send, err = s.cfg.Factors[factor].Begin(ctx, a, p.Challenge, enrolled); err == nil {
-		err = b.open(p.Challenge, send != nil, now)
+	}}}
+	if q.state, q.send, err = s.cfg.Factors[factor].Begin(ctx, a, q.Challenge, enrolled); err == nil {
+		err = b.open(q.Challenge, q.send != nil, now)
 	} else if !errors.Is(err, ErrNotEnrolled) {
 		err = unavailable(err)
 	}
 	if err != nil {
-		return put{}, nil, effect{}, err
+		return question{}, effect{}, err
 	}
-	p.item = Item{Kind: itemChallenge, ID: p.ID, ExpiresAt: p.ExpiresAt}
-	return p, send, effect{items: []Item{s.vouch(p.item, p.encode()), b.swap(now)}}, nil
+	q.item = Item{Kind: itemChallenge, ID: q.ID, ExpiresAt: q.ExpiresAt}
+	return q, effect{items: []Item{s.vouch(q.item, q.encode()), b.swap(now)}}, nil
 }
 
 // withdraw takes a challenge back whose code was not sent, and its mail off the
@@ -252,7 +262,7 @@ func (s session) attempt(
 	open func(a Actor, b *budget, now time.Time) ([]Item, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
-	charge, before, err := s.charge(ctx, open)
+	charge, err := s.charge(ctx, open)
 	if err != nil {
 		return err
 	}
@@ -275,7 +285,7 @@ func (s session) attempt(
 			case errors.Is(refused, ErrWrongAnswer):
 				return effect{}, nil
 			}
-			b.refund(charge, before)
+			b.refund(charge)
 			e.items = append(e.items, b.swap(now))
 			return e, nil
 		})
@@ -294,25 +304,27 @@ func (s session) attempt(
 }
 
 // charge takes an attempt off the actor's budget, if open finds what it is for.
-// It returns what budget.refund needs.
-func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (number uint64, before int64, err error) {
-	err = s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+// Its ID is drawn before the first try: a COMMIT whose answer is lost is followed
+// by another, which finds it, and charges nothing more.
+func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (charge, error) {
+	c := charge{id: string(base62.AppendRandom(nil, chargeIDLen))}
+	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
 		now := s.cfg.Now()
 		b, err := s.budgetOf(ctx, a)
-		if err != nil {
+		if err != nil || b.charged(c.id) {
 			return effect{}, err
 		}
 		items, err := open(a, b, now)
 		if err != nil {
 			return effect{}, err
 		}
-		before = b.last
-		if number, err = b.charge(now); err != nil {
+		c.before = b.last
+		if err := b.charge(c, now); err != nil {
 			return effect{}, err
 		}
 		return effect{items: append(items, b.swap(now))}, nil
 	})
-	return number, before, err
+	return c, err
 }
 
 // swapping writes items that are about the actor himself, again after every

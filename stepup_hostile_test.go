@@ -391,7 +391,7 @@ func TestRefundAfterALift(t *testing.T) {
 	close(gate)
 	wg.Wait()
 	b := e.itemsOf("budget")[0]
-	require.EqualValues(t, 2, b.Data[15], "two wrong answers since the lift")
+	require.EqualValues(t, 2, b.Data[7], "two wrong answers since the lift")
 }
 
 // Items that are damaged in any way cost an error, not the process.

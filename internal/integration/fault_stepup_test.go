@@ -18,12 +18,9 @@ import (
 //
 // A request with a grant is one commit, and is judged like any other: what failed
 // has not spent the grant, and what succeeded has spent it. To put a challenge is
-// one commit without an event, which may happen twice when its answer is lost: one
-// challenge then waits of which nobody knows the ID. Its mail is sent once, after
-// the commit that was answered. To answer is two: an attempt is charged before it
-// is compared. So a call that failed in between has charged an attempt, and
-// nothing else; and one that was answered is charged at least once, since a guess
-// must never be free.
+// one commit, and its mail is sent once, after that. To answer is two: an attempt
+// is charged before it is compared. So a call that failed in between has charged
+// an attempt, and nothing else; and one that was answered is charged once.
 func approvals() []operation {
 	var grant apikey.Grant // of the scene that is running, as are the others
 	var question apikey.Challenge
@@ -264,7 +261,7 @@ type sight struct {
 // proofs are what there is of challenges and their answers.
 type proofs struct {
 	challenges, grants, enrolled, enrolling, allowed int
-	charged, staying, open                           int // of all budgets: attempts ever, attempts that count, challenges that wait
+	charged, open                                    int // of all budgets: attempts that count, challenges that wait
 	mails                                            int
 }
 
@@ -281,8 +278,8 @@ func (f *faulty) look(t *testing.T) (s sight) {
 	page, err := f.cleanStore.Items(background, apikey.ItemFilter{Kind: "budget"})
 	must(t, err)
 	for _, it := range page.Items {
-		charged, staying, open := readBudget(it.Data)
-		s.charged, s.staying, s.open = s.charged+charged, s.staying+staying, s.open+open
+		charged, open := readBudget(it.Data)
+		s.charged, s.open = s.charged+charged, s.open+open
 	}
 	s.mails = f.desk.count()
 	return s
@@ -290,47 +287,47 @@ func (f *faulty) look(t *testing.T) (s sight) {
 
 // readBudget reads what a budget holds: numbers of eight bytes, and lists of
 // texts and times, each with its length.
-func readBudget(b []byte) (charged, staying, open int) {
+func readBudget(b []byte) (charged, open int) {
 	uint := func() (v int) {
 		v, b = int(binary.BigEndian.Uint64(b)), b[8:]
 		return v
 	}
-	charged, staying = uint(), uint()
+	charged = uint()
 	uint() // when
 	for range uint() {
 		b = b[uint():]
 		uint()
 	}
-	return charged, staying, uint()
+	return charged, uint()
 }
 
 // nothing reports whether a call that failed has left all as it was, but for an
 // attempt that was charged before it was compared.
-func (s sight) nothing(before sight, op operation, c *blow) bool {
+func (s sight) nothing(before sight, op operation) bool {
 	if !op.answers {
 		return s == before
 	}
-	most := 1 + bit(c.lost)
-	return s.proven() == before.proven() && within(s.charged-before.charged, most) && within(s.staying-before.staying, most)
+	return s.proven() == before.proven() && within(s.charged-before.charged, 1)
 }
 
-// done reports whether all is as after an undisturbed call, and how often an
-// attempt was charged or a challenge put once more than then.
-func (s sight) done(want sight, op operation, c *blow, failed bool) (spare int, once bool) {
-	switch charged, opened := s.staying-want.staying, s.challenges-want.challenges; {
+// done reports whether all is as after an undisturbed call, and what is left
+// besides: the charge of an attempt that failed before it was compared, or a
+// challenge whose mail was lost and that could not be taken back.
+func (s sight) done(want sight, op operation, failed bool) (spare int, once bool) {
+	switch charged, opened := s.charged-want.charged, s.challenges-want.challenges; {
 	case op.answers:
-		return charged, s.proven() == want.proven() && within(charged, bit(failed)+bit(c.lost)) && within(s.charged-want.charged, bit(failed)+bit(c.lost))
+		return charged, s.proven() == want.proven() && within(charged, bit(failed))
 	case op.opens:
 		s.challenges, s.open = s.challenges-opened, s.open-opened // both or none
 		s.items, s.itemVersions, want.items, want.itemVersions = 0, 0, 0, 0
-		return opened, s == want && within(opened, bit(c.lost || want.challenges == 0))
+		return opened, s == want && within(opened, bit(want.challenges == 0))
 	}
 	return 0, s == want
 }
 
 // proven is what an attempt's charge does not touch.
 func (s sight) proven() sight {
-	s.charged, s.staying, s.items, s.itemVersions = 0, 0, 0, 0
+	s.charged, s.items, s.itemVersions = 0, 0, 0
 	return s
 }
 

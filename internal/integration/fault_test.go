@@ -56,12 +56,12 @@ func TestFailsAtEveryCall(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d injection points in %d operations: left half done %d, done twice %d; answers to a challenge that failed after they were charged %d; where COMMIT's answer was lost, charged or challenged once more %d",
-		total.points, total.operations, total.half, total.twice, total.charged, total.spare)
+	t.Logf("%d injection points in %d operations: left half done %d, done twice %d; answers to a challenge that failed after they were charged %d; challenges whose mail was lost that could not be taken back %d",
+		total.points, total.operations, total.half, total.twice, total.charged, total.left)
 }
 
 // faults counts what they did.
-type faults struct{ operations, points, half, twice, charged, spare int }
+type faults struct{ operations, points, half, twice, charged, left int }
 
 // faulty is an engine behind a proxy, and beside it without.
 type faulty struct {
@@ -167,14 +167,14 @@ func (f *faulty) operation(t *testing.T, op operation, reached surface, total *f
 				continue
 			}
 			got := f.look(t)
-			switch spare, once := got.done(want, op, c, err != nil); {
+			switch spare, once := got.done(want, op, err != nil); {
 			case !once:
 				total.twice++
 				t.Errorf("%s: done is %+v, want %+v", c.where, got, want)
-			case err != nil:
+			case op.answers:
 				total.charged += spare
 			default:
-				total.spare += spare
+				total.left += spare
 			}
 			f.afterwards(t, c.where, op, clean, key)
 			f.chains(t, c.where, clean)
@@ -223,7 +223,7 @@ func (f *faulty) again(t *testing.T, op operation, c *blow, before, want sight, 
 		if op.tx { // only the caller can know what to do
 			return false
 		}
-	case !op.steps && !got.nothing(before, op, c):
+	case !op.steps && !got.nothing(before, op):
 		total.half++
 		t.Errorf("%s: it failed and left %+v of %+v: %v", c.where, got, before, err)
 	}
