@@ -185,7 +185,26 @@ func (h *hub) set(change func(*hub)) {
 
 // heard is called for a notification, and when listening begins: what was sent
 // before that went to nobody.
-func (h *hub) heard() { h.set(func(h *hub) { h.count, h.err = h.count+1, nil }) }
+func (h *hub) heard() {
+	h.set(func(h *hub) {
+		if h.err != nil {
+			h.cfg.Logger.Info("pgnotify: listening again")
+		}
+		h.count, h.err = h.count+1, nil
+	})
+}
+
+// fell is called when listening has ended, or did not begin. An outage of an hour
+// is a line of the log, and another when it has another reason.
+func (h *hub) fell(err error) {
+	h.set(func(h *hub) {
+		before := h.err
+		h.err = fmt.Errorf("pgnotify: not listening: %w", err)
+		if before == nil || before.Error() != h.err.Error() {
+			h.cfg.Logger.Warn("pgnotify: not listening, Verifiers poll", "error", err)
+		}
+	})
+}
 
 func (h *hub) run(ctx context.Context) {
 	defer close(h.done)
@@ -195,8 +214,7 @@ func (h *hub) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		h.set(func(h *hub) { h.err = fmt.Errorf("pgnotify: not listening: %w", err) })
-		h.cfg.Logger.Warn("pgnotify: not listening, Verifiers poll", "error", err)
+		h.fell(err)
 		if time.Since(begun) > longest { // it was up
 			pause = shortest
 		}

@@ -1,9 +1,11 @@
 package pgnotify_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -30,10 +32,14 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// Without a server Wait says that it cannot know, which has the Verifier poll;
-// Close ends whatever is under way.
+// Without a server Wait says that it cannot know, which has the Verifier poll,
+// and the log says it once. Close ends whatever is under way.
 func TestNobodyListens(t *testing.T) {
-	n, err := pgnotify.New(pgnotify.Config{Listen: "postgres://user:hunter2@127.0.0.1:1/d?connect_timeout=1"})
+	var log bytes.Buffer // read after Close
+	n, err := pgnotify.New(pgnotify.Config{
+		Listen: "postgres://user:hunter2@127.0.0.1:1/d?connect_timeout=1",
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +52,11 @@ func TestNobodyListens(t *testing.T) {
 	if err := n.Notify(ctx); err == nil {
 		t.Error("Notify without a DB")
 	}
+	time.Sleep(500 * time.Millisecond) // three attempts at least
 	n.Close()
+	if lines := strings.Count(log.String(), "not listening, Verifiers poll"); lines != 1 || strings.Contains(log.String(), "hunter2") {
+		t.Errorf("the log says %q", log.String())
+	}
 	if err := n.Share().Wait(ctx); err == nil || errors.Is(err, ctx.Err()) && ctx.Err() != nil {
 		t.Errorf("Wait after Close: %v", err)
 	}
