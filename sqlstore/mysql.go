@@ -39,8 +39,14 @@ func (e mysql) check(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
+	var database sql.NullString
+	if err := c.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
+		return err
+	}
 	wait, _ := strconv.Atoi(vars["wsrep_sync_wait"])
 	switch {
+	case !database.Valid:
+		return fmt.Errorf("%w: sqlstore: the DSN names no database: write its name after the slash%s", apikey.ErrInvalid, mysqlDSN)
 	case !strings.Contains(vars["sql_mode"], "STRICT_TRANS_TABLES") && !strings.Contains(vars["sql_mode"], "STRICT_ALL_TABLES"):
 		return fmt.Errorf("%w: sqlstore: sql_mode is not strict, so that what does not fit would be cut off in silence: add sql_mode=%%27STRICT_TRANS_TABLES%%27 to the DSN%s", apikey.ErrInvalid, mysqlDSN)
 	case vars["character_set_client"] != "utf8mb4":

@@ -73,6 +73,7 @@ func TestNewRefusesMariaDB(t *testing.T) {
 		{"recommended", "?parseTime=true&loc=UTC&interpolateParams=true", ""},
 		{"prepared", "?parseTime=true&loc=UTC", ""},
 		{"strict by the DSN", "?parseTime=true&loc=UTC&sql_mode=%27STRICT_ALL_TABLES%27", ""},
+		{"no database", "?parseTime=true&loc=UTC", "names no database"},
 		{"no parseTime", "?loc=UTC", "add parseTime=true&loc=UTC"},
 		{"another zone", "?parseTime=true&loc=Asia%2FJakarta", "add loc=UTC"},
 		{"a zone that is UTC in winter", "?parseTime=true&loc=Europe%2FLondon", "add loc=UTC"},
@@ -81,7 +82,11 @@ func TestNewRefusesMariaDB(t *testing.T) {
 		{"three bytes", "?parseTime=true&loc=UTC&charset=utf8mb3", "character set is utf8mb3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			db, err := sql.Open("mysql", s.mysqlServer()+"shop"+c.params)
+			database := "shop"
+			if c.name == "no database" {
+				database = ""
+			}
+			db, err := sql.Open("mysql", s.mysqlServer()+database+c.params)
 			must(t, err)
 			defer db.Close()
 			_, err = sqlstore.New(db, sqlstore.MySQL)
