@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"database/sql"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,8 +11,8 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// fillers add rows number n to m that nobody asks for, beside real keys. "t_" is
-// the prefix.
+// fillers add rows number n to m that nobody asks for, beside real keys. "t_"
+// stands for the prefix.
 var fillers = map[sqlstore.Dialect][]string{
 	sqlstore.Postgres: {
 		`INSERT INTO t_keys (id, account, name, mode, kind, version, head, needs, mac, abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery, created_at, feed, event)
@@ -34,13 +33,14 @@ SELECT UNHEX(MD5(CONCAT('c', seq))), UNHEX(MD5(CONCAT('k', seq))), 0, FALSE, 'ab
 }
 
 // What a cold verification with a pepper costs hardly depends on how many keys
-// there are, as long as the database has them in memory; it is one round trip.
+// there are, as long as the database has them in memory; it is one round trip. The
+// sizes take turns, and each has its best turn: what else runs on the machine comes
+// and goes, and would be taken for growth.
 func TestColdVerifyAtScale(t *testing.T) {
 	sizes := []int{1_000, 100_000, 1_000_000}
 	if testing.Short() {
 		sizes = []int{1_000, 20_000}
 	}
-	least, most := sizes[0], sizes[len(sizes)-1]
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
 			var dsn string
@@ -49,50 +49,77 @@ func TestColdVerifyAtScale(t *testing.T) {
 			} else {
 				dsn = startMariaDB(t, "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=2G", "--innodb-log-file-size=1G").mysqlDSN("&interpolateParams=true")
 			}
-			db := e.pool(t, dsn)
-			s := open(t, db, e.dialect.WithPrefix("t_"))
-			must(t, s.Migrate(t.Context()))
-			m := newManager(t, s)
-			var tokens []string
-			for i := range 200 {
-				k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i/20)), apikey.IssueRequest{Mode: apikey.Live})
-				must(t, err)
-				tokens = append(tokens, k.Token.Reveal())
-			}
-			p50 := map[int]time.Duration{}
-			have := len(tokens)
+			var all []*crowded
 			for _, size := range sizes {
-				fill(t, db, e, have, size)
-				have = size
-				counted, p := e.proxied(t, dsn)
-				v := newVerifier(t, open(t, counted, e.dialect.WithPrefix("t_")), func(c *apikey.VerifierConfig) { c.MaxEntries, c.ReadOnly = -1, true })
-				coldVerify(t, v, tokens, 5) // warm the buffers, and the process
-				p.record(nil)
-				took := coldVerify(t, v, tokens, 10)
-				p50[have] = took[len(took)/2]
-				trips := float64(len(p.seen())) / float64(len(took))
-				t.Logf("%7d keys: cold verification p50 %v, p99 %v, %.2f statements each", have, took[len(took)/2], took[len(took)*99/100], trips)
-				if trips != 1 {
+				all = append(all, crowd(t, e, dsn, size))
+			}
+			for range 15 {
+				for _, p := range all {
+					p.turn(t)
+				}
+			}
+			for _, p := range all {
+				t.Logf("%7d keys: cold verification p50 %v, p99 %v, %.2f statements each", p.size, p.p50, p.p99, p.trips)
+				if p.trips != 1 {
 					t.Error("more than one round trip")
 				}
 			}
-			if ratio := float64(p50[most]) / float64(p50[least]); ratio > 1.5 {
-				t.Errorf("p50 at %d keys is %.2f times that at %d", most, ratio, least)
+			least, most := all[0], all[len(all)-1]
+			if ratio := float64(most.p50) / float64(least.p50); ratio > 1.5 {
+				t.Errorf("p50 at %d keys is %.2f times that at %d", most.size, ratio, least.size)
 			}
 		})
 	}
 }
 
-func fill(t *testing.T, db *sql.DB, e engine, have, want int) {
+// crowded is a store of so many keys, of which some are asked for.
+type crowded struct {
+	size     int
+	calls    *proxy
+	v        *apikey.Verifier
+	tokens   []string
+	p50, p99 time.Duration // of the best turn
+	trips    float64       // statements a verification
+}
+
+func crowd(t *testing.T, e engine, dsn string, size int) *crowded {
 	t.Helper()
-	for from := have + 1; from <= want; from += 100_000 {
+	prefix := fmt.Sprintf("t%d_", size)
+	d := e.dialect.WithPrefix(prefix)
+	db, p := e.pool(t, dsn), &crowded{size: size}
+	s := open(t, db, d)
+	must(t, s.Migrate(t.Context()))
+	m := newManager(t, s)
+	for i := range 200 {
+		k, err := m.Issue(adminOf(fmt.Sprintf("acc_%d", i/20)), apikey.IssueRequest{Mode: apikey.Live})
+		must(t, err)
+		p.tokens = append(p.tokens, k.Token.Reveal())
+	}
+	for from := len(p.tokens) + 1; from <= size; from += 100_000 {
 		for _, statement := range fillers[e.dialect] {
+			statement = strings.NewReplacer("t_keys", prefix+"keys", "t_credentials", prefix+"credentials").Replace(statement)
 			if strings.HasPrefix(statement, "INSERT") {
-				statement = fmt.Sprintf(statement, from, min(want, from+99_999))
+				statement = fmt.Sprintf(statement, from, min(size, from+99_999))
 			}
 			_, err := db.Exec(statement)
 			must(t, err)
 		}
+	}
+	counted, calls := e.proxied(t, dsn)
+	p.calls = calls
+	p.v = newVerifier(t, open(t, counted, d), func(c *apikey.VerifierConfig) { c.MaxEntries, c.ReadOnly = -1, true })
+	coldVerify(t, p.v, p.tokens, 5) // warm the buffers, and the process
+	return p
+}
+
+// turn verifies each token five times.
+func (p *crowded) turn(t *testing.T) {
+	t.Helper()
+	p.calls.record(nil)
+	took := coldVerify(t, p.v, p.tokens, 5)
+	p.trips = max(p.trips, float64(len(p.calls.seen()))/float64(len(took)))
+	if p50 := took[len(took)/2]; p.p50 == 0 || p50 < p.p50 {
+		p.p50, p.p99 = p50, took[len(took)*99/100]
 	}
 }
 
