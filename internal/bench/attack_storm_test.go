@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
@@ -42,7 +44,8 @@ type outcome struct {
 	Limit                      int64
 	Hashed, Busy, Failed, Most int64
 	Slowest                    time.Duration
-	Idle, Stormy               time.Duration // 99th percentiles of warm requests
+	Idle, Looping, Stormy      time.Duration // 99th percentiles of warm requests
+	Late, Queued               time.Duration // of the caller's thread in the storm: woken late, and runnable without a processor
 	Rate, Refused              int           // warm requests, a second and in all
 }
 
@@ -119,26 +122,26 @@ func TestArgon2Flood(t *testing.T) {
 
 // Warm requests, as many as take a tenth of one processor, during a storm that
 // goes on: argon2 has one slot, and the other processor stays with them. Three
-// times idle is aimed at and not reached, so the quotient is told, and the bound
-// is two of the scheduler's slices of 10 ms. What else runs on the machine can
-// only make a time worse, so the best round counts.
+// times idle is aimed at, and not reached by any busy program on two processors:
+// beside a goroutine that only loops a thread that wakes waits for the kernel's run
+// queue, too. So three times the greater of the two is the bound. What else runs
+// on the machine can only make a time worse, so the best round counts.
 func TestWarmBesideAStorm(t *testing.T) {
 	w := weather{Warm: 10_000, Callers: 300, Again: true, Length: 3 * time.Second, Traffic: true}
 	if *full {
 		w.Length = 10 * time.Second
 	}
-	const bound, never = 20 * time.Millisecond, time.Duration(math.MaxInt64)
-	idle, stormy := never, never
-	for round := 0; round < 5 && (round < 2 || stormy > bound); round++ {
+	best := math.Inf(1)
+	for round := 0; round < 6 && (round < 2 || best > 3); round++ {
 		o := blow(t, w)
-		t.Logf("%d warm requests a second: p99 %v while %d were hashed and %d sent away, idle %v, refused %d",
-			o.Rate, o.Stormy, o.Hashed, o.Busy, o.Idle, o.Refused)
+		times := float64(o.Stormy) / float64(max(o.Idle, o.Looping))
+		t.Logf("%d warm requests a second: p99 %v while %d were hashed and %d sent away (woken late by %v in all; %v in the kernel's run queue), idle %v, beside a loop %v; refused %d; %.1f × idle, %.1f × the greater",
+			o.Rate, o.Stormy, o.Hashed, o.Busy, o.Late, o.Queued, o.Idle, o.Looping, o.Refused, float64(o.Stormy)/float64(o.Idle), times)
 		o.sound(t)
-		idle, stormy = min(idle, o.Idle), min(stormy, o.Stormy)
+		best = min(best, times)
 	}
-	t.Logf("best p99: %v in the storm, %v idle (%.1f ×)", stormy, idle, float64(stormy)/float64(idle))
-	if stormy > bound {
-		t.Errorf("warm p99 %v in the storm, want at most %v", stormy, bound)
+	if best > 3 {
+		t.Errorf("warm p99 in the storm is %.1f × what it is beside a loop, want at most 3", best)
 	}
 }
 
@@ -170,8 +173,12 @@ func storm(settings []byte) error {
 	if w.Traffic {
 		o.Rate = capacity(ask) / 10
 		took = make([]time.Duration, int(w.Length.Seconds()*float64(o.Rate)))
-		o.Refused = arrivals(took, o.Rate, ask)
+		o.Refused, _, _ = arrivals(took, o.Rate, ask)
 		o.Idle = percentile(took, 0.99)
+		end := beside(func() { sha256.Sum256(make([]byte, 0, 64)) })
+		refused, _, _ := arrivals(took, o.Rate, ask)
+		end()
+		o.Refused, o.Looping = o.Refused+refused, percentile(took, 0.99)
 	}
 	hasher.runs.Store(0)
 	o.Live = int64(liveHeap())
@@ -185,8 +192,9 @@ func storm(settings []byte) error {
 	var calls sync.WaitGroup
 	calls.Go(func() { o.rush(p, w, w.Warm) })
 	if w.Traffic {
-		o.Refused += arrivals(took, o.Rate, ask)
-		o.Stormy = percentile(took, 0.99)
+		var refused int
+		refused, o.Late, o.Queued = arrivals(took, o.Rate, ask)
+		o.Refused, o.Stormy = o.Refused+refused, percentile(took, 0.99)
 	}
 	calls.Wait()
 	o.Hashed = hasher.runs.Load()
@@ -263,25 +271,55 @@ func capacity(ask func() error) int {
 	return int(n / time.Since(start).Seconds())
 }
 
+// beside does something again and again until its end is called.
+func beside(work func()) (end func()) {
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !over.Load() {
+			work()
+		}
+	})
+	return func() {
+		over.Store(true)
+		wg.Wait()
+	}
+}
+
 // arrivals asks at fixed times, whether or not the one before was answered, and
 // counts the time from when each was due. It sleeps in the kernel: a timer of
 // the Go runtime can lie with the processor that argon2 has, and then it is the
-// generator that is late.
-func arrivals(took []time.Duration, perSecond int, ask func() error) (refused int) {
+// generator that is late. It adds up how late the sleeps of more than a millisecond ended, and for
+// how long its thread could have run and had no processor.
+func arrivals(took []time.Duration, perSecond int, ask func() error) (refused int, late, queued time.Duration) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	start, pause := time.Now(), syscall.NsecToTimespec(int64(200*time.Microsecond))
+	const pause = 200 * time.Microsecond
+	start, asleep := time.Now(), syscall.NsecToTimespec(int64(pause))
+	before := runQueue()
 	for i := range took {
 		due := time.Duration(i) * time.Second / time.Duration(perSecond)
-		for time.Since(start) < due {
-			syscall.Nanosleep(&pause, nil)
+		for now := time.Since(start); now < due; now = time.Since(start) {
+			syscall.Nanosleep(&asleep, nil)
+			if slept := time.Since(start) - now; slept > time.Millisecond {
+				late += slept - pause
+			}
 		}
 		if ask() != nil {
 			refused++
 		}
 		took[i] = time.Since(start) - due
 	}
-	return refused
+	return refused, late, runQueue() - before
+}
+
+// runQueue is for how long this thread was runnable and did not run
+// (/proc/thread-self/schedstat, the second number; zero where there is none).
+func runQueue() (d time.Duration) {
+	text, _ := os.ReadFile("/proc/thread-self/schedstat")
+	var ran int64
+	fmt.Sscan(string(text), &ran, &d)
+	return d
 }
 
 // mapped is what the runtime holds of the system's memory, which is what a
