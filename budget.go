@@ -24,8 +24,8 @@ import (
 type budget struct {
 	item  Item
 	all   uint64  // charges since the last lift that were not given back
-	last  int64   // of the newest charge that stays, Unix seconds
-	hour  []tally // charges of the last hour, the newest last
+	last  int64   // when the newest charge was that has left hour, Unix seconds
+	hour  []tally // charges of the last hour, which may still be given back
 	asked []tally // challenges that wait for an answer, by their expiry
 	mail  []tally // codes sent in the last hour
 }
@@ -74,10 +74,15 @@ func (b *budget) lists() []*[]tally { return []*[]tally{&b.hour, &b.asked, &b.ma
 
 // forget drops what no longer counts.
 func (b *budget) forget(now time.Time) {
+	for _, t := range b.hour {
+		if now.UnixMicro() >= t.until {
+			b.last = max(b.last, time.UnixMicro(t.until).Add(-time.Hour).Unix())
+		}
+	}
 	for _, list := range b.lists() {
 		*list = slices.DeleteFunc(*list, func(t tally) bool { return now.UnixMicro() >= t.until })
 	}
-	if !b.locked() && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
+	if !b.locked() && len(b.hour) == 0 && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
 		b.all = 0
 	}
 }
@@ -146,35 +151,23 @@ func (b *budget) open(c Challenge, mails bool, now time.Time) error {
 	return nil
 }
 
-// charge is one attempt that counts as wrong.
-type charge struct {
-	id     string
-	before int64 // when the charge before it was, Unix seconds
-}
-
-const chargeIDLen = 11
-
-// charge counts an attempt as wrong, before it is compared.
-func (b *budget) charge(c charge, now time.Time) error {
+// charge counts an attempt as wrong, under an ID of its own, before it is compared.
+func (b *budget) charge(id string, now time.Time) error {
 	if err := b.allowed(now); err != nil {
 		return err
 	}
 	b.all++
-	b.last = now.Unix()
-	b.hour = append(b.hour, tally{c.id, now.Add(time.Hour).UnixMicro()})
+	b.hour = append(b.hour, tally{id, now.Add(time.Hour).UnixMicro()})
 	return nil
 }
 
 func (b *budget) charged(id string) bool { return counts(b.hour, id) }
 
 // refund gives one charge back, never another's, and never twice.
-func (b *budget) refund(c charge) {
-	i := slices.IndexFunc(b.hour, func(t tally) bool { return t.id == c.id })
+func (b *budget) refund(id string) {
+	i := slices.IndexFunc(b.hour, func(t tally) bool { return t.id == id })
 	if i < 0 {
 		return // given back already, or lifted
-	}
-	if i == len(b.hour)-1 {
-		b.last = c.before
 	}
 	b.hour = slices.Delete(b.hour, i, i+1)
 	b.all--

@@ -1,6 +1,7 @@
 package apikey_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -252,44 +253,42 @@ func TestDamagedBudgetIsLocked(t *testing.T) {
 	require.NoError(t, e.exhaust(f, 10))
 }
 
-// Challenges and charges have no event by which a store finds a commit whose
-// answer was lost: what is tried again finds it by itself. Otherwise an actor on a
-// bad network would be held up after five wrong answers, and after one challenge.
-func TestALostAnswerCountsOnce(t *testing.T) {
-	onStores(t, func(t *testing.T, on func(*env)) {
-		var p *proxy
-		var f *factors
-		e := newEnv(t, on, through(&p), withFactors(&f, apikey.GuardRotate("email")))
-		lost := 0
-		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, changes []apikey.Change) error {
-				err := next()
-				if err == nil && changes[0].Event == nil {
-					lost++
-					return apikey.ErrConflict
-				}
-				return err
-			}
-		})
-		req := apikey.RotateRequest{Key: e.issue().Key.ID}
-		for range 2 {
-			c, err := e.manager.Challenge(e.ctx, "email", req)
-			require.NoError(t, err)
-			e.wrong(c.ID, 5)
-		}
-		require.Equal(t, 12, lost)
+// Thirty days count from the last wrong answer, whatever right ones were given
+// since, and in whatever order they were given back.
+func TestRightAnswersDelayNoForgiveness(t *testing.T) {
+	var f *factors
+	e := newEnv(t, withFactors(&f, apikey.GuardRotate("password")), func(e *env) { e.mc.Limits.LiveKeys = 1000 })
+	for range 9 {
+		require.NoError(t, e.exhaust(f, 10))
 		e.clock.move(time.Hour)
-		var last apikey.Challenge
-		for range 3 {
-			var err error
-			last, err = e.manager.Challenge(e.ctx, "email", req)
-			require.NoError(t, err)
-		}
-		_, err := e.manager.Challenge(e.ctx, "email", req)
-		require.ErrorIs(t, err, apikey.ErrTooManyAttempts, "three wait")
-		req.Grant, err = e.manager.Confirm(e.ctx, last.ID, f.code())
-		require.NoError(t, err, "the code that was sent is that of the challenge that was kept")
-		_, err = e.manager.Rotate(e.ctx, req)
-		require.NoError(t, err)
+	}
+	require.NoError(t, e.exhaust(f, 5)) // 95
+	e.clock.move(29 * 24 * time.Hour)
+	req := apikey.RotateRequest{Key: e.issue().Key.ID}
+	begun, done := make(chan struct{}, 10), make(chan error)
+	gates := map[string]chan struct{}{"one": make(chan struct{}), "two": make(chan struct{})}
+	slow, err := apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) {
+		begun <- struct{}{}
+		<-gates[answer]
+		return true, nil
 	})
+	require.NoError(t, err)
+	node := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} })
+	for _, answer := range []string{"one", "two"} {
+		c, err := node.Challenge(e.ctx, "password", req)
+		require.NoError(t, err)
+		go func() {
+			_, err := node.Confirm(e.ctx, c.ID, answer)
+			done <- err
+		}()
+		<-begun
+	}
+	for _, answer := range []string{"one", "two"} {
+		close(gates[answer])
+		require.NoError(t, <-done)
+	}
+	e.clock.move(24 * time.Hour)
+	require.NoError(t, e.exhaust(f, 5))
+	_, err = e.manager.Challenge(e.ctx, "password", req)
+	require.NoError(t, err, "five wrong answers in thirty days")
 }

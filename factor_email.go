@@ -21,7 +21,8 @@ type EmailCode struct {
 }
 
 // A Sender delivers a message to an actor, by mail or otherwise; it has 30 s, and
-// an error of it means that nothing was sent. It finds the address from the
+// an error of it means that nothing was sent, unless it wraps context.Canceled or
+// context.DeadlineExceeded. It finds the address from the
 // actor's ID, in the program's own records, never from anything in a request: a
 // hijacked session must not choose where codes go.
 type Sender interface {

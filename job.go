@@ -26,7 +26,7 @@ type job struct {
 	staff   bool   // for operators alone, whatever Policy says
 	own     bool   // wide: about the actor himself; no policy is asked
 	factor  string // own: which of his factors
-	silent  bool   // writes items without an event, by which a commit whose answer is lost is found: work finds it
+	silent  bool   // writes items without an event, by which a commit whose answer is lost is found: work has to find it
 	stands  bool   // asks Standing
 	damaged bool   // goes on although the record cannot be believed
 	// lessens: only takes power away. It is applied to the newest record, again
@@ -101,7 +101,7 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		switch {
 		case err != nil && cause != nil && ctx.Err() != nil:
 			return fmt.Errorf("%w, after: %v", err, cause)
-		case err == nil || s.joined || ctx.Err() != nil || j.ifVersion != 0 && conflict,
+		case err == nil || s.joined || ctx.Err() != nil || errors.Is(err, errVersion),
 			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
 			!conflict && !(down && j.lessens),
 			attempt == maxAttempts && !j.lessens:
@@ -118,6 +118,9 @@ const (
 	maxAttempts = 10
 	lessenTime  = 5 * time.Second
 )
+
+// errVersion: IfVersion does not hold, and will not at the next attempt either.
+var errVersion = fmt.Errorf("%w", ErrConflict)
 
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
@@ -185,7 +188,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (*Record, Info, erro
 		}
 	}
 	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
-		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", ErrConflict, r.Version, j.ifVersion)
+		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
 	}
 	if j.first != nil {
 		err = j.first(s, a, r)

@@ -42,6 +42,7 @@ const (
 	challengeTime  = 10 * time.Minute
 	wrongAnswers   = 5 // a challenge
 	challengeIDLen = 22
+	chargeIDLen    = 11
 	sendTime       = 30 * time.Second
 	checkTime      = 30 * time.Second
 	maxAnswer      = 1024 // bytes; a longer one is wrong
@@ -53,12 +54,14 @@ const (
 // can take the answer.
 //
 // At most three challenges of an actor wait for an answer at a time, and at most
-// five codes an hour are sent to him. Errors: those of the action before its
+// five codes an hour are sent to him. (After an error of the store one may wait of
+// which nobody knows the ID.) Errors: those of the action before its
 // grant is looked at; ErrInvalid (the factor does not approve it);
 // ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
 // wait); ErrLocked; ErrConflict; ErrCorrupt (what is kept of his factor does not
 // open); ErrUnavailable (also when a code could not be sent: then none counts as
-// sent, unless ctx ended while it was).
+// sent, unless the Sender was given up, by ctx or after 30 s, or panicked: that
+// mail may come yet).
 func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
 	if what == nil {
 		return Challenge{}, invalid("Challenge needs the request that is to be approved")
@@ -79,7 +82,9 @@ func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (C
 			return effect{}, nil
 		}
 		q, e, err := s.question(ctx, a, r, b, factor, &ask)
-		tried = append(tried, q)
+		if err == nil {
+			tried = append(tried, q)
+		}
 		return e, err
 	}
 	if err := s.do(ctx, j); err != nil {
@@ -91,9 +96,11 @@ func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (C
 	}
 	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
 	if err != nil {
-		// Nobody knows whether a Sender that was given up sends it after all: such a
-		// mail counts. Otherwise hanging up would flood the mailbox.
-		s.withdraw(ctx, q.put, errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+		// Nobody knows whether a Sender that was given up sends it after all, or
+		// whether one that panicked had sent it: such a mail counts. Otherwise
+		// hanging up would flood the mailbox.
+		given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		s.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
 		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 	}
 	return q.Challenge, nil
@@ -256,13 +263,13 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 // attempt is passed by every answer. It is charged before it is compared, so
 // that neither a crash nor a race nor a client that hangs up gives one away for
 // nothing; a right answer gives its own charge back, and so does a failure of
-// ours, which has compared nothing.
+// ours, which has compared nothing, and compares nothing any more.
 func (s session) attempt(
 	ctx context.Context, action Action,
 	open func(a Actor, b *budget, now time.Time) ([]Item, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
-	charge, err := s.charge(ctx, open)
+	charged, err := s.charge(ctx, open)
 	if err != nil {
 		return err
 	}
@@ -277,6 +284,11 @@ func (s session) attempt(
 			if err != nil {
 				return effect{}, err
 			}
+			if refused != nil && !b.charged(charged) {
+				// A COMMIT whose answer was lost has given it back: what it was for
+				// stands. To compare now would be a guess that nobody paid for.
+				return effect{}, nil
+			}
 			var e effect
 			e, refused = compare(ctx, a, b, now)
 			switch {
@@ -285,7 +297,7 @@ func (s session) attempt(
 			case errors.Is(refused, ErrWrongAnswer):
 				return effect{}, nil
 			}
-			b.refund(charge)
+			b.refund(charged)
 			e.items = append(e.items, b.swap(now))
 			return e, nil
 		})
@@ -303,28 +315,27 @@ func (s session) attempt(
 	return err
 }
 
-// charge takes an attempt off the actor's budget, if open finds what it is for.
-// Its ID is drawn before the first try: a COMMIT whose answer is lost is followed
-// by another, which finds it, and charges nothing more.
-func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (charge, error) {
-	c := charge{id: string(base62.AppendRandom(nil, chargeIDLen))}
-	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+// charge takes an attempt off the actor's budget, if open finds what it is for,
+// and returns the charge's ID. That is drawn before the first try: a COMMIT whose
+// answer is lost is followed by another, which finds it, and charges nothing more,
+// unless somebody has lifted it meanwhile.
+func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (id string, err error) {
+	id = string(base62.AppendRandom(nil, chargeIDLen))
+	return id, s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
 		now := s.cfg.Now()
 		b, err := s.budgetOf(ctx, a)
-		if err != nil || b.charged(c.id) {
+		if err != nil || b.charged(id) {
 			return effect{}, err
 		}
 		items, err := open(a, b, now)
 		if err != nil {
 			return effect{}, err
 		}
-		c.before = b.last
-		if err := b.charge(c, now); err != nil {
+		if err := b.charge(id, now); err != nil {
 			return effect{}, err
 		}
 		return effect{items: append(items, b.swap(now))}, nil
 	})
-	return c, err
 }
 
 // swapping writes items that are about the actor himself, again after every
