@@ -143,8 +143,8 @@ func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, 
 			continue // evicted for the one before
 		}
 		k := make(e.place.id, e.claims)
-		if r.credential(e.place.id) == nil && k.info.Version >= e.key().info.Version {
-			c.remove(e) // dropped from the record: long ended
+		if k.damage == nil && r.credential(e.place.id) == nil && k.info.Version >= e.key().info.Version {
+			c.remove(e) // dropped from a record that is believed: long ended
 			continue
 		}
 		c.renew(e, k, readAt, from)

@@ -26,7 +26,8 @@ type Hasher interface {
 	Hash(ctx context.Context, secret []byte) (encoded string, err error)
 	// Verify compares in constant time. An encoded form that this Hasher did not
 	// make, or that asks for more than its ceilings, is ErrCorrupt: a database
-	// must not choose what we spend.
+	// must not choose what we spend. Any other error says that it could not be
+	// asked, and is ErrUnavailable to whoever verifies.
 	Verify(ctx context.Context, encoded string, secret []byte) (bool, error)
 	// Outdated reports whether encoded, which this or another Hasher made, is to
 	// be replaced at its next use by one of this Hasher's. It must be a strict

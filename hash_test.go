@@ -402,3 +402,20 @@ func TestHashWaitsAreTold(t *testing.T) {
 	require.NotZero(t, ended[apikey.ErrBusy])
 	require.Less(t, ended[nil]+ended[apikey.ErrBusy], 32, "who finds a free slot does not wait")
 }
+
+// failing is a Hasher that asks somebody who does not answer.
+type failing struct{ apikey.Hasher }
+
+func (failing) Verify(context.Context, string, []byte) (bool, error) {
+	return false, errors.New("kms: connection refused")
+}
+
+// What a program's own Hasher fails with is our failure, whatever it says.
+func TestAHasherThatFails(t *testing.T) {
+	e := newEnv(t, noPepper)
+	k := e.issue()
+	v := e.newVerifier(func(c *apikey.VerifierConfig) { c.Hashers = []apikey.Hasher{failing{c.Hashers[0]}} })
+	err := verifyBy(v, k.Token)
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	require.ErrorContains(t, err, "kms: connection refused")
+}

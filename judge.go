@@ -41,7 +41,8 @@ func termsOf(info *Info, cred *Credential) terms {
 	if len(t.networks) > 0 {
 		t.bound, t.network = true, t.networks[0]
 	}
-	if cred == nil {
+	if cred == nil { // a record drops what ended long ago
+		t.ended = true
 		return t
 	}
 	t.ended = cred.Ended

@@ -71,10 +71,10 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, e
 		return renew && p.kind == Secret, nil
 	case errors.Is(err, ErrCorrupt):
 		return false, &CorruptError{Key: r.ID, Detail: "the stored hash or check is unreadable, too costly, or of an algorithm that none of Config.Hashers is for"}
-	case ctx.Err() != nil && !errors.Is(err, ErrInvalidToken):
-		return false, unavailable(err) // a Hasher of the program's own may return the bare error of its context
+	case errors.Is(err, ErrInvalidToken):
+		return false, err
 	}
-	return false, err
+	return false, unavailable(err) // a Hasher of the program's own may fail in its own words
 }
 
 // prove decides whether p is the token of cred. renew says that hash and check

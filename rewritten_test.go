@@ -88,3 +88,38 @@ func TestAMovedCredentialIsNotReadAround(t *testing.T) {
 	s.set(func(s *spy) { s.lookup = nil })
 	require.NoError(t, e.verify(key.Token), "it was put back")
 }
+
+// Whoever writes to the database puts a row there that nobody signed, of a later
+// version and without the credential, and then the key as it was alive. What ended
+// long ago is dropped from a record, but only one that is believed may say so.
+func TestADeathOutlivesAForgedRow(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	k := e.issue()
+	alive, err := e.store.Get(background, k.Key.ID)
+	require.NoError(t, err)
+	require.NoError(t, e.verify(k.Token))
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
+	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+	forged := alive
+	forged.Version, forged.Credentials = 1<<40, nil
+	fed := func(r apikey.Record) {
+		s.set(func(s *spy) {
+			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+				return r, nil
+			}
+			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+				c, err := next()
+				c.Records = append(c.Records, r)
+				return c, err
+			}
+		})
+		require.NoError(t, e.verifier.Sync(background))
+		require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+		e.clock.move(2*e.maxAge() + time.Second)
+		require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+	}
+	fed(forged)
+	fed(alive)
+	require.NoError(t, verifyBy(e.newVerifier(), k.Token), "the premise")
+}

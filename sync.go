@@ -26,7 +26,8 @@ type feed struct {
 	begun atomic.Int64             // runs that have begun
 	good  atomic.Pointer[instant]  // start of the last good run
 
-	// For one that was left behind, which finds its context ended.
+	// mu: a run that was left behind may return beside the next one. It finds its
+	// context ended, and applies nothing.
 	mu     sync.Mutex
 	cursor Cursor
 	shown  map[KeyID]shown // what the last run was shown
@@ -56,7 +57,9 @@ func (v *Verifier) Sync(ctx context.Context) error {
 	asked := v.feed.begun.Load()
 	for {
 		run, err := v.runSync(ctx)
-		if err != nil || run > asked { // one that had begun before may have read before
+		// One that had begun before the call may have read before, or have failed
+		// while the process was stopped. None (0) began where nobody could wait.
+		if run == 0 || run > asked {
 			return err
 		}
 	}
@@ -131,6 +134,8 @@ type walk struct {
 // page applies what the store has answered.
 func (v *Verifier) page(w *walk, changes Changes, err error, start instant) (more bool, _ error) {
 	switch {
+	case errors.Is(err, ErrCursorLost) && w.cursor == "": // which is no position
+		return false, joined(ErrUnavailable, err)
 	case errors.Is(err, ErrCursorLost):
 		v.cfg.Logger.Error("apikey: the store's history was rewritten; every key is read again")
 		w.cursor, w.before = "", nil

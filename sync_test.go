@@ -3,6 +3,7 @@ package apikey_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -285,4 +286,54 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 		require.ErrorIs(t, <-answer, apikey.ErrUnavailable)
 		require.ErrorIs(t, e.verify(warm.Token), apikey.ErrClosed)
 	})
+}
+
+// A process is stopped while its feed is asked. When it goes on, that run fails;
+// the first request, which finds the Verifier stale, is not answered with that.
+func TestAnOlderRunSaysNothing(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	k := e.issue()
+	require.NoError(t, e.verify(k.Token))
+	begun, end := make(chan struct{}), make(chan struct{})
+	hang := sync.OnceFunc(func() {
+		close(begun)
+		<-end
+	})
+	failed := false
+	s.set(func(s *spy) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			hang()
+			if !failed {
+				failed = true
+				return apikey.Changes{}, errors.New("connection reset while we were stopped")
+			}
+			return next()
+		}
+	})
+	old, answer := make(chan error, 1), make(chan error, 1)
+	go func() { old <- e.verifier.Sync(background) }()
+	<-begun
+	e.clock.move(3 * time.Minute)
+	go func() { answer <- e.verify(k.Token) }()
+	time.Sleep(20 * time.Millisecond) // it has joined; if not, it asks by itself, which is as good
+	close(end)
+	require.ErrorIs(t, <-old, apikey.ErrUnavailable)
+	require.NoError(t, <-answer)
+}
+
+// A store that has lost even the beginning is broken, and is asked no more often
+// than another that is.
+func TestTheBeginningCannotBeLost(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	asked := 0
+	s.set(func(s *spy) {
+		s.changed = func(context.Context, apikey.Cursor, func() (apikey.Changes, error)) (apikey.Changes, error) {
+			asked++
+			return apikey.Changes{}, apikey.ErrCursorLost
+		}
+	})
+	require.ErrorIs(t, e.verifier.Sync(background), apikey.ErrUnavailable)
+	require.Equal(t, 2, asked, "with its cursor, and from the beginning")
 }

@@ -313,7 +313,7 @@ func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *
 	cred := r.credential(id)
 	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
 	k.terms = termsOf(&k.info, cred)
-	if damage == nil && (cred == nil || said != claims{r.Kind, r.Mode, cred.Pepper}) {
+	if damage == nil && cred != nil && said != (claims{r.Kind, r.Mode, cred.Pepper}) {
 		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
 	}
 	return k
