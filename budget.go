@@ -3,7 +3,6 @@ package apikey
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -224,19 +223,4 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)}, nil
 	}
 	return s.do(ctx, j)
-}
-
-// another is the actor whom a request names, who must not be the one who makes
-// it: a hijacked session must not be able to help itself.
-func another(a Actor, account, id string) (Actor, error) {
-	target := Actor{ID: id, Account: accountOf(a, account)}
-	switch {
-	case id == "" || len(id) > 255 || !storable(id):
-		return Actor{}, invalid("Actor %s: want an actor's ID of 1 to 255 bytes of valid UTF-8", quote(id))
-	case len(target.Account) > 255 || !storable(target.Account):
-		return Actor{}, invalid("Account %s: want at most 255 bytes of valid UTF-8", quote(target.Account))
-	case target.ID == a.ID && target.Account == a.Account:
-		return Actor{}, fmt.Errorf("%w: nobody does this for himself: another admin of the account or an operator does", ErrForbidden)
-	}
-	return target, nil
 }

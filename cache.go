@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"sync"
@@ -9,7 +10,8 @@ import (
 )
 
 // cache is the warm cache: for tokens that were proven, the proof and the
-// newest record. Three rules hold here and nowhere else:
+// newest record. Three rules hold in this file and in
+// change.go, and nowhere else:
 //
 //   - Only a proven token makes an entry, so junk can neither fill it nor drive
 //     anything out of it.
@@ -17,7 +19,7 @@ import (
 //     fills the cache nor is answered (enter, settle).
 //   - A change replaces the record and keeps the proof. A record older than the
 //     one that is here revives nothing: of the two, what either forbids is
-//     forbidden (renew).
+//     forbidden (renew, in change.go).
 //
 // A hit takes no lock: it reads the table, and then one pointer, which a change
 // replaces before it returns.
@@ -62,6 +64,11 @@ func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
 	}
 	c.warm.init(newProcessKey())
 	return c
+}
+
+func newProcessKey() (k [16]byte) {
+	rand.Read(k[:])
+	return k
 }
 
 // digest is what the cache keeps of a token: useless to whoever reads a core
@@ -271,6 +278,13 @@ func (c *cache) drop(id CredentialID, readAt instant) {
 		return
 	}
 	c.remove(e)
+}
+
+// evict makes room. The entry that is about to be used stays, whatever its size.
+func (c *cache) evict(keep *entry) {
+	for c.warm.count > 1 && (c.warm.count > c.maxCount || c.bytes > c.maxBytes) {
+		c.remove(c.warm.victim(keep))
+	}
 }
 
 func (c *cache) remove(e *entry) {

@@ -2,127 +2,34 @@ package apikey
 
 import (
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
-// How what is warm follows a change: the record is replaced, the proof stays.
-
-// affected are a key's entries, and that of the credential by which its record was
-// found (zero: none), which somebody may have moved there by hand.
-func (c *cache) affected(key KeyID, by CredentialID) []*entry {
-	all := c.siblings(key)
-	if e := c.warm.entry(by); e != nil && e.key().info.ID != key {
-		all = append(all, e)
-	}
-	return all
+// take has what is warm follow a record that was read or written: the record is
+// replaced, the proof stays.
+func (v *Verifier) take(r *Record, readAt instant, from via, id CredentialID, gen uint64) {
+	damage := sync.OnceValue(func() error { return v.believe(r) })
+	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
+		return v.live(r, id, said, damage())
+	})
 }
 
-// origin is where a record comes from.
-type origin uint8
+// via is how a record came to be known.
+type via uint8
 
 const (
-	toldHere origin = iota // a Manager of this process has written it
-	fed                    // the change feed
-	readNow                // read just now, and nothing has changed meanwhile
+	toldHere via = iota // a Manager of this process has written it
+	fed                 // the change feed
+	readNow             // read just now, and nothing has changed meanwhile
 )
-
-// renew puts a record beside an existing proof.
-//
-// When a record disagrees with a newer one that was here before, somebody is
-// late, or history was rewritten: a backup restored, a failover, a row put back
-// by hand. Nobody can tell which, so both count: what either forbids is
-// forbidden (liveKey.also), until a read of the store decides. And no record
-// but a dead one follows a death.
-func (c *cache) renew(e *entry, k *liveKey, readAt instant, from origin) {
-	old := e.key()
-	known := &liveKey{view: old.view} // which is not changed, but replaced
-	known.also = nil
-	was := c.readAt(old)
-	if was == (instant{}) && from != readNow {
-		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
-	}
-	death := known.info.State == Revoked
-	agrees := k.info.Version == known.info.Version && k.head == known.head
-	switch {
-	case k.damage != nil && death:
-		return // damage never hides a death that was seen
-	case k.damage != nil:
-		known.damage = k.damage // what was believed last stays, to compare with
-		if from == toldHere && k.info.State > known.info.State {
-			known.about = &about{known.info, known.head}
-			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
-		}
-		c.put(e, known, instant{})
-	case death && k.info.State != Revoked:
-		known.damage = nil
-		c.put(e, known, later(was, readAt, c.maxAge))
-	case agrees && known.info.State != k.info.State: // a state that was raised above stays
-		known.damage = nil
-		c.put(e, known, later(was, readAt, c.maxAge))
-	case agrees || k.info.Version > known.info.Version:
-		c.put(e, k, later(was, readAt, c.maxAge))
-	case from == readNow:
-		known.damage, known.also = nil, k
-		c.put(e, known, later(was, readAt, c.maxAge))
-	default:
-		known.damage, known.also = nil, k
-		c.put(e, known, instant{})
-	}
-}
-
-// put replaces an entry's record. A zero readAt has it read again before the
-// next answer, so that a repaired row works at once.
-func (c *cache) put(e *entry, k *liveKey, readAt instant) {
-	old := e.key()
-	moved := old.info.ID != k.info.ID // to another key, by hand
-	if moved {
-		c.unlink(e)
-	}
-	k.readAt, k.epoch = readAt, c.epoch.Load()
-	k.usedAt.Store(old.usedAt.Load())
-	k.touched.Store(old.touched.Load())
-	e.place.key.Store(k)
-	if moved {
-		c.link(e)
-	}
-	c.bytes -= e.size
-	e.size = sizeOf(k)
-	c.bytes += e.size
-	c.evict(e)
-}
-
-// evict makes room. The entry that is about to be used stays, whatever its size.
-func (c *cache) evict(keep *entry) {
-	for c.warm.count > 1 && (c.warm.count > c.maxCount || c.bytes > c.maxBytes) {
-		c.remove(c.warm.victim(keep))
-	}
-}
-
-// later is the later of two readings. A record in doubt stays in doubt until it
-// is read (see renew), and no reading takes an earlier one back.
-func later(was, readAt instant, maxAge time.Duration) instant {
-	if readAt == (instant{}) {
-		return was
-	}
-	if readAt = jitter(readAt, maxAge); was == (instant{}) || readAt.mono > was.mono {
-		return readAt
-	}
-	return was
-}
-
-// jitter makes a record look up to a tenth of MaxAge older, so that keys that
-// became warm together are not read again together.
-func jitter(readAt instant, maxAge time.Duration) instant {
-	d := rand.N(maxAge/10 + 1)
-	return instant{readAt.wall - d.Microseconds(), readAt.mono - d}
-}
 
 // change raises the fence for a record's credentials and puts the record beside
 // the proofs that are here. make builds a liveKey of one credential.
 //
 // from is readNow only if the credential of the read has not changed since
 // generation gen.
-func (c *cache) change(r *Record, readAt instant, from origin, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
+func (c *cache) change(r *Record, readAt instant, from via, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if from == readNow && c.generation(id) != gen {
@@ -195,4 +102,98 @@ func (c *cache) doubtKey(r *Record) {
 	if c.active == 0 || len(c.changed) > maxChanged {
 		c.forget()
 	}
+}
+
+// affected are a key's entries, and that of the credential by which its record was
+// found (zero: none), which somebody may have moved there by hand.
+func (c *cache) affected(key KeyID, by CredentialID) []*entry {
+	all := c.siblings(key)
+	if e := c.warm.entry(by); e != nil && e.key().info.ID != key {
+		all = append(all, e)
+	}
+	return all
+}
+
+// renew puts a record beside an existing proof.
+//
+// When a record disagrees with a newer one that was here before, somebody is
+// late, or history was rewritten: a backup restored, a failover, a row put back
+// by hand. Nobody can tell which, so both count: what either forbids is
+// forbidden (liveKey.also), until a read of the store decides. And no record
+// but a dead one follows a death.
+func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
+	old := e.key()
+	known := &liveKey{view: old.view} // which is not changed, but replaced
+	known.also = nil
+	was := c.readAt(old)
+	if was == (instant{}) && from != readNow {
+		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
+	}
+	death := known.info.State == Revoked
+	agrees := k.info.Version == known.info.Version && k.head == known.head
+	switch {
+	case k.damage != nil && death:
+		return // damage never hides a death that was seen
+	case k.damage != nil:
+		known.damage = k.damage // what was believed last stays, to compare with
+		if from == toldHere && k.info.State > known.info.State {
+			known.about = &about{known.info, known.head}
+			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
+		}
+		c.put(e, known, instant{})
+	case death && k.info.State != Revoked:
+		known.damage = nil
+		c.put(e, known, later(was, readAt, c.maxAge))
+	case agrees && known.info.State != k.info.State: // a state that was raised above stays
+		known.damage = nil
+		c.put(e, known, later(was, readAt, c.maxAge))
+	case agrees || k.info.Version > known.info.Version:
+		c.put(e, k, later(was, readAt, c.maxAge))
+	case from == readNow:
+		known.damage, known.also = nil, k
+		c.put(e, known, later(was, readAt, c.maxAge))
+	default:
+		known.damage, known.also = nil, k
+		c.put(e, known, instant{})
+	}
+}
+
+// put replaces an entry's record. A zero readAt has it read again before the
+// next answer, so that a repaired row works at once.
+func (c *cache) put(e *entry, k *liveKey, readAt instant) {
+	old := e.key()
+	moved := old.info.ID != k.info.ID // to another key, by hand
+	if moved {
+		c.unlink(e)
+	}
+	k.readAt, k.epoch = readAt, c.epoch.Load()
+	k.usedAt.Store(old.usedAt.Load())
+	k.touched.Store(old.touched.Load())
+	e.place.key.Store(k)
+	if moved {
+		c.link(e)
+	}
+	c.bytes -= e.size
+	e.size = sizeOf(k)
+	c.bytes += e.size
+	c.evict(e)
+}
+
+// later is the later of two readings. A record in doubt stays in doubt until it
+// is read (see renew), and no reading takes an earlier one back.
+func later(was, readAt instant, maxAge time.Duration) instant {
+	if readAt == (instant{}) {
+		return was
+	}
+	if readAt = jitter(readAt, maxAge); was == (instant{}) || readAt.mono > was.mono {
+		return readAt
+	}
+	return was
+}
+
+// jitter makes a record look up to a tenth of MaxAge older, so that keys that
+// became warm together are not read again together.
+func jitter(readAt instant, maxAge time.Duration) instant {
+	d := rand.N(maxAge/10 + 1)
+	return instant{readAt.wall - d.Microseconds(), readAt.mono - d}
 }

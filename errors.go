@@ -41,8 +41,9 @@ var (
 	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
 	// ErrMode: a test key on a live verifier, or the reverse. Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
-	// ErrStanding: the account may not use the API in this mode now (see [Standing]). Verify, Issue, Rotate, Reveal, and Challenge for these three;
-	// Issue, Provision and Update for an ability (see ManagerConfig.Products).
+	// ErrStanding: the account may not use the API in this mode now (see [Standing]).
+	// Verify, Issue, Rotate, Reveal, and Challenge for these three; Issue, Provision
+	// and Update for an ability (see ManagerConfig.Products).
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
 	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)

@@ -12,9 +12,9 @@ var settable = []string{"name", "abilities", "expires_at", "networks", "origins"
 
 // valid checks what a merchant sets, at issue and update: it brings the named
 // fields to their one form and enforces the limits. The expiry is validEnd's, and
-// disabled cannot be wrong. An update names only what it changes, so that a key which holds an ability that the catalog has dropped
-// since, or more than a lower limit allows now, can still be narrowed and
-// resumed.
+// disabled cannot be wrong. An update names only what it changes, so that a key
+// which holds an ability that the catalog has dropped since, or more than a lower
+// limit allows now, can still be narrowed and resumed.
 func (s session) valid(r *Record, names []string) error {
 	for _, name := range names {
 		var err error

@@ -163,3 +163,38 @@ func (t *tasks) close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 }
+
+// bounded runs code of the program's own, which may hang without looking at its
+// context, or panic: neither may take the caller's goroutine or the process with
+// it. What it panicked with is not repeated: it may hold a secret.
+func bounded[T any](ctx context.Context, d time.Duration, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		r := result{err: errPanicked}
+		defer cancel()
+		defer func() {
+			_ = recover()
+			done <- r
+		}()
+		r.value, r.err = call(ctx)
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		select { // it may have answered just then
+		case r := <-done:
+			return r.value, r.err
+		default:
+			var none T
+			return none, ctx.Err()
+		}
+	}
+}
+
+var errPanicked = errors.New("it panicked")

@@ -70,11 +70,12 @@ type made struct {
 	unsigned bool
 }
 
-// do is passed by every management call. Three writes go round it, none of which
-// changes what a key may do: the mark of a pepper (mark.go), a denial (denial.go)
-// and a value that is sealed anew (reseal.go). It finds the actor, compares his account with the key's, asks Policy and Standing, redeems
-// the grant, writes record and event together, and tells this node's Verifiers before it
-// returns. No method can forget one of these, because no method does any.
+// do is passed by every management call. It finds the actor, compares his account
+// with the key's, asks Policy and Standing, redeems the grant, writes record and
+// event together, and tells this node's Verifiers before it returns. No method can
+// forget one of these, because no method does any. Three writes go round it, none
+// of which changes what a key may do: the mark of a pepper (mark.go), a denial
+// (denial.go) and a value that is sealed anew (reseal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
@@ -318,4 +319,11 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(d):
 	}
+}
+
+// note is an event outside every chain; about says what it is about, see
+// Event.Changed.
+func (s session) note(a Actor, action Action, account string, about ...string) *Event {
+	slices.Sort(about)
+	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: about}
 }

@@ -55,7 +55,8 @@ func termsOf(info *Info, cred *Credential) terms {
 	return t
 }
 
-// judge is asked on every hit, against the clock: what the proven key may do now. The order is part of the contract: dead before denied.
+// judge is asked on every hit, against the clock: what the proven key may do now.
+// The order is part of the contract: dead before denied.
 func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 	if k.also != nil {
 		if err := v.judge(k.also, r, now); err != nil {

@@ -94,7 +94,7 @@ func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (C
 	if q.send == nil {
 		return q.Challenge, nil
 	}
-	_, err := within(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
+	_, err := bounded(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
 	if err != nil {
 		// Nobody knows whether a Sender that was given up sends it after all, or
 		// whether one that panicked had sent it: such a mail counts. Otherwise
@@ -247,7 +247,7 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 	if answer == "" || len(answer) > maxAnswer {
 		return nil, ErrWrongAnswer
 	}
-	next, err := within(ctx, checkTime, func(ctx context.Context) ([]byte, error) {
+	next, err := bounded(ctx, checkTime, func(ctx context.Context) ([]byte, error) {
 		next, ok, err := s.cfg.Factors[c.Factor].Check(ctx, a, c, enrolled, state, answer)
 		if err == nil && !ok {
 			err = ErrWrongAnswer
@@ -275,7 +275,7 @@ func (s session) attempt(
 	}
 	var refused error
 	// Whoever hangs up gets no answer; it is compared and counted all the same.
-	_, err = within(ctx, checkTime+flightTime, func(ctx context.Context) (struct{}, error) {
+	_, err = bounded(ctx, checkTime+flightTime, func(ctx context.Context) (struct{}, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
 		defer cancel()
 		return struct{}{}, s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
@@ -342,13 +342,6 @@ func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time
 // conflict: his budget, his challenges, his enrolments. It authorises nothing.
 func (s session) swapping(ctx context.Context, work func(Actor, *Record) (effect, error)) error {
 	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
-}
-
-// note is an event outside every chain; about says what it is about, see
-// Event.Changed.
-func (s session) note(a Actor, action Action, account string, about ...string) *Event {
-	slices.Sort(about)
-	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: about}
 }
 
 // itemChallenge is the kind of the items that keep challenges.

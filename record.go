@@ -22,6 +22,31 @@ type core struct {
 	forms          *forms
 }
 
+// newCore is the part of a configuration that both constructors check.
+func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return core{}, err
+	}
+	r, err := newRing(peppers)
+	if err != nil {
+		return core{}, err
+	}
+	if len(hashers) == 0 {
+		argon, err := NewArgon2id(Argon2idConfig{})
+		if err != nil {
+			return core{}, err
+		}
+		hashers = []Hasher{argon}
+	}
+	if slices.Contains(hashers, nil) {
+		return core{}, invalid("a Hasher in the list is nil")
+	}
+	return core{
+		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
+		forms: &forms{lists: map[string][]Ability{}},
+	}, nil
+}
+
 // knownNeeds are the feature bits of Record.Needs that this version knows. A
 // newer version that writes something this one would skip sets a bit.
 const knownNeeds = 0

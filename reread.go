@@ -3,7 +3,6 @@ package apikey
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 )
 
@@ -34,14 +33,6 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 		return err
 	}
 	return nil
-}
-
-// take puts a record that was read or written beside the proofs that are warm.
-func (v *Verifier) take(r *Record, readAt instant, from origin, id CredentialID, gen uint64) {
-	damage := sync.OnceValue(func() error { return v.believe(r) })
-	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
-		return v.live(r, id, said, damage())
-	})
 }
 
 // rereadBehind is reread without anyone waiting, once at a time for a key, and

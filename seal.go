@@ -148,7 +148,7 @@ func (v *vault) seal(ctx context.Context, plain, aad []byte) (sealed []byte, kek
 	k := v.keks[0]
 	dek := make([]byte, 32)
 	rand.Read(dek)
-	wrapped, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, slices.Clone(dek), slices.Clone(aad)) })
+	wrapped, err := bounded(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, slices.Clone(dek), slices.Clone(aad)) })
 	if err != nil {
 		return nil, "", kekError(k.ID(), err)
 	}
@@ -181,7 +181,7 @@ func (v *vault) open(ctx context.Context, sealed []byte, kek string, aad []byte)
 	}
 	// Copies: crypto/cipher decrypts in place for who asks it to.
 	wrapped, bound := slices.Clone(sealed[3:3+n]), slices.Clone(aad)
-	dek, err := within(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, wrapped, bound) })
+	dek, err := bounded(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, wrapped, bound) })
 	if errors.Is(err, ErrCorrupt) {
 		return nil, err
 	}
@@ -200,41 +200,6 @@ var errKEK = fmt.Errorf("%w: KEK failed", ErrUnavailable)
 func kekError(id string, err error) error {
 	return fmt.Errorf("%w: %s: %w", errKEK, quote(id), err)
 }
-
-// within bounds a call of the program's own code, which may hang without looking
-// at its context, or panic: neither may take the caller's goroutine or the
-// process with it. What it panicked with is not repeated: it may hold a secret.
-func within[T any](ctx context.Context, d time.Duration, call func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		r := result{err: errPanicked}
-		defer cancel()
-		defer func() {
-			_ = recover()
-			done <- r
-		}()
-		r.value, r.err = call(ctx)
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		select { // it may have answered just then
-		case r := <-done:
-			return r.value, r.err
-		default:
-			var none T
-			return none, ctx.Err()
-		}
-	}
-}
-
-var errPanicked = errors.New("it panicked")
 
 // sealedAAD binds a sealed token to its place.
 func sealedAAD(r *Record, id CredentialID) []byte {

@@ -120,8 +120,9 @@ func field[T any](c *canon, f Field[T], value func(T)) {
 
 // Update changes a key and returns it as it is then. An update that changes
 // nothing writes nothing. Errors: ErrNoActor, ErrNotFound, ErrForbidden,
-// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked, ErrInvalid, ErrLimit (also when it would bring a key back to life
-// beyond the limit), ErrStanding, ErrConflict, ErrCorrupt, ErrUnavailable.
+// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked,
+// ErrInvalid, ErrLimit (also when it would bring a key back to life beyond the
+// limit), ErrStanding, ErrConflict, ErrCorrupt, ErrUnavailable.
 func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 	return m.own().update(ctx, req)
 }
@@ -157,8 +158,8 @@ func notRevoked(_ session, _ Actor, r *Record) error {
 	return nil
 }
 
-// change is what every method does that edits a living key: it checks the result, counts a key that comes to life, and names what
-// changed.
+// change is what every method does that edits a living key: it checks the result,
+// counts a key that comes to life, and names what changed.
 func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
 	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()

@@ -2,7 +2,6 @@ package apikey
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -16,19 +15,19 @@ import (
 // issue. It is safe for concurrent use; Close it to write the last "last used".
 type Verifier struct {
 	core
-	cfg      VerifierConfig
-	made     time.Time
-	cache    *cache
-	cold     *gate // reads for tokens that are not proven
-	warm     *gate // reads for those that are
-	tasks    *tasks
-	rows     flights[rowKey, row]
-	rereads  flights[rowKey, struct{}]
-	proofs   flights[proofKey, *liveKey]
-	feed     feed
-	usage    usage
-	renewing chan struct{} // one renewal of a hash at a time
-	warned   atomic.Int64  // when the log was last told of a record that could not be read again
+	cfg       VerifierConfig
+	made      time.Time
+	cache     *cache
+	coldReads *gate // for tokens that are not proven
+	warmReads *gate // for those that are, which must not queue behind junk
+	tasks     *tasks
+	rows      flights[rowKey, row]
+	rereads   flights[rowKey, struct{}]
+	proofs    flights[proofKey, *liveKey]
+	feed      feed
+	usage     usage
+	renewing  chan struct{} // one renewal of a hash at a time
+	warned    atomic.Int64  // when the log was last told of a record that could not be read again
 }
 
 // VerifierConfig configures [NewVerifier]. The zero value of a field is a safe
@@ -133,9 +132,9 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	}
 	v := &Verifier{
 		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
-		cold:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
-		warm:  newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
-		tasks: newTasks(), renewing: make(chan struct{}, 1),
+		coldReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
+		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
+		tasks:     newTasks(), renewing: make(chan struct{}, 1),
 	}
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
@@ -144,31 +143,6 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	}
 	v.start()
 	return v, nil
-}
-
-// newCore is the part of a configuration that both constructors check.
-func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
-	if err := checkPrefix(prefix); err != nil {
-		return core{}, err
-	}
-	r, err := newRing(peppers)
-	if err != nil {
-		return core{}, err
-	}
-	if len(hashers) == 0 {
-		argon, err := NewArgon2id(Argon2idConfig{})
-		if err != nil {
-			return core{}, err
-		}
-		hashers = []Hasher{argon}
-	}
-	if slices.Contains(hashers, nil) {
-		return core{}, invalid("a Hasher in the list is nil")
-	}
-	return core{
-		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
-		forms: &forms{lists: map[string][]Ability{}},
-	}, nil
 }
 
 // Verify answers who holds the presented token, or why the request is refused.
@@ -327,9 +301,9 @@ type proofKey struct {
 }
 
 type rowKey struct {
-	id   CredentialID
-	gen  uint64
-	warm bool // behind a proof
+	id     CredentialID
+	gen    uint64
+	proven bool // read under a proof, by the other gate
 }
 
 type row struct {
@@ -341,9 +315,9 @@ type row struct {
 // junk, one of its own for proven keys, which must not queue behind a flood.
 func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 	return v.rows.within(ctx, key, func(ctx context.Context) (row, error) {
-		g := v.cold
-		if key.warm {
-			g = v.warm
+		g := v.coldReads
+		if key.proven {
+			g = v.warmReads
 		}
 		release, err := g.enter(ctx, 1)
 		if err != nil {
@@ -367,14 +341,9 @@ func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	v.tasks.close(ctx)
-	_, err := within(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
+	_, err := bounded(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
 	if err != nil {
 		err = unavailable(err)
 	}
 	return err
-}
-
-func newProcessKey() (k [16]byte) {
-	rand.Read(k[:])
-	return k
 }
