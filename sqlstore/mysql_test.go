@@ -62,6 +62,8 @@ func (s *scripted) QueryContext(_ context.Context, query string, _ []driver.Name
 	switch {
 	case strings.HasPrefix(query, "SELECT TIMESTAMP"):
 		return &lines{{time.Date(2001, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(2001, 7, 2, 3, 4, 5, 0, time.UTC)}}, nil
+	case query == "SELECT DATABASE()":
+		return &lines{{"shop"}}, nil
 	case strings.HasPrefix(query, "SHOW VARIABLES"):
 		return &lines{{"sql_mode", "STRICT_TRANS_TABLES"}, {"character_set_client", "utf8mb4"}}, nil
 	case strings.HasSuffix(query, "FOR UPDATE NOWAIT"):
@@ -73,11 +75,17 @@ func (s *scripted) QueryContext(_ context.Context, query string, _ []driver.Name
 	return nil, fmt.Errorf("not in the script: %s", query)
 }
 
-// lines are the rows of an answer, of two columns each.
+// lines are the rows of an answer.
 type lines [][]driver.Value
 
-func (l *lines) Columns() []string { return []string{"a", "b"} }
-func (l *lines) Close() error      { return nil }
+func (l *lines) Columns() []string {
+	if len(*l) == 0 {
+		return nil
+	}
+	return make([]string, len((*l)[0]))
+}
+
+func (l *lines) Close() error { return nil }
 
 func (l *lines) Next(dest []driver.Value) error {
 	if len(*l) == 0 {
