@@ -60,7 +60,7 @@ func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) erro
 		}
 		found, err := s.exists(ctx, s.reads(), s.sql.hasEvent, ch.ID[:])
 		if err != nil {
-			return err
+			return s.over(err)
 		}
 		if !found {
 			return apikey.ErrConflict

@@ -13,7 +13,7 @@ import (
 func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
 	if s.tx != nil && s.sql.lock != "" {
 		if _, err := s.exists(ctx, s.tx, s.sql.lock, id[:]); err != nil {
-			return apikey.Record{}, s.failure(ctx, "get", err)
+			return apikey.Record{}, s.failure(ctx, "get", s.over(err))
 		}
 	}
 	return s.one(ctx, "get", query{sql: s.sql.get, args: []any{id[:]}})

@@ -166,7 +166,9 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 // Inside nothing is retried: after a deadlock or a lost connection only the
 // caller can begin again. Apply and Upkeep stand between savepoints, so that an
 // Apply whose comparison fails leaves no failed statement and nothing written,
-// and the transaction can go on. After any other error, roll it back.
+// and the transaction can go on. After any other error, roll it back. Where the
+// engine may have done so by itself (a deadlock, a full disk), tx is rolled back
+// here, and whatever uses it then answers sql.ErrTxDone.
 //
 // On SQLite begin it with BeginTx of a pool that [New] has accepted; it then
 // holds the write lock to its end, so keep it short. On the others begin it with

@@ -223,8 +223,8 @@ func TestInCancelledMidway(t *testing.T) {
 	}
 }
 
-// When even the savepoint cannot be undone the caller is told to roll back, and
-// not that it was a conflict, after which he might commit.
+// When even the savepoint cannot be undone the transaction ends, and the caller is
+// not told that it was a conflict, after which he might go on.
 func TestInCannotUndo(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
@@ -241,7 +241,8 @@ func TestInCannotUndo(t *testing.T) {
 	err = s.In(tx).Apply(t.Context(), change(newRecord("m2")), change(r))
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 	require.NotErrorIs(t, err, apikey.ErrConflict)
-	require.ErrorContains(t, err, "roll the transaction back")
+	require.ErrorContains(t, err, "the transaction is rolled back")
+	require.ErrorIs(t, tx.Commit(), sql.ErrTxDone)
 }
 
 func TestInAfterTheEnd(t *testing.T) {
@@ -252,4 +253,31 @@ func TestInAfterTheEnd(t *testing.T) {
 	err := s.In(tx).Apply(t.Context(), change(newRecord("m1")))
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 	require.ErrorIs(t, err, sql.ErrTxDone)
+}
+
+// A disk that is full in the middle of an Apply has SQLite roll the whole
+// transaction back. What is said in it afterwards must not be committed alone.
+func TestInIsOverWhenTheEngineSaysSo(t *testing.T) {
+	db := shopDB(t)
+	s := migrated(t, db)
+	var pages int
+	require.NoError(t, db.QueryRow("PRAGMA page_count").Scan(&pages))
+	_, err := db.Exec(fmt.Sprintf("PRAGMA max_page_count = %d", pages+2))
+	require.NoError(t, err)
+
+	tx := begin(t, db)
+	joined := s.In(tx)
+	create(t, joined, "m1")
+	big := newRecord("m1")
+	big.Metadata = map[string]string{"all": strings.Repeat("x", 1<<20)}
+	require.ErrorIs(t, joined.Apply(t.Context(), change(big)), apikey.ErrUnavailable)
+	require.ErrorIs(t, joined.Apply(t.Context(), change(newRecord("m1"))), apikey.ErrUnavailable)
+	_, err = joined.Get(t.Context(), big.ID)
+	require.ErrorIs(t, err, apikey.ErrUnavailable)
+	_, err = tx.Exec("INSERT INTO merchants VALUES ('m2')")
+	require.ErrorIs(t, err, sql.ErrTxDone, "what the caller says neither")
+	require.ErrorIs(t, tx.Commit(), sql.ErrTxDone)
+	require.Zero(t, count(t, db, "merchants"))
+	require.Zero(t, count(t, db, "apikey_keys"))
+	require.Zero(t, db.Stats().InUse)
 }

@@ -285,8 +285,9 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 }
 
 // A deadlock takes the whole of the caller's transaction back on MariaDB, and
-// its savepoints with it; on PostgreSQL it ends it. He is told to roll back, and
-// not that there was a conflict, after which he might commit.
+// its savepoints with it; on PostgreSQL the savepoint is all that is lost. He is not
+// told that there was a conflict, after which he might go on, and what he says after
+// it in that transaction is not committed alone.
 func TestInADeadlock(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
@@ -304,9 +305,15 @@ func TestInADeadlock(t *testing.T) {
 			var wg sync.WaitGroup
 			for i, r := range []apikey.Record{two, one} { // each wants what the other has
 				wg.Go(func() {
-					errs[i] = s.In(txs[i]).Apply(context.Background(), change(next(r)))
+					joined := s.In(txs[i])
+					errs[i] = joined.Apply(context.Background(), change(next(r)))
 					if errs[i] != nil {
+						after := newRecord("m1")
+						_ = joined.Apply(context.Background(), change(after))
 						txs[i].Rollback() // and the other one goes on
+						if _, err := s.Get(context.Background(), after.ID); !errors.Is(err, apikey.ErrNotFound) {
+							t.Errorf("a change after the end was committed: %v", err)
+						}
 					}
 				})
 			}
