@@ -35,8 +35,9 @@ import (
 type Config struct {
 	// Listen is a DSN for github.com/jackc/pgx/v5 of the one connection that
 	// listens: of the primary, or of all hosts with
-	// target_session_attrs=read-write, because a standby hears nothing. Empty:
-	// this process only notifies, and Wait answers with an error.
+	// target_session_attrs=read-write, because a standby hears nothing. Without
+	// connect_timeout each host has its share of 5 s. Empty: this process only
+	// notifies, and Wait answers with an error.
 	Listen string
 	// DB is the program's own pool, with any driver; Notify sends through it. nil:
 	// this process only listens, and Notify answers with an error.
@@ -109,6 +110,9 @@ func New(c Config) (*Notifier, error) {
 		var err error
 		if h.dsn, err = pgx.ParseConfig(c.Listen); err != nil { // pgx leaves the password out of it
 			return nil, fmt.Errorf("pgnotify: Config.Listen: %w", err)
+		}
+		if h.dsn.ConnectTimeout == 0 { // else a host that swallows packets takes all of patience
+			h.dsn.ConnectTimeout = patience / time.Duration(1+len(h.dsn.Fallbacks))
 		}
 		go h.run(ctx)
 	}

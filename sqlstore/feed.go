@@ -26,7 +26,9 @@ type window struct {
 	// page must not: what was written between the two may be behind the walk.
 	floor int64
 	// shown is the newest place that was ever shown, and event its event: 0 for
-	// none. While the event is there, so is every change that was shown.
+	// none. While the event is there, so is every change that was shown, but for one
+	// that overlapped it in time and committed later: a standby may have received
+	// the one and not the other. Who was shown that one still goes by it.
 	shown int64
 	event [16]byte
 }

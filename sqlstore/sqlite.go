@@ -20,7 +20,7 @@ func (sqlite) name() string { return "sqlite" }
 
 // What New tells somebody who has opened the database otherwise.
 const sqliteDSN = `; open it as "file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate" with modernc.org/sqlite, ` +
-	`as "file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_txlock=immediate" with github.com/mattn/go-sqlite3`
+	`as "file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate" with github.com/mattn/go-sqlite3`
 
 // check looks at two connections where the pool can have two: settings that
 // were made by a statement and not in the DSN are on one of them alone.

@@ -19,12 +19,12 @@
 // one connection of the pool:
 //
 //	modernc.org/sqlite           file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate
-//	github.com/mattn/go-sqlite3  file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_txlock=immediate
+//	github.com/mattn/go-sqlite3  file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate
 //
-// WAL is recommended: without it readers wait for the writer too. Leave
-// synchronous at FULL, which is SQLite's own default: with NORMAL a power
-// failure takes back the last acknowledged changes, and one of them may have
-// revoked a key. A context that ends while SQLite waits for the lock is honoured
+// WAL is recommended: without it readers wait for the writer too. synchronous
+// belongs to FULL, which is SQLite's own default and modernc's, and not mattn's:
+// with NORMAL a power failure takes back the last acknowledged changes, and one of
+// them may have revoked a key. New does not ask for it. A context that ends while SQLite waits for the lock is honoured
 // when busy_timeout is over, so let that be no longer than a caller can wait; a
 // change that still finds the database locked is begun again, ten times in all,
 // while its context lasts.
@@ -42,13 +42,15 @@
 // github.com/jackc/pgx/v5/stdlib or github.com/lib/pq will do:
 //
 //	postgres://user:password@primary:5432/shop
-//	postgres://user:password@one:5432,two:5432/shop?target_session_attrs=read-write
+//	postgres://user:password@one:5432,two:5432/shop?target_session_attrs=read-write&connect_timeout=2
 //
 // Leave synchronous_commit on, and with standbys name them in
 // synchronous_standby_names: what a server acknowledges and then loses may have
 // been a revocation. A standby is never believed, since it may lag: it answers
 // ErrUnavailable, so list the hosts with target_session_attrs=read-write rather
-// than pointing a verifier at one.
+// than pointing a verifier at one. connect_timeout is for each host: without it
+// the first may swallow all the time that a call has, and the second is never
+// asked.
 //
 // Prefer pgx. When a network swallows packets and resets nothing, lib/pq waits
 // until TCP gives the connection up, whatever the context says, and what asked
@@ -74,8 +76,8 @@
 // it on each.
 //
 // The change feed goes by the server's clock and looks back two minutes. A
-// transaction that stays open for more than 115 seconds after it has written a
-// key may be missed by it, and Verifiers then learn of the change when their
+// transaction that stays open for more than 115 seconds after it has begun to
+// write a key (waiting for its lock counts) may be missed by it, and Verifiers then learn of the change when their
 // record is older than MaxAge. Keep the clocks of a cluster within five seconds.
 //
 // # The caller's transaction
@@ -133,8 +135,8 @@ const checkTimeout = 10 * time.Second
 // not one a request: on SQLite each Store leaves a prepared statement in db for as
 // long as that is open.
 //
-// Its error wraps ErrInvalid when db is opened in a way that loses changes or
-// fails under load, and says what to write into the DSN; it wraps
+// Its error wraps ErrInvalid when db is opened in a way that misreads what is
+// stored or fails under load, and says what to write into the DSN; it wraps
 // ErrUnavailable when the database cannot be reached.
 func New(db *sql.DB, d Dialect) (*Store, error) {
 	if err := d.validate(); err != nil {
