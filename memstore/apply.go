@@ -27,6 +27,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	now := comparison{
 		data:    &s.data,
 		records: map[apikey.KeyID]uint64{},
+		lists:   map[apikey.KeyID][]apikey.Credential{},
 		owners:  map[apikey.CredentialID]apikey.KeyID{},
 		items:   map[itemName]uint64{},
 		events:  map[[16]byte]bool{},
@@ -72,7 +73,8 @@ func (s *Store) afterConflict(changes []apikey.Change) error {
 type comparison struct {
 	*data
 	records map[apikey.KeyID]uint64
-	owners  map[apikey.CredentialID]apikey.KeyID
+	lists   map[apikey.KeyID][]apikey.Credential
+	owners  map[apikey.CredentialID]apikey.KeyID // zero: nobody's any more
 	items   map[itemName]uint64
 	events  map[[16]byte]bool
 }
@@ -116,17 +118,26 @@ func (n *comparison) recordHolds(r *apikey.Record) bool {
 	if r.Version != version+1 {
 		return false
 	}
-	n.records[r.ID] = r.Version
+	list, listed := n.lists[r.ID]
+	if !listed {
+		list = n.data.records[r.ID].Credentials
+	}
+	for _, cred := range list { // dropped, unless it is listed again
+		n.owners[cred.ID] = apikey.KeyID{}
+	}
 	for _, cred := range r.Credentials {
+		owner, touched := n.owners[cred.ID]
+		if !touched {
+			owner = n.data.owners[cred.ID]
+		}
 		// A credential that could move from key to key would take the money of
-		// one merchant with the token of another.
-		for _, owners := range []map[apikey.CredentialID]apikey.KeyID{n.data.owners, n.owners} {
-			if owner, owned := owners[cred.ID]; owned && owner != r.ID {
-				return false
-			}
+		// one merchant with the token of another. (Nor is one listed twice.)
+		if owner != (apikey.KeyID{}) {
+			return false
 		}
 		n.owners[cred.ID] = r.ID
 	}
+	n.records[r.ID], n.lists[r.ID] = r.Version, r.Credentials
 	return true
 }
 

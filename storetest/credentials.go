@@ -11,6 +11,8 @@ var credentials = []testCase{
 	{"order", "the order of credentials is the order of the list, whatever it was before", credentialOrder},
 	{"dropped", "stored credentials that the record does not list are dropped and no longer found", credentialDropped},
 	{"of another record", "a credential ID that another record has is a failed comparison, also when it has ended there", credentialStolen},
+	{"twice", "a credential ID that a record lists twice is a failed comparison", credentialTwice},
+	{"set free", "a credential that one change drops is another record's to list in the next one", credentialSetFree},
 	{"columns", "of a stored credential NotBefore, NotAfter, Ended, Hint, Public and Pepper are written", credentialColumns},
 	{"of a dead key", "ended credentials and those of revoked and suspended keys are found by Lookup", credentialOfDead},
 }
@@ -85,6 +87,28 @@ func credentialStolen(e *env) {
 	other.Credentials = one.Credentials
 	e.conflicts("two new records with one credential", e.writes(one, other)...)
 	e.equal("the victim", e.get(victim.ID), victim)
+}
+
+func credentialTwice(e *env) {
+	r := e.record("acct")
+	r.Credentials = append(r.Credentials, r.Credentials[0])
+	e.conflicts("a new record", e.write(r))
+	r.Credentials = r.Credentials[:1]
+	e.apply(e.write(r))
+	e.conflicts("an update", e.write(next(r, func(r *apikey.Record) { r.Credentials = append(r.Credentials, r.Credentials[0]) })))
+	e.equal("the record", e.get(r.ID), r)
+}
+
+func credentialSetFree(e *env) {
+	one, other := e.full("one"), e.record("other")
+	e.apply(e.write(one))
+	freed := one.Credentials[len(one.Credentials)-1]
+	less := next(one, func(r *apikey.Record) { r.Credentials = r.Credentials[:len(r.Credentials)-1] })
+	other.Credentials = append(other.Credentials, freed)
+	e.conflicts("in the other order", e.write(other), e.write(less))
+	e.apply(e.write(less), e.write(other))
+	e.equal("who had it", e.get(one.ID), less)
+	e.equal("who has it", e.get(other.ID), other)
 }
 
 func credentialColumns(e *env) {
