@@ -20,6 +20,8 @@ type usage struct {
 const (
 	flushEvery = 3 * time.Second
 	flushBatch = 500
+	// flushFailures is how many batches fail before it is the store that is away.
+	flushFailures = 3
 	// usageGrain is what a last use may be off by, beside the time until it is
 	// written. A key in heavy use is marked ten times a second, not a million
 	// times: all processors share the line of memory that a mark writes.
@@ -73,7 +75,8 @@ func keepLatest(m map[CredentialID]time.Time, id CredentialID, at time.Time) {
 	}
 }
 
-// flush writes what was collected.
+// flush writes what was collected. What cannot be written, because somebody's
+// transaction has had one of its keys for long, keeps nothing else back.
 func (v *Verifier) flush(ctx context.Context) error {
 	if v.cfg.ReadOnly {
 		return nil
@@ -82,20 +85,28 @@ func (v *Verifier) flush(ctx context.Context) error {
 	ids := slices.SortedFunc(maps.Keys(last), func(a, b CredentialID) int { // one order for all nodes: no deadlocks
 		return slices.Compare(a[:], b[:])
 	})
+	var failed error
+	failures := 0
 	for batch := range slices.Chunk(ids, flushBatch) {
 		ups := make([]Upkeep, len(batch))
 		for i, id := range batch {
 			ups[i] = Upkeep{Credential: id, LastUsed: micros(last[id])}
 		}
 		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
-			v.usage.restore(last)
-			return unavailable(err)
+			failed = unavailable(err)
+			if failures++; failures == flushFailures || ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		for _, id := range batch {
 			delete(last, id)
 		}
 	}
-	return nil
+	if failed != nil {
+		v.usage.restore(last)
+	}
+	return failed
 }
 
 func (v *Verifier) flushNow() {
