@@ -67,7 +67,7 @@ var stepUpMutants = []mutant{
 		tests: "TestScheduledSwitch", pkg: here},
 	{name: "what a KEK panics with is repeated", file: "flights.go",
 		old:   "_ = recover()",
-		new:   "if p := recover(); p != nil {\n\t\t\t\tr.err = fmt.Errorf(\"it panicked: %v\", p)\n\t\t\t}",
+		new:   "if p, ok := recover().(string); ok {\n\t\t\t\tr.err = errors.New(\"it panicked: \" + p)\n\t\t\t}",
 		tests: "TestADayLeavesNoSecret", pkg: here},
 	{name: "grants are stored as they are", file: "grant.go",
 		old:   "return hex.EncodeToString(sum[:])",
