@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,11 +16,12 @@ import (
 //
 //   - Only a proven token makes an entry, so junk can neither fill it nor drive
 //     anything out of it.
-//   - The fence: whatever began before the last change of a credential neither
-//     fills the cache nor is answered (enter, settle).
+//   - The fence: whatever began before the last change of a credential or of its
+//     key neither fills the cache nor is answered (enter, settle).
 //   - A change replaces the record and keeps the proof. A record older than the
 //     one that is here revives nothing: of the two, what either forbids is
-//     forbidden (renew, in change.go).
+//     forbidden (renew, in change.go), whichever of the key's tokens it came by
+//     (compare).
 //
 // A hit takes no lock: it reads the table, and then one pointer, which a change
 // replaces before it returns.
@@ -39,6 +41,7 @@ type cache struct {
 	// notes its generation at the start and compares at the end.
 	gen     uint64
 	changed map[CredentialID]uint64 // since anyone began who is still at it
+	keys    map[KeyID]uint64        // likewise: its record may have dropped what is looked up
 	all     uint64                  // a change of everything
 	active  int                     // those at it
 
@@ -59,7 +62,8 @@ const (
 
 func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
 	c := &cache{
-		process: newProcessKey(), byKey: map[KeyID]*entry{}, changed: map[CredentialID]uint64{},
+		process: newProcessKey(), byKey: map[KeyID]*entry{},
+		changed: map[CredentialID]uint64{}, keys: map[KeyID]uint64{},
 		maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
 	}
 	c.warm.init(newProcessKey())
@@ -136,6 +140,13 @@ func (c *cache) enter(id CredentialID) uint64 {
 	return c.generation(id)
 }
 
+// newest is the generation of the last change of anything.
+func (c *cache) newest() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gen
+}
+
 // since is the generation of a credential's last change.
 func (c *cache) since(id CredentialID) uint64 {
 	c.mu.Lock()
@@ -164,6 +175,7 @@ func (c *cache) left() {
 // meet it again.
 func (c *cache) forget() {
 	clear(c.changed)
+	clear(c.keys)
 	c.all = c.gen
 }
 
@@ -174,44 +186,74 @@ type outcome struct {
 	claims claims
 	digest [32]byte
 	readAt instant
+	begun  uint64 // the last change of anything when the read began
 	absent bool
 }
 
 // settle ends what enter began. It reports whether the outcome may be answered:
-// false if the credential changed meanwhile, and then nothing is remembered
-// either, because a row read before a revocation must not outlive it.
-func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) bool {
+// false if the credential or its key changed meanwhile, and then nothing is
+// remembered either, because a row read before a revocation must not outlive it.
+// What is to be answered is k, which knows what others have found out.
+func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *liveKey, current bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	current := c.generation(id) == gen
+	current = c.generation(id) == gen && (o.key == nil || c.keys[o.key.info.ID] <= o.begun)
 	c.left()
 	if !current {
-		return false
+		return nil, false
 	}
 	if o.absent {
 		n := c.slot(id)
 		*n = absence{id, now.mono + negativeTime}
 	}
 	if o.key != nil && o.key.damage == nil {
-		c.fill(id, o)
+		return c.fill(id, o), true
 	}
-	return true
+	return o.key, true
 }
 
-func (c *cache) fill(id CredentialID, o outcome) {
+// fill makes an entry, and returns what is to be answered: beside an entry that
+// another flight has made meanwhile, or a sibling, not the row alone.
+func (c *cache) fill(id CredentialID, o outcome) *liveKey {
 	if c.maxCount < 0 {
-		return
+		return o.key
 	}
 	if e := c.warm.entry(id); e != nil {
 		c.renew(e, o.key, o.readAt, readNow)
-		return
+		return e.key()
 	}
+	c.compare(o.key)
 	o.key.readAt, o.key.epoch = jitter(o.readAt, c.maxAge), c.epoch.Load()
 	e := &entry{claims: o.claims, size: sizeOf(o.key)}
 	c.warm.add(id, o.digest, e, o.key)
 	c.link(e)
 	c.bytes += e.size
 	c.evict(e)
+	return o.key
+}
+
+// compare holds a record that comes with a credential that was not here against
+// what is known of its key by others. Neither revives the other: a death is told
+// both ways, and of two versions the newer is minded, or read again.
+func (c *cache) compare(k *liveKey) {
+	for _, e := range c.siblings(k.info.ID) {
+		known := e.key()
+		switch {
+		case known == gone:
+		case known.state == Revoked && k.state == Revoked:
+		case known.state == Revoked:
+			k.die(known.info.RevokedAt)
+		case k.state == Revoked:
+			dead := &liveKey{view: known.view}
+			dead.die(k.info.RevokedAt)
+			c.put(e, dead, c.readAt(known))
+		case known.info.Version < k.info.Version:
+			c.put(e, &liveKey{view: known.view}, instant{})
+		case known.info.Version > k.info.Version && (k.also == nil || known.info.Version > k.also.info.Version):
+			k.also = &liveKey{view: view{terms: known.terms, about: known.about}}
+			k.also.notBefore, k.also.notAfter, k.also.ended = math.MinInt64, math.MaxInt64, false // the other token's own
+		}
+	}
 }
 
 // link and unlink keep the entries of one key together.
@@ -266,18 +308,21 @@ func (c *cache) unclaim(id CredentialID, notBefore time.Duration) {
 // drop forgets a credential that the store no longer has. What power was seen to
 // be taken away stays: a backup may be coming back table by table, and next it
 // brings the key as it was alive.
-func (c *cache) drop(id CredentialID, readAt instant) {
+func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.warm.entry(id)
-	if e == nil {
+	if e == nil || c.generation(id) != gen {
 		return
 	}
-	if old := e.key(); old.state != Active || old.ended {
-		c.put(e, &liveKey{view: old.view}, readAt)
-		return
+	old := e.key()
+	k := &liveKey{view: old.view}
+	if old.state == Active && !old.ended { // as if it were unknown, for as long as absence is remembered
+		k.damage = ErrInvalidToken
+		until := 2*c.maxAge - negativeTime
+		readAt = instant{readAt.wall - until.Microseconds(), readAt.mono - until}
 	}
-	c.remove(e)
+	c.put(e, k, readAt)
 }
 
 // evict makes room. The entry that is about to be used stays, whatever its size.

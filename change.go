@@ -36,38 +36,56 @@ func (c *cache) change(r *Record, readAt instant, from via, id CredentialID, gen
 		from = fed
 	}
 	c.gen++
+	c.keys[r.ID] = c.gen
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 		if n := c.slot(cred.ID); n.id == cred.ID {
 			*n = absence{}
 		}
 	}
-	if c.active == 0 || len(c.changed) > maxChanged {
+	if c.active == 0 || len(c.changed) > maxChanged || len(c.keys) > maxChanged {
 		c.forget()
 	}
-	for _, e := range c.affected(r.ID, id) {
+	all := c.affected(r.ID, id)
+	for _, e := range all {
 		if e.key() == gone {
 			continue // evicted for the one before
 		}
 		k := make(e.place.id, e.claims)
-		if k.damage == nil && r.credential(e.place.id) == nil && k.info.Version >= e.key().info.Version {
-			c.remove(e) // dropped from a record that is believed: long ended
+		switch {
+		case k.damage == nil && k.unlisted && e.key().info.ID != r.ID:
+			k.damage = &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
+		case k.damage != nil || !k.unlisted || k.info.Version < e.key().info.Version || e.key().state == Revoked:
+			// like any other
+		case len(all) > maxSiblings:
+			c.remove(e)
 			continue
+		default: // dropped from a record that is believed: long ended, which is not forgotten
+			k.damage = ErrInvalidToken
+			c.put(e, k, instant{})
+			continue
+		}
+		if k.damage != nil && from == toldHere && e.place.id != id {
+			k.ended = false // that is not what was done here
 		}
 		c.renew(e, k, readAt, from)
 	}
 }
 
+// maxSiblings bounds the tokens of one key that are followed, those included that
+// its record has dropped.
+const maxSiblings = 32
+
 // damaged marks a key's entries: the store has a row that cannot be read, which
 // was found by that credential (zero: by none).
-func (c *cache) damaged(err *CorruptError, by CredentialID) {
+func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from via) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.affected(err.Key, by) {
 		if old := e.key(); old != gone {
 			k := &liveKey{view: old.view}
 			k.damage = err
-			c.renew(e, k, instant{}, fed)
+			c.renew(e, k, readAt, from)
 		}
 	}
 }
@@ -90,6 +108,7 @@ func (c *cache) doubtKey(r *Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++
+	c.keys[r.ID] = c.gen
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 	}
@@ -99,7 +118,7 @@ func (c *cache) doubtKey(r *Record) {
 			c.put(e, &liveKey{view: old.view}, instant{})
 		}
 	}
-	if c.active == 0 || len(c.changed) > maxChanged {
+	if c.active == 0 || len(c.changed) > maxChanged || len(c.keys) > maxChanged {
 		c.forget()
 	}
 }
@@ -130,12 +149,20 @@ func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
 		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
 	}
 	death := known.info.State == Revoked
+	if k.damage == nil && !k.unlisted { // an end is for ever, whichever version says so
+		known.ended = known.ended || k.ended
+		k.ended = known.ended
+	}
 	agrees := k.info.Version == known.info.Version && k.head == known.head
 	switch {
-	case k.damage != nil && death:
-		return // damage never hides a death that was seen
+	case k.damage != nil && death: // damage never hides a death that was seen
+		known.damage = nil
+		c.put(e, known, later(was, readAt, c.maxAge))
 	case k.damage != nil:
 		known.damage = k.damage // what was believed last stays, to compare with
+		if from == toldHere && !k.unlisted {
+			known.ended = known.ended || k.ended
+		}
 		if from == toldHere && k.info.State > known.info.State {
 			known.about = &about{known.info, known.head}
 			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
@@ -144,6 +171,8 @@ func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
 	case death && k.info.State != Revoked:
 		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
+	case !death && k.info.State == Revoked: // so is a death
+		c.put(e, k, later(was, readAt, c.maxAge))
 	case agrees && known.info.State != k.info.State: // a state that was raised above stays
 		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))

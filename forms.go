@@ -15,14 +15,17 @@ type forms struct {
 	lists map[string][]Ability
 }
 
-const maxForms = 4096
+const (
+	maxForms  = 4096
+	maxShared = 64 // abilities in a list: a row may hold any number
+)
 
 // abilities reads a record's abilities. Those of an unknown form are left out,
 // and then all is false. The list is shared: read only.
 func (c *core) abilities(texts []string) (list []Ability, all bool) {
 	var buf [8 * (1 + maxAbility)]byte
 	key := buf[:0]
-	shared := !c.catalog.hasForms() // a form of the program's own may answer differently tomorrow
+	shared := len(texts) <= maxShared && !c.catalog.hasForms() // a form of the program's own may answer differently tomorrow
 	for _, text := range texts {
 		shared = shared && len(text) <= maxAbility
 		key = append(key, byte(len(text))) // so that no text passes for two

@@ -17,6 +17,7 @@ type terms struct {
 	kind      Kind
 	mode      Mode
 	ended     bool         // the credential
+	unlisted  bool         // ended for that alone that the record does not list it
 	bound     bool         // to networks
 	network   netip.Prefix // the first, which is mostly the one
 
@@ -42,7 +43,7 @@ func termsOf(info *Info, cred *Credential) terms {
 		t.bound, t.network = true, t.networks[0]
 	}
 	if cred == nil { // a record drops what ended long ago
-		t.ended = true
+		t.ended, t.unlisted = true, true
 		return t
 	}
 	t.ended = cred.Ended

@@ -1,6 +1,9 @@
 package apikey
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // liveKey is a verified key, shared by all who hold it: immutable but for the
 // marks of its use. What a hit reads is small and lies together; the rest is
@@ -36,4 +39,13 @@ type about struct {
 func (k *liveKey) Info() Info { return k.info }
 
 // Can implements [Key].
-func (k *liveKey) Can(required ...Ability) bool { return canAll(k.info.Abilities.s, required) == nil }
+func (k *liveKey) Can(required ...Ability) bool {
+	return canAll(k.abilities, required) == nil && (k.also == nil || k.also.Can(required...))
+}
+
+// die has a revocation known of another token of the key count for this one. It is
+// for a liveKey that nobody else has yet.
+func (k *liveKey) die(at time.Time) {
+	k.about = &about{k.info, k.head}
+	k.state, k.info.State, k.info.RevokedAt = Revoked, Revoked, at
+}

@@ -196,7 +196,11 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 		}
 		records = true
 		for _, v := range m.cfg.Local {
-			v.take(c.Record, v.instantOf(n.start), toldHere, CredentialID{}, 0)
+			var done CredentialID
+			if c.Event != nil {
+				done = c.Event.Credential
+			}
+			v.take(c.Record, v.instantOf(n.start), toldHere, done, 0)
 		}
 	}
 	if m.cfg.Notifier != nil && records && len(n.events) > 0 {

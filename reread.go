@@ -26,9 +26,9 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	case err == nil:
 		v.take(got.record, got.readAt, readNow, id, gen)
 	case errors.Is(err, ErrNotFound):
-		v.cache.drop(id, begun)
-	case errors.As(err, &corrupt):
-		v.cache.damaged(corrupt, id)
+		v.cache.drop(id, begun, gen)
+	case errors.As(err, &corrupt) && corrupt != nil:
+		v.cache.damaged(corrupt, id, begun, readNow)
 	default:
 		return err
 	}

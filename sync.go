@@ -157,8 +157,11 @@ func (v *Verifier) page(w *walk, changes Changes, err error, start instant) (mor
 		}
 	}
 	for _, damaged := range changes.Damaged {
+		if damaged == nil {
+			continue
+		}
 		v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
-		v.cache.damaged(damaged, CredentialID{})
+		v.cache.damaged(damaged, CredentialID{}, instant{}, fed)
 	}
 	if w.cursor == "" { // a new position: what was read before it may be older
 		v.cache.doubt()

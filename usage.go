@@ -14,7 +14,8 @@ import (
 type usage struct {
 	mu     sync.Mutex
 	last   map[CredentialID]time.Time
-	marked []*liveKey // warm ones that were used; each says when
+	marked []*liveKey // that were used; each says when
+	most   int        // of marked: one that is not in the cache is another at every verification
 }
 
 const (
@@ -26,6 +27,8 @@ const (
 	// written. A key in heavy use is marked ten times a second, not a million
 	// times: all processors share the line of memory that a mark writes.
 	usageGrain = 100 * time.Millisecond
+	// maxMarked bounds the keys that are held on to for their use alone.
+	maxMarked = 1 << 14
 )
 
 // mark notes the use of a key, at so many microseconds since 1970.
@@ -38,24 +41,33 @@ func (u *usage) mark(k *liveKey, at int64) {
 	// read now or listed again.
 	if !k.marked.Swap(true) {
 		u.mu.Lock()
-		u.marked = append(u.marked, k)
+		if u.marked = append(u.marked, k); len(u.marked) >= u.most {
+			u.collect()
+		}
 		u.mu.Unlock()
 	}
+}
+
+// collect keeps the IDs and times of the marked keys, and lets go of the keys.
+func (u *usage) collect() {
+	if u.last == nil {
+		u.last = make(map[CredentialID]time.Time, len(u.marked))
+	}
+	for _, k := range u.marked {
+		k.marked.Store(false)
+		keepLatest(u.last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
+	}
+	clear(u.marked)
+	u.marked = u.marked[:0]
 }
 
 // drain takes what was collected.
 func (u *usage) drain() map[CredentialID]time.Time {
 	u.mu.Lock()
-	last, marked := u.last, u.marked
+	defer u.mu.Unlock()
+	u.collect()
+	last := u.last
 	u.last, u.marked = nil, nil
-	u.mu.Unlock()
-	if last == nil {
-		last = make(map[CredentialID]time.Time, len(marked))
-	}
-	for _, k := range marked {
-		k.marked.Store(false)
-		keepLatest(last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
-	}
 	return last
 }
 
@@ -110,9 +122,8 @@ func (v *Verifier) flush(ctx context.Context) error {
 }
 
 func (v *Verifier) flushNow() {
-	ctx, cancel := context.WithTimeout(v.tasks.ctx, flightTime)
-	defer cancel()
-	if err := v.flush(ctx); err != nil && v.tasks.ctx.Err() == nil {
+	_, err := v.flushes.do(v.tasks.ctx, struct{}{}, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
+	if err != nil && v.tasks.ctx.Err() == nil {
 		v.cfg.Logger.Warn("apikey: last used could not be written", "error", err)
 	}
 }

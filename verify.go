@@ -23,6 +23,7 @@ type Verifier struct {
 	tasks     *tasks
 	rows      flights[rowKey, row]
 	rereads   flights[rowKey, struct{}]
+	flushes   flights[struct{}, struct{}]
 	proofs    flights[proofKey, *liveKey]
 	feed      feed
 	usage     usage
@@ -136,7 +137,11 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks:     newTasks(), renewing: make(chan struct{}, 1),
 	}
-	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks = v.tasks, v.tasks, v.tasks
+	v.usage.most = maxMarked
+	if c.MaxEntries < 0 {
+		v.usage.most = maxMarked / 16
+	}
+	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks, v.flushes.tasks = v.tasks, v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close(ctx)
 		return nil, err
@@ -260,12 +265,12 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 				}
 			}
 			if err == nil {
-				o.key, o.readAt = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt
+				o.key, o.readAt, o.begun = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt, got.begun
 			}
 			o.absent = errors.Is(err, ErrNotFound)
 			// A row read before the last change is not looked at, neither for this
 			// answer nor for the cache. The proof stays: ID and secret never change.
-			switch current := v.cache.settle(p.id, gen, o, v.now()); {
+			switch k, current := v.cache.settle(p.id, gen, o, v.now()); {
 			case !current:
 				continue
 			case o.absent:
@@ -273,7 +278,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 			case err != nil:
 				return nil, err
 			default:
-				return o.key, o.key.damage
+				return k, k.damage
 			}
 		}
 		return nil, ErrBusy // changed faster than it can be read
@@ -287,6 +292,9 @@ func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *
 	cred := r.credential(id)
 	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
 	k.terms = termsOf(&k.info, cred)
+	if damage == nil && said.slot != 0 && v.ring.has() && len(r.MAC) == 0 {
+		k.damage = &CorruptError{Key: r.ID, Detail: "record of a tagged token has no MAC"}
+	}
 	if damage == nil && cred != nil && said != (claims{r.Kind, r.Mode, cred.Pepper}) {
 		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
 	}
@@ -309,6 +317,7 @@ type rowKey struct {
 type row struct {
 	record *Record // shared: read only
 	readAt instant // the start of the read: the record is at least as new
+	begun  uint64  // likewise, see cache.settle
 }
 
 // read looks a record up for a task, under a bound: one for tokens that may be
@@ -324,12 +333,12 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 			return row{}, err
 		}
 		defer release()
-		readAt := v.now()
+		readAt, begun := v.now(), v.cache.newest()
 		r, err := v.cfg.Store.Lookup(ctx, key.id)
 		if err != nil {
 			return row{}, unavailable(err)
 		}
-		return row{&r, readAt}, nil
+		return row{&r, readAt, begun}, nil
 	})
 }
 

@@ -360,7 +360,7 @@ func TestHistoriesCatchMutants(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	must(t, err)
 	for _, m := range []struct{ name, file, old, new string }{
-		{"the fence is gone", "cache.go", "current := c.generation(id) == gen", "current := true || c.generation(id) == gen"},
+		{"the fence is gone", "cache.go", "current = c.generation(id) == gen", "current = true || c.generation(id) == gen"},
 		{"MaxAge is gone", "verify.go", "age := elapsed(now, readAt)", "age := min(elapsed(now, readAt), 0)"},
 		{"a proof is shared between different tokens of one ID", "verify.go",
 			"proofKey{digest, v.cache.since(p.id)}", "proofKey{[32]byte(append(p.id[:], p.id[:]...)), v.cache.since(p.id)}"},
