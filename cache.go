@@ -284,13 +284,13 @@ func (c *cache) siblings(id KeyID) (all []*entry) {
 	return all
 }
 
-// claim lets one caller read an entry again; unclaim ends that, and lets nobody
-// before a time.
-func (c *cache) claim(id CredentialID, now instant) bool {
+// claim lets one caller read an entry again, unless that was done since he looked
+// at k; unclaim ends it, and lets nobody before a time.
+func (c *cache) claim(id CredentialID, k *liveKey, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.warm.entry(id)
-	if e == nil || e.again || now.mono < e.notBefore {
+	if e == nil || e.key() != k || e.again || now.mono < e.notBefore {
 		return false
 	}
 	e.again = true

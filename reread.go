@@ -38,8 +38,8 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 // rereadBehind is reread without anyone waiting, once at a time for a key, and
 // after a failure not for a second: a store that is failing over must not be
 // asked by every hit of every merchant.
-func (v *Verifier) rereadBehind(id CredentialID, now instant) {
-	if !v.cache.claim(id, now) {
+func (v *Verifier) rereadBehind(id CredentialID, k *liveKey, now instant) {
+	if !v.cache.claim(id, k, now) {
 		return
 	}
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {

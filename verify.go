@@ -239,7 +239,7 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 			continue
 		}
 		if age > v.cfg.MaxAge && k.damage == nil {
-			v.rereadBehind(p.id, now)
+			v.rereadBehind(p.id, k, now)
 		}
 		return k, now.wall, FromCache, k.damage
 	}

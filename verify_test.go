@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -434,34 +435,36 @@ func TestLastUsedIsWrittenInBatchesAndByClose(t *testing.T) {
 // Somebody's transaction has had one key for long. Those behind it in the order of
 // the batches are written all the same; a store that is away is not asked for all.
 func TestOneLockedKeyHoldsUpNoLastUse(t *testing.T) {
-	var s *spy
-	e := newEnv(t, watch(&s), func(e *env) { e.mc.Limits.LiveKeys = 3000 })
-	const keys = 1600 // four batches
-	for range keys {
-		require.NoError(t, e.verify(e.issue().Token))
-	}
-	written, asked := 0, 0
-	store := func(works func(call int) bool) {
-		s.set(func(s *spy) {
-			s.upkeep = func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
-				asked++
-				if !works(asked) {
-					return apikey.ErrUnavailable
+	synctest.Test(t, func(t *testing.T) { // its own writes come every three seconds
+		var s *spy
+		e := newEnv(t, watch(&s), realTime, func(e *env) { e.mc.Limits.LiveKeys = 3000 })
+		const keys = 1600 // four batches
+		for range keys {
+			require.NoError(t, e.verify(e.issue().Token))
+		}
+		written, asked := 0, 0
+		store := func(works func(call int) bool) {
+			s.set(func(s *spy) {
+				s.upkeep = func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
+					asked++
+					if !works(asked) {
+						return apikey.ErrUnavailable
+					}
+					written += len(batch)
+					return next()
 				}
-				written += len(batch)
-				return next()
-			}
-		})
-	}
-	store(func(int) bool { return false })
-	require.ErrorIs(t, e.verifier.Close(background), apikey.ErrUnavailable)
-	require.Equal(t, 3, asked)
-	store(func(call int) bool { return call != 4 }) // the first of these
-	require.ErrorIs(t, e.verifier.Close(background), apikey.ErrUnavailable)
-	require.Equal(t, keys-500, written)
-	store(func(int) bool { return true })
-	require.NoError(t, e.verifier.Close(background))
-	require.Equal(t, keys, written, "and it comes last")
+			})
+		}
+		store(func(int) bool { return false })
+		require.ErrorIs(t, e.verifier.Close(background), apikey.ErrUnavailable)
+		require.Equal(t, 3, asked)
+		store(func(call int) bool { return call != 4 }) // the first of these
+		require.ErrorIs(t, e.verifier.Close(background), apikey.ErrUnavailable)
+		require.Equal(t, keys-500, written)
+		store(func(int) bool { return true })
+		require.NoError(t, e.verifier.Close(background))
+		require.Equal(t, keys, written, "and it comes last")
+	})
 }
 
 func TestReadOnlyWritesNothing(t *testing.T) {
