@@ -2,6 +2,7 @@ package apikey_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -114,6 +115,31 @@ func TestAnotherKeysRecordDropsNothing(t *testing.T) {
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
 	e.clock.move(2*e.maxAge() + time.Second)
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+}
+
+// Nor while a token that is not warm is read once more, because its key changed.
+func TestAnotherKeysRecordAfterTheProof(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	k, other := e.issue(), e.issue()
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: other.Key.ID}))
+	dead, err := e.store.Get(background, other.Key.ID)
+	require.NoError(t, err)
+	reads := 0
+	s.set(func(s *spy) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			if reads++; reads > 1 {
+				return dead, nil
+			}
+			r, err := next()
+			_, changed := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set("meanwhile")})
+			return r, errors.Join(err, changed)
+		}
+	})
+	require.ErrorIs(t, e.verify(k.Token), apikey.ErrCorrupt)
+	require.Equal(t, 2, reads)
+	s.set(func(s *spy) { s.lookup = nil })
+	require.NoError(t, e.verify(k.Token))
 }
 
 // And to the holder of a valid key it is damage, not the end of his token.

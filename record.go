@@ -82,7 +82,7 @@ func (c *core) tagged(p *parsed) error {
 func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, err error) {
 	cred := r.credential(p.id)
 	if cred == nil {
-		return false, &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
+		return false, notListed(r)
 	}
 	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
 		return false, ErrInvalidToken // relabelled by its holder; a changed row is not authentic
@@ -100,6 +100,11 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, e
 		return false, err
 	}
 	return false, unavailable(err) // a Hasher of the program's own may fail in its own words
+}
+
+// notListed: a lookup by a credential led to a record that does not list it.
+func notListed(r *Record) *CorruptError {
+	return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
 }
 
 // prove decides whether p is the token of cred. renew says that hash and check

@@ -257,12 +257,16 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 			gen := v.cache.enter(p.id)
 			o := outcome{claims: p.claims, digest: digest}
 			got, err := v.read(ctx, rowKey{p.id, gen, false})
-			if err == nil && !proven {
+			switch {
+			case err != nil:
+			case !proven:
 				var renew bool
 				renew, err = v.proveRow(ctx, p, got.record)
 				if proven = err == nil; renew {
 					v.renewBehind(p, *got.record.credential(p.id))
 				}
+			case got.record.credential(p.id) == nil: // another key's row
+				err = notListed(got.record)
 			}
 			if err == nil {
 				o.key, o.readAt, o.begun = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt, got.begun
