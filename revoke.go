@@ -146,6 +146,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	s := m.own()
 	var chunk []KeyID
 	var failed []error
+	start := s.cfg.Now()
 	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, work: func(a Actor, _ *Record) (effect, error) {
 		page, err := s.page(ctx, Filter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
@@ -159,7 +160,10 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 			minted := slices.ContainsFunc(r.Credentials, func(c Credential) bool { return !c.Ended && c.Pepper == req.Pepper })
 			if r.State() != Revoked && (req.Pepper == 0 || minted) {
 				chunk = append(chunk, r.ID)
+				continue
 			}
+			// Another node was faster, and this one's Verifiers may not know yet.
+			s.announce(ctx, notice{action: ActionRevoke, changes: []Change{{Record: r}}, start: start})
 		}
 		for _, d := range page.Damaged { // what cannot be believed can still be ended
 			if d.Key.IsZero() {

@@ -315,3 +315,17 @@ func TestRevokeAllGoesOnAfterAFailure(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, done.Revoked)
 }
+
+// Another node has revoked the key a moment ago. RevokeAll of this node passes it
+// over, returns that all is done, and tells this node's Verifier nothing.
+func TestRevokeAllTellsOfWhatIsDeadAlready(t *testing.T) {
+	e := newEnv(t)
+	k := e.issue()
+	require.NoError(t, e.verify(k.Token))
+	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
+	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Reason: apikey.ReasonCompromised})
+	require.NoError(t, err)
+	require.Empty(t, done.Next, "all are done")
+	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+}
