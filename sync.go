@@ -30,6 +30,7 @@ type feed struct {
 	// context ended, and applies nothing.
 	mu     sync.Mutex
 	cursor Cursor
+	midway bool            // the cursor is not where a walk begins
 	shown  map[KeyID]shown // what the last run was shown
 }
 
@@ -102,6 +103,9 @@ func (v *Verifier) freshen(ctx context.Context) error {
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	f := &v.feed
 	f.mu.Lock()
+	// A run that goes on with the walk of one that failed is shown nothing of what
+	// was committed behind its back meanwhile: it walks once more.
+	again := f.midway
 	w := walk{cursor: f.cursor, before: f.shown, now: map[KeyID]shown{}}
 	f.shown = nil // unless the run ends well
 	f.mu.Unlock()
@@ -113,7 +117,11 @@ func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 		f.mu.Lock()
 		more, err := v.page(&w, changes, err, start)
 		f.cursor = w.cursor
+		if err == nil {
+			f.midway = more
+		}
 		if err == nil && !more {
+			again, more = false, again
 			f.shown = w.now
 		}
 		f.mu.Unlock()
@@ -150,7 +158,7 @@ func (v *Verifier) page(w *walk, changes Changes, err error, start instant) (mor
 		r := &changes.Records[i]
 		is := shown{r.Version, r.Head}
 		if was, again := w.before[r.ID]; !again || was != is {
-			v.take(r, start, fed, CredentialID{}, 0)
+			v.take(news{record: r, readAt: start, from: fed})
 		}
 		if len(w.now) < maxShown {
 			w.now[r.ID] = is

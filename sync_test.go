@@ -337,3 +337,37 @@ func TestTheBeginningCannotBeLost(t *testing.T) {
 	require.ErrorIs(t, e.verifier.Sync(background), apikey.ErrUnavailable)
 	require.Equal(t, 2, asked, "with its cursor, and from the beginning")
 }
+
+// A walk through the feed is interrupted, and goes on where it was. What was
+// committed behind it meanwhile (the window feeds of PostgreSQL and MariaDB show that in
+// the next walk) is not applied when Sync returns nil.
+func TestARunThatGoesOnIsNoSync(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	k := e.issue()
+	require.NoError(t, e.verify(k.Token))
+	require.NoError(t, e.verifier.Sync(background))
+	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	down := true
+	s.set(func(s *spy) {
+		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			switch after {
+			case "middle":
+				if down {
+					return apikey.Changes{}, errors.New("connection reset")
+				}
+				return apikey.Changes{Current: true, Next: "floor"}, nil // the rest of the walk
+			case "floor": // the next walk, from the floor that the first page found
+				r, err := s.Store.Get(background, k.Key.ID)
+				return apikey.Changes{Current: true, Next: "floor", Records: []apikey.Record{r}}, err
+			default: // a first page, of a thousand others
+				return apikey.Changes{Current: true, More: true, Next: "middle"}, nil
+			}
+		}
+	})
+	require.Error(t, e.verifier.Sync(background))
+	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID})) // its transaction began before
+	down = false
+	require.NoError(t, e.verifier.Sync(background))
+	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked, "Sync returns when all of it is applied")
+}
