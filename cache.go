@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,23 +218,28 @@ func (c *cache) fill(id CredentialID, o outcome) *liveKey {
 		return o.key
 	}
 	if e := c.warm.entry(id); e != nil {
-		c.renew(e, o.key, o.readAt, readNow)
+		c.renew(e, o.key, news{readAt: o.readAt, from: readNow})
 		return e.key()
 	}
-	c.compare(o.key)
-	o.key.readAt, o.key.epoch = jitter(o.readAt, c.maxAge), c.epoch.Load()
-	e := &entry{claims: o.claims, size: sizeOf(o.key)}
-	c.warm.add(id, o.digest, e, o.key)
+	k := c.compare(o.key)
+	k.epoch = c.epoch.Load()
+	if k == o.key {
+		k.readAt = jitter(o.readAt, c.maxAge)
+	}
+	e := &entry{claims: o.claims, size: sizeOf(k)}
+	c.warm.add(id, o.digest, e, k)
 	c.link(e)
 	c.bytes += e.size
 	c.evict(e)
-	return o.key
+	return k
 }
 
 // compare holds a record that comes with a credential that was not here against
-// what is known of its key by others. Neither revives the other: a death is told
-// both ways, and of two versions the newer is minded, or read again.
-func (c *cache) compare(k *liveKey) {
+// what is known of its key by others, and returns what is known then. Neither
+// revives the other: a death is told both ways, and of two versions the older is
+// minded beside the newer, and read again.
+func (c *cache) compare(k *liveKey) *liveKey {
+	newest := k
 	for _, e := range c.siblings(k.info.ID) {
 		known := e.key()
 		switch {
@@ -249,11 +253,14 @@ func (c *cache) compare(k *liveKey) {
 			c.put(e, dead, c.readAt(known))
 		case known.info.Version < k.info.Version:
 			c.put(e, &liveKey{view: known.view}, instant{})
-		case known.info.Version > k.info.Version && (k.also == nil || known.info.Version > k.also.info.Version):
-			k.also = &liveKey{view: view{terms: known.terms, about: known.about}}
-			k.also.notBefore, k.also.notAfter, k.also.ended = math.MinInt64, math.MaxInt64, false // the other token's own
+		case known.info.Version > newest.info.Version || known.info.Version == newest.info.Version && !known.agrees(newest):
+			newest = known
 		}
 	}
+	if newest == k || k.state == Revoked {
+		return k
+	}
+	return newest.of(k)
 }
 
 // link and unlink keep the entries of one key together.

@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// take has what is warm follow a record that was read or written: the record is
-// replaced, the proof stays.
-func (v *Verifier) take(r *Record, readAt instant, from via, id CredentialID, gen uint64) {
-	damage := sync.OnceValue(func() error { return v.believe(r) })
-	v.cache.change(r, readAt, from, id, gen, func(id CredentialID, said claims) *liveKey {
-		return v.live(r, id, said, damage())
-	})
+// news is a record that was read or written, and how it came to be known.
+type news struct {
+	record *Record
+	readAt instant // the start of the reading or writing
+	from   via
+	did    Action       // toldHere: what was done
+	id     CredentialID // toldHere: to which credential; readNow: the one it was read by
+	begun  uint64       // readNow: the last change of anything when the read began
 }
 
 // via is how a record came to be known.
@@ -24,38 +25,47 @@ const (
 	readNow             // read just now, and nothing has changed meanwhile
 )
 
+// take has what is warm follow a record: the record is replaced, the proof stays.
+func (v *Verifier) take(n news) {
+	damage := sync.OnceValue(func() error { return v.believe(n.record) })
+	v.cache.change(n, func(id CredentialID, said claims) *liveKey {
+		return v.live(n.record, id, said, damage())
+	})
+}
+
 // change raises the fence for a record's credentials and puts the record beside
-// the proofs that are here. make builds a liveKey of one credential.
-//
-// from is readNow only if the credential of the read has not changed since
-// generation gen.
-func (c *cache) change(r *Record, readAt instant, from via, id CredentialID, gen uint64, make func(CredentialID, claims) *liveKey) {
+// the proofs that are here. live builds a liveKey of one credential.
+func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if from == readNow && c.generation(id) != gen {
-		from = fed
+	r := n.record
+	// A reading that a change of the key has overtaken, or of a credential that the
+	// key no longer has, is no more than hearsay.
+	if n.from == readNow && max(c.generation(n.id), c.keys[r.ID]) > n.begun {
+		n.from = fed
 	}
 	c.gen++
 	c.keys[r.ID] = c.gen
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
-		if n := c.slot(cred.ID); n.id == cred.ID {
-			*n = absence{}
+		if a := c.slot(cred.ID); a.id == cred.ID {
+			*a = absence{}
 		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged || len(c.keys) > maxChanged {
 		c.forget()
 	}
-	all := c.affected(r.ID, id)
+	all := c.affected(r.ID, n.id)
 	for _, e := range all {
-		if e.key() == gone {
+		known := e.key()
+		if known == gone {
 			continue // evicted for the one before
 		}
-		k := make(e.place.id, e.claims)
+		k := live(e.place.id, e.claims)
 		switch {
-		case k.damage == nil && k.unlisted && e.key().info.ID != r.ID:
-			k.damage = &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
-		case k.damage != nil || !k.unlisted || k.info.Version < e.key().info.Version || e.key().state == Revoked:
+		case k.damage == nil && k.unlisted && (known.info.ID != r.ID || k.same(known) && !known.unlisted):
+			k.damage = notListed(r)
+		case k.damage != nil || !k.unlisted || k.info.Version < known.info.Version || known.state == Revoked:
 			// like any other
 		case len(all) > maxSiblings:
 			c.remove(e)
@@ -65,10 +75,10 @@ func (c *cache) change(r *Record, readAt instant, from via, id CredentialID, gen
 			c.put(e, k, instant{})
 			continue
 		}
-		if k.damage != nil && from == toldHere && e.place.id != id {
-			k.ended = false // that is not what was done here
+		if k.damage != nil && n.from == toldHere {
+			k.onlyWhatWasDone(n.did, e.place.id == n.id)
 		}
-		c.renew(e, k, readAt, from)
+		c.renew(e, k, n)
 	}
 }
 
@@ -85,7 +95,7 @@ func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from
 		if old := e.key(); old != gone {
 			k := &liveKey{view: old.view}
 			k.damage = err
-			c.renew(e, k, readAt, from)
+			c.renew(e, k, news{readAt: readAt, from: from})
 		}
 	}
 }
@@ -140,8 +150,8 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 // by hand. Nobody can tell which, so both count: what either forbids is
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
-func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
-	old := e.key()
+func (c *cache) renew(e *entry, k *liveKey, n news) {
+	old, readAt, from := e.key(), n.readAt, n.from
 	known := &liveKey{view: old.view} // which is not changed, but replaced
 	known.also = nil
 	was := c.readAt(old)
@@ -153,7 +163,7 @@ func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
 		known.ended = known.ended || k.ended
 		k.ended = known.ended
 	}
-	agrees := k.info.Version == known.info.Version && k.head == known.head
+	agrees := k.same(known)
 	switch {
 	case k.damage != nil && death: // damage never hides a death that was seen
 		known.damage = nil
@@ -173,7 +183,7 @@ func (c *cache) renew(e *entry, k *liveKey, readAt instant, from via) {
 		c.put(e, known, later(was, readAt, c.maxAge))
 	case !death && k.info.State == Revoked: // so is a death
 		c.put(e, k, later(was, readAt, c.maxAge))
-	case agrees && known.info.State != k.info.State: // a state that was raised above stays
+	case agrees && known.info.State != k.info.State && n.did != ActionResume: // a state that was raised above stays
 		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
 	case agrees || k.info.Version > known.info.Version:

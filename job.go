@@ -155,7 +155,7 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		// What was asked for is so already, because another node did it, or an
 		// earlier attempt of ours whose answer was lost. This node's Verifiers may
 		// not know yet, and after a Revoke that returned nil they have to.
-		s.announce(ctx, notice{changes: []Change{{Record: r}}, start: start})
+		s.announce(ctx, notice{action: j.action, changes: []Change{{Record: r}}, start: start})
 	}
 	return nil
 }
@@ -309,7 +309,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 		}
 		return err
 	}
-	s.announce(ctx, notice{changes, events, start})
+	s.announce(ctx, notice{j.action, changes, events, start})
 	return nil
 }
 

@@ -173,6 +173,7 @@ func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store}
 // notice is what has to be made known after a commit. Without events it is
 // something that this node may not have heard of yet.
 type notice struct {
+	action  Action
 	changes []Change
 	events  []Event
 	start   time.Time
@@ -196,11 +197,11 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 		}
 		records = true
 		for _, v := range m.cfg.Local {
-			var done CredentialID
+			told := news{record: c.Record, readAt: v.instantOf(n.start), from: toldHere, did: n.action}
 			if c.Event != nil {
-				done = c.Event.Credential
+				told.id = c.Event.Credential
 			}
-			v.take(c.Record, v.instantOf(n.start), toldHere, done, 0)
+			v.take(told)
 		}
 	}
 	if m.cfg.Notifier != nil && records && len(n.events) > 0 {

@@ -24,7 +24,7 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	var corrupt *CorruptError
 	switch {
 	case err == nil:
-		v.take(got.record, got.readAt, readNow, id, gen)
+		v.take(news{record: got.record, readAt: got.readAt, from: readNow, id: id, begun: got.begun})
 	case errors.Is(err, ErrNotFound):
 		v.cache.drop(id, begun, gen)
 	case errors.As(err, &corrupt) && corrupt != nil:

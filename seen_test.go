@@ -161,3 +161,132 @@ func TestARowFarAheadInTheFeed(t *testing.T) {
 	}
 	require.LessOrEqual(t, s.lookups.Load()-before, int64(2), "one row of another key has this one read again at every poll")
 }
+
+// A suspension that one token of a key has seen holds for its other token, which is
+// first verified after an older row was put back, until that is read again.
+func TestASuspensionSeenByASibling(t *testing.T) {
+	for name, again := range map[string]func(e *env, s *spy, old apikey.Record, b apikey.Token){
+		"read again": func(e *env, _ *spy, _ apikey.Record, _ apikey.Token) { e.clock.move(2*e.maxAge() + time.Second) },
+		"its sibling is read again": func(e *env, _ *spy, _ apikey.Record, b apikey.Token) {
+			e.clock.move(2*e.maxAge() + time.Minute)
+			require.ErrorIs(e.t, e.verify(b), apikey.ErrSuspended)
+		},
+		"a page of the feed": func(e *env, s *spy, old apikey.Record, _ apikey.Token) {
+			s.set(func(s *spy) {
+				s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+					c, err := next()
+					c.Records = append(c.Records, old)
+					return c, err
+				}
+			})
+			require.NoError(e.t, e.verifier.Sync(background))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s *spy
+			e := newEnv(t, watch(&s))
+			a := e.issue()
+			b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
+			require.NoError(t, err)
+			alive, err := e.store.Get(background, a.Key.ID)
+			require.NoError(t, err)
+			require.NoError(t, e.verify(b.Token))
+			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+			require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
+			lie(e, s, alive)
+			require.ErrorIs(t, e.verify(a.Token), apikey.ErrSuspended)
+			again(e, s, alive, b.Token)
+			require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
+			require.ErrorIs(t, e.verify(a.Token), apikey.ErrSuspended, "the same key by its other token")
+		})
+	}
+}
+
+// The same with a backup that is really restored, and nothing that lies: the usual
+// traffic of both tokens.
+func TestASiblingAfterARestore(t *testing.T) {
+	store := memstore.New()
+	e := newEnv(t, func(e *env) { e.store = store })
+	a := e.issue()
+	b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
+	require.NoError(t, err)
+	require.NoError(t, e.verifier.Sync(background))
+	restore := store.Snapshot()
+	require.NoError(t, e.verify(b.Token))
+	_, err = e.manager.Update(e.ctx, apikey.UpdateRequest{Key: a.Key.ID, Abilities: apikey.Clear[[]string]()})
+	require.NoError(t, err)
+	require.NoError(t, e.verifier.Sync(background))
+	restore()
+	require.NoError(t, e.verifier.Sync(background))
+	refund := apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}}
+	ask := func(k apikey.Issued) error {
+		_, err := e.verifier.Verify(background, k.Token.Reveal(), refund)
+		return err
+	}
+	require.ErrorIs(t, ask(a), apikey.ErrAbility, "what the sibling has seen")
+	require.ErrorIs(t, ask(b), apikey.ErrAbility)
+	require.ErrorIs(t, ask(a), apikey.ErrAbility, "what the sibling has seen, and sees")
+}
+
+// compare looks at newer and older versions, not at equal ones: a suspension of a
+// damaged row is one.
+func TestASuspensionOfADamagedRowAndASibling(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	a := e.issue()
+	b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
+	require.NoError(t, err)
+	alive, err := e.store.Get(background, a.Key.ID)
+	require.NoError(t, err)
+	require.NoError(t, e.verify(b.Token))
+	bad := alive
+	bad.Name = "changed by hand"
+	p := &getter{Store: s, r: &bad}
+	e.mc.Store = p
+	m := e.newManager()
+	lie(e, s, bad)
+	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+	lie(e, s, p.wrote)
+	require.ErrorIs(t, e.verify(b.Token), apikey.ErrCorrupt)
+	lie(e, s, alive) // put back
+	require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
+	require.ErrorIs(t, e.verify(a.Token), apikey.ErrSuspended, "the same key by its other token")
+}
+
+// A row is read by a token that ended long ago, and answered after a rotation that
+// drops that token. It says nothing about the token that is valid now.
+func TestAnOvertakenReadOfADroppedToken(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s))
+	old := e.issue()
+	for range 8 {
+		_, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: old.Key.ID})
+		require.NoError(t, err)
+	}
+	require.ErrorIs(t, e.verify(old.Token), apikey.ErrCredentialEnded)
+	require.NoError(t, e.verifier.Sync(background))
+	e.clock.move(2*e.maxAge() + time.Second)
+	require.NoError(t, e.verifier.Sync(background))
+	read, release := hold(t, s)
+	answer := make(chan error, 1)
+	go func() { answer <- e.verify(old.Token) }()
+	<-read
+	s.set(func(s *spy) { s.lookup = nil })
+	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	valid, err := other.Rotate(e.ctx, apikey.RotateRequest{Key: old.Key.ID})
+	require.NoError(t, err)
+	require.NoError(t, e.verifier.Sync(background))
+	require.NoError(t, e.verify(valid.Token))
+	release()
+	require.Error(t, <-answer)
+	var refused time.Duration
+	for ; refused < time.Hour; refused += 10 * time.Second {
+		require.NoError(t, e.verifier.Sync(background))
+		if err = e.verify(valid.Token); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+		e.clock.move(10 * time.Second)
+	}
+	require.Zero(t, refused, "the valid token was refused for so long")
+}
