@@ -211,8 +211,8 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *
 	return o.key, true
 }
 
-// fill makes an entry, and returns what is to be answered: beside an entry that
-// another flight has made meanwhile, or a sibling, not the row alone.
+// fill makes an entry, and returns what is to be answered. That takes into account
+// an entry that another flight has made meanwhile, and the key's other tokens.
 func (c *cache) fill(id CredentialID, o outcome) *liveKey {
 	if c.maxCount < 0 {
 		return o.key
@@ -234,10 +234,11 @@ func (c *cache) fill(id CredentialID, o outcome) *liveKey {
 	return k
 }
 
-// compare holds a record that comes with a credential that was not here against
-// what is known of its key by others, and returns what is known then. Neither
-// revives the other: a death is told both ways, and of two versions the older is
-// minded beside the newer, and read again.
+// compare holds the first record of a token against what the key's other tokens
+// have shown, and returns what this token is to be judged by. A death counts for
+// all. Of two versions the newer counts, and so does what the older one forbids;
+// whichever token had the older is read again before its next answer. Two records
+// of one version that differ both count.
 func (c *cache) compare(k *liveKey) *liveKey {
 	newest := k
 	for _, e := range c.siblings(k.info.ID) {
@@ -260,7 +261,7 @@ func (c *cache) compare(k *liveKey) *liveKey {
 	if newest == k || k.state == Revoked {
 		return k
 	}
-	return newest.of(k)
+	return newest.forTokenOf(k)
 }
 
 // link and unlink keep the entries of one key together.

@@ -11,7 +11,7 @@ type news struct {
 	record *Record
 	readAt instant // the start of the reading or writing
 	from   via
-	did    Action       // toldHere: what was done
+	did    Action       // toldHere: what was done, or was so already; empty: nothing
 	id     CredentialID // toldHere: to which credential; readNow: the one it was read by
 	begun  uint64       // readNow: the last change of anything when the read began
 }
@@ -20,7 +20,7 @@ type news struct {
 type via uint8
 
 const (
-	toldHere via = iota // a Manager of this process has written it
+	toldHere via = iota // a Manager of this process has written it, or found nothing left to write
 	fed                 // the change feed
 	readNow             // read just now, and nothing has changed meanwhile
 )
@@ -39,8 +39,9 @@ func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := n.record
-	// A reading that a change of the key has overtaken, or of a credential that the
-	// key no longer has, is no more than hearsay.
+	// A reading during which the key changed is hearsay. The credential's own
+	// generation does not show that once the record has dropped the credential, so
+	// the key's is asked too.
 	if n.from == readNow && max(c.generation(n.id), c.keys[r.ID]) > n.begun {
 		n.from = fed
 	}
@@ -163,7 +164,7 @@ func (c *cache) renew(e *entry, k *liveKey, n news) {
 		known.ended = known.ended || k.ended
 		k.ended = known.ended
 	}
-	agrees := k.same(known)
+	same := k.same(known)
 	switch {
 	case k.damage != nil && death: // damage never hides a death that was seen
 		known.damage = nil
@@ -183,10 +184,10 @@ func (c *cache) renew(e *entry, k *liveKey, n news) {
 		c.put(e, known, later(was, readAt, c.maxAge))
 	case !death && k.info.State == Revoked: // so is a death
 		c.put(e, k, later(was, readAt, c.maxAge))
-	case agrees && known.info.State != k.info.State && n.did != ActionResume: // a state that was raised above stays
+	case same && known.info.State > k.info.State && n.did != ActionResume: // a state that was raised above stays until Resume or a newer version
 		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
-	case agrees || k.info.Version > known.info.Version:
+	case same || k.info.Version > known.info.Version:
 		c.put(e, k, later(was, readAt, c.maxAge))
 	case from == readNow:
 		known.damage, known.also = nil, k

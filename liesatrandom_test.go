@@ -16,10 +16,11 @@ import (
 
 // A store answers anything that was ever true of two keys, each with three
 // histories that fork, and damage besides. Nobody is accepted whom this process has
-// refused as revoked, by that token or by another of the key.
+// refused as revoked, by that token or by another of the key, or told that his token
+// has ended, after it read so.
 func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 	const rounds = 300
-	revived, refused := map[string]int{}, 0
+	revived, refused, ends := map[string]int{}, 0, 0
 	for seed := range rounds {
 		rnd, asks := rand.New(rand.NewPCG(uint64(seed), 7)), rand.New(rand.NewPCG(uint64(seed), 8))
 		var s *spy
@@ -69,7 +70,9 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 				}
 			}
 		}
+		genuine := false
 		random := func() (apikey.Record, error) {
+			genuine = false
 			r := corpus[rnd.IntN(len(corpus))]
 			switch rnd.IntN(12) {
 			case 0:
@@ -87,14 +90,18 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			case 6:
 				r.Version = 0
 				r.MAC = nil
+			default:
+				genuine = true
 			}
 			return r, nil
 		}
-		var answering sync.Mutex // what is read behind asks too
+		ended := map[apikey.CredentialID]bool{} // read so by the Verify that is under way
+		var answering sync.Mutex                // what is read behind asks too
 		s.set(func(s *spy) {
 			s.lookup = func(_ context.Context, id apikey.CredentialID, _ func() (apikey.Record, error)) (apikey.Record, error) {
 				answering.Lock()
 				defer answering.Unlock()
+				ended[id] = false
 				for range 20 { // mostly one that has it
 					r, err := random()
 					if err != nil || rnd.IntN(10) == 0 {
@@ -102,6 +109,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 					}
 					for _, c := range r.Credentials {
 						if c.ID == id {
+							ended[id] = c.Ended && genuine
 							return r, nil
 						}
 					}
@@ -137,7 +145,16 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			case 1:
 				_ = e.verifier.Sync(background)
 			default:
+				answering.Lock()
+				clear(ended)
+				answering.Unlock()
 				err := e.verify(tok)
+				answering.Lock()
+				if err == apikey.ErrCredentialEnded && ended[tok.Credential()] {
+					ends++
+					dead[tok.Reveal()] = err
+				}
+				answering.Unlock()
 				if err == nil {
 					if was := dead[tok.Reveal()]; was != nil {
 						revived[was.Error()]++
@@ -156,4 +173,5 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 	}
 	require.Empty(t, revived)
 	require.Greater(t, refused, rounds)
+	require.Greater(t, ends, rounds/2)
 }

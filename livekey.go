@@ -1,7 +1,6 @@
 package apikey
 
 import (
-	"math"
 	"sync/atomic"
 	"time"
 )
@@ -50,34 +49,40 @@ func (k *liveKey) same(other *liveKey) bool {
 }
 
 // agrees reports whether two records also say the same of the key's state, which
-// what was done to a damaged one may have raised.
+// can differ within one version: a damaged record that was suspended or revoked
+// here is remembered so.
 func (k *liveKey) agrees(other *liveKey) bool {
 	return k.same(other) && k.info.State == other.info.State
 }
 
-// of is what another token of the key has seen, for the token of row, which is
-// older and is minded too.
-func (k *liveKey) of(row *liveKey) *liveKey {
+// forTokenOf makes the record of row's token from what another token of the key has
+// shown, which is newer, or of the same version and different. What row forbids is
+// forbidden too. Window and end are row's, and nobody knows whether the newer
+// record lists the token.
+func (k *liveKey) forTokenOf(row *liveKey) *liveKey {
 	seen := &liveKey{view: view{terms: k.terms, about: &about{k.info, k.head}, also: row}}
 	seen.info.Credential = row.info.Credential
-	seen.notBefore, seen.notAfter, seen.ended, seen.unlisted = math.MinInt64, math.MaxInt64, false, false // the other token's own
+	seen.notBefore, seen.notAfter = row.notBefore, row.notAfter
+	seen.ended, seen.unlisted = row.ended, true
 	return seen
 }
 
-// onlyWhatWasDone has a damaged record that was written here say what was done to
-// it, and nothing that somebody else has made of it. It is for a liveKey that
-// nobody else has yet.
+// onlyWhatWasDone reduces a damaged record to what this process did to it: whatever
+// else it says, somebody may have written by hand. It is for a liveKey that nobody
+// else has yet.
 func (k *liveKey) onlyWhatWasDone(did Action, toThisToken bool) {
 	k.ended = k.ended && toThisToken
-	at := k.info.RevokedAt
-	k.state, k.info.RevokedAt = Active, time.Time{}
+	done := Active
 	switch did {
 	case ActionSuspend:
-		k.state = Suspended
+		done = Suspended
 	case ActionRevoke:
-		k.state, k.info.RevokedAt = Revoked, at
+		done = Revoked
 	}
-	k.info.State = k.state
+	k.state = min(k.state, done)
+	if k.info.State = k.state; k.state != Revoked {
+		k.info.RevokedAt = time.Time{}
+	}
 }
 
 // die has a revocation known of another token of the key count for this one. It is

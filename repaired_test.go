@@ -79,8 +79,8 @@ func TestResumeAfterARepair(t *testing.T) {
 	require.NoError(t, e.verify(k.Token), "Resume returned nil, and the row says that it is active")
 }
 
-// Without a pepper a row that lacks a credential is believed, also at the very version
-// that listed it. A version drops nothing after it was made.
+// Without a pepper a row that lacks a credential is believed, but not at the very
+// version that listed it: a version drops nothing after it was made.
 func TestAnIncompleteRowOfTheSameVersion(t *testing.T) {
 	var s *spy
 	e := newEnv(t, noPepper, watch(&s))

@@ -317,7 +317,7 @@ func TestRevokeAllGoesOnAfterAFailure(t *testing.T) {
 }
 
 // Another node has revoked the key a moment ago. RevokeAll of this node passes it
-// over, returns that all is done, and tells this node's Verifier nothing.
+// over, and tells this node's Verifier before it returns that all is done.
 func TestRevokeAllTellsOfWhatIsDeadAlready(t *testing.T) {
 	e := newEnv(t)
 	k := e.issue()
@@ -328,4 +328,40 @@ func TestRevokeAllTellsOfWhatIsDeadAlready(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, done.Next, "all are done")
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
+}
+
+// RevokeAll by a pepper passes over a key that this pepper has signed and not minted.
+// Nobody has revoked it, also in the eyes of a Verifier that cannot believe it now.
+func TestRevokeAllKillsNothingThatItPassesOver(t *testing.T) {
+	one, two := pepperOf(t, 1, 10), pepperOf(t, 2, 20)
+	var s *spy
+	e := newEnv(t, watch(&s), func(e *env) {
+		e.mc.Hasher = hmacHasher(t, two, one)
+		e.mc.Peppers = []apikey.Pepper{two, one}
+		e.vc.Hashers = []apikey.Hasher{hmacHasher(t, two)}
+		e.vc.Peppers = []apikey.Pepper{two} // the leaked one is taken out here
+	})
+	k := e.issue()
+	require.NoError(t, e.verify(k.Token))
+	// another node still mints and signs with 1
+	mc := e.mc
+	mc.Local, mc.Hasher, mc.Peppers, mc.Store = nil, hmacHasher(t, one, two), []apikey.Pepper{one, two}, e.store
+	old, err := apikey.NewManager(background, mc)
+	require.NoError(t, err)
+	_, err = old.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set("signed with 1")})
+	require.NoError(t, err)
+	require.NoError(t, e.verifier.Sync(background))
+	require.ErrorIs(t, e.verify(k.Token), apikey.ErrCorrupt, "its MAC is of a pepper that this Verifier has not")
+	op := apikey.WithActor(background, apikey.Operator("ops"))
+	done, err := e.manager.RevokeAll(op, apikey.RevokeAllRequest{Pepper: 1, Reason: apikey.ReasonCompromised})
+	require.NoError(t, err)
+	require.Zero(t, done.Revoked, "pepper 1 has minted nothing")
+	n, err := e.manager.Remac(op, apikey.RemacRequest{})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, e.verifier.Sync(background))
+	e.clock.move(3 * e.maxAge())
+	require.NoError(t, e.verifier.Sync(background))
+	require.NoError(t, verifyBy(e.newVerifier(), k.Token), "a process that starts now")
+	require.NoError(t, e.verify(k.Token), "nobody has revoked it")
 }

@@ -228,8 +228,7 @@ func TestASiblingAfterARestore(t *testing.T) {
 	require.ErrorIs(t, ask(a), apikey.ErrAbility, "what the sibling has seen, and sees")
 }
 
-// compare looks at newer and older versions, not at equal ones: a suspension of a
-// damaged row is one.
+// A suspension of a damaged row differs from the row within one version.
 func TestASuspensionOfADamagedRowAndASibling(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))

@@ -30,7 +30,8 @@ type feed struct {
 	// context ended, and applies nothing.
 	mu     sync.Mutex
 	cursor Cursor
-	midway bool            // the cursor is not where a walk begins
+	midway bool            // the last run did not end its walk
+	walked instant         // when the walk began that the cursor is in
 	shown  map[KeyID]shown // what the last run was shown
 }
 
@@ -103,9 +104,13 @@ func (v *Verifier) freshen(ctx context.Context) error {
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	f := &v.feed
 	f.mu.Lock()
-	// A run that goes on with the walk of one that failed is shown nothing of what
-	// was committed behind its back meanwhile: it walks once more.
+	// What commits behind the cursor shows only in the next walk (PostgreSQL,
+	// MariaDB). So a run that ends the walk of one that failed walks once more before
+	// it counts as a sync, and the walk for what it is: as old as its beginning.
 	again := f.midway
+	if !f.midway {
+		f.walked = start
+	}
 	w := walk{cursor: f.cursor, before: f.shown, now: map[KeyID]shown{}}
 	f.shown = nil // unless the run ends well
 	f.mu.Unlock()
@@ -121,8 +126,11 @@ func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 			f.midway = more
 		}
 		if err == nil && !more {
+			began := f.walked
+			f.good.Store(&began)
+			f.walked = v.now()
+			f.shown, w.before = w.now, w.now
 			again, more = false, again
-			f.shown = w.now
 		}
 		f.mu.Unlock()
 		n += len(changes.Records)

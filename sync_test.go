@@ -3,6 +3,7 @@ package apikey_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -339,8 +340,8 @@ func TestTheBeginningCannotBeLost(t *testing.T) {
 }
 
 // A walk through the feed is interrupted, and goes on where it was. What was
-// committed behind it meanwhile (the window feeds of PostgreSQL and MariaDB show that in
-// the next walk) is not applied when Sync returns nil.
+// committed behind it meanwhile shows in the next walk (the window feeds of PostgreSQL
+// and MariaDB), and Sync returns when that is applied.
 func TestARunThatGoesOnIsNoSync(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))
@@ -370,4 +371,35 @@ func TestARunThatGoesOnIsNoSync(t *testing.T) {
 	down = false
 	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked, "Sync returns when all of it is applied")
+}
+
+// The feed is longer than one run may take: the runs after it go on, and what the walk has
+// seen counts.
+func TestLongWalk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *spy
+		e := newEnv(t, watch(&s), func(e *env) { e.mc.Now, e.vc.Now, e.vc.Sync = nil, nil, 0 })
+		defer e.verifier.Close(background)
+		k := e.issue()
+		require.NoError(t, e.verify(k.Token))
+		s.set(func(s *spy) {
+			s.changed = func(ctx context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+					return apikey.Changes{}, ctx.Err()
+				}
+				n := 0
+				fmt.Sscanf(string(after), "p%d", &n)
+				if n == 6 {
+					return apikey.Changes{Current: true, Next: "p0"}, nil
+				}
+				return apikey.Changes{Current: true, More: true, Next: apikey.Cursor(fmt.Sprintf("p%d", n+1))}, nil
+			}
+		})
+		for i := range 20 {
+			time.Sleep(30 * time.Second)
+			require.NoError(t, e.verify(k.Token), "after %d s", 30*(i+1))
+		}
+	})
 }

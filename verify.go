@@ -265,7 +265,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
 				if proven = err == nil; renew {
 					v.renewBehind(p, *got.record.credential(p.id))
 				}
-			case got.record.credential(p.id) == nil: // another key's row
+			case got.record.credential(p.id) == nil: // it was moved by hand between the two reads
 				err = notListed(got.record)
 			}
 			if err == nil {
