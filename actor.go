@@ -87,3 +87,12 @@ func another(a Actor, account, id string) (Actor, error) {
 	}
 	return target, nil
 }
+
+// nobody is what an operator is told who takes something from somebody that has
+// nothing: he may have forgotten the account, and believe that it is done.
+func nobody(a Actor, account, id string) error {
+	if a.operator && id != "" && account == "" {
+		return invalid("no operator %s has anything to take away: for a merchant's person name his Account", quote(id))
+	}
+	return nil
+}

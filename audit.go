@@ -18,7 +18,7 @@ type Event struct {
 	Action     Action
 	Outcome    Outcome
 	Account    string
-	Mode       Mode         // zero: about no mode
+	Mode       Mode         `json:",omitzero"` // zero: about no mode
 	Key        KeyID        // zero: about no key
 	Credential CredentialID // zero: about no single credential
 	// Seq is the place in the key's chain, from 1, and the version that the key
@@ -41,6 +41,16 @@ func (id EventID) String() string { return uuid.UUID(id).String() }
 
 // MarshalText writes the UUID.
 func (id EventID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText writes. Its error wraps ErrInvalid.
+func (id *EventID) UnmarshalText(text []byte) error {
+	u, err := uuid.Parse(string(text))
+	if err != nil || u.String() != string(text) {
+		return invalid("an event ID looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case")
+	}
+	*id = EventID(u)
+	return nil
+}
 
 // Outcome is how an action ended.
 type Outcome string

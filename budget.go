@@ -191,7 +191,7 @@ func (b *budget) unsent(id string) {
 
 // LiftLockRequest names the actor whose guarded actions are locked.
 type LiftLockRequest struct {
-	Account string // empty: the caller's own; an Operator names it
+	Account string // empty: the caller's own; an Operator names it: his own are his fellow operators
 	Actor   string // his ID
 
 	Grant Grant `json:"-"` // when StepUp guards ActionLiftLock
@@ -216,8 +216,11 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 			return effect{}, err
 		}
 		b, err := s.budgetOf(ctx, target)
-		if err != nil || b.all == 0 && len(b.hour) == 0 && len(b.asked) == 0 {
+		if err != nil {
 			return effect{}, err
+		}
+		if b.all == 0 && len(b.hour) == 0 && len(b.asked) == 0 {
+			return effect{}, nobody(a, req.Account, req.Actor)
 		}
 		b.all, b.hour, b.asked = 0, nil, nil // and the mails of the hour count on: his mailbox is full enough
 		return effect{items: []Item{b.swap(s.cfg.Now())}, note: s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)}, nil

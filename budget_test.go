@@ -161,6 +161,13 @@ func TestOperatorsLock(t *testing.T) {
 	e.wrong(c.ID, 5)
 	require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: "ops_1"}), apikey.ErrForbidden)
 	require.NoError(t, e.manager.LiftLock(apikey.WithActor(background, apikey.Operator("ops_2")), apikey.LiftLockRequest{Actor: "ops_1"}))
+	for name, err := range map[string]error{ // no operator has anything: he has forgotten the account
+		"lift":    e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}),
+		"disable": e.manager.Disable(e.ctx, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}),
+	} {
+		require.ErrorIs(t, err, apikey.ErrInvalid, name)
+		require.ErrorContains(t, err, "name his Account", name)
+	}
 }
 
 // Thirty days without a wrong answer clear the count.

@@ -65,7 +65,7 @@ type DisableRequest struct {
 	// Actor whose factor it is; empty: the caller's own, which has to be approved.
 	// Another admin of the account takes it away for one who has lost his phone.
 	Actor   string
-	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it
+	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it: his own are his fellow operators
 
 	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
 }
@@ -239,7 +239,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 			}
 		}
 		if len(e.items) == 0 {
-			return effect{}, nil
+			return effect{}, nobody(a, req.Account, req.Actor)
 		}
 		return e, nil
 	}
@@ -250,7 +250,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 type AllowEnrollmentRequest struct {
 	Factor  string
 	Actor   string // his ID
-	Account string // of Actor; empty: the caller's own. An Operator names it
+	Account string // of Actor; empty: the caller's own. An Operator names it: his own are his fellow operators
 
 	Grant Grant `json:"-"` // when StepUp guards ActionAllowEnrollment
 }
@@ -259,8 +259,8 @@ func (r AllowEnrollmentRequest) guarded() approval {
 	return aboutActor(ActionAllowEnrollment, r.Factor, r.Account, r.Actor)
 }
 
-// AllowEnrollment lets an actor enrol a factor once, within 24 hours, without
-// approving it by another: the first factor of a new colleague, or the next one
+// AllowEnrollment lets an actor call Enroll once, within 24 hours, without
+// approving it by another factor: the first factor of a new colleague, or the next one
 // of somebody who has lost his phone. Nobody allows it to himself, and who
 // allows it never sees the seed. Where an admin can invite another, guard it with
 // StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,

@@ -62,6 +62,7 @@ func (m *Manager) mark(ctx context.Context) error {
 			continue
 		}
 		e := Event{ID: newEventID(), Action: ActionPepper, Outcome: Done, Actor: Operator("apikey"), Changed: []string{markID(uint8(slot))}}
+		m.warnUntagged(ctx)
 		it := Item{Kind: itemMark, ID: markID(uint8(slot)), Version: 1, Data: markOf(k)}
 		err = m.own().apply(ctx, e.Actor, job{action: ActionPepper}, effect{items: []Item{it}, note: &e})
 		if errors.Is(err, ErrConflict) { // another node was faster: with the same pepper?
@@ -72,4 +73,17 @@ func (m *Manager) mark(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// warnUntagged tells the log, when a pepper is used on a database for the first
+// time, that there are tokens without one: they would all be refused, and nobody
+// would know why.
+func (m *Manager) warnUntagged(ctx context.Context) {
+	if m.acceptUntagged {
+		return
+	}
+	page, err := m.cfg.Store.List(ctx, Filter{Untagged: true, Limit: 1})
+	if err == nil && len(page.Records) > 0 {
+		m.cfg.Logger.Warn("apikey: this database has tokens that were made without a pepper, which are refused: set AcceptUntagged until they are rotated", "key", page.Records[0].ID)
+	}
 }

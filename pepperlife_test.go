@@ -3,7 +3,9 @@ package apikey_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -339,5 +341,39 @@ func TestPepperIntroductionIsLogged(t *testing.T) {
 		require.Equal(t, e.clock.now().UTC().Truncate(time.Microsecond), log[i].Time)
 		require.True(t, log[i].Actor.IsOperator())
 		require.Zero(t, log[i].Account)
+	}
+}
+
+// A first pepper on a database that has tokens without one says so: they are refused,
+// and merchants' errors would be all that tells.
+func TestAFirstPepperWarnsOfUntaggedTokens(t *testing.T) {
+	for name, c := range map[string]struct {
+		issue, accept bool
+		says          bool
+	}{
+		"tokens":                     {issue: true, says: true},
+		"tokens that stay accepted":  {issue: true, accept: true},
+		"a database without any key": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t, noPepper)
+			if c.issue {
+				e.issue()
+			}
+			var log strings.Builder
+			mc := e.mc
+			mc.Local, mc.AcceptUntagged, mc.Logger = nil, c.accept, slog.New(slog.NewTextHandler(&log, nil))
+			mc.Peppers = []apikey.Pepper{pepperOf(t, 1, 10)}
+			for range 2 { // the second start finds the mark, and has nothing to say
+				m, err := apikey.NewManager(background, mc)
+				require.NoError(t, err)
+				require.NoError(t, m.Close(background))
+			}
+			want := 0
+			if c.says {
+				want = 1
+			}
+			require.Equal(t, want, strings.Count(log.String(), "AcceptUntagged"), log.String())
+		})
 	}
 }

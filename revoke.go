@@ -132,7 +132,9 @@ type RevokedAll struct {
 }
 
 // RevokeAll revokes a chunk of keys, newest first. Call it until Next is empty;
-// killed in between, it may start again: revoked keys are passed over. A key
+// killed in between, it may start again: revoked keys are passed over. A key that
+// is issued meanwhile is newer than the chunks that follow: have Standing refuse
+// the account first, or start again until nothing is left. A key
 // that fails holds up no other (also one whose revocation StepUp guards: revoke
 // those singly, or as compromised): the errors come joined, naming the keys, and
 // Next is set all the same. Errors: ErrNoActor, ErrNotFound (another's account),

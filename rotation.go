@@ -27,8 +27,9 @@ type RotateRequest struct {
 	// Limits.Overlap and never past the key's expiry. It never prolongs a token
 	// that was already to end sooner.
 	Overlap time.Duration
-	// Replace ends what stands in the way: a rotation that is pending, and an
-	// older token that still overlaps.
+	// Replace ends what stands in the way of At and of Overlap: a rotation that is
+	// pending, and an older token that still overlaps. Now without overlap ends
+	// both anyway.
 	Replace bool
 
 	Grant Grant `json:"-"` // when StepUp guards ActionRotate
@@ -56,6 +57,10 @@ func (r RotateRequest) guarded() approval {
 // Rotate makes a new token and returns it, the only time for a secret one.
 // Nothing has to run at T: windows are data that every verification judges, so
 // no crash, restart or sleeping worker can miss one.
+//
+// A token whose answer was lost on its way is nobody's, and the older one goes on
+// until the end of its overlap: Retire the lost one, which is current, and rotate
+// again. Replace would end the one that is in use.
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
 // ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
@@ -167,7 +172,7 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 }
 
 func overlapRunning(c *Credential) error {
-	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
+	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace; if nobody was given the newer one, retire that", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
 }
 
 // places are the at most three live credentials of a record; they point into

@@ -42,8 +42,9 @@ type VerifierConfig struct {
 	// Catalog is needed only for forms of ability that the program defined
 	// itself.
 	Catalog *Catalog
-	// Hashers verify; the first is current. Empty: one Argon2id. Share the value
-	// with the Manager and other Verifiers of the process.
+	// Hashers verify; the first is current, and what it calls outdated is hashed
+	// anew (see ReadOnly). Empty: one Argon2id. Name those that the Manager mints
+	// with, and share the values with it and other Verifiers of the process.
 	Hashers []Hasher
 	// Peppers verify. With any, tokens and records that were made without one
 	// are refused: all keys of a program that had none, see AcceptUntagged.

@@ -54,7 +54,7 @@ var mutants = []mutant{
 		tests: "TestWrongSecretOfAWarmKeyIsFinal"},
 	{name: "an older record replaces a newer one", file: "change.go",
 		old:   "case same || k.info.Version > known.info.Version:",
-		new:   "case true || agrees:",
+		new:   "case true || same:",
 		tests: "TestAnOlderRecordRevivesNothing"},
 	{name: "an older record counts for nothing", file: "change.go",
 		old:   "known.damage, known.also = nil, k\n\t\tc.put(e, known, later",
