@@ -75,11 +75,13 @@ func (m *Manager) mark(ctx context.Context) error {
 	return nil
 }
 
-// warnUntagged tells the log, when a pepper is used on a database for the first
-// time, that there are tokens without one: they would all be refused, and nobody
-// would know why.
+// warnUntagged tells the log, when the first pepper is used on a database, that
+// there are tokens without one: they would all be refused, and nobody would know
+// why. At a second pepper it does not look: where all tokens have one, that would
+// be a walk through all of them.
 func (m *Manager) warnUntagged(ctx context.Context) {
-	if m.acceptUntagged {
+	marks, err := m.cfg.Store.Items(ctx, ItemFilter{Kind: itemMark, Limit: 1})
+	if m.acceptUntagged || err != nil || len(marks.Items) > 0 {
 		return
 	}
 	page, err := m.cfg.Store.List(ctx, Filter{Untagged: true, Limit: 1})

@@ -364,7 +364,10 @@ func TestAFirstPepperWarnsOfUntaggedTokens(t *testing.T) {
 			mc := e.mc
 			mc.Local, mc.AcceptUntagged, mc.Logger = nil, c.accept, slog.New(slog.NewTextHandler(&log, nil))
 			mc.Peppers = []apikey.Pepper{pepperOf(t, 1, 10)}
-			for range 2 { // the second start finds the mark, and has nothing to say
+			for start := range 3 { // the others find the mark, also of another pepper, and have nothing to say
+				if start == 2 {
+					mc.Peppers = append(mc.Peppers, pepperOf(t, 2, 20))
+				}
 				m, err := apikey.NewManager(background, mc)
 				require.NoError(t, err)
 				require.NoError(t, m.Close(background))
