@@ -27,7 +27,9 @@ const (
 	// written. A key in heavy use is marked ten times a second, not a million
 	// times: all processors share the line of memory that a mark writes.
 	usageGrain = 100 * time.Millisecond
-	// maxMarked bounds the keys that are held on to for their use alone.
+	// maxMarked bounds the keys that are held on to for their use alone, where the
+	// cache is no larger: to collect them more often than flushes do costs every
+	// verification a place in a map.
 	maxMarked = 1 << 14
 )
 
