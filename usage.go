@@ -15,7 +15,7 @@ type usage struct {
 	mu     sync.Mutex
 	last   map[CredentialID]time.Time
 	marked []*liveKey // that were used; each says when
-	most   int        // of marked: one that is not in the cache is another at every verification
+	most   int        // of marked: a key that is not in the cache is another at every verification
 }
 
 const (
@@ -27,10 +27,10 @@ const (
 	// written. A key in heavy use is marked ten times a second, not a million
 	// times: all processors share the line of memory that a mark writes.
 	usageGrain = 100 * time.Millisecond
-	// maxMarked bounds the keys that are held on to for their use alone, where the
-	// cache is no larger: to collect them more often than flushes do costs every
-	// verification a place in a map.
-	maxMarked = 1 << 14
+	// foldMarked is how many marked keys are let go of at once when there are too
+	// many. Verifications wait for it, so it is no more than a fraction of a
+	// millisecond's work.
+	foldMarked = 1 << 10
 )
 
 // mark notes the use of a key, at so many microseconds since 1970.
@@ -44,32 +44,33 @@ func (u *usage) mark(k *liveKey, at int64) {
 	if !k.marked.Swap(true) {
 		u.mu.Lock()
 		if u.marked = append(u.marked, k); len(u.marked) >= u.most {
-			u.collect()
+			rest := len(u.marked) - foldMarked
+			u.last = fold(u.last, u.marked[rest:])
+			clear(u.marked[rest:])
+			u.marked = u.marked[:rest]
 		}
 		u.mu.Unlock()
 	}
 }
 
-// collect keeps the IDs and times of the marked keys, and lets go of the keys.
-func (u *usage) collect() {
-	if u.last == nil {
-		u.last = make(map[CredentialID]time.Time, len(u.marked))
-	}
-	for _, k := range u.marked {
-		k.marked.Store(false)
-		keepLatest(u.last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
-	}
-	clear(u.marked)
-	u.marked = u.marked[:0]
-}
-
-// drain takes what was collected.
+// drain takes what was collected. Verifications do not wait while it is counted.
 func (u *usage) drain() map[CredentialID]time.Time {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.collect()
-	last := u.last
+	last, marked := u.last, u.marked
 	u.last, u.marked = nil, nil
+	u.mu.Unlock()
+	return fold(last, marked)
+}
+
+// fold adds the IDs and times of marked keys, which are not needed after that.
+func fold(last map[CredentialID]time.Time, marked []*liveKey) map[CredentialID]time.Time {
+	if last == nil {
+		last = make(map[CredentialID]time.Time, len(marked))
+	}
+	for _, k := range marked {
+		k.marked.Store(false)
+		keepLatest(last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
+	}
 	return last
 }
 

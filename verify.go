@@ -138,10 +138,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks:     newTasks(), renewing: make(chan struct{}, 1),
 	}
-	v.usage.most = max(maxMarked, c.MaxEntries) // the cache holds on to as many anyway
-	if c.MaxEntries < 0 {
-		v.usage.most = maxMarked / 16
-	}
+	v.usage.most = max(foldMarked, c.MaxEntries) // the cache holds on to as many anyway
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks, v.flushes.tasks = v.tasks, v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close(ctx)
