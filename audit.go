@@ -44,12 +44,9 @@ func (id EventID) MarshalText() ([]byte, error) { return []byte(id.String()), ni
 
 // UnmarshalText reads what MarshalText writes. Its error wraps ErrInvalid.
 func (id *EventID) UnmarshalText(text []byte) error {
-	u, err := uuid.Parse(string(text))
-	if err != nil || u.String() != string(text) {
-		return invalid("an event ID looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case")
-	}
+	u, err := parseUUID(string(text), "an event ID")
 	*id = EventID(u)
-	return nil
+	return err
 }
 
 // Outcome is how an action ended.

@@ -36,11 +36,17 @@ type KeyID [16]byte
 // ParseKeyID reads the 36-character form that [KeyID.String] writes, and no
 // other spelling of a UUID. Its error wraps ErrInvalid.
 func ParseKeyID(s string) (KeyID, error) {
+	u, err := parseUUID(s, "a key ID")
+	return KeyID(u), err
+}
+
+// parseUUID reads the one spelling of a UUID that its String writes.
+func parseUUID(s, what string) (uuid.UUID, error) {
 	u, err := uuid.Parse(s)
 	if err != nil || u.String() != s {
-		return KeyID{}, invalid("a key ID looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case")
+		return uuid.UUID{}, invalid("%s looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case", what)
 	}
-	return KeyID(u), nil
+	return u, nil
 }
 
 // NewKeyID draws an ID. Only programs that write a Store's tests need it.

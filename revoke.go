@@ -166,11 +166,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 			}
 			// It is dead already, or not of this pepper. Another node may have made it so
 			// a moment ago: this one's Verifiers may not know yet.
-			passed := notice{changes: []Change{{Record: r}}, start: start}
-			if r.State() == Revoked {
-				passed.action = ActionRevoke
-			}
-			s.announce(ctx, passed)
+			s.announce(ctx, notice{action: ActionRevoke, changes: []Change{{Record: r}}, start: start})
 		}
 		for _, d := range page.Damaged { // what cannot be believed can still be ended
 			if d.Key.IsZero() {
