@@ -18,11 +18,7 @@ func TestAnEndIsForEver(t *testing.T) {
 		t.Run(fmt.Sprint("sibling warm: ", warmB), func(t *testing.T) {
 			var s *spy
 			e := newEnv(t, watch(&s))
-			a := e.issue()
-			b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-			require.NoError(t, err)
-			two, err := e.store.Get(background, a.Key.ID)
-			require.NoError(t, err)
+			a, b, two := e.twoTokens()
 			for i := range 3 {
 				_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: a.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
 				require.NoError(t, err)
@@ -54,11 +50,7 @@ func TestEndThenGoneThenBack(t *testing.T) {
 		t.Run(fmt.Sprint("sibling warm: ", warmB), func(t *testing.T) {
 			var s *spy
 			e := newEnv(t, watch(&s))
-			a := e.issue()
-			b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-			require.NoError(t, err)
-			alive, err := e.store.Get(background, a.Key.ID)
-			require.NoError(t, err)
+			a, b, alive := e.twoTokens()
 			other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
 			require.NoError(t, other.Retire(e.ctx, apikey.RetireRequest{Key: a.Key.ID, Credential: a.Token.Credential()}))
 			three, err := e.store.Get(background, a.Key.ID)

@@ -22,6 +22,17 @@ func lie(e *env, s *spy, r apikey.Record) {
 	})
 }
 
+// twoTokens issues a key and rotates it, with an overlap of an hour: its two tokens,
+// and the record that lists both.
+func (e *env) twoTokens() (outgoing, current apikey.Issued, r apikey.Record) {
+	outgoing = e.issue()
+	current, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: outgoing.Key.ID, Overlap: time.Hour})
+	require.NoError(e.t, err)
+	r, err = e.store.Get(background, outgoing.Key.ID)
+	require.NoError(e.t, err)
+	return outgoing, current, r
+}
+
 // Another flight has made the entry meanwhile, and the key has died in it. A flight that
 // reads the old row again is answered with what is known, not with its row.
 func TestAColdFlightMeetsADeath(t *testing.T) {
@@ -197,11 +208,7 @@ func TestATokenEndedOnADamagedRowStaysEnded(t *testing.T) {
 func TestADeathSeenByASibling(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))
-	a := e.issue()
-	b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-	require.NoError(t, err)
-	alive, err := e.store.Get(background, a.Key.ID)
-	require.NoError(t, err)
+	a, b, alive := e.twoTokens()
 	require.NoError(t, e.verify(b.Token))
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: a.Key.ID}))
 	require.ErrorIs(t, e.verify(b.Token), apikey.ErrRevoked)

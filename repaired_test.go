@@ -26,11 +26,7 @@ func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var s *spy
 			e := newEnv(t, watch(&s))
-			a := e.issue()
-			b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-			require.NoError(t, err)
-			alive, err := e.store.Get(background, a.Key.ID)
-			require.NoError(t, err)
+			a, b, alive := e.twoTokens()
 			require.NoError(t, e.verify(a.Token))
 			bad := alive
 			bad.RevokedAt = e.clock.now().UTC().Truncate(time.Microsecond)

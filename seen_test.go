@@ -185,11 +185,7 @@ func TestASuspensionSeenByASibling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var s *spy
 			e := newEnv(t, watch(&s))
-			a := e.issue()
-			b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-			require.NoError(t, err)
-			alive, err := e.store.Get(background, a.Key.ID)
-			require.NoError(t, err)
+			a, b, alive := e.twoTokens()
 			require.NoError(t, e.verify(b.Token))
 			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
 			require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
@@ -232,11 +228,7 @@ func TestASiblingAfterARestore(t *testing.T) {
 func TestASuspensionOfADamagedRowAndASibling(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))
-	a := e.issue()
-	b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
-	require.NoError(t, err)
-	alive, err := e.store.Get(background, a.Key.ID)
-	require.NoError(t, err)
+	a, b, alive := e.twoTokens()
 	require.NoError(t, e.verify(b.Token))
 	bad := alive
 	bad.Name = "changed by hand"
