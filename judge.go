@@ -87,7 +87,7 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 			return joined(ErrStanding, err)
 		}
 	}
-	if k.bound && !k.addrAllowed(r.Addr.Unmap()) {
+	if k.bound && !k.addrAllowed(r.Addr) {
 		return ErrAddr
 	}
 	if len(k.origins) > 0 && !slices.Contains(k.origins, canonicalOrigin(r.Origin)) {
@@ -100,9 +100,11 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 }
 
 // addrAllowed asks a list, which allows nobody whose address is unknown. A 4-in-6
-// address has to come as the IPv4 address that it stands for: ::/0 is no list of
-// IPv4 addresses.
+// address is the IPv4 address that it stands for: ::/0 is no list of IPv4 addresses.
+// A zone names an interface of this machine, and no network contains an address
+// that has one.
 func (t *terms) addrAllowed(addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
 	return addr.IsValid() && (t.network.Contains(addr) ||
 		slices.ContainsFunc(t.networks, func(n netip.Prefix) bool { return n.Contains(addr) }))
 }

@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // core is what Manager and Verifier share: how a token is proven against a
@@ -54,6 +56,44 @@ const knownNeeds = 0
 // parse reads a token of this program. Every fault is the same ErrInvalidToken.
 func (c *core) parse(text string) (p parsed, err error) {
 	if !c.locate(text, &p) || !p.wellFormed() {
+		return parsed{}, ErrInvalidToken
+	}
+	return p, nil
+}
+
+// maxPaste bounds what pasted looks at: anybody on the Internet may have it looked at.
+const maxPaste = 8 << 10
+
+// pasted finds the one token in what a person has copied out of a log, a header or
+// a mail. It leaves out white space and invisible characters, which copying adds and
+// mail programs wrap with, and then looks for the head: a token has one length, and
+// its checksum tells whether it is whole. Verify never reads a token so, because a
+// program knows where its token ends.
+func (c *core) pasted(text string) (p parsed, err error) {
+	if len(text) > maxPaste {
+		return parsed{}, ErrInvalidToken
+	}
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {
+			return -1
+		}
+		return r
+	}, text)
+	length := len(c.prefix) + headLen + bodyLen
+	for at := range text {
+		if len(text)-at < length || !strings.HasPrefix(text[at:], c.prefix) {
+			continue
+		}
+		q, err := c.parse(text[at : at+length])
+		switch {
+		case err != nil:
+		case p.text != "" && p.text != q.text:
+			return parsed{}, invalid("the text holds more than one token: pass one at a time")
+		default:
+			p = q
+		}
+	}
+	if p.text == "" {
 		return parsed{}, ErrInvalidToken
 	}
 	return p, nil

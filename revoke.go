@@ -196,14 +196,20 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 // works on a suspended key too; of an ended credential it is nil. Secret keys
 // only: a publishable token is public, and whoever reads a web page must not
 // end it. Where it was presented is taken from the context's actor, if there is
-// one. Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason), ErrBusy,
+// one.
+//
+// The token may stand in what a person has pasted, up to 8 KiB: with a line break or
+// "Bearer " beside it, in a header, in a line of an .env file. A text with two
+// different tokens is ErrInvalid.
+//
+// Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason, two tokens), ErrBusy,
 // ErrCorrupt, ErrUnavailable, ErrClosed.
 func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
 	reason, err := reason.valid()
 	if err != nil {
 		return err
 	}
-	p, err := m.parse(presented)
+	p, err := m.pasted(presented)
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,8 @@ func (c VerifierConfig) withDefaults() VerifierConfig {
 
 // Request is what one request wants from a key.
 type Request struct {
-	// Addr is the client's address. A key with networks is refused without it.
+	// Addr is the client's address. A key with networks is refused without it. An
+	// IPv6 zone is ignored, and a 4-in-6 address is the IPv4 address in it.
 	Addr netip.Addr
 	// Origin is the request's Origin header. A key with origins is refused
 	// without it.

@@ -91,31 +91,53 @@ func Denied(err error) Denial {
 	return d
 }
 
-// challenge is the WWW-Authenticate header of RFC 6750 §3, which every refusal
-// has that other credentials could change. Its three error codes are all that
-// the RFC has; where none fits, as for an address, there is none.
-func (d Denial) challenge(realm string) string {
-	if d.Status >= 500 {
-		return ""
+// challengesTo are the WWW-Authenticate headers of a refusal: what other credentials
+// could change has some, and a 401 always has one (RFC 9110 §15.5.2).
+func (g *Guard) challengesTo(r *http.Request, d Denial) (lines []string) {
+	for _, c := range g.challenges {
+		switch {
+		case d.Status >= 500:
+		case c.scheme == "Bearer":
+			lines = append(lines, c.text+d.bearerError())
+		case d.Status != http.StatusUnauthorized: // other schemes have no words for why
+		case c.scheme == "Basic" && fromScript(r.Header):
+		default:
+			lines = append(lines, c.text)
+		}
 	}
-	c := "Bearer realm=" + quoted(realm)
+	if len(lines) == 0 && d.Status == http.StatusUnauthorized {
+		lines = []string{"ApiKey realm=" + quoted(g.cfg.Realm)}
+	}
+	return lines
+}
+
+// fromScript tells a browser from a program. Browsers send Origin or, by the Fetch
+// metadata standard, Sec-Fetch-Mode; curl and wget, which want to hear Basic before
+// they send a user name, send neither.
+func fromScript(h http.Header) bool {
+	return len(h["Origin"]) > 0 || len(h["Sec-Fetch-Mode"]) > 0
+}
+
+// bearerError is what RFC 6750 §3 adds to the challenge. Its three error codes are
+// all that the RFC has; where none fits, as for an address, there is none.
+func (d Denial) bearerError() (params string) {
 	switch {
 	case d.Code == "credentials_missing":
-		return c // RFC 6750 §3.1: no error code for who has presented nothing
+		return "" // RFC 6750 §3.1: no error code for who has presented nothing
 	case d.Status == 400:
-		c += `, error="invalid_request"`
+		params = `, error="invalid_request"`
 	case d.Status == 401:
-		c += `, error="invalid_token"`
+		params = `, error="invalid_token"`
 	case d.Code == "insufficient_scope":
-		c += `, error="insufficient_scope"`
+		params = `, error="insufficient_scope"`
 	default:
-		return c
+		return ""
 	}
-	c += ", error_description=" + quoted(d.Detail)
+	params += ", error_description=" + quoted(d.Detail)
 	if d.Missing != nil {
-		c += ", scope=" + quoted(d.Missing.String())
+		params += ", scope=" + quoted(d.Missing.String())
 	}
-	return c
+	return params
 }
 
 // quoted writes a quoted-string (RFC 9110 §5.6.4). What a header cannot hold
@@ -150,8 +172,9 @@ func (g *Guard) answer(w http.ResponseWriter, r *http.Request, err error) {
 	h.Del("Content-Length") // of the answer that somebody had in mind before us
 	h.Del("Content-Type")
 	h.Set("Cache-Control", "no-store")
-	if c := d.challenge(g.cfg.Realm); c != "" {
-		h.Set("WWW-Authenticate", c)
+	h.Del("WWW-Authenticate")
+	for _, c := range g.challengesTo(r, d) {
+		h.Add("WWW-Authenticate", c)
 	}
 	if d.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(d.RetryAfter/time.Second)))

@@ -135,6 +135,9 @@ func TestAnswers(t *testing.T) {
 				if c.challenge != "" {
 					want.Set("WWW-Authenticate", c.challenge)
 				}
+				if c.status == 401 { // one line for each extractor
+					want.Add("WWW-Authenticate", `Basic realm="acme", charset="UTF-8"`)
+				}
 				if c.retry != "" {
 					want.Set("Retry-After", c.retry)
 				}
@@ -257,7 +260,7 @@ func TestQuoting(t *testing.T) {
 		"Zürich":        `realm="Z?rich"`,
 	} {
 		got := e.send(e.guard(httpauth.Config{Realm: realm}).Require()(h), get())
-		require.Equal(t, []string{"Bearer " + want}, got.Header["Www-Authenticate"])
+		require.Equal(t, []string{"Bearer " + want, "Basic " + want + `, charset="UTF-8"`}, got.Header["Www-Authenticate"])
 		require.Empty(t, got.Header["X"])
 	}
 	for _, c := range []struct{ ability, scope, missing string }{
@@ -346,7 +349,10 @@ func TestDeny(t *testing.T) {
 			got.Header.Del("Content-Length")
 			want := http.Header{
 				"Cache-Control": {"no-store"}, "Vary": {"Accept"},
-				"Www-Authenticate": {`Bearer realm="api", error="invalid_token", error_description="The API key is not valid."`},
+				"Www-Authenticate": {
+					`Bearer realm="api", error="invalid_token", error_description="The API key is not valid."`,
+					`Basic realm="api", charset="UTF-8"`,
+				},
 			}
 			if c.content != "" {
 				want.Set("Content-Type", c.content)

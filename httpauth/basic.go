@@ -14,6 +14,8 @@ type basic struct{}
 
 func (basic) Header() string { return "Authorization" }
 
+func (basic) Scheme() string { return "Basic" }
+
 func (basic) Extract(value string) (string, error) {
 	encoded, mine := afterScheme(value, "Basic")
 	if !mine {

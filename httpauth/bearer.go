@@ -7,6 +7,8 @@ type bearer struct{}
 
 func (bearer) Header() string { return "Authorization" }
 
+func (bearer) Scheme() string { return "Bearer" }
+
 func (bearer) Extract(value string) (string, error) {
 	token, mine := afterScheme(value, "Bearer")
 	if mine && token == "" {

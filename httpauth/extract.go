@@ -13,6 +13,10 @@ import (
 // An Extractor finds the key in one request header. It is given that header's
 // value and nothing else, so none can read the query string, which ends up in
 // logs, histories and Referer headers. [Bearer], [Basic] and [Header] ship.
+//
+// An Extractor that reads a scheme of the Authorization header (RFC 9110 §11.6.2)
+// should also have a method Scheme() string, which returns that scheme: a 401 then
+// names it. Without that method a 401 names the header.
 type Extractor interface {
 	// Header names the header that it reads. The Guard uses it to refuse
 	// repetitions and to hide the header from handlers.
@@ -51,6 +55,33 @@ type source struct {
 	header     string // canonical
 	extractors []Extractor
 }
+
+// challengesOf returns what a 401 says of each way to present a key, in the order of
+// the extractors. A header of the program's own belongs to no registered scheme; RFC
+// 9110 §11.6.1 wants a challenge all the same, so it is named under ApiKey, which
+// clients that look for Basic or Bearer pass over.
+func challengesOf(extractors []Extractor, realm string) (list []challenge) {
+	for _, e := range extractors {
+		c := challenge{"ApiKey", "ApiKey realm=" + quoted(realm) + ", header=" + quoted(headerName(e.Header()))}
+		if s, ok := e.(interface{ Scheme() string }); ok {
+			scheme := s.Scheme()
+			if !isToken(scheme) {
+				panic(fmt.Sprintf("httpauth: %q cannot be an authentication scheme", scheme))
+			}
+			c = challenge{scheme, scheme + " realm=" + quoted(realm)}
+		}
+		if c.scheme == "Basic" {
+			c.text += `, charset="UTF-8"` // RFC 7617 §2.1
+		}
+		if !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// challenge is one line of WWW-Authenticate.
+type challenge struct{ scheme, text string }
 
 // sourcesOf groups extractors, of which several may read one header.
 func sourcesOf(extractors []Extractor) (sources []source) {
@@ -161,12 +192,17 @@ func afterScheme(value, scheme string) (string, bool) {
 // headerName returns the form of a header's name that net/http keeps. It
 // panics on what can never arrive.
 func headerName(name string) string {
-	token := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
 	canonical := http.CanonicalHeaderKey(name)
-	if !token || canonical == "Host" { // which net/http moves to Request.Host
+	if !isToken(name) || canonical == "Host" { // which net/http moves to Request.Host
 		panic(fmt.Sprintf("httpauth: %q cannot be a request header here", name))
 	}
 	return canonical
+}
+
+// isToken reports whether s is a token of RFC 9110 §5.6.2, which names of headers and
+// of authentication schemes are.
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }

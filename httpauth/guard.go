@@ -26,8 +26,11 @@
 //
 // # Answers
 //
-// A refused request gets a problem (RFC 9457) with a stable code and a request
-// ID, and the challenge of RFC 6750:
+// A refused request gets a problem (RFC 9457) with a stable code and a request ID.
+// A 401 has one WWW-Authenticate for each way in which the Guard takes a key. That
+// of Bearer carries the error codes of RFC 6750, also on a 400 and a 403. That of
+// Basic is left out of an answer to a web page's script, because a browser would
+// open a box that asks for a user name.
 //
 //	400  invalid_request        two credentials, or one that cannot be read
 //	401  credentials_missing    nothing presented
@@ -61,6 +64,7 @@ type Guard struct {
 	verifier    *apikey.Verifier
 	cfg         Config
 	sources     []source
+	challenges  []challenge
 	publishable bool
 }
 
@@ -129,7 +133,8 @@ func New(v *apikey.Verifier, c Config) *Guard {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Guard{verifier: v, cfg: c, sources: sourcesOf(c.Extractors)}
+	sources := sourcesOf(c.Extractors)
+	return &Guard{verifier: v, cfg: c, sources: sources, challenges: challengesOf(c.Extractors, c.Realm)}
 }
 
 // AllowPublishable returns a Guard that takes publishable keys too. Everybody
