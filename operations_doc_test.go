@@ -2,7 +2,6 @@ package apikey_test
 
 import (
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -89,28 +88,5 @@ func TestOperationsNamesTheBounds(t *testing.T) {
 	} {
 		require.True(t, strings.Contains(textOf(t, c.file), c.code), "%s has not: %s", c.file, c.code)
 		require.True(t, strings.Contains(page, c.bound), "the page does not say: %s", c.bound)
-	}
-}
-
-// The tests that the pages name are there.
-func TestOperationsNamesWhatExists(t *testing.T) {
-	var all strings.Builder
-	for _, pattern := range []string{"*_test.go", "sqlstore/*_test.go", "pgnotify/*_test.go", "internal/*/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		require.NotEmpty(t, files)
-		for _, f := range files {
-			all.WriteString(textOf(t, f))
-		}
-	}
-	pages, err := filepath.Glob("docs/[os]*.md")
-	require.NoError(t, err)
-	require.NotEmpty(t, pages)
-	for _, page := range pages {
-		names := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(textOf(t, page), -1)
-		require.NotEmpty(t, names)
-		for _, name := range names {
-			require.True(t, strings.Contains(all.String(), "func "+name+"("), "%s: there is no %s", page, name)
-		}
 	}
 }
