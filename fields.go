@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // settable are what a merchant sets of a key, by their names in events.
@@ -61,7 +62,86 @@ func (s session) validName(r *Record) error {
 	case !storable(r.Name):
 		return invalid("name is not valid UTF-8, or has a NUL")
 	}
+	return showable(r.Name)
+}
+
+// showable refuses a name that does not show what it is: one with control characters,
+// which end a line of a log; with characters that turn the direction of what stands
+// beside it ("trojan source", CVE-2021-42574); or with invisible ones, by which two
+// names look alike or hide a text. Invisible characters that scripts and emoji are
+// written with stay where those write them: see joins. Names that were stored before
+// are never asked: they can be read, and everything else of their keys changed.
+func showable(name string) error {
+	visible := name == ""
+	runes := []rune(name)
+	for i, r := range runes {
+		before, after := rune(0), rune(0)
+		if i > 0 {
+			before = runes[i-1]
+		}
+		if i+1 < len(runes) {
+			after = runes[i+1]
+		}
+		switch {
+		case unicode.Is(unicode.Variation_Selector, r): // the form of the character before it
+			if !unicode.IsGraphic(before) || unicode.IsSpace(before) || unicode.Is(unicode.Variation_Selector, before) {
+				return unshowable(r)
+			}
+		case isTag(r): // a flag is spelled with these
+			if !inFlag(runes, i) {
+				return unshowable(r)
+			}
+		case r == zwj || r == zwnj:
+			if !joins(before, r, after) {
+				return unshowable(r)
+			}
+		case unicode.Is(unicode.Prepended_Concatenation_Mark, r): // signs around Arabic numbers, which are seen
+		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point), r == brailleBlank:
+			return unshowable(r)
+		case !unicode.IsSpace(r):
+			visible = true
+		}
+	}
+	if !visible {
+		return invalid("the name has nothing that is seen: leave it empty, or write one")
+	}
 	return nil
+}
+
+const (
+	zwj          = '\u200D' // zero-width joiner
+	zwnj         = '\u200C' // zero-width non-joiner
+	brailleBlank = '\u2800' // a symbol by its class, and a blank by its look
+	blackFlag    = '\U0001F3F4'
+	cancelTag    = '\U000E007F'
+)
+
+func unshowable(r rune) error {
+	return invalid("name has the character U+%04X, which controls the text or is not seen: leave it out", r)
+}
+
+// joins reports whether a joiner stands inside a word, where Persian, Bangla and
+// other scripts write it (also at a word's end, after the mark that it changes), or
+// between two parts of an emoji.
+func joins(before, joiner, after rune) bool {
+	part := func(r rune) bool { return unicode.In(r, unicode.L, unicode.M) }
+	emoji := func(r rune) bool { return unicode.In(r, unicode.So, unicode.Sk, unicode.M) && r != brailleBlank }
+	return part(before) && part(after) || unicode.Is(unicode.M, before) || joiner == zwj && emoji(before) && emoji(after)
+}
+
+func isTag(r rune) bool { return r >= '\U000E0020' && r <= cancelTag }
+
+// inFlag reports whether the tag at i is of a flag, such as that of Wales: a black
+// flag, up to six letters, and the end. Longer, tags are a way to hide a text.
+func inFlag(runes []rune, i int) bool {
+	first, end := i, i
+	for first > 0 && isTag(runes[first-1]) {
+		first--
+	}
+	for end < len(runes) && runes[end] != cancelTag {
+		end++
+	}
+	return first > 0 && runes[first-1] == blackFlag && end < len(runes) && end-first <= 6
 }
 
 func atMost(got, limit int, what string) error {

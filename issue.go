@@ -17,8 +17,11 @@ import (
 type IssueRequest struct {
 	Account string // empty: the actor's own; an Operator has to name it
 	Mode    Mode
-	Kind    Kind   // zero: Secret
-	Name    string // what the merchant calls it; may be empty
+	Kind    Kind // zero: Secret
+	// Name is what the merchant calls it; may be empty. Control characters, those that
+	// turn the direction of text, and invisible ones outside words and emoji are
+	// ErrInvalid.
+	Name string
 	// Abilities are texts that the Catalog knows: "payment:refund",
 	// "payment:*", "balance=read". A publishable key takes only those marked
 	// publishable.
