@@ -51,7 +51,7 @@ func TestAnotherAccountDoesNotExist(t *testing.T) {
 				before, err := e.store.Get(background, key.Key.ID)
 				require.NoError(t, err)
 				tried := 0
-				for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(e.store))} {
+				for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(unsaid{e.store}))} {
 					c.each(func(name string, call func(context.Context, target) error) {
 						for _, role := range []string{"admin", "superadmin", "operator", ""} {
 							ctx := as("acc_1", role)
@@ -148,7 +148,7 @@ func TestNoActor(t *testing.T) {
 		"an actor without ID":      apikey.WithActor(background, apikey.Actor{Account: "acc_2", Role: "admin"}),
 		"an operator without ID":   apikey.WithActor(background, apikey.Operator("")),
 	} {
-		for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(e.store))} {
+		for _, c := range []calls{managerCalls(e.manager), txCalls(e.manager.Tx(unsaid{e.store}))} {
 			c.each(func(method string, call func(context.Context, target) error) {
 				if method != "RevokeToken by token" {
 					require.ErrorIs(t, call(ctx, foreign), apikey.ErrNoActor, "%s: %s", name, method)

@@ -85,8 +85,11 @@ func (s session) do(ctx context.Context, j job) error {
 }
 
 func (s session) doAs(ctx context.Context, a Actor, j job) error {
-	if s.closed.Load() {
+	switch {
+	case s.closed.Load():
 		return ErrClosed
+	case s.unfit != nil:
+		return s.unfit
 	}
 	if j.lessens {
 		var cancel context.CancelFunc

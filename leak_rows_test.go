@@ -118,7 +118,7 @@ func (k *leakEnv) rows() map[string][]leakRow {
 // secretRows are the types that have a secret inside.
 func (k *leakEnv) secretRows() []leakRow {
 	return []leakRow{
-		rowOf(k.token), rowOf(k.pepper), rowOf(k.manager), rowOf(k.verifier), rowOf(k.manager.Tx(k.store)),
+		rowOf(k.token), rowOf(k.pepper), rowOf(k.manager), rowOf(k.verifier), rowOf(k.manager.Tx(unsaid{k.store})),
 		rowOf(k.mc.Hasher.(*apikey.HMACSHA256)), rowOf(k.vc.Hashers[1].(*apikey.Argon2id)), rowOf(k.live),
 		filled(k, k.mc), filled(k, k.vc), rowOf(k.mc), rowOf(k.vc),
 		rowOf(apikey.NewView(k.token)), rowOf(apikey.NewView(k.pepper)), rowOf(apikey.NewView[any](k.token, k.pepper)),

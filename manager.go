@@ -166,6 +166,7 @@ type session struct {
 	store  Store
 	joined bool
 	tx     *Tx
+	unfit  error // joined: the store is in no transaction
 }
 
 func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store} }

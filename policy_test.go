@@ -61,7 +61,7 @@ func TestPolicyStandsBeforeEveryMethod(t *testing.T) {
 	before, err := e.store.Get(background, key.Key.ID)
 	require.NoError(t, err)
 	tried := 0
-	for _, c := range []calls{managerCalls(refused), txCalls(refused.Tx(e.store))} {
+	for _, c := range []calls{managerCalls(refused), txCalls(refused.Tx(unsaid{e.store}))} {
 		c.each(func(name string, call func(context.Context, target) error) {
 			if slices.Contains(free, name) {
 				return

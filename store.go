@@ -43,7 +43,8 @@ import (
 // transaction of the caller, for [Manager.Tx]. There nothing is retried, Get
 // locks what it reads where the engine can, and an Apply whose comparison failed
 // has written nothing and left no failed statement, so that the transaction can
-// go on. And Purge(ctx, before, limit): it removes tombstones revoked, and items
+// go on. A method InTransaction() bool, true for what In returned and false for
+// the store itself, lets Manager.Tx refuse the wrong one of the two. And Purge(ctx, before, limit): it removes tombstones revoked, and items
 // expired, before a time at least 24 hours ago, and keeps the events.
 type Store interface {
 	// Get returns a record by its ID, tombstones included.

@@ -1,6 +1,10 @@
 package apikey
 
-import "context"
+import (
+	"context"
+	"errors"
+	"reflect"
+)
 
 // Tx is a Manager inside a caller's transaction: the merchant's row and his
 // keys commit or roll back together. Nothing in it is retried, and no second
@@ -13,13 +17,33 @@ type Tx struct {
 	notices []notice
 }
 
-// Tx joins a transaction: joined is what a store's In(tx) returned, never the
-// Store itself, which would commit each call by itself. It is of the database, and
-// has the prefix, of ManagerConfig.Store; that is not checked.
+// Tx joins a transaction: joined is what a store's In(tx) returned. It is of the
+// database, and has the prefix, of ManagerConfig.Store; that is not checked.
+//
+// If joined is in no transaction, each call would commit by itself what the
+// caller believes they can still roll back, so every method of the Tx returns
+// ErrInvalid: when joined is nil, when it is ManagerConfig.Store itself, and when
+// it has a method InTransaction() bool that returns false. A store without that
+// method is trusted to be what In returned.
 func (m *Manager) Tx(joined Store) *Tx {
 	t := &Tx{}
-	t.s = session{Manager: m, store: joined, joined: true, tx: t}
+	t.s = session{Manager: m, store: joined, joined: true, tx: t, unfit: m.outside(joined)}
 	return t
+}
+
+// outside is the error of a store that is in no transaction.
+func (m *Manager) outside(joined Store) error {
+	says, ok := joined.(interface{ InTransaction() bool })
+	given, own := reflect.ValueOf(joined), reflect.ValueOf(m.cfg.Store)
+	switch {
+	case joined == nil:
+		return invalid("Manager.Tx was given no store: pass what the store's In(tx) returned")
+	case given.Comparable() && own.Comparable() && joined == m.cfg.Store:
+		return invalid("Manager.Tx was given ManagerConfig.Store itself, which is in no transaction: pass what its In(tx) returned")
+	case ok && !says.InTransaction():
+		return invalid("Manager.Tx was given a store that is in no transaction: pass what its In(tx) returned")
+	}
+	return nil
 }
 
 // Issue is [Manager.Issue] inside the transaction.
@@ -49,12 +73,114 @@ func (t *Tx) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
 // Revoke is [Manager.Revoke] inside the transaction.
 func (t *Tx) Revoke(ctx context.Context, req RevokeRequest) error { return t.s.revoke(ctx, req) }
 
-// Committed says that the caller's commit succeeded: this node's Verifiers, the
-// Notifier and OnEvent hear of it. Without it they learn at the next sync. After
-// a rollback do not call it, and nothing was ever told.
-func (t *Tx) Committed(ctx context.Context) {
-	for _, n := range t.notices {
-		t.s.tell(ctx, n)
+// Committed makes known what the transaction changed, once it is over: this
+// node's Verifiers, the Notifier and OnEvent hear of it. Without it the Verifiers
+// learn at their next sync, and OnEvent never.
+//
+// What is told is what ManagerConfig.Store has by then: each changed key is read
+// again, and a change that is not there is not told. So Committed may be
+// deferred, and called after a rollback (also to a savepoint) or by mistake before
+// the commit: nothing that was rolled back is ever told. What was not there is
+// looked for again at the next call.
+//
+// It goes on although ctx has ended, for 5 s at most. Errors: ErrUnavailable, if
+// the store could not be asked: OnEvent has not heard of those changes, and
+// Committed may be called again. The Verifiers then read these keys before their
+// next answer. Where the pool has one connection, call it after the transaction
+// has ended, or it waits those 5 s for the connection.
+func (t *Tx) Committed(ctx context.Context) error {
+	if t.s.deaf() {
+		return nil
 	}
-	t.notices = nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	defer cancel()
+	after := aftermath{session: t.s.own(), keys: map[KeyID]*Record{}}
+	var left []notice
+	var failed []error
+	for _, n := range t.notices {
+		switch there, err := after.confirm(ctx, &n); {
+		case err != nil:
+			t.s.doubt(n.changes)
+			failed = append(failed, err)
+			left = append(left, n)
+		case !there:
+			left = append(left, n)
+		default:
+			t.s.tell(ctx, n)
+		}
+	}
+	t.notices = left
+	return errors.Join(failed...)
+}
+
+// deaf reports whether nobody would hear of a change.
+func (m *Manager) deaf() bool {
+	return len(m.cfg.Local) == 0 && m.cfg.Notifier == nil && m.cfg.OnEvent == nil
+}
+
+// aftermath is what the store says after a transaction.
+type aftermath struct {
+	session
+	keys map[KeyID]*Record // as they are now; nil: there is none
+}
+
+// confirm reports whether the store has what a notice tells, and puts the records
+// that it has now in place of those that the transaction wrote: a rollback leaves
+// no trace in a notice, and others may have changed the key since.
+func (a aftermath) confirm(ctx context.Context, n *notice) (there bool, err error) {
+	n.start = a.cfg.Now()
+	changes := make([]Change, len(n.changes))
+	for i, c := range n.changes {
+		now, err := a.record(ctx, c.Record.ID)
+		if err != nil || now == nil {
+			return false, err
+		}
+		if c.Event != nil {
+			if there, err := a.has(ctx, c.Event, now); err != nil || !there {
+				return false, err
+			}
+		}
+		changes[i] = c
+		changes[i].Record = now
+	}
+	n.changes = changes
+	return true, nil
+}
+
+func (a aftermath) record(ctx context.Context, id KeyID) (*Record, error) {
+	if r, ok := a.keys[id]; ok {
+		return r, nil
+	}
+	r, err := a.store.Get(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		a.keys[id] = nil
+	case err != nil:
+		return nil, storeError(err)
+	default:
+		a.keys[id] = &r
+	}
+	return a.keys[id], nil
+}
+
+// has reports whether an event is in the log. Mostly it is the newest of its key,
+// and the record says so.
+func (a aftermath) has(ctx context.Context, e *EventRecord, now *Record) (bool, error) {
+	if now.Version <= e.Seq {
+		return now.Version == e.Seq && now.Head == e.Hash, nil
+	}
+	for f := (EventFilter{Key: e.Key}); ; {
+		page, err := a.store.Events(ctx, f)
+		if err != nil {
+			return false, storeError(err)
+		}
+		for i := range page.Events {
+			if page.Events[i].ID == e.ID {
+				return page.Events[i].Hash == e.Hash, nil
+			}
+		}
+		if f.After = page.Next; f.After == "" {
+			return false, nil
+		}
+	}
 }

@@ -33,6 +33,10 @@ var _ apikey.Store = (*Store)(nil)
 // New returns an empty Store.
 func New() *Store { return &Store{data: newData()} }
 
+// InTransaction is false: a Store in memory has no transactions of its caller, so
+// [apikey.Manager.Tx] refuses it.
+func (s *Store) InTransaction() bool { return false }
+
 // Get implements [apikey.Store].
 func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
 	if err := ctx.Err(); err != nil {

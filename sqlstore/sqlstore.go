@@ -191,3 +191,7 @@ func (s *Store) In(tx *sql.Tx) apikey.Store {
 	joined.sql.get = s.sql.getLocked
 	return &joined
 }
+
+// InTransaction reports whether the store is one that [Store.In] returned, so that
+// apikey.Manager.Tx can refuse a store that would commit each call by itself.
+func (s *Store) InTransaction() bool { return s.tx != nil }

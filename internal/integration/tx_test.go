@@ -58,6 +58,65 @@ func TestInCommitsAndRollsBackTogether(t *testing.T) {
 	}
 }
 
+// Committed believes the store: whatever it is called after, and also while the
+// transaction is still open, only what was committed is told.
+func TestFound06CommittedBelievesTheStore(t *testing.T) {
+	for _, e := range everywhere() {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			v := newVerifier(t, s)
+			told := 0
+			m := newManager(t, s, func(c *apikey.ManagerConfig) {
+				c.Local, c.OnEvent = []*apikey.Verifier{v}, func(apikey.Event) { told++ }
+			})
+			wants(t, m.Tx(s).Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: apikey.NewKeyID()}), apikey.ErrInvalid, "in no transaction")
+			refund := apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}}
+			for _, commit := range []bool{false, true} {
+				narrow, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+				must(t, err)
+				dead, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+				must(t, err)
+				for _, k := range []apikey.Issued{narrow, dead} {
+					_, err := v.Verify(t.Context(), k.Token.Reveal(), apikey.Request{})
+					must(t, err)
+				}
+				told = 0
+				tx, err := db.BeginTx(t.Context(), nil)
+				must(t, err)
+				keys := m.Tx(s.In(tx))
+				_, err = keys.Update(adminOf("acc_1"), apikey.UpdateRequest{Key: narrow.Key.ID, Abilities: apikey.Set([]string{"payment:refund"})})
+				must(t, err)
+				must(t, keys.Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: dead.Key.ID}))
+				must(t, keys.Committed(t.Context()))
+				if told != 0 {
+					t.Errorf("commit %v: %d events are told of an open transaction", commit, told)
+				}
+				if commit {
+					must(t, tx.Commit())
+				} else {
+					must(t, tx.Rollback())
+				}
+				must(t, keys.Committed(t.Context()))
+				var mayRefund, dies error = apikey.ErrAbility, nil
+				want := 0
+				if commit {
+					mayRefund, dies, want = nil, apikey.ErrRevoked, 2
+				}
+				_, err = v.Verify(t.Context(), narrow.Token.Reveal(), refund)
+				if !errors.Is(err, mayRefund) {
+					t.Errorf("commit %v: a refund: %v", commit, err)
+				}
+				if _, err = v.Verify(t.Context(), dead.Token.Reveal(), apikey.Request{}); !errors.Is(err, dies) {
+					t.Errorf("commit %v: the revoked key: %v", commit, err)
+				}
+				if told != want {
+					t.Errorf("commit %v: %d events told", commit, told)
+				}
+			}
+		})
+	}
+}
+
 // An Apply whose comparison fails, at any of its writes, has written nothing and
 // left no failed statement: the transaction goes on.
 func TestInAfterAConflict(t *testing.T) {
