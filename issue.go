@@ -50,9 +50,12 @@ func (r IssueRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
-			first: func(s session, a Actor, _ *Record) error {
-				_, err := s.blank(accountOf(a, r.Account), r, s.cfg.Now())
-				return err
+			plan: func(_ context.Context, s session, a Actor, _ *Record, now time.Time) ([]planned, error) {
+				blank, err := s.blank(accountOf(a, r.Account), r, now)
+				if err != nil {
+					return nil, err
+				}
+				return []planned{{would: blank}}, nil
 			},
 		},
 		sum: sumOf(ActionIssue, func(c *canon) {
@@ -87,21 +90,21 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var token Token
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
-	valid := j.first
-	j.first = func(s session, a Actor, r *Record) (err error) { // a replay's grant was spent by what it repeats
-		if idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now()); err != nil {
-			return err
-		}
-		return valid(s, a, r)
+	j.first = func(s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
+		idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now())
+		return err
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account, now := accountOf(a, req.Account), s.cfg.Now()
-		var err error
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
-			if fresh, token, err = s.draw(ctx, account, req, now); err != nil {
-				fresh = nil
+			blank, err := s.blank(account, req, now)
+			if err != nil {
 				return effect{}, err
 			}
+			if token, err = s.draw(ctx, blank); err != nil {
+				return effect{}, err
+			}
+			fresh = blank
 		}
 		r := fresh.clone()
 		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}}
@@ -130,18 +133,14 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	return issued, nil
 }
 
-// draw makes a record with one credential, and its token.
-func (s session) draw(ctx context.Context, account string, req IssueRequest, now time.Time) (*Record, Token, error) {
-	r, err := s.blank(account, req, now)
-	if err != nil {
-		return nil, Token{}, err
-	}
+// draw gives a blank record its first credential, and returns the token.
+func (s session) draw(ctx context.Context, r *Record) (Token, error) {
 	cred, token, err := s.newCredential(ctx, r)
 	if err != nil {
-		return nil, Token{}, err
+		return Token{}, err
 	}
 	r.Credentials = []Credential{cred}
-	return r, token, nil
+	return token, nil
 }
 
 // blank is the record that a request asks for, checked, without a credential.
