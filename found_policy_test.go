@@ -173,9 +173,9 @@ func TestFound12PolicyRefusesByWhatIsAskedFor(t *testing.T) {
 		update := apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:verify", has})}
 		for name, call := range map[string]func() error{
 			"issue":                func() error { _, err := e.manager.Issue(e.ctx, issue); return err },
-			"issue in a tx":        func() error { _, err := e.manager.Tx(e.store).Issue(e.ctx, issue); return err },
+			"issue in a tx":        func() error { _, err := e.manager.Tx(unsaid{e.store}).Issue(e.ctx, issue); return err },
 			"update":               func() error { _, err := e.manager.Update(e.ctx, update); return err },
-			"update in a tx":       func() error { _, err := e.manager.Tx(e.store).Update(e.ctx, update); return err },
+			"update in a tx":       func() error { _, err := e.manager.Tx(unsaid{e.store}).Update(e.ctx, update); return err },
 			"challenge for issue":  func() error { _, err := e.manager.Challenge(e.ctx, "password", issue); return err },
 			"challenge for update": func() error { _, err := e.manager.Challenge(e.ctx, "password", update); return err },
 		} {
@@ -208,7 +208,7 @@ func TestFound12EveryMethodAsksAuthorizeChange(t *testing.T) {
 	policy := &seeing{refuse: func(apikey.Action, apikey.Info, apikey.Info) error { return errNoRefunds }}
 	refused := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = policy })
 	tried := 0
-	for _, c := range []calls{managerCalls(refused), txCalls(refused.Tx(e.store))} {
+	for _, c := range []calls{managerCalls(refused), txCalls(refused.Tx(unsaid{e.store}))} {
 		c.each(func(name string, call func(context.Context, target) error) {
 			if slices.Contains(free, name) {
 				return
