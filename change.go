@@ -207,7 +207,7 @@ func (c *cache) put(e *entry, k *liveKey, readAt instant) {
 		c.unlink(e)
 	}
 	k.readAt, k.epoch = readAt, c.epoch.Load()
-	k.usedAt.Store(old.usedAt.Load())
+	k.usedUntil.Store(old.usedUntil.Load())
 	k.touched.Store(old.touched.Load())
 	e.place.key.Store(k)
 	if moved {

@@ -56,7 +56,12 @@
 //	err = m.Retire(ctx, apikey.RetireRequest{Key: id, Credential: old})               // nobody uses it any more
 //	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, At: saturday})            // from then on, the new one
 //	err = m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: id})                // before then
-//	due, err := m.List(ctx, apikey.ListRequest{DueBefore: time.Now()})                // whom to remind: RotateMonths
+//
+// Keys with RotateMonths become due, and nothing is rotated behind anybody's back.
+// Whom to remind, without keys that are revoked, suspended or expired:
+//
+//	now := time.Now()
+//	due, err := m.List(ctx, apikey.ListRequest{DueBefore: now, State: apikey.Active, NotExpiredAt: now})
 //
 // What is to end sooner than VerifierConfig.Sync is heard of by other nodes
 // when they next ask.

@@ -202,7 +202,10 @@ type Info struct {
 	ExpiresAt    time.Time // the first instant at which it is refused; zero: never
 	RevokedAt    time.Time // zero: not revoked
 	RevokeReason Reason
-	LastUsed     time.Time // of any credential; from management late by a few seconds, from Verify as old as what it has in memory; zero: never
+	// LastUsed is of any credential, and earlier than the last use by less than
+	// VerifierConfig.LastUsedEvery and 3 s. From Verify it is as old as what it has
+	// in memory. Zero: never.
+	LastUsed     time.Time
 	RotateMonths int       // remind after so many months; 0: never
 	RotateDue    time.Time // zero: never
 
@@ -217,7 +220,7 @@ type CredentialInfo struct {
 	Hint      string    // last four characters of the token, for people
 	NotBefore time.Time // first instant at which it is accepted; zero: from its creation
 	NotAfter  time.Time // first instant at which it is refused; zero: never
-	LastUsed  time.Time // late by a few seconds; zero: never
+	LastUsed  time.Time // as exact as [Info.LastUsed]; zero: never
 	Ended     bool      // retired or replaced
 	Pepper    uint8     // slot of the pepper that minted it; 0: none
 	Public    Token     // a publishable token; zero for others

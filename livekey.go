@@ -12,9 +12,8 @@ import (
 // It is four lines of memory, of 64 bytes each, and begins where one does: a hit
 // reads the first three.
 type liveKey struct {
-	usedAt  atomic.Int64 // see usage.mark
-	marked  atomic.Bool
-	touched atomic.Bool // hit since warm's hand passed
+	usedUntil atomic.Int64 // see usage.mark
+	touched   atomic.Bool  // hit since warm's hand passed
 	view
 	_ [32]byte
 }

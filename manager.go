@@ -259,12 +259,15 @@ type ListRequest struct {
 	NameContains   string
 	NeverUsed      bool
 	UnusedSince    time.Time // not used at or after it, and created before it
-	ExpiringBefore time.Time
-	DueBefore      time.Time // rotation is due at or before it
-	Pepper         uint8     // still depends on the pepper of this slot
-	Untagged       bool      // has a live token that no pepper has minted
-	Cursor         Cursor    // of the page before; empty: the newest
-	Limit          int       // 1 to 1000; 0: 100
+	ExpiringBefore time.Time // expires, and before it
+	// NotExpiredAt selects keys that never expire, or after it. Together with
+	// State: Active and the present time: the keys that are usable now.
+	NotExpiredAt time.Time
+	DueBefore    time.Time // rotation is due at or before it
+	Pepper       uint8     // still depends on the pepper of this slot
+	Untagged     bool      // has a live token that no pepper has minted
+	Cursor       Cursor    // of the page before; empty: the newest
+	Limit        int       // 1 to 1000; 0: 100
 }
 
 // KeyList is one page of keys.
@@ -304,7 +307,7 @@ func (r ListRequest) filter(account string) Filter {
 	return Filter{
 		Account: account, Mode: r.Mode, Kind: r.Kind, State: r.State, NameContains: r.NameContains,
 		NeverUsed: r.NeverUsed, UnusedSince: micros(r.UnusedSince), ExpiringBefore: micros(r.ExpiringBefore),
-		DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Untagged: r.Untagged, Limit: r.Limit,
+		NotExpiredAt: micros(r.NotExpiredAt), DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Untagged: r.Untagged, Limit: r.Limit,
 	}
 }
 

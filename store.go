@@ -114,7 +114,8 @@ type Store interface {
 	// Upkeep swaps single columns of credentials by their old value. It changes
 	// no version, writes no event and is not in Changed. A swap whose old value
 	// does not match, or whose credential is gone, is skipped without an error.
-	// The others of the batch are done, in one transaction.
+	// The others of the batch are done, in one transaction, in the order of the
+	// batch, which may list a credential more than once.
 	Upkeep(ctx context.Context, batch []Upkeep) error
 }
 
@@ -210,13 +211,24 @@ type Item struct {
 // ItemKind separates the items of different purposes; at most 32 bytes.
 type ItemKind string
 
-// Upkeep is up to three swaps on one credential, each on its own: of LastUsed
-// if it is not zero, of the hash if NewHash is not empty, of the sealed copy if
-// NewSealed is not empty. An empty old value stands for "there is none".
+// Upkeep is up to three swaps on one credential, live or ended, each on its own:
+// of LastUsed if it is later than the zero time, of the hash if NewHash is not
+// empty, of the sealed copy if NewSealed is not empty. An empty old value stands
+// for "there is none".
 type Upkeep struct {
 	Credential CredentialID
-	// LastUsed moves forward only: an older time is skipped.
+	// LastUsed is written where no time is stored, where the stored time is
+	// before UsedBefore, and where the stored time is later than the store's own
+	// clock (the database's) says it is now. It moves forward only, so a
+	// UsedBefore that is zero or later than LastUsed counts as LastUsed.
+	//
+	// A LastUsed that is later than the store's clock is written as the time of
+	// that clock. So a node whose clock was years ahead leaves nothing in the
+	// future, and what such a node wrote is replaced at the next use.
 	LastUsed time.Time
+	// UsedBefore lets many nodes write one time a minute: each passes the
+	// beginning of the minute, and the first of them writes.
+	UsedBefore time.Time
 	// NewHash and NewCheck together replace hash and check where the hash is
 	// OldHash.
 	OldHash, NewHash string

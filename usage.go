@@ -2,6 +2,7 @@ package apikey
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"sync"
@@ -11,11 +12,17 @@ import (
 // usage collects when credentials were last used, so that a verification
 // writes to memory and the store hears of it in batches. A killed process loses
 // flushEvery of it at most, and nothing else.
+//
+// A credential's time is divided into windows of VerifierConfig.LastUsedEvery,
+// the same ones on every node. A node asks for the first use of each window to
+// be written, and the store writes it if it has none of that window yet. So a
+// key that is in use all the time is written once a window by all nodes
+// together, and what is stored is off by less than a window.
 type usage struct {
-	mu     sync.Mutex
-	last   map[CredentialID]time.Time
-	marked []*liveKey // that were used; each says when
-	most   int        // of marked: a key that is not in the cache is another at every verification
+	every int64 // a window, in microseconds
+
+	mu   sync.Mutex
+	last map[CredentialID]int64 // what is to be written, in microseconds since 1970
 }
 
 const (
@@ -23,70 +30,57 @@ const (
 	flushBatch = 500
 	// flushFailures is how many batches fail before it is the store that is away.
 	flushFailures = 3
-	// usageGrain is what a last use may be off by, beside the time until it is
-	// written. A key in heavy use is marked ten times a second, not a million
-	// times: all processors share the line of memory that a mark writes.
-	usageGrain = 100 * time.Millisecond
-	// foldMarked is how many marked keys are let go of at once when there are too
-	// many. Verifications wait for it, so it is no more than a fraction of a
-	// millisecond's work.
-	foldMarked = 1 << 10
 )
 
-// mark notes the use of a key, at so many microseconds since 1970.
+func newUsage(every time.Duration) usage {
+	return usage{every: max(1, every.Microseconds()), last: map[CredentialID]int64{}}
+}
+
+// window is the beginning of the window that a use is in. The windows of
+// different credentials begin at different times, so that a node does not ask for
+// all its keys in the same second.
+func (u *usage) window(id CredentialID, at int64) int64 {
+	offset := int64(binary.BigEndian.Uint64(id[:]) >> 1)
+	into := (at - offset%u.every) % u.every
+	if into < 0 {
+		into += u.every
+	}
+	return at - into
+}
+
+// mark notes the use of a key, at so many microseconds since 1970. All
+// processors share the line of memory that it writes, so it does that once a
+// window, not a million times a second.
 func (u *usage) mark(k *liveKey, at int64) {
-	if at < k.usedAt.Load()+usageGrain.Microseconds() {
+	// Of the window that was noted? Unsigned, so that one beyond it, which a clock
+	// has left that was ahead, is another one too.
+	end := k.usedUntil.Load()
+	if uint64(end-1-at) < uint64(u.every) {
 		return
 	}
-	k.usedAt.Store(at)
-	// Who drains clears the flag before it reads the time, so this mark is either
-	// read now or listed again.
-	if !k.marked.Swap(true) {
+	id := k.info.Credential
+	if k.usedUntil.CompareAndSwap(end, u.window(id, at)+u.every) {
 		u.mu.Lock()
-		if u.marked = append(u.marked, k); len(u.marked) >= u.most {
-			rest := len(u.marked) - foldMarked
-			u.last = fold(u.last, u.marked[rest:])
-			clear(u.marked[rest:])
-			u.marked = u.marked[:rest]
-		}
+		u.last[id] = max(at, u.last[id])
 		u.mu.Unlock()
 	}
 }
 
-// drain takes what was collected. Verifications do not wait while it is counted.
-func (u *usage) drain() map[CredentialID]time.Time {
+// drain takes what was collected.
+func (u *usage) drain() map[CredentialID]int64 {
 	u.mu.Lock()
-	last, marked := u.last, u.marked
-	u.last, u.marked = nil, nil
-	u.mu.Unlock()
-	return fold(last, marked)
-}
-
-// fold adds the IDs and times of marked keys, which are not needed after that.
-func fold(last map[CredentialID]time.Time, marked []*liveKey) map[CredentialID]time.Time {
-	if last == nil {
-		last = make(map[CredentialID]time.Time, len(marked))
-	}
-	for _, k := range marked {
-		k.marked.Store(false)
-		keepLatest(last, k.info.Credential, time.UnixMicro(k.usedAt.Load()))
-	}
+	defer u.mu.Unlock()
+	last := u.last
+	u.last = map[CredentialID]int64{}
 	return last
 }
 
 // restore keeps what could not be written for the next time.
-func (u *usage) restore(last map[CredentialID]time.Time) {
+func (u *usage) restore(last map[CredentialID]int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for id, at := range u.last {
-		keepLatest(last, id, at)
-	}
-	u.last = last
-}
-
-func keepLatest(m map[CredentialID]time.Time, id CredentialID, at time.Time) {
-	if at.After(m[id]) {
-		m[id] = at
+	for id, at := range last {
+		u.last[id] = max(at, u.last[id])
 	}
 }
 
@@ -105,7 +99,8 @@ func (v *Verifier) flush(ctx context.Context) error {
 	for batch := range slices.Chunk(ids, flushBatch) {
 		ups := make([]Upkeep, len(batch))
 		for i, id := range batch {
-			ups[i] = Upkeep{Credential: id, LastUsed: micros(last[id])}
+			at := last[id]
+			ups[i] = Upkeep{Credential: id, LastUsed: time.UnixMicro(at).UTC(), UsedBefore: time.UnixMicro(v.usage.window(id, at)).UTC()}
 		}
 		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
 			failed = unavailable(err)

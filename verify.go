@@ -55,6 +55,11 @@ type VerifierConfig struct {
 	AcceptUntagged bool
 	// ReadOnly writes nothing: no last used, no renewed hashes.
 	ReadOnly bool
+	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. For a token that is
+	// in use all the time one row is written in so long, by all nodes together
+	// that have the same value here. The first use of a token is written at once,
+	// which is to say within 3 s, as is every other that is written.
+	LastUsedEvery time.Duration
 
 	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache.
 	MaxEntries int
@@ -90,6 +95,7 @@ func (c VerifierConfig) withDefaults() VerifierConfig {
 	c.Sync = or(c.Sync, time.Second)
 	c.MaxStale = or(c.MaxStale, 120*time.Second)
 	c.MaxAge = or(c.MaxAge, 5*time.Minute)
+	c.LastUsedEvery = or(c.LastUsedEvery, time.Minute)
 	c.Trace = or(c.Trace, &Trace{})
 	c.Logger = or(c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
@@ -123,7 +129,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		return nil, invalid("VerifierConfig.Store is required")
 	case c.Mode != Live && c.Mode != Test && c.Mode != AnyMode:
 		return nil, invalid("VerifierConfig.Mode is required: apikey.Live, apikey.Test or apikey.AnyMode")
-	case c.MaxAge < 0 || c.MaxStale < 0 || c.ColdReads < 0 || c.MaxBytes < 0 || c.MaxEntries < -1:
+	case c.MaxAge < 0 || c.MaxStale < 0 || c.LastUsedEvery < 0 || c.ColdReads < 0 || c.MaxBytes < 0 || c.MaxEntries < -1:
 		return nil, invalid("VerifierConfig: bounds cannot be negative")
 	}
 	core, err := newCore(c.Prefix, c.Catalog, c.Hashers, c.Peppers, c.AcceptUntagged)
@@ -137,9 +143,8 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
 		coldReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
-		tasks:     newTasks(), renewing: make(chan struct{}, 1),
+		tasks:     newTasks(), renewing: make(chan struct{}, 1), usage: newUsage(c.LastUsedEvery),
 	}
-	v.usage.most = max(foldMarked, c.MaxEntries) // the cache holds on to as many anyway
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks, v.flushes.tasks = v.tasks, v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close(ctx)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -206,11 +207,25 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	return nil
 }
 
+// lastUsed is the time that is stored after an Upkeep, where it was until now.
+func lastUsed(was time.Time, u apikey.Upkeep, now time.Time) time.Time {
+	used := canonical(u.LastUsed)
+	before := canonical(u.UsedBefore)
+	if before.IsZero() || before.After(used) {
+		before = used
+	}
+	if !used.After(time.Time{}) || !was.IsZero() && !was.Before(before) && !was.After(now) {
+		return was
+	}
+	if used.After(now) { // the clock of some node is ahead
+		return now
+	}
+	return used
+}
+
 // swap does those of the three swaps whose old value is the stored one.
 func swap(c *apikey.Credential, u apikey.Upkeep, dead bool) {
-	if used := canonical(u.LastUsed); used.After(c.LastUsed) {
-		c.LastUsed = used
-	}
+	c.LastUsed = lastUsed(c.LastUsed, u, canonical(time.Now()))
 	if u.NewHash != "" && c.Hash == u.OldHash {
 		c.Hash, c.Check = u.NewHash, bytes.Clone(u.NewCheck)
 	}

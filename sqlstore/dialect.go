@@ -73,7 +73,10 @@ type engine interface {
 	// claim locks credentials for what Upkeep writes, or fails with what is
 	// retryable where somebody else has one of them. "": nobody else can.
 	claim([]apikey.CredentialID) query
-	// touch moves last_used forward.
+	// claimUses is claim of those credentials that touch would write. The others
+	// are only read: most of what many nodes ask for one of them has written.
+	claimUses([]use) query
+	// touch writes last_used; see use.
 	touch([]use) query
 
 	// changed is Changed, with a limit that is in range.

@@ -304,18 +304,38 @@ func (e mysql) claim(ids []apikey.CredentialID) query {
 	return b.query()
 }
 
-// touch: without the casts the columns of used would be text of the connection.
-func (e mysql) touch(uses []use) query {
-	b := e.builder()
-	b.add("UPDATE (")
+// used is the uses as a table, for claimUses and touch. Without the casts its
+// columns would be text of the connection.
+func (e mysql) used(b *builder, uses []use) {
+	b.add("(")
 	for i, u := range uses {
 		if i > 0 {
 			b.add(" UNION ALL ")
 		}
-		b.add("SELECT CAST(", b.arg(u.id[:]), " AS BINARY(16)) AS id, CAST(", b.arg(u.at), " AS DATETIME(6)) AS at")
+		b.add("SELECT CAST(", b.arg(u.id[:]), " AS BINARY(16)) AS id, CAST(", b.arg(u.at), " AS DATETIME(6)) AS at, CAST(",
+			b.arg(u.before), " AS DATETIME(6)) AS before_at")
 	}
-	b.add(") used JOIN apikey_credentials c ON c.id = used.id SET c.last_used = used.at",
-		" WHERE c.last_used IS NULL OR c.last_used < used.at")
+	b.add(") used")
+}
+
+// mysqlDue is where a use is written.
+const mysqlDue = "(c.last_used IS NULL OR c.last_used < used.before_at OR c.last_used > UTC_TIMESTAMP(6))"
+
+// claimUses: a derived table has no statistics, and the other way round every
+// credential would be locked.
+func (e mysql) claimUses(uses []use) query {
+	b := e.builder()
+	b.add("SELECT STRAIGHT_JOIN c.id FROM ")
+	e.used(b, uses)
+	b.add(" JOIN apikey_credentials c FORCE INDEX (PRIMARY) ON c.id = used.id WHERE ", mysqlDue, " ORDER BY c.id FOR UPDATE NOWAIT")
+	return b.query()
+}
+
+func (e mysql) touch(uses []use) query {
+	b := e.builder()
+	b.add("UPDATE ")
+	e.used(b, uses)
+	b.add(" JOIN apikey_credentials c ON c.id = used.id SET c.last_used = LEAST(used.at, UTC_TIMESTAMP(6)) WHERE ", mysqlDue)
 	return b.query()
 }
 

@@ -231,14 +231,32 @@ func (e postgres) claim(ids []apikey.CredentialID) query {
 	return b.query()
 }
 
-func (e postgres) touch(uses []use) query {
+// claimUses and touch both begin with the uses as a table.
+func (e postgres) used(uses []use) *builder {
 	b := e.builder()
-	b.add("WITH used (id, at) AS (VALUES ")
+	b.add("WITH used (id, at, before) AS (VALUES ")
 	for i, u := range uses {
-		b.add(comma(i), "(", b.arg(u.id[:]), "::bytea, ", b.arg(u.at), "::timestamptz)")
+		b.add(comma(i), "(", b.arg(u.id[:]), "::bytea, ", b.arg(u.at), "::timestamptz, ", b.arg(u.before), "::timestamptz)")
 	}
-	b.add(") UPDATE apikey_credentials c SET last_used = used.at FROM used",
-		" WHERE c.id = used.id AND (c.last_used IS NULL OR c.last_used < used.at)")
+	b.add(") ")
+	return b
+}
+
+// postgresDue is where a use is written. In a transaction of the caller now()
+// would be as old as that is.
+const postgresDue = "(c.last_used IS NULL OR c.last_used < used.before OR c.last_used > statement_timestamp())"
+
+func (e postgres) claimUses(uses []use) query {
+	b := e.used(uses)
+	b.add("SELECT c.id FROM used JOIN apikey_credentials c ON c.id = used.id WHERE ", postgresDue,
+		" ORDER BY c.id FOR NO KEY UPDATE OF c NOWAIT")
+	return b.query()
+}
+
+func (e postgres) touch(uses []use) query {
+	b := e.used(uses)
+	b.add("UPDATE apikey_credentials c SET last_used = LEAST(used.at, statement_timestamp()) FROM used",
+		" WHERE c.id = used.id AND ", postgresDue)
 	return b.query()
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -246,14 +247,19 @@ func (e sqlite) items(f apikey.ItemFilter, limit int, _ bool) query {
 
 func (sqlite) claim([]apikey.CredentialID) query { return query{} }
 
+func (sqlite) claimUses([]use) query { return query{} }
+
+// touch: the engine runs in this process, so its clock is this process's. SQLite
+// has no function for it that knows microseconds.
 func (e sqlite) touch(uses []use) query {
 	b := e.builder()
-	b.add("WITH used (id, at) AS (VALUES ")
+	b.add("WITH used (id, at, before, now) AS (VALUES ")
+	now := at(time.Now())
 	for i, u := range uses {
-		b.add(comma(i), "(", b.arg(u.id[:]), ", ", b.arg(u.at), ")")
+		b.add(comma(i), "(", b.arg(u.id[:]), ", ", b.arg(u.at), ", ", b.arg(u.before), ", ", b.arg(now), ")")
 	}
-	b.add(") UPDATE apikey_credentials SET last_used = used.at FROM used",
-		" WHERE apikey_credentials.id = used.id AND (last_used IS NULL OR last_used < used.at)")
+	b.add(") UPDATE apikey_credentials SET last_used = min(used.at, used.now) FROM used WHERE apikey_credentials.id = used.id",
+		" AND (last_used IS NULL OR last_used < used.before OR last_used > used.now)")
 	return b.query()
 }
 

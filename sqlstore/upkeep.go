@@ -5,14 +5,16 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
 
-// use is the last use of one credential, in microseconds.
+// use is the last use of one credential. It is written where none is stored, one
+// before the other time, or one that the database's clock has not reached.
 type use struct {
-	id apikey.CredentialID
-	at moment
+	id         apikey.CredentialID
+	at, before moment
 }
 
 // usesAtOnce bounds the arguments of one statement: engines and poolers have
@@ -30,15 +32,20 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	if len(batch) == 0 {
 		return ctx.Err()
 	}
-	uses, ids := lastUses(batch), credentialsIn(batch)
+	uses, ids := lastUses(batch), swapped(batch)
 	return s.retry(ctx, "upkeep", func() error {
 		return s.atomically(ctx, func(c conn) error {
 			for chunk := range slices.Chunk(ids, usesAtOnce) {
-				if err := s.claim(ctx, c, chunk); err != nil {
+				if err := s.claim(ctx, c, s.engine.claim(chunk)); err != nil {
 					return err
 				}
 			}
-			for chunk := range slices.Chunk(uses, usesAtOnce) {
+			for _, chunk := range uses {
+				if err := s.claim(ctx, c, s.engine.claimUses(chunk)); err != nil {
+					return err
+				}
+			}
+			for _, chunk := range uses {
 				q := s.engine.touch(chunk)
 				if _, err := s.exec(ctx, c, q.sql, q.args...); err != nil {
 					return err
@@ -56,8 +63,7 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 
 // claim does nothing in the caller's transaction, where nothing can be begun
 // again.
-func (s *Store) claim(ctx context.Context, c conn, ids []apikey.CredentialID) error {
-	q := s.engine.claim(ids)
+func (s *Store) claim(ctx context.Context, c conn, q query) error {
 	if s.tx != nil || q.sql == "" {
 		return nil
 	}
@@ -80,33 +86,42 @@ func (s *Store) swap(ctx context.Context, c conn, u apikey.Upkeep) error {
 	return nil
 }
 
-// credentialsIn are the IDs of a batch, each once, in their order.
-func credentialsIn(batch []apikey.Upkeep) []apikey.CredentialID {
-	ids := make([]apikey.CredentialID, len(batch))
-	for i, u := range batch {
-		ids[i] = u.Credential
+// swapped are the credentials of a batch whose hash or sealed copy may be
+// replaced, each once, in the order of their IDs.
+func swapped(batch []apikey.Upkeep) []apikey.CredentialID {
+	var ids []apikey.CredentialID
+	for _, u := range batch {
+		if u.NewHash != "" || len(u.NewSealed) > 0 {
+			ids = append(ids, u.Credential)
+		}
 	}
 	slices.SortFunc(ids, func(a, b apikey.CredentialID) int { return bytes.Compare(a[:], b[:]) })
 	return slices.Compact(ids)
 }
 
-// lastUses has one entry a credential, the latest, in the order of their IDs,
-// so that two nodes lock rows in the same order.
-func lastUses(batch []apikey.Upkeep) []use {
-	latest := map[apikey.CredentialID]int64{}
+// lastUses are the uses of a batch for one statement after the other: none has a
+// credential twice, or more rows than fit. They are in the order of their IDs, so
+// that two nodes lock rows in the same order.
+func lastUses(batch []apikey.Upkeep) (chunks [][]use) {
+	var rounds [][]use
+	seen := map[apikey.CredentialID]int{}
 	for _, u := range batch {
-		if u.LastUsed.IsZero() {
+		if !u.LastUsed.After(time.Time{}) {
 			continue
 		}
-		at := u.LastUsed.UnixMicro()
-		if was, ok := latest[u.Credential]; !ok || at > was {
-			latest[u.Credential] = at
+		next := use{u.Credential, at(u.LastUsed), at(u.UsedBefore)}
+		if u.UsedBefore.IsZero() || next.before.micros > next.at.micros {
+			next.before = next.at
 		}
+		n := seen[u.Credential]
+		if seen[u.Credential]++; n == len(rounds) {
+			rounds = append(rounds, nil)
+		}
+		rounds[n] = append(rounds[n], next)
 	}
-	uses := make([]use, 0, len(latest))
-	for id, at := range latest {
-		uses = append(uses, use{id, moment{at, true}})
+	for _, uses := range rounds {
+		slices.SortFunc(uses, func(a, b use) int { return bytes.Compare(a.id[:], b.id[:]) })
+		chunks = slices.AppendSeq(chunks, slices.Chunk(uses, usesAtOnce))
 	}
-	slices.SortFunc(uses, func(a, b use) int { return bytes.Compare(a.id[:], b.id[:]) })
-	return uses
+	return chunks
 }

@@ -102,6 +102,69 @@ func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, e
 	return r, err
 }
 
+// everyUse writes what it is told, as stores did before there was UsedBefore.
+type everyUse struct{ apikey.Store }
+
+func (s everyUse) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	batch = slices.Clone(batch)
+	for i := range batch {
+		batch[i].UsedBefore = time.Time{}
+	}
+	return s.Store.Upkeep(ctx, batch)
+}
+
+// credulous takes the time of a node whose clock is ahead.
+type credulous struct {
+	apikey.Store
+	future sync.Map
+}
+
+func (s *credulous) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	for _, u := range batch {
+		if u.LastUsed.After(time.Now()) {
+			s.future.Store(u.Credential, u.LastUsed)
+		}
+	}
+	return s.Store.Upkeep(ctx, batch)
+}
+
+func (s *credulous) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	for i := range r.Credentials {
+		if at, ok := s.future.Load(r.Credentials[i].ID); ok {
+			r.Credentials[i].LastUsed = at.(time.Time).UTC()
+		}
+	}
+	return r, err
+}
+
+// onlyForward never replaces a later time, whatever the clock says.
+type onlyForward struct{ apikey.Store }
+
+func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	batch = slices.Clone(batch)
+	for i, u := range batch {
+		r, err := s.Store.Lookup(ctx, u.Credential)
+		for _, c := range r.Credentials {
+			if err == nil && c.ID == u.Credential && c.LastUsed.After(u.LastUsed) {
+				batch[i].LastUsed = time.Time{}
+			}
+		}
+	}
+	return s.Store.Upkeep(ctx, batch)
+}
+
+// lastEntry collects a batch in a map.
+type lastEntry struct{ apikey.Store }
+
+func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	last := map[apikey.CredentialID]apikey.Upkeep{}
+	for _, u := range batch {
+		last[u.Credential] = u
+	}
+	return s.Store.Upkeep(ctx, slices.Collect(maps.Values(last)))
+}
+
 type impatient struct{ apikey.Store }
 
 func (s impatient) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {

@@ -64,8 +64,10 @@ func timesExact(e *env) {
 
 		r := e.record("acct")
 		e.apply(e.write(r))
-		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: t})
-		e.equal(fmt.Sprintf("LastUsed %v by Upkeep", t), e.credential(r.ID, 0).LastUsed, t)
+		if t.Before(time.Now().Add(-48 * time.Hour)) { // later ones: see upkeepFuture
+			e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: t})
+			e.equal(fmt.Sprintf("LastUsed %v by Upkeep", t), e.credential(r.ID, 0).LastUsed, t)
+		}
 	}
 }
 

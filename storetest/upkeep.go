@@ -12,7 +12,10 @@ var upkeep = []testCase{
 	{"survives an Apply", "what Upkeep swapped between a read and an Apply survives the Apply: Hash, Check, Sealed, SealedKEK and LastUsed of a stored credential are left alone, whatever the record says", upkeepSurvives},
 	{"wrong old value", "a swap whose old value does not match is skipped without an error; the others of the batch are done, also those of the same credential", upkeepSkips},
 	{"zero is left alone", "what is zero in an Upkeep is left alone", upkeepZero},
-	{"forward only", "LastUsed never moves back", upkeepForward},
+	{"forward only", "LastUsed never moves back from a time that the store's clock has reached", upkeepForward},
+	{"once a window", "LastUsed is written where none is stored or one before UsedBefore, which counts as LastUsed if it is zero or later", upkeepWindow},
+	{"not in the future", "a LastUsed later than the store's clock is written as the time of that clock, and a stored one is replaced by an earlier one", upkeepFuture},
+	{"listed twice", "the swaps of a credential that a batch lists more than once are made in the order of the batch", upkeepTwice},
 	{"ended", "ending a credential clears its sealed copy, and an ended credential takes none back", upkeepEnded},
 	{"revoked", "revoking a key clears all its sealed copies, and it takes none back", upkeepRevoked},
 	{"no version", "Upkeep changes no version and writes no event", upkeepNoVersion},
@@ -129,6 +132,70 @@ func upkeepForward(e *env) {
 	late := apikey.Upkeep{Credential: id, LastUsed: latest.Add(time.Hour)}
 	e.upkeep(late, apikey.Upkeep{Credential: id, LastUsed: latest})
 	e.equal("LastUsed after a batch out of order", e.credential(r.ID, 0).LastUsed, late.LastUsed)
+}
+
+func upkeepWindow(e *env) {
+	second := func(n int) time.Time { return epoch.Add(time.Duration(n) * time.Second) }
+	for _, c := range []struct{ stored, used, before, want int }{
+		{-1, 10, 0, 10}, // -1: never used
+		{-1, 10, 10, 10},
+		{10, 50, 0, 10},
+		{10, 50, 10, 10},
+		{10, 50, 11, 50},
+		{10, 70, 60, 70},
+		{59, 60, 60, 60},
+		{60, 119, 60, 60},
+		{60, 59, 59, 60},
+		{60, 59, 90, 60}, // later than the use: only forward
+		{60, 80, 90, 80},
+	} {
+		r := e.record("acct")
+		if c.stored >= 0 {
+			r.Credentials[0].LastUsed = second(c.stored)
+		}
+		e.apply(e.write(r))
+		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: second(c.used), UsedBefore: second(c.before)})
+		e.equal(fmt.Sprintf("LastUsed of %+v", c), e.credential(r.ID, 0).LastUsed, second(c.want))
+	}
+}
+
+// upkeepFuture cannot know the store's clock: of a server it may be a day off.
+func upkeepFuture(e *env) {
+	for _, ahead := range []time.Duration{50 * time.Hour, 5 * 365 * 24 * time.Hour} {
+		for _, before := range []time.Time{{}, time.Now().Add(ahead - time.Minute)} {
+			r := e.record("acct")
+			e.apply(e.write(r))
+			e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: time.Now().Add(ahead), UsedBefore: before})
+			if got := e.credential(r.ID, 0).LastUsed; got.After(time.Now().Add(24*time.Hour)) || got.Before(time.Now().Add(-24*time.Hour)) {
+				e.Errorf("a node whose clock is %v ahead left LastUsed %v", ahead, got)
+			}
+		}
+	}
+	for _, stored := range []time.Time{time.Now().Add(50 * time.Hour).UTC(), instants[len(instants)-1]} {
+		r := e.record("acct")
+		r.Credentials[0].LastUsed = stored.Truncate(time.Microsecond)
+		e.apply(e.write(r))
+		used := e.tick()
+		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used, UsedBefore: used.Add(-time.Minute)})
+		e.equal(fmt.Sprintf("LastUsed where %v was stored", stored), e.credential(r.ID, 0).LastUsed, used)
+		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used.Add(-time.Second)})
+		e.equal("LastUsed of an earlier use", e.credential(r.ID, 0).LastUsed, used)
+	}
+}
+
+func upkeepTwice(e *env) {
+	r, id := e.sealed()
+	second := func(n int) time.Time { return epoch.Add(time.Hour + time.Duration(n)*time.Second) }
+	want := r.Credentials[0]
+	want.LastUsed, want.Hash, want.Check = second(40), "third", []byte("3")
+	want.Sealed, want.SealedKEK = []byte("third"), "kek/3"
+	e.upkeep(
+		apikey.Upkeep{Credential: id, LastUsed: second(10), OldHash: r.Credentials[0].Hash, NewHash: "second", NewCheck: []byte("2")},
+		apikey.Upkeep{Credential: id, LastUsed: second(40), UsedBefore: second(20), OldSealed: r.Credentials[0].Sealed, NewSealed: []byte("second"), NewKEK: "kek/2"},
+		apikey.Upkeep{Credential: id, LastUsed: second(50), UsedBefore: second(30), OldHash: "second", NewHash: "third", NewCheck: []byte("3")},
+		apikey.Upkeep{Credential: id, OldHash: "second", NewHash: "never", OldSealed: []byte("second"), NewSealed: []byte("third"), NewKEK: "kek/3"},
+	)
+	e.equal("credential", e.credential(r.ID, 0), want)
 }
 
 func upkeepEnded(e *env) {

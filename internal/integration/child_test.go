@@ -38,6 +38,7 @@ var children = map[string]func(args []string) error{
 	"freeze":  verifyWhenThawed,
 	"watch":   watchUntilTold,
 	"migrate": migrateAndStay,
+	"use":     useAll,
 }
 
 // child is a process that was started.
