@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -20,7 +21,7 @@ var errMoved = errors.New("sqlstore: not the version that was compared with")
 // the same version cannot both write the next one.
 func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	for _, ch := range changes {
-		if err := check(ch); err != nil {
+		if err := check(ch, s.engine.latest()); err != nil {
 			return err
 		}
 	}
@@ -36,8 +37,10 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	})
 }
 
-func check(ch apikey.Change) error {
+func check(ch apikey.Change, latest time.Time) error {
 	switch {
+	case outside(ch, latest):
+		return fmt.Errorf("%w: a time is not of the years 1 to %d", apikey.ErrInvalid, latest.Year())
 	case ch.Record != nil && ch.Event == nil:
 		return fmt.Errorf("%w: a record is never written without its event", apikey.ErrInvalid)
 	case ch.Event != nil && ch.Event.ID != ch.ID:

@@ -247,9 +247,44 @@ type moment struct {
 	some   bool
 }
 
+// earliest is the first time that can be stored. The last is the engine's: see
+// [engine.latest].
+var earliest time.Time
+
 // at floors to what is stored. The two times that lists are ordered by are
-// never none: their zero is the year 1, and comes back as it.
-func at(t time.Time) moment { return moment{t.UnixMicro(), true} }
+// never none: their zero is the year 1, and comes back as it. Of a time that 64
+// bits of microseconds do not hold it is the nearest that they do: see outside.
+func at(t time.Time) moment {
+	switch {
+	case t.Before(earliest):
+		t = earliest
+	case t.After(latestMicros):
+		t = latestMicros
+	}
+	return moment{t.UnixMicro(), true}
+}
+
+// latestMicros is the end of the last year that 64 bits of microseconds hold.
+var latestMicros = time.Date(294_246, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+
+// outside reports whether a change has a time that the engine cannot keep: an
+// error now is better than another time later.
+func outside(ch apikey.Change, latest time.Time) bool {
+	var times []time.Time
+	if r := ch.Record; r != nil {
+		times = append(times, r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue)
+		for _, c := range r.Credentials {
+			times = append(times, c.NotBefore, c.NotAfter, c.LastUsed)
+		}
+	}
+	for _, it := range ch.Items {
+		times = append(times, it.ExpiresAt)
+	}
+	if ch.Event != nil {
+		times = append(times, ch.Event.Time)
+	}
+	return slices.ContainsFunc(times, func(t time.Time) bool { return t.Before(earliest) || t.After(latest) })
+}
 
 // orNone is for the other times, whose zero is none.
 func orNone(t time.Time) moment {
@@ -278,7 +313,7 @@ func (m *moment) Scan(value any) error {
 	case int64:
 		*m = moment{v, true}
 	case time.Time:
-		*m = at(v)
+		*m = moment{v.UnixMicro(), true}
 	default:
 		return fmt.Errorf("a time came as %T", value)
 	}

@@ -51,5 +51,7 @@ func parseCursor(c apikey.Cursor, list byte) (*position, error) {
 			return p, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: not a cursor of this list", apikey.ErrInvalid)
+	return nil, errNoCursor
 }
+
+var errNoCursor = fmt.Errorf("%w: not a cursor of this list", apikey.ErrInvalid)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -89,6 +90,8 @@ type engine interface {
 	isolation() sql.IsolationLevel
 	// moment is how a time is passed to the drivers.
 	moment(moment) any
+	// latest is the last time that a column holds.
+	latest() time.Time
 
 	// taken: an INSERT found that its row exists, where the engine has no way to
 	// say that but an error.
@@ -159,6 +162,8 @@ type builder struct {
 	sql  strings.Builder
 	args []any
 	word string // what joins the next condition: WHERE, then AND
+
+	latest time.Time // that a column of times holds
 }
 
 // arg takes an argument and returns how it is written.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/go-apikey/apikey"
 )
@@ -56,7 +55,7 @@ func parseWindow(c apikey.Cursor) (window, error) {
 			return w, nil
 		}
 	}
-	return window{}, fmt.Errorf("%w: not a cursor of this list", apikey.ErrInvalid)
+	return window{}, errNoCursor
 }
 
 // windows are the two queries of a feed that is read by windows. Both begin

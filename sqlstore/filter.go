@@ -1,6 +1,10 @@
 package sqlstore
 
-import "github.com/go-apikey/apikey"
+import (
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
 
 // What follows is written alike for every engine: the conditions of a filter on
 // the columns of apikey_keys (called stored where another table is asked about
@@ -58,19 +62,34 @@ func (b *builder) times(f apikey.Filter) {
 		b.where("NOT ", credential, "c.last_used IS NOT NULL)")
 	}
 	if !f.UnusedSince.IsZero() {
-		since := ceil(f.UnusedSince)
-		b.where("created_at < ", b.arg(since))
-		b.where("NOT ", credential, "c.last_used >= ", b.arg(since), ")")
+		b.where(b.time("created_at", "<", f.UnusedSince))
+		b.where("NOT ", credential, b.time("c.last_used", ">=", f.UnusedSince), ")")
 	}
 	if !f.ExpiringBefore.IsZero() {
-		b.where("expires_at < ", b.arg(ceil(f.ExpiringBefore)))
+		b.where(b.time("expires_at", "<", f.ExpiringBefore))
 	}
 	if !f.NotExpiredAt.IsZero() {
-		b.where("(expires_at IS NULL OR expires_at > ", b.arg(at(f.NotExpiredAt)), ")")
+		b.where("(expires_at IS NULL OR ", b.time("expires_at", ">", f.NotExpiredAt), ")")
 	}
 	if !f.DueBefore.IsZero() {
-		b.where("rotate_due <= ", b.arg(at(f.DueBefore)))
+		b.where(b.time("rotate_due", "<=", f.DueBefore))
 	}
+}
+
+// time is how a column of times is compared with a caller's time, which may be
+// any: one before the first or after the last that the column can hold is no
+// argument for the engine, which would fail, or worse, take it for another.
+func (b *builder) time(column, than string, t time.Time) string {
+	less := than[0] == '<'
+	switch {
+	case t.Before(earliest) && less, t.After(b.latest) && !less:
+		return "FALSE"
+	case t.Before(earliest), t.After(b.latest):
+		return column + " IS NOT NULL"
+	case than == "<", than == ">=":
+		return column + " " + than + " " + b.arg(ceil(t))
+	}
+	return column + " " + than + " " + b.arg(at(t))
 }
 
 // credential begins a condition on some credential c of the key.

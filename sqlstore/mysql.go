@@ -131,7 +131,17 @@ func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error
 func (mysql) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
 
 // moment is text, because the driver has another meaning for the zero time.
-func (mysql) moment(m moment) any { return m.time().Format("2006-01-02 15:04:05.000000") }
+// Only a last use can be beyond the latest time, and then the server's own counts.
+func (e mysql) moment(m moment) any {
+	t := m.time()
+	if t.After(e.latest()) {
+		t = e.latest()
+	}
+	return t.Format("2006-01-02 15:04:05.000000")
+}
+
+// latest: a DATETIME ends with the year 9999.
+func (mysql) latest() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC) }
 
 // mysqlError is the server's number of an error, 0 if it is not from there. The
 // driver has it in a field, and in front of its text.
@@ -248,7 +258,9 @@ ON DUPLICATE KEY UPDATE number = number`,
 	}
 }
 
-func (mysql) builder() *builder { return &builder{mark: func(int) string { return "?" }} }
+func (e mysql) builder() *builder {
+	return &builder{mark: func(int) string { return "?" }, latest: e.latest()}
+}
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -58,6 +59,8 @@ func (postgres) alone(ctx context.Context, db *sql.DB, work func(conn) error) er
 func (postgres) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
 
 func (postgres) moment(m moment) any { return m.time() }
+
+func (postgres) latest() time.Time { return latestMicros } // timestamptz ends thirty years later
 
 // taken never: ON CONFLICT DO NOTHING fails no statement, and a failed one would
 // end the caller's transaction.
@@ -177,8 +180,8 @@ WHERE i.kind = old.kind AND i.id = old.id AND i.version = old.version`,
 	}
 }
 
-func (postgres) builder() *builder {
-	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }}
+func (e postgres) builder() *builder {
+	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }, latest: e.latest()}
 }
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then

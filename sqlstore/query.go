@@ -89,7 +89,7 @@ func scanRecords(rr *recordRows, rows *sql.Rows) error { return rr.scan(rows) }
 // List implements [apikey.Store]. A page is one query: no record of it is put
 // together from two versions.
 func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
-	after, limit, err := begin(f.After, listCursor, f.Limit)
+	after, limit, err := s.begin(f.After, listCursor, f.Limit)
 	if err != nil {
 		return apikey.Page{}, err
 	}
@@ -125,7 +125,7 @@ func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 	if f.Chain {
 		list = chainCursor
 	}
-	after, limit, err := begin(f.After, list, f.Limit)
+	after, limit, err := s.begin(f.After, list, f.Limit)
 	if err != nil {
 		return apikey.EventPage{}, err
 	}
@@ -225,13 +225,17 @@ func scanItem(all *[]apikey.Item, rows *sql.Rows) error {
 	return nil
 }
 
-// begin reads what the paged lists have in common.
-func begin(after apikey.Cursor, list byte, limit int) (*position, int, error) {
+// begin reads what the paged lists have in common. A cursor is text from outside:
+// one whose time no row can have was made by somebody else.
+func (s *Store) begin(after apikey.Cursor, list byte, limit int) (*position, int, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
 		return nil, 0, err
 	}
 	from, err := parseCursor(after, list)
+	if from != nil && list != chainCursor && (from.at < at(earliest).micros || from.at > at(s.engine.latest()).micros) {
+		return nil, 0, errNoCursor
+	}
 	return from, limit, err
 }
 

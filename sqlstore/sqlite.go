@@ -127,6 +127,8 @@ func (sqlite) isolation() sql.IsolationLevel { return sql.LevelDefault }
 
 func (sqlite) moment(m moment) any { return m.micros }
 
+func (sqlite) latest() time.Time { return latestMicros }
+
 func (sqlite) noTable(err error) bool { return strings.Contains(err.Error(), "no such table") }
 
 // The columns of a row, in its order.
@@ -209,7 +211,9 @@ ON CONFLICT (id) DO NOTHING`,
 	}
 }
 
-func (sqlite) builder() *builder { return &builder{mark: func(int) string { return "?" }} }
+func (e sqlite) builder() *builder {
+	return &builder{mark: func(int) string { return "?" }, latest: e.latest()}
+}
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.

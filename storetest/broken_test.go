@@ -35,6 +35,16 @@ var mistakes = []mistake{
 	{"case folded", "isolation/records", wrap(func(s apikey.Store) apikey.Store { return folding{s} })},
 	{"inclusive bound", "filters/one by one", wrap(func(s apikey.Store) apikey.Store { return inclusive{s} })},
 	{"milliseconds", "times/exact", wrap(func(s apikey.Store) apikey.Store { return coarse{s} })},
+	{"wrapped micros", "times/far filters", wrap(func(s apikey.Store) apikey.Store { return wrapping{s} })},
+	{"last time is excluded", "times/far filters", wrap(func(s apikey.Store) apikey.Store { return clamping{s} })},
+	{"another time is kept", "times/far values", wrap(func(s apikey.Store) apikey.Store { return obliging{s} })},
+	{"one far use fails a batch", "times/far uses", wrap(func(s apikey.Store) apikey.Store { return choosy{s} })},
+	{"purge by nanoseconds", "times/far purges", func(b *storetest.Backend) {
+		purge := b.Purge
+		b.Purge = func(ctx context.Context, before time.Time, limit int) (int, error) {
+			return purge(ctx, time.Unix(0, before.UnixNano()), limit)
+		}
+	}},
 	{"padded strings", "strings/records", wrap(func(s apikey.Store) apikey.Store { return trimming{s} })},
 	{"expired items hidden", "items/expired", wrap(func(s apikey.Store) apikey.Store { return judging{s} })},
 	{"ended not found", "credentials/of a dead key", wrap(func(s apikey.Store) apikey.Store { return liveOnly{s} })},
@@ -128,6 +138,26 @@ func (s coarse) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 	r, err := s.Store.Get(ctx, id)
 	r.RotateDue = r.RotateDue.Truncate(time.Millisecond)
 	return r, err
+}
+
+// wrapping passes times as 64 bits of microseconds.
+type wrapping struct{ apikey.Store }
+
+func (s wrapping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	if !f.ExpiringBefore.IsZero() {
+		f.ExpiringBefore = time.UnixMicro(f.ExpiringBefore.UnixMicro())
+	}
+	return s.Store.List(ctx, f)
+}
+
+// clamping bounds times by the last one of a column, which "before" then excludes.
+type clamping struct{ apikey.Store }
+
+func (s clamping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	if last := time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC); f.ExpiringBefore.After(last) {
+		f.ExpiringBefore = last
+	}
+	return s.Store.List(ctx, f)
 }
 
 type trimming struct{ apikey.Store }

@@ -165,6 +165,33 @@ func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	return s.Store.Upkeep(ctx, slices.Collect(maps.Values(last)))
 }
 
+// obliging keeps the last time that there is instead of a later one.
+type obliging struct{ apikey.Store }
+
+func (s obliging) Apply(ctx context.Context, changes ...apikey.Change) error {
+	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	for i, c := range changes {
+		if c.Record != nil && c.Record.ExpiresAt.After(last) {
+			r := *c.Record
+			r.ExpiresAt = last
+			changes[i].Record = &r
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+// choosy refuses a batch for one time in it.
+type choosy struct{ apikey.Store }
+
+func (s choosy) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	for _, u := range batch {
+		if u.LastUsed.Year() > 9999 {
+			return apikey.ErrInvalid
+		}
+	}
+	return s.Store.Upkeep(ctx, batch)
+}
+
 type impatient struct{ apikey.Store }
 
 func (s impatient) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {

@@ -3,6 +3,8 @@ package storetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -171,6 +173,7 @@ func single() (all []apikey.Filter) {
 func filtersAlone(e *env) {
 	records := e.population(120)
 	e.create(records...)
+	everyField(e, append(single(), apikey.Filter{Account: "acct", NameContains: "ILL"}))
 	for _, f := range single() {
 		f.Limit = 50
 		e.selects(f, records, true)
@@ -180,6 +183,17 @@ func filtersAlone(e *env) {
 	}
 	for _, f := range []apikey.Filter{{Account: "acct", NameContains: "%%"}, {Account: "acct", NameContains: "a.b"}, {Pepper: 60}, {OtherMAC: 60}} {
 		e.selects(f, records, false) // none, or all
+	}
+}
+
+// everyField fails where a Filter has a field that no filter sets.
+func everyField(e *env, filters []apikey.Filter) {
+	for i := range reflect.TypeFor[apikey.Filter]().NumField() {
+		name := reflect.TypeFor[apikey.Filter]().Field(i).Name
+		set := slices.ContainsFunc(filters, func(f apikey.Filter) bool { return !reflect.ValueOf(f).Field(i).IsZero() })
+		if !set && name != "After" && name != "Limit" {
+			e.Fatalf("storetest: no case is about Filter.%s", name)
+		}
 	}
 }
 

@@ -1,7 +1,11 @@
 package storetest
 
 import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -12,6 +16,28 @@ var times = []testCase{
 	{"exact", "every time comes back to the microsecond, in UTC, from before 1970 to the year 9999", timesExact},
 	{"zero", "the zero time is none and comes back as the zero time; the first instant of 1970 is a time", timesZero},
 	{"order", "lists are ordered and filtered by time also before 1970", timesOrder},
+	{"far filters", "a time in a Filter may be any, finer than a microsecond and beyond what a column holds: what Filter.Match selects is selected", timesFarFilters},
+	{"far values", "Apply refuses a time that it cannot keep with ErrInvalid, and writes nothing; it never keeps another", timesFarValues},
+	{"far uses", "Upkeep takes any time of use: a later one than the store's clock is that clock's, one before the year 1 is none", timesFarUses},
+	{"far purges", "Purge takes any time in the past; one in the future is ErrInvalid, however far", timesFarPurges},
+	{"far cursors", "a cursor whose time no record can have is ErrInvalid, or goes on from there", timesFarCursors},
+}
+
+// far are times that one column or other cannot hold, and near misses of those
+// that every column does. The last ones overflow 64 bits of microseconds.
+var far = []time.Time{
+	time.Date(-5000, 1, 1, 0, 0, 0, 0, time.UTC),
+	time.Date(0, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
+	time.Time{}.Add(time.Nanosecond),
+	epoch.Add(-time.Nanosecond), epoch.Add(time.Nanosecond),
+	instants[len(instants)-1].Add(time.Nanosecond), // after the last microsecond of the year 9999
+	time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC),
+	time.Date(20_000, 2, 29, 1, 2, 3, 4, time.UTC),
+	time.Date(200_000, 2, 29, 1, 2, 3, 4, time.UTC),
+	time.Date(294_277, 1, 1, 0, 0, 0, 0, time.UTC),
+	time.Date(300_000, 1, 1, 0, 0, 0, 0, time.UTC),
+	time.Date(-300_000, 1, 1, 0, 0, 0, 0, time.UTC),
+	time.Unix(1<<60, 0), time.Unix(-1<<60, 0),
 }
 
 var instants = []time.Time{
@@ -99,6 +125,150 @@ func timesOrder(e *env) {
 	for _, t := range instants {
 		for _, f := range []apikey.Filter{{ExpiringBefore: t}, {NotExpiredAt: t}, {DueBefore: t}, {UnusedSince: t}} {
 			e.selects(f, records, false)
+		}
+	}
+}
+
+// timesFarFilters asks by every field of a Filter that is a time, whatever they are.
+func timesFarFilters(e *env) {
+	var records []apikey.Record
+	for _, t := range append(slices.Clone(instants), epoch) {
+		c := e.dated(t)
+		e.apply(c)
+		records = append(records, *c.Record)
+	}
+	none := e.record("acct")
+	e.apply(e.write(none))
+	records = append(records, none)
+	asked := 0
+	for i := range reflect.TypeFor[apikey.Filter]().NumField() {
+		for _, t := range far {
+			var f apikey.Filter
+			if field, is := reflect.ValueOf(&f).Elem().Field(i).Addr().Interface().(*time.Time); is {
+				*field = t
+				e.selects(f, records, false)
+				asked++
+			}
+		}
+	}
+	if asked == 0 {
+		e.Error("storetest: a Filter has no times")
+	}
+}
+
+func timesFarValues(e *env) {
+	stored := e.record("acct")
+	e.apply(e.write(stored))
+	columns := []func(c *apikey.Change, t time.Time){
+		func(c *apikey.Change, t time.Time) { c.Record.CreatedAt = t },
+		func(c *apikey.Change, t time.Time) { c.Record.ExpiresAt = t },
+		func(c *apikey.Change, t time.Time) { c.Record.RevokedAt = t },
+		func(c *apikey.Change, t time.Time) { c.Record.RotateDue = t },
+		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].NotBefore = t },
+		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].NotAfter = t },
+		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].LastUsed = t },
+		func(c *apikey.Change, t time.Time) { c.Event.Time = t },
+		func(c *apikey.Change, t time.Time) { c.Items[0].ExpiresAt = t },
+	}
+	for _, t := range far {
+		if t = t.UTC(); t.Nanosecond()%1000 != 0 { // the caller truncates
+			continue
+		}
+		for i, set := range columns {
+			c := e.write(e.record("acct"))
+			c.Items = []apikey.Item{item(c.Record.ID.String(), 1, "")}
+			set(&c, t)
+			what := fmt.Sprintf("time %d of a change is in the year %d", i, t.Year())
+			switch err := e.Store.Apply(e.ctx, e.write(next(stored)), c); {
+			case err == nil:
+				stored = next(stored)
+				e.comesBack(what, c)
+			case !errors.Is(err, apikey.ErrInvalid):
+				e.Errorf("%s: got error %v, want %q", what, err, apikey.ErrInvalid)
+			default:
+				_, err := e.Store.Get(e.ctx, c.Record.ID)
+				e.fails(what+": Get", err, apikey.ErrNotFound)
+				e.equal(what+": events", len(e.events(apikey.EventFilter{Key: c.Record.ID})), 0)
+				e.equal(what+": the other change", e.get(stored.ID), stored)
+			}
+		}
+	}
+}
+
+func timesFarUses(e *env) {
+	for _, t := range far {
+		r, bystander := e.record("acct"), e.record("acct")
+		e.apply(e.writes(r, bystander)...)
+		used := e.tick()
+		for _, before := range []time.Time{{}, t.Add(-time.Minute), epoch} {
+			e.upkeep(
+				apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: t, UsedBefore: before},
+				apikey.Upkeep{Credential: bystander.Credentials[0].ID, LastUsed: used, UsedBefore: t},
+			)
+		}
+		e.equal(fmt.Sprintf("LastUsed beside one of %v", t), e.credential(bystander.ID, 0).LastUsed, used)
+		got := e.credential(r.ID, 0).LastUsed
+		switch {
+		case t.After(time.Now()):
+			if got.After(time.Now().Add(24*time.Hour)) || got.Before(time.Now().Add(-24*time.Hour)) {
+				e.Errorf("a use in the year %d left LastUsed %v", t.Year(), got)
+			}
+		case t.Before(time.Time{}):
+			e.equal(fmt.Sprintf("LastUsed of a use in the year %d", t.Year()), got, time.Time{})
+		}
+	}
+}
+
+func timesFarPurges(e *env) {
+	e.needsPurge()
+	r := e.dead(instants[0])
+	for _, t := range far {
+		if t.After(instants[0]) && t.Before(time.Now()) { // which would purge it
+			continue
+		}
+		n, err := e.Purge(e.ctx, t, 10)
+		if t.After(time.Now()) {
+			e.fails(fmt.Sprintf("Purge before %v", t), err, apikey.ErrInvalid)
+		} else {
+			e.ok(err)
+		}
+		e.equal("purged", n, 0)
+	}
+	e.equal("record", e.get(r.ID), r)
+}
+
+// timesFarCursors makes cursors as somebody would who knows how most stores do:
+// microseconds or nanoseconds in eight bytes.
+func timesFarCursors(e *env) {
+	e.create(e.spread(3)...)
+	for _, read := range []func(after apikey.Cursor, limit int) (apikey.Cursor, error){
+		func(after apikey.Cursor, limit int) (apikey.Cursor, error) {
+			page, err := e.Store.List(e.ctx, apikey.Filter{After: after, Limit: limit})
+			return page.Next, err
+		},
+		func(after apikey.Cursor, limit int) (apikey.Cursor, error) {
+			page, err := e.Store.Events(e.ctx, apikey.EventFilter{After: after, Limit: limit})
+			return page.Next, err
+		},
+	} {
+		sound, err := read("", 1)
+		e.ok(err)
+		for head := range 2 { // the letters of a list that stand before the rest
+			text := string(sound[head:])
+			b, err := base64.RawURLEncoding.DecodeString(text)
+			if err != nil {
+				continue
+			}
+			for at := 0; at+8 <= len(b); at++ {
+				for _, n := range []uint64{0, 1 << 62, 1<<63 - 1, 1 << 63, 3 << 62, 1<<64 - 1} {
+					forged := slices.Clone(b)
+					binary.BigEndian.PutUint64(forged[at:], n)
+					_, err := read(sound[:head]+apikey.Cursor(base64.RawURLEncoding.EncodeToString(forged)), 10)
+					if err != nil && !errors.Is(err, apikey.ErrInvalid) {
+						e.Errorf("a cursor that somebody else made: got error %v, want none or %q", err, apikey.ErrInvalid)
+					}
+				}
+			}
 		}
 	}
 }
