@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
 	"github.com/go-apikey/apikey/storetest"
 )
@@ -17,7 +18,7 @@ func TestContractTwoNodesOneFile(t *testing.T) {
 		one, two := openDB(t, path), openDB(t, path)
 		store := migrated(t, one)
 		return storetest.Backend{
-			Store: store, Other: newStore(t, two), Purge: store.Purge,
+			Store: store, Other: newStore(t, two), Purge: store.Purge, In: inTx(one, store),
 			Backup: func(t *testing.T) func(t *testing.T) { return backup(t, one, "apikey_") },
 		}
 	})
@@ -31,10 +32,25 @@ func TestContractOneConnectionInMemory(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, store.Migrate(t.Context()))
 		return storetest.Backend{
-			Store: store, Purge: store.Purge,
+			Store: store, Purge: store.Purge, In: inTx(db, store),
 			Backup: func(t *testing.T) func(t *testing.T) { return backup(t, db, "shop_2_") },
 		}
 	})
+}
+
+// inTx is a transaction of a program, and the store in it.
+func inTx(db *sql.DB, s *sqlstore.Store) func(t *testing.T) (apikey.Store, func(bool) error) {
+	return func(t *testing.T) (apikey.Store, func(bool) error) {
+		tx, err := db.BeginTx(context.Background(), nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { tx.Rollback() })
+		return s.In(tx), func(commit bool) error {
+			if commit {
+				return tx.Commit()
+			}
+			return tx.Rollback()
+		}
+	}
 }
 
 // backup copies the database to a file; restore puts every row back as it was

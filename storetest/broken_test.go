@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -24,6 +25,14 @@ type mistake struct {
 // wrap puts a store that is wrong in one method before the sound one.
 func wrap(make func(apikey.Store) apikey.Store) func(*storetest.Backend) {
 	return func(b *storetest.Backend) { b.Store = make(b.Store) }
+}
+
+// in puts one before the store inside a transaction.
+func in(make func(apikey.Store, func(bool) error) (apikey.Store, func(bool) error)) func(*storetest.Backend) {
+	return func(b *storetest.Backend) {
+		sound := b.In
+		b.In = func(t *testing.T) (apikey.Store, func(bool) error) { return make(sound(t)) }
+	}
 }
 
 var mistakes = []mistake{
@@ -47,6 +56,30 @@ var mistakes = []mistake{
 	}},
 	{"padded strings", "strings/records", wrap(func(s apikey.Store) apikey.Store { return trimming{s} })},
 	{"expired items hidden", "items/expired", wrap(func(s apikey.Store) apikey.Store { return judging{s} })},
+	{"versions of 32 bits", "conflict/record", wrap(func(s apikey.Store) apikey.Store { return narrow{s, 32} })},
+	{"versions of 32 bits in items", "conflict/item", wrap(func(s apikey.Store) apikey.Store { return narrow{s, 32} })},
+	{"versions of 31 bits", "conflict/record", wrap(func(s apikey.Store) apikey.Store { return narrow{s, 31} })},
+	{"a new ended credential keeps its copy", "credentials/inserted ended", wrap(func(s apikey.Store) apikey.Store { return &retentive{Store: s} })},
+	{"an older use stops the hash", "upkeep/each on its own", wrap(func(s apikey.Store) apikey.Store { return allOrNothing{s} })},
+	{"upkeep of ended credentials ignored", "upkeep/of ended credentials", wrap(func(s apikey.Store) apikey.Store { return neglectful{s} })},
+	{"no credential without a key", "events/columns", wrap(func(s apikey.Store) apikey.Store { return relational{s} })},
+	{"sequence of 32 bits", "events/columns", wrap(func(s apikey.Store) apikey.Store { return narrow{s, 32} })},
+	{"cursor with a filter in it", "order/another filter", wrap(func(s apikey.Store) apikey.Store { return &sticky{Store: s} })},
+	{"not in the transaction", "in a transaction/rolled back", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return s, func(bool) error { return end(true) }
+	})},
+	{"never committed", "in a transaction/committed", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return s, func(bool) error { return end(false) }
+	})},
+	{"half of a conflict stays", "in a transaction/failed comparison", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return apart{s}, end
+	})},
+	{"a conflict ends it", "in a transaction/failed comparison", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return &aborted{Store: s}, end
+	})},
+	{"read beside it", "in a transaction/sees itself", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return &outsider{Store: s}, end
+	})},
 	{"ended not found", "credentials/of a dead key", wrap(func(s apikey.Store) apikey.Store { return liveOnly{s} })},
 	{"Apply writes Upkeep's columns", "upkeep/survives an Apply", wrap(func(s apikey.Store) apikey.Store { return overwriting{s} })},
 	{"last used moves back", "upkeep/forward only", wrap(func(s apikey.Store) apikey.Store { return &lastWriter{Store: s} })},
@@ -78,6 +111,7 @@ var mistakes = []mistake{
 // lacking is no mistake: the group named is skipped.
 var lacking = []mistake{
 	{"no Purge", "purge", func(b *storetest.Backend) { b.Purge = nil }},
+	{"no In", "in_a_transaction", func(b *storetest.Backend) { b.In = nil }},
 	{"no Backup", "restored_backup", func(b *storetest.Backend) { b.Backup = nil }},
 }
 

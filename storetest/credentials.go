@@ -14,6 +14,7 @@ var credentials = []testCase{
 	{"twice", "a credential ID that a record lists twice is a failed comparison", credentialTwice},
 	{"set free", "a credential that one change drops is another record's to list in the next one", credentialSetFree},
 	{"columns", "of a stored credential NotBefore, NotAfter, Ended, Hint, Public and Pepper are written", credentialColumns},
+	{"inserted ended", "a new credential that is Ended, or of a revoked record, has no sealed copy, whatever the record passed in says", credentialInsertedEnded},
 	{"of a dead key", "ended credentials and those of revoked and suspended keys are found by Lookup", credentialOfDead},
 }
 
@@ -132,6 +133,38 @@ func credentialColumns(e *env) {
 			e.equal("Get", e.get(r.ID), r)
 		}
 	}
+}
+
+func credentialInsertedEnded(e *env) {
+	sealed := func(ended bool) apikey.Credential {
+		c := e.full("acct").Credentials[0]
+		c.Ended = ended
+		return c
+	}
+	unsealed := func(r apikey.Record) apikey.Record {
+		r.Credentials = slices.Clone(r.Credentials)
+		for i := range r.Credentials {
+			if c := &r.Credentials[i]; c.Ended || !r.RevokedAt.IsZero() {
+				c.Sealed, c.SealedKEK = nil, ""
+			}
+		}
+		return r
+	}
+	r := e.record("acct")
+	r.Credentials = []apikey.Credential{sealed(false), sealed(true)}
+	e.apply(e.write(r))
+	e.equal("with a new record", e.get(r.ID), unsealed(r))
+
+	r = next(unsealed(r), func(r *apikey.Record) { r.Credentials = append(r.Credentials, sealed(true), sealed(false)) })
+	e.apply(e.write(r))
+	e.equal("with a later version", e.get(r.ID), unsealed(r))
+
+	dead := e.record("acct")
+	dead.RevokedAt, dead.Credentials = e.tick(), []apikey.Credential{sealed(false), sealed(true)}
+	e.apply(e.write(dead))
+	e.equal("with a revoked record", e.get(dead.ID), unsealed(dead))
+	e.equal("by List", e.list(apikey.Filter{State: apikey.Revoked}), []apikey.Record{unsealed(dead)})
+	e.equal("keys with a copy of another KEK", len(e.list(apikey.Filter{SealedKEKNot: "another"})), 1)
 }
 
 func credentialOfDead(e *env) {

@@ -11,6 +11,7 @@ import (
 
 var events = []testCase{
 	{"round trip", "every column of an event comes back as it was written", eventRoundTrip},
+	{"columns", "each column of an event is kept whatever the others are: a Credential also without a Key, a Seq of 63 bits", eventColumns},
 	{"body", "Body is kept verbatim: any bytes, up to 64 KiB", eventBody},
 	{"chain", "a chain is the events of a key that have a Seq, by Seq ascending, whatever their times", eventChain},
 	{"unique", "an event's ID is unique", eventUnique},
@@ -27,6 +28,41 @@ func eventRoundTrip(e *env) {
 	e.apply(c, about)
 	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*about.Event, *ev})
 	e.equal("chain", e.events(apikey.EventFilter{Key: ev.Key, Chain: true}), []apikey.EventRecord{*ev})
+}
+
+func eventColumns(e *env) {
+	set := []func(*apikey.EventRecord){
+		func(ev *apikey.EventRecord) { ev.Account = "acct" },
+		func(ev *apikey.EventRecord) { ev.Mode = apikey.Live },
+		func(ev *apikey.EventRecord) { ev.Key = apikey.NewKeyID() },
+		func(ev *apikey.EventRecord) { ev.Credential = apikey.NewCredentialID() },
+		func(ev *apikey.EventRecord) { ev.Actor = "actor" },
+		func(ev *apikey.EventRecord) { ev.Action = "key.test" },
+		func(ev *apikey.EventRecord) { ev.Body = []byte("body") },
+		func(ev *apikey.EventRecord) { ev.Hash = [32]byte{1} },
+	}
+	var want []apikey.EventRecord
+	for all := range 1 << len(set) { // every set of columns
+		c := e.note("")
+		*c.Event = apikey.EventRecord{ID: c.ID, Time: c.Event.Time}
+		for i, column := range set {
+			if all>>i&1 == 1 {
+				column(c.Event)
+			}
+		}
+		e.apply(c)
+		want = append([]apikey.EventRecord{*c.Event}, want...)
+	}
+	e.equal("Events", e.events(apikey.EventFilter{}), want)
+
+	key, chain := apikey.NewKeyID(), []apikey.EventRecord(nil)
+	for _, seq := range []uint64{1, 2, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 1<<32 + 1, 1<<53 + 1, 1<<62 + 1, 1<<63 - 1} {
+		c := e.note("acct")
+		c.Event.Key, c.Event.Seq = key, seq
+		e.apply(c)
+		chain = append(chain, *c.Event)
+	}
+	e.equal("a chain of high numbers by 3", e.events(apikey.EventFilter{Key: key, Chain: true, Limit: 3}), chain)
 }
 
 func eventBody(e *env) {

@@ -19,6 +19,7 @@ var order = []testCase{
 	{"items while others write", "an item that exists during the whole walk is seen exactly once, whatever is written meanwhile", itemsMeanwhile},
 	{"limits", "a limit of 0 is 100, 1 to 1000 is itself, and anything else is ErrInvalid", limits},
 	{"cursors in a URL", "a cursor is text that can stand in a URL", cursorsInURL},
+	{"another filter", "a cursor that is used with another filter goes on at its place or is ErrInvalid: nothing is shown that the filter does not select", cursorOfAnotherFilter},
 	{"garbage cursor", "a cursor that the store did not make is ErrInvalid", garbageCursor},
 }
 
@@ -261,6 +262,39 @@ func cursorsInURL(e *env) {
 	for what, c := range map[string]apikey.Cursor{"List": list.Next, "Events": events.Next, "Changed": e.now()} {
 		if c == "" || url.QueryEscape(string(c)) != string(c) {
 			e.Errorf("%s: cursor %q", what, c)
+		}
+	}
+}
+
+func cursorOfAnotherFilter(e *env) {
+	records := e.spread(40)
+	for i := range records {
+		records[i].Account = []string{"acct", "other"}[i%2]
+		records[i].Mode = apikey.Mode(1 + i/2%2)
+	}
+	e.create(records...)
+	filters := []apikey.Filter{{}, {Account: "acct"}, {Account: "other", Mode: apikey.Test}, {NeverUsed: true, Mode: apikey.Live}}
+	for _, from := range filters {
+		from.Limit = 5
+		page, err := e.Store.List(e.ctx, from)
+		e.ok(err)
+		last := page.Records[len(page.Records)-1]
+		for _, f := range filters {
+			f.After, f.Limit = page.Next, 1000
+			got, err := e.Store.List(e.ctx, f)
+			if err != nil {
+				e.fails("List after a page of another filter", err, apikey.ErrInvalid)
+				continue
+			}
+			var want []apikey.Record
+			for _, r := range newestFirst(append(records, last)) {
+				if r.CreatedAt.Before(last.CreatedAt) || r.CreatedAt.Equal(last.CreatedAt) && bytes.Compare(r.ID[:], last.ID[:]) < 0 {
+					if f.Match(&r) {
+						want = append(want, r)
+					}
+				}
+			}
+			e.equal(fmt.Sprintf("List with %+v after a page of %+v", f, from), got.Records, want)
 		}
 	}
 }

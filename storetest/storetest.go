@@ -5,7 +5,7 @@
 //		storetest.Run(t, func(t *testing.T) storetest.Backend {
 //			path := filepath.Join(t.TempDir(), "keys.db")
 //			one, other := openStore(t, path), openStore(t, path)
-//			return storetest.Backend{Store: one, Other: other, Purge: one.Purge}
+//			return storetest.Backend{Store: one, Other: other, Purge: one.Purge, In: begin(t, one)}
 //		})
 //	}
 //
@@ -16,7 +16,8 @@
 //
 // What cannot be provoked through the interface is left to the author's own
 // tests: damaged rows (ErrCorrupt), a database that is away (ErrUnavailable),
-// and commits whose answer the network loses.
+// commits whose answer the network loses, and a process or a machine that stops
+// in the middle of an Apply.
 package storetest
 
 import (
@@ -42,6 +43,13 @@ type Backend struct {
 	// at least 24 hours ago: at most limit together, and says how many. nil: the
 	// cases that need it are skipped.
 	Purge func(ctx context.Context, before time.Time, limit int) (int, error)
+	// In begins a transaction, as a program would that writes rows of its own in
+	// it. It returns the store inside that transaction, which the store's In(tx)
+	// makes, and what commits or rolls it back. The suite has one open at a time,
+	// uses nothing else meanwhile, and ends each once; a case that fails may leave
+	// one open, so roll back in t.Cleanup too. nil: the cases that need it are
+	// skipped.
+	In func(t *testing.T) (joined apikey.Store, end func(commit bool) error)
 }
 
 // Run checks everything. open is called once for every case and answers with an
@@ -83,6 +91,7 @@ var groups = []group{
 	{"restored backup", restoredBackup},
 	{"sharing", sharing},
 	{"context", contexts},
+	{"in a transaction", transaction},
 	{"tombstones", tombstones},
 	{"purge", purge},
 }

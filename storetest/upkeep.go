@@ -16,6 +16,8 @@ var upkeep = []testCase{
 	{"once a window", "LastUsed is written where none is stored or one before UsedBefore, which counts as LastUsed if it is zero or later", upkeepWindow},
 	{"not in the future", "a LastUsed later than the store's clock is written as the time of that clock, and a stored one is replaced by an earlier one", upkeepFuture},
 	{"listed twice", "the swaps of a credential that a batch lists more than once are made in the order of the batch", upkeepTwice},
+	{"each on its own", "the three swaps of an Upkeep are made each on its own: one that is skipped keeps back none of the others", upkeepApart},
+	{"of ended credentials", "an ended credential, and one of a revoked key, takes LastUsed and another hash like any other", upkeepOfEnded},
 	{"ended", "ending a credential clears its sealed copy, and an ended credential takes none back", upkeepEnded},
 	{"revoked", "revoking a key clears all its sealed copies, and it takes none back", upkeepRevoked},
 	{"no version", "Upkeep changes no version and writes no event", upkeepNoVersion},
@@ -196,6 +198,45 @@ func upkeepTwice(e *env) {
 		apikey.Upkeep{Credential: id, OldHash: "second", NewHash: "never", OldSealed: []byte("second"), NewSealed: []byte("third"), NewKEK: "kek/3"},
 	)
 	e.equal("credential", e.credential(r.ID, 0), want)
+}
+
+func upkeepApart(e *env) {
+	for n := range 8 { // which of the three swaps are skipped
+		r, id := e.sealed()
+		want := r.Credentials[0]
+		u := apikey.Upkeep{
+			Credential: id, LastUsed: want.LastUsed.Add(-time.Second),
+			OldHash: "wrong", NewHash: "$new$", NewCheck: []byte("new"),
+			OldSealed: []byte("wrong"), NewSealed: []byte("new"), NewKEK: "kek/new",
+		}
+		if n&1 == 0 {
+			u.LastUsed = e.tick()
+			want.LastUsed = u.LastUsed
+		}
+		if n&2 == 0 {
+			u.OldHash = want.Hash
+			want.Hash, want.Check = u.NewHash, u.NewCheck
+		}
+		if n&4 == 0 {
+			u.OldSealed = want.Sealed
+			want.Sealed, want.SealedKEK = u.NewSealed, u.NewKEK
+		}
+		e.upkeep(u)
+		e.equal(fmt.Sprintf("credential after %+v", u), e.credential(r.ID, 0), want)
+	}
+}
+
+func upkeepOfEnded(e *env) {
+	ended := e.full("acct")
+	ended.Credentials[0].Ended, ended.Credentials[0].Sealed, ended.Credentials[0].SealedKEK = true, nil, ""
+	e.apply(e.write(ended))
+	for _, r := range []apikey.Record{ended, e.dead(e.tick())} {
+		want := r.Credentials[0]
+		u := apikey.Upkeep{Credential: want.ID, LastUsed: e.tick(), OldHash: want.Hash, NewHash: "$new$", NewCheck: []byte("new")}
+		want.LastUsed, want.Hash, want.Check = u.LastUsed, u.NewHash, u.NewCheck
+		e.upkeep(u)
+		e.equal("credential", e.credential(r.ID, 0), want)
+	}
 }
 
 func upkeepEnded(e *env) {

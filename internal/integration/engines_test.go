@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
 	"github.com/go-apikey/apikey/storetest"
 )
@@ -110,13 +111,32 @@ func TestEngines(t *testing.T) {
 					}
 				})
 				return storetest.Backend{
-					Store: store, Other: second, Purge: store.Purge,
+					Store: store, Other: second, Purge: store.Purge, In: e.begin(one, store),
 					Backup: func(t *testing.T) func(*testing.T) { return backup(t, one, e, prefix) },
 				}
 			})
 		})
 	}
 	all.print(t)
+}
+
+// begin is a transaction of a program, and a store in it.
+func (e engine) begin(db *sql.DB, s *sqlstore.Store) func(t *testing.T) (apikey.Store, func(bool) error) {
+	options := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+	if e.dialect == sqlstore.SQLite {
+		options = nil
+	}
+	return func(t *testing.T) (apikey.Store, func(bool) error) {
+		tx, err := db.BeginTx(context.Background(), options)
+		must(t, err)
+		t.Cleanup(func() { tx.Rollback() })
+		return s.In(tx), func(commit bool) error {
+			if commit {
+				return tx.Commit()
+			}
+			return tx.Rollback()
+		}
+	}
 }
 
 func empty(t *testing.T, db *sql.DB, e engine, prefix string) {

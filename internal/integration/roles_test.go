@@ -72,13 +72,14 @@ func TestRoles(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
 			d, prefix, admin, dsn := withRoles(t, e)
-			store := open(t, e.pool(t, dsn("manager")), d)
+			manager := e.pool(t, dsn("manager"))
+			store := open(t, manager, d)
 			other := open(t, e.pool(t, dsn("manager")), d)
 			must(t, store.Migrate(t.Context())) // nothing to do
 			t.Run("contract", func(t *testing.T) {
 				storetest.Run(t, func(t *testing.T) storetest.Backend {
 					empty(t, admin, e, prefix)
-					return storetest.Backend{Store: store, Other: other, Purge: store.Purge, Backup: func(t *testing.T) func(*testing.T) { return backup(t, admin, e, prefix) }}
+					return storetest.Backend{Store: store, Other: other, Purge: store.Purge, In: e.begin(manager, store), Backup: func(t *testing.T) func(*testing.T) { return backup(t, admin, e, prefix) }}
 				})
 			})
 			empty(t, admin, e, prefix)

@@ -1,0 +1,180 @@
+package storetest_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/go-apikey/apikey"
+)
+
+// narrow has versions and sequence numbers of so many bits.
+type narrow struct {
+	apikey.Store
+	bits int
+}
+
+func (s narrow) cut(n uint64) uint64 { return n & (1<<s.bits - 1) }
+
+func (s narrow) Apply(ctx context.Context, changes ...apikey.Change) error {
+	changes = slices.Clone(changes)
+	for i := range changes {
+		c := &changes[i]
+		if c.Record != nil {
+			r := *c.Record
+			r.Version = s.cut(r.Version)
+			c.Record = &r
+		}
+		c.Items = slices.Clone(c.Items)
+		for j := range c.Items {
+			c.Items[j].Version = s.cut(c.Items[j].Version)
+		}
+		if c.Event != nil {
+			ev := *c.Event
+			ev.Seq = s.cut(ev.Seq)
+			c.Event = &ev
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+// retentive clears the sealed copy of a credential that ends, and forgets those that
+// are inserted so.
+type retentive struct {
+	apikey.Store
+	inserted sync.Map
+}
+
+func (s *retentive) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		if c.Record == nil {
+			continue
+		}
+		for _, cred := range c.Record.Credentials {
+			if _, err := s.Store.Lookup(ctx, cred.ID); cred.Ended && errors.Is(err, apikey.ErrNotFound) {
+				s.inserted.Store(cred.ID, cred)
+			}
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+func (s *retentive) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	for i := range r.Credentials {
+		if was, ok := s.inserted.Load(r.Credentials[i].ID); ok {
+			cred := was.(apikey.Credential)
+			r.Credentials[i].Sealed, r.Credentials[i].SealedKEK = cred.Sealed, cred.SealedKEK
+		}
+	}
+	return r, err
+}
+
+// stored is the credential of an Upkeep, as it is.
+func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey.Credential, bool) {
+	r, err := s.Lookup(ctx, id)
+	i := slices.IndexFunc(r.Credentials, func(c apikey.Credential) bool { return c.ID == id })
+	if err != nil || i < 0 {
+		return apikey.Credential{}, false
+	}
+	return r.Credentials[i], true
+}
+
+// allOrNothing writes all three swaps by one statement, whose WHERE has the time too.
+type allOrNothing struct{ apikey.Store }
+
+func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	for _, u := range batch {
+		if c, ok := stored(ctx, s.Store, u.Credential); ok && !u.LastUsed.IsZero() && u.LastUsed.Before(c.LastUsed) {
+			continue
+		}
+		if err := s.Store.Upkeep(ctx, []apikey.Upkeep{u}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// neglectful keeps up only what is live.
+type neglectful struct{ apikey.Store }
+
+func (s neglectful) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+	batch = slices.DeleteFunc(slices.Clone(batch), func(u apikey.Upkeep) bool {
+		c, ok := stored(ctx, s.Store, u.Credential)
+		return ok && c.Ended
+	})
+	return s.Store.Upkeep(ctx, batch)
+}
+
+// relational takes the credential of an event for a part of its key.
+type relational struct{ apikey.Store }
+
+func (s relational) Apply(ctx context.Context, changes ...apikey.Change) error {
+	changes = slices.Clone(changes)
+	for i, c := range changes {
+		if c.Event != nil && c.Event.Key.IsZero() {
+			ev := *c.Event
+			ev.Credential = apikey.CredentialID{}
+			changes[i].Event = &ev
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+// sticky goes on with the filter that a walk began with, whatever is asked then.
+type sticky struct {
+	apikey.Store
+	filters sync.Map
+}
+
+func (s *sticky) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	if was, ok := s.filters.Load(f.After); ok && f.After != "" {
+		after, limit := f.After, f.Limit
+		f = was.(apikey.Filter)
+		f.After, f.Limit = after, limit
+	}
+	page, err := s.Store.List(ctx, f)
+	s.filters.LoadOrStore(page.Next, f)
+	return page, err
+}
+
+// aborted is a transaction that the engine has ended with a failed statement.
+type aborted struct {
+	apikey.Store
+	over bool
+}
+
+func (s *aborted) Apply(ctx context.Context, changes ...apikey.Change) error {
+	if s.over {
+		return apikey.ErrUnavailable
+	}
+	err := s.Store.Apply(ctx, changes...)
+	s.over = err != nil
+	return err
+}
+
+// outsider reads by another connection, which sees nothing that is not committed.
+type outsider struct {
+	apikey.Store
+	written sync.Map
+}
+
+func (s *outsider) Apply(ctx context.Context, changes ...apikey.Change) error {
+	for _, c := range changes {
+		if c.Record != nil {
+			before, err := s.Store.Get(ctx, c.Record.ID)
+			if err == nil {
+				s.written.LoadOrStore(c.Record.ID, before)
+			}
+		}
+	}
+	return s.Store.Apply(ctx, changes...)
+}
+
+func (s *outsider) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	if before, ok := s.written.Load(id); ok {
+		return before.(apikey.Record), nil
+	}
+	return s.Store.Get(ctx, id)
+}
