@@ -9,8 +9,9 @@ import (
 
 // A Store keeps keys. This comment and those below are the whole contract: a
 // store author needs nothing else. Package storetest checks every sentence that
-// can be tried through the interface; a lost connection and a damaged row are
-// for the store's own tests.
+// can be tried through the interface. The rest is for the store's own tests: a
+// lost connection, a damaged row, and a process or machine that stops in the
+// middle.
 //
 // Concurrency: every method may be called from any goroutine, on any number of
 // nodes at once. What is returned shares nothing with the store, and what is
@@ -18,11 +19,25 @@ import (
 // that has every acknowledged change, because they decide things; Changed says
 // whether its node has.
 //
-// Values: times are UTC in whole microseconds (the root truncates before
-// Apply); the zero time means "none" and comes back as the zero time. Strings
-// are valid UTF-8 without NUL, at most a few kilobytes, and come back byte for
-// byte. IDs, tokens, hashes and strings compare byte by byte, so 'a' is not
-// 'A' (in SQL: a binary collation). nil and empty slices and maps are the same.
+// Durability: after Apply has returned nil, its changes are there for good, and
+// before it returns they are there as a whole or not at all, whenever the process,
+// the machine or the connection dies. No suite can show that: commit in one
+// transaction of a database that waits for its disk, and for a standby where one
+// may take over. A revocation that is lost makes a key valid again.
+//
+// Values:
+//   - Times are UTC in whole microseconds (the root truncates before Apply). The
+//     zero time means "none" and comes back as the zero time. Times of the years 1
+//     to 9999 are kept exactly; of others Apply may keep exactly what it can, and
+//     refuses the rest with ErrInvalid. A time in a Filter, in an Upkeep or for
+//     Purge may be any, and finer than a microsecond: it is compared as it is, and
+//     never cut to what a column holds.
+//   - Versions and Seq are 0 to 1<<63 - 1; a version begins at 1. Needs has 64
+//     bits, and comes back with all of them.
+//   - Strings are valid UTF-8 without NUL, at most a few kilobytes, and come back
+//     byte for byte. IDs, tokens, hashes and strings compare byte by byte, so 'a'
+//     is not 'A' (in SQL: a binary collation).
+//   - nil and empty slices and maps are the same.
 //
 // Errors, told apart with errors.Is:
 //   - ErrNotFound: Get and Lookup of something absent.
@@ -30,22 +45,46 @@ import (
 //   - ErrCursorLost: Changed, whose history was rewritten.
 //   - ErrInvalid: a cursor that this store did not make, a Limit out of its
 //     range, a Record without its Event, an Event whose ID is not the change's,
-//     an Item or ItemFilter without its name, Chain without Key.
+//     an Item or ItemFilter without its name, Chain without Key, a time that
+//     cannot be kept.
 //   - ErrCorrupt, as *[CorruptError]: Get and Lookup of a row that cannot be
 //     read. List and Changed go on with the other rows and name the damaged
-//     ones, which count towards the limit.
+//     ones, which count towards the limit. Apply does not judge what it replaces:
+//     where the version can be compared, a damaged row is replaced by the sound
+//     one; where it cannot, nothing is written, and the error is ErrConflict or
+//     ErrUnavailable.
 //   - ErrUnavailable, wrapping the cause: everything else that went wrong.
 //   - ctx.Err(), wrapped or not, once the context is done.
 //
 // No method leaves anything half done.
 //
-// A store on a database should also offer In(tx): the same Store inside a
-// transaction of the caller, for [Manager.Tx]. There nothing is retried, Get
-// locks what it reads where the engine can, and an Apply whose comparison failed
-// has written nothing and left no failed statement, so that the transaction can
-// go on. A method InTransaction() bool, true for what In returned and false for
-// the store itself, lets Manager.Tx refuse the wrong one of the two. And Purge(ctx, before, limit): it removes tombstones revoked, and items
-// expired, before a time at least 24 hours ago, and keeps the events.
+// A cursor names a place in an order, not a filter. With another filter of the
+// same method it goes on at that place among what the other filter selects, or is
+// ErrInvalid. With another method, and for Events with the other value of Chain,
+// it is ErrInvalid.
+//
+// A store on a database should also offer two methods, which are not in the
+// interface because their types are the store's own:
+//
+//	In(tx *sql.Tx) apikey.Store
+//
+// In returns the same Store inside a transaction that the caller has begun and
+// will end, for [Manager.Tx]; tx is whatever the database's package calls a
+// transaction. A method InTransaction() bool, true of what In returned and false
+// of others, lets Manager.Tx refuse a Store that is in none. Reads there see what was written there. Nothing is retried. Get
+// locks what it reads where the engine can. An Apply whose comparison failed has
+// written nothing and left no failed statement, so that the transaction can go on;
+// the same is true after ErrNotFound and ErrInvalid. After any other error the
+// caller can only roll back.
+//
+//	Purge(ctx context.Context, before time.Time, limit int) (purged int, err error)
+//
+// Purge removes records that have RevokedAt, and items that have ExpiresAt, before
+// a time: at most limit of them together, in any order, whole with their
+// credentials. It keeps the events, is not in Changed, and loses no cursor. Callers
+// repeat it until it returns less than limit. A time later than 24 hours ago is
+// ErrInvalid, because a retry may still compare with what it would remove; so is a
+// limit below 1. With an error it has removed nothing and returns 0.
 type Store interface {
 	// Get returns a record by its ID, tombstones included.
 	Get(ctx context.Context, id KeyID) (Record, error)
@@ -100,7 +139,8 @@ type Store interface {
 	//
 	// Several changes of one record or item are applied in their order. A
 	// credential that is Ended, or of a record with RevokedAt, never has a sealed
-	// copy afterwards, new ones included.
+	// copy afterwards, new ones included. A record that lists one credential twice
+	// is a failed comparison.
 	//
 	// When a comparison fails, nothing is written. If an event with the ID of
 	// each change exists, an earlier commit of these very changes succeeded and

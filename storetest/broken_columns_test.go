@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/go-apikey/apikey"
@@ -137,6 +138,16 @@ func (s *sticky) List(ctx context.Context, f apikey.Filter) (apikey.Page, error)
 	page, err := s.Store.List(ctx, f)
 	s.filters.LoadOrStore(page.Next, f)
 	return page, err
+}
+
+// lax goes on in the list of records from wherever another list was.
+type lax struct{ apikey.Store }
+
+func (s lax) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	if strings.HasPrefix(string(f.After), "e") {
+		f.After = "k" + f.After[1:]
+	}
+	return s.Store.List(ctx, f)
 }
 
 // aborted is a transaction that the engine has ended with a failed statement.

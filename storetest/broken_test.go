@@ -64,9 +64,13 @@ var mistakes = []mistake{
 	{"upkeep of ended credentials ignored", "upkeep/of ended credentials", wrap(func(s apikey.Store) apikey.Store { return neglectful{s} })},
 	{"no credential without a key", "events/columns", wrap(func(s apikey.Store) apikey.Store { return relational{s} })},
 	{"sequence of 32 bits", "events/columns", wrap(func(s apikey.Store) apikey.Store { return narrow{s, 32} })},
+	{"one cursor for all lists", "order/another list", wrap(func(s apikey.Store) apikey.Store { return lax{s} })},
 	{"cursor with a filter in it", "order/another filter", wrap(func(s apikey.Store) apikey.Store { return &sticky{Store: s} })},
 	{"not in the transaction", "in a transaction/rolled back", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
 		return s, func(bool) error { return end(true) }
+	})},
+	{"denied", "in a transaction/committed", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
+		return inside{s, false}, end
 	})},
 	{"never committed", "in a transaction/committed", in(func(s apikey.Store, end func(bool) error) (apikey.Store, func(bool) error) {
 		return s, func(bool) error { return end(false) }

@@ -20,6 +20,7 @@ var order = []testCase{
 	{"limits", "a limit of 0 is 100, 1 to 1000 is itself, and anything else is ErrInvalid", limits},
 	{"cursors in a URL", "a cursor is text that can stand in a URL", cursorsInURL},
 	{"another filter", "a cursor that is used with another filter goes on at its place or is ErrInvalid: nothing is shown that the filter does not select", cursorOfAnotherFilter},
+	{"another list", "a cursor of another method, and of Events with the other value of Chain, is ErrInvalid", cursorOfAnotherList},
 	{"garbage cursor", "a cursor that the store did not make is ErrInvalid", garbageCursor},
 }
 
@@ -295,6 +296,49 @@ func cursorOfAnotherFilter(e *env) {
 				}
 			}
 			e.equal(fmt.Sprintf("List with %+v after a page of %+v", f, from), got.Records, want)
+		}
+	}
+}
+
+func cursorOfAnotherList(e *env) {
+	r := e.record("acct")
+	for range 5 {
+		e.apply(e.write(r))
+		r = next(r)
+	}
+	e.create(e.spread(5)...)
+	log, chain := apikey.EventFilter{Limit: 2}, apikey.EventFilter{Key: r.ID, Chain: true, Limit: 2}
+	reads := map[string]func(after apikey.Cursor) (apikey.Cursor, error){
+		"List": func(after apikey.Cursor) (apikey.Cursor, error) {
+			page, err := e.Store.List(e.ctx, apikey.Filter{After: after, Limit: 2})
+			return page.Next, err
+		},
+		"Events": func(after apikey.Cursor) (apikey.Cursor, error) {
+			log.After = after
+			page, err := e.Store.Events(e.ctx, log)
+			return page.Next, err
+		},
+		"Events of a chain": func(after apikey.Cursor) (apikey.Cursor, error) {
+			chain.After = after
+			page, err := e.Store.Events(e.ctx, chain)
+			return page.Next, err
+		},
+		"Changed": func(after apikey.Cursor) (apikey.Cursor, error) {
+			changes, err := e.Store.Changed(e.ctx, after, 2)
+			return changes.Next, err
+		},
+	}
+	for of, read := range reads {
+		cursor, err := read("")
+		e.ok(err)
+		if cursor == "" {
+			e.Fatalf("%s: a page that is not the last has no Next", of)
+		}
+		for name, other := range reads {
+			if name != of {
+				_, err := other(cursor)
+				e.fails(name+" after a cursor of "+of, err, apikey.ErrInvalid)
+			}
 		}
 	}
 }

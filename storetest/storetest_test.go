@@ -21,6 +21,14 @@ const brokenEnv = "STORETEST_BROKEN"
 // sound is no mistake: the same path with nothing broken has to pass.
 const sound = "none"
 
+// inside is a store that says whether it is in a transaction.
+type inside struct {
+	apikey.Store
+	is bool
+}
+
+func (s inside) InTransaction() bool { return s.is }
+
 // TestBroken is what the child runs.
 func TestBroken(t *testing.T) {
 	name, ok := os.LookupEnv(brokenEnv)
@@ -35,7 +43,7 @@ func TestBroken(t *testing.T) {
 		}}
 		b.In = func(*testing.T) (apikey.Store, func(bool) error) { // nothing else is done meanwhile
 			undo := s.Snapshot()
-			return s, func(commit bool) error {
+			return inside{s, true}, func(commit bool) error {
 				if !commit {
 					undo()
 				}

@@ -51,7 +51,16 @@ func txCommitted(e *env) {
 	r := e.record("acct")
 	e.apply(e.write(r))
 	var after, fresh apikey.Record
-	e.inside(true, func(tx apikey.Store) { after, fresh, _ = e.writeInside(tx, r) })
+	e.inside(true, func(tx apikey.Store) {
+		type says interface{ InTransaction() bool }
+		if joined, ok := tx.(says); ok {
+			e.equal("InTransaction of what In returned", joined.InTransaction(), true)
+		}
+		if plain, ok := e.Store.(says); ok {
+			e.equal("InTransaction of the store", plain.InTransaction(), false)
+		}
+		after, fresh, _ = e.writeInside(tx, r)
+	})
 	e.equal("the record", e.get(r.ID), after)
 	e.equal("the new record", e.get(fresh.ID), fresh)
 	e.equal("items", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{item("x", 1, "inside")})
