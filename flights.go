@@ -20,11 +20,13 @@ type flights[K comparable, V any] struct {
 }
 
 type flight[V any] struct {
-	began time.Time
-	left  bool
-	done  chan struct{}
-	v     V
-	err   error
+	began   time.Time
+	left    bool
+	waiting int    // callers of shared
+	stop    func() // likewise: when nobody waits any more
+	done    chan struct{}
+	v       V
+	err     error
 }
 
 // maxLeft bounds the runs that are left behind: each may hold a connection.
@@ -45,6 +47,40 @@ func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context)
 	ctx, cancel := context.WithTimeout(ctx, flightTime) // a store may not look at its context
 	defer cancel()
 	return fl.wait(ctx)
+}
+
+// shared is do for work that is given up when the last of its callers has hung up,
+// and not before: no caller can take another's away.
+func (f *flights[K, V]) shared(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
+	fl, first := f.join(key)
+	defer f.hangUp(key, fl)
+	if first {
+		work, stop := context.WithCancel(context.WithoutCancel(ctx))
+		f.mu.Lock()
+		fl.stop = stop // nobody has needed it: its first caller waits
+		f.mu.Unlock()
+		if !f.tasks.start(work, func(ctx context.Context) {
+			fl.v, fl.err = run(ctx)
+			f.end(key, fl)
+		}) {
+			f.end(key, fl)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, flightTime)
+	defer cancel()
+	return fl.wait(ctx)
+}
+
+// hangUp ends a caller's part in shared. Who comes after the last one begins anew.
+func (f *flights[K, V]) hangUp(key K, fl *flight[V]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl.waiting--; fl.waiting == 0 {
+		fl.stop()
+		if f.m[key] == fl {
+			delete(f.m, key)
+		}
+	}
 }
 
 // within is for a task, which is nobody's request and bounded already: it runs
@@ -72,6 +108,7 @@ func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
 	defer f.mu.Unlock()
 	if fl := f.m[key]; fl != nil {
 		if time.Since(fl.began) < flightTime+time.Second || f.left == maxLeft {
+			fl.waiting++
 			return fl, false
 		}
 		fl.left = true
@@ -80,7 +117,7 @@ func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
 	if f.m == nil {
 		f.m = map[K]*flight[V]{}
 	}
-	fl = &flight[V]{began: time.Now(), done: make(chan struct{}), err: ErrClosed}
+	fl = &flight[V]{began: time.Now(), waiting: 1, done: make(chan struct{}), err: ErrClosed}
 	f.m[key] = fl
 	return fl, true
 }
@@ -89,7 +126,7 @@ func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	f.mu.Lock()
 	if fl.left {
 		f.left--
-	} else {
+	} else if f.m[key] == fl {
 		delete(f.m, key)
 	}
 	f.mu.Unlock()
@@ -110,7 +147,7 @@ func (fl *flight[V]) wait(ctx context.Context) (v V, err error) {
 	}
 }
 
-// tasks are the goroutines of one Verifier; none outlives close.
+// tasks are the goroutines of one Verifier or Manager.
 type tasks struct {
 	mu     sync.Mutex
 	closed bool
@@ -146,13 +183,18 @@ func (t *tasks) forever(work func()) bool {
 	return true
 }
 
-// close ends the tasks, and waits for them until ctx ends: a store that does not
-// look at its context may hold one for ever.
+// close ends the tasks, and waits for them.
 func (t *tasks) close(ctx context.Context) {
+	t.cancel()
+	t.drain(ctx)
+}
+
+// drain begins no more tasks, and waits for those there are until ctx ends: a store
+// that does not look at its context may hold one for ever.
+func (t *tasks) drain(ctx context.Context) {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
-	t.cancel()
 	ended := make(chan struct{})
 	go func() {
 		t.wg.Wait()

@@ -2,45 +2,61 @@ package apikey
 
 import (
 	"context"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
-// gate bounds work that an attacker can ask for: at most so many at once, at
-// most so much weight, a bounded queue, and a bounded wait. Whoever finds the
-// queue full or waits too long gets ErrBusy, which is an honest 503 and not an
+// gate bounds work that callers can ask for: at most so many at once, at most so
+// much weight, a bounded queue, and a bounded wait. Whoever waits too long, or
+// finds no place in the queue, gets ErrBusy, which is an honest 503 and not an
 // outage.
+//
+// Its queue is fair. Callers wait in lines, by a path that says on whose behalf
+// they ask, and the lines take turns, whatever their lengths; a full queue makes
+// room for a caller of a short line by sending away the last of the longest. So
+// nobody can fill it for others: neither one account with a thousand requests,
+// nor one network with a million made-up tokens.
 type gate struct {
-	sem        *semaphore.Weighted
 	capacity   int64
 	share      int64 // least weight of one: capacity ÷ slots, which makes it a bound on the number too
 	wait       time.Duration
-	waiting    atomic.Int64
-	maxWaiting int64
+	maxWaiting int
 	waited     func(time.Duration, error) // nil: nobody asks
+
+	mu    sync.Mutex
+	free  int64
+	queue line
+}
+
+// path says in which line a caller waits, from the widest group to the
+// narrowest. Each level takes turns by itself: a group that splits itself into
+// many below gains nothing against the others beside it.
+type path [4]string
+
+// caller waits for its turn.
+type caller struct {
+	weight int64
+	queued bool
+	turn   chan error // nil: it may work; ErrBusy: it had to make room
 }
 
 func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
 	capacity = max(capacity, slots)
-	return &gate{
-		sem: semaphore.NewWeighted(capacity), capacity: capacity, share: capacity / slots,
-		wait: wait, maxWaiting: int64(maxWaiting),
-	}
+	return &gate{capacity: capacity, share: capacity / slots, wait: wait, maxWaiting: maxWaiting, free: capacity}
 }
 
 // enter waits for room and returns what gives it back. A caller who has hung up
 // gets none, not even where there is some: a flood of requests that are dropped
 // at once must not run a hash each.
-func (g *gate) enter(ctx context.Context, weight int64) (release func(), err error) {
+func (g *gate) enter(ctx context.Context, p path, weight int64) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, unavailable(err)
 	}
 	weight = min(max(weight, g.share), g.capacity)
-	if !g.sem.TryAcquire(weight) {
+	if !g.tryEnter(weight) {
 		began := time.Now()
-		err := g.queue(ctx, weight)
+		err := g.await(ctx, p, weight)
 		if g.waited != nil {
 			g.waited(time.Since(began), err)
 		}
@@ -48,22 +64,212 @@ func (g *gate) enter(ctx context.Context, weight int64) (release func(), err err
 			return nil, err
 		}
 	}
-	return func() { g.sem.Release(weight) }, nil
+	return func() { g.leave(weight) }, nil
 }
 
-// queue waits, for a bounded time and in bounded company.
-func (g *gate) queue(ctx context.Context, weight int64) error {
-	defer g.waiting.Add(-1)
-	if g.waiting.Add(1) > g.maxWaiting {
+func (g *gate) tryEnter(weight int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.queue.waiting > 0 || g.free < weight {
+		return false
+	}
+	g.free -= weight
+	return true
+}
+
+// leave gives room back, and hands it to those whose turn it is.
+func (g *gate) leave(weight int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.free += weight
+	g.admit()
+}
+
+func (g *gate) admit() {
+	for g.queue.waiting > 0 && g.queue.first().weight <= g.free {
+		c := g.queue.next()
+		g.free -= c.weight
+		c.turn <- nil
+	}
+}
+
+// await waits, for a bounded time and in bounded company.
+func (g *gate) await(ctx context.Context, p path, weight int64) error {
+	c := &caller{weight: weight, turn: make(chan error, 1)}
+	if !g.join(p, c) {
 		return ErrBusy
 	}
-	bounded, cancel := context.WithTimeout(ctx, g.wait)
-	defer cancel()
-	switch err := g.sem.Acquire(bounded, weight); {
-	case err == nil:
-		return nil
+	timer := time.NewTimer(g.wait)
+	defer timer.Stop()
+	select {
+	case err := <-c.turn:
+		return err
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	waiting := c.queued
+	if waiting {
+		g.queue.remove(p[:], c)
+		g.admit() // what was too heavy at the head may have held up lighter ones
+	}
+	g.mu.Unlock()
+	switch {
+	case !waiting: // its turn came just then
+		if err := <-c.turn; err != nil || ctx.Err() == nil {
+			return err
+		}
+		g.leave(weight)
+		return unavailable(ctx.Err())
 	case ctx.Err() != nil:
 		return unavailable(ctx.Err())
 	}
 	return ErrBusy
+}
+
+// join puts a caller into its line, if there is room or somebody has to make some.
+func (g *gate) join(p path, c *caller) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.queue.waiting >= g.maxWaiting {
+		last := g.queue.tooMany(p[:])
+		if last == nil {
+			return false
+		}
+		last.turn <- ErrBusy
+	}
+	g.queue.add(p[:], c)
+	g.admit()
+	return true
+}
+
+// line is a group of callers: lines that take turns, or at the end of a path the
+// callers themselves, in the order of their arrival.
+type line struct {
+	name    string
+	waiting int
+	lines   []*line // in which somebody waits; the first has the next turn
+	byName  map[string]*line
+	callers []*caller
+}
+
+func (l *line) add(p []string, c *caller) {
+	l.waiting++
+	if len(p) == 0 {
+		c.queued = true
+		l.callers = append(l.callers, c)
+		return
+	}
+	sub := l.byName[p[0]]
+	if sub == nil {
+		sub = &line{name: p[0]}
+		if l.byName == nil {
+			l.byName = map[string]*line{}
+		}
+		l.byName[p[0]] = sub
+		l.lines = append(l.lines, sub)
+	}
+	sub.add(p[1:], c)
+}
+
+// first is the caller whose turn is next.
+func (l *line) first() *caller {
+	for len(l.lines) > 0 {
+		l = l.lines[0]
+	}
+	return l.callers[0]
+}
+
+// next takes that caller out. Its line goes behind the others.
+func (l *line) next() (c *caller) {
+	l.waiting--
+	if len(l.lines) == 0 {
+		c, l.callers = l.callers[0], l.callers[1:]
+		c.queued = false
+		return c
+	}
+	sub := l.lines[0]
+	l.lines = l.lines[1:]
+	c = sub.next()
+	if sub.waiting > 0 {
+		l.lines = append(l.lines, sub)
+	} else {
+		delete(l.byName, sub.name)
+	}
+	return c
+}
+
+// remove takes a caller out that waits at the end of a path.
+func (l *line) remove(p []string, c *caller) {
+	l.waiting--
+	if len(p) == 0 {
+		c.queued = false
+		i := slices.Index(l.callers, c)
+		l.callers = slices.Delete(l.callers, i, i+1)
+		return
+	}
+	sub := l.byName[p[0]]
+	sub.remove(p[1:], c)
+	l.prune(sub)
+}
+
+// prune lets go of a line in which nobody waits any more.
+func (l *line) prune(sub *line) {
+	if sub.waiting == 0 {
+		delete(l.byName, sub.name)
+		i := slices.Index(l.lines, sub)
+		l.lines = slices.Delete(l.lines, i, i+1)
+	}
+}
+
+// tooMany finds and takes out the caller that has to make room for another one of
+// this path: the last of the longest line, where that is longer by more than the
+// one that comes. Nil: nobody has to.
+func (l *line) tooMany(p []string) (c *caller) {
+	if len(l.lines) == 0 {
+		return nil
+	}
+	longest := slices.MaxFunc(l.lines, func(a, b *line) int { return a.waiting - b.waiting })
+	own := l.byName[p[0]]
+	switch {
+	case own == nil && longest.waiting > 1, own != nil && longest.waiting > own.waiting+1:
+		c = longest.last()
+	case own != nil:
+		longest = own
+		c = own.tooMany(p[1:])
+	}
+	if c != nil {
+		l.waiting--
+		l.prune(longest)
+	}
+	return c
+}
+
+// last takes out the last caller of the longest line.
+func (l *line) last() (c *caller) {
+	l.waiting--
+	if len(l.lines) == 0 {
+		n := len(l.callers) - 1
+		c, l.callers = l.callers[n], l.callers[:n]
+		c.queued = false
+		return c
+	}
+	longest := slices.MaxFunc(l.lines, func(a, b *line) int { return a.waiting - b.waiting })
+	c = longest.last()
+	l.prune(longest)
+	return c
+}
+
+// pathKey carries a path to whatever gate is asked under a context, such as that of
+// a Hasher.
+type pathKey struct{}
+
+func withPath(ctx context.Context, p path) context.Context {
+	return context.WithValue(ctx, pathKey{}, p)
+}
+
+// pathOf is the zero path for callers of the program's own, who share a line.
+func pathOf(ctx context.Context) path {
+	p, _ := ctx.Value(pathKey{}).(path)
+	return p
 }

@@ -52,8 +52,11 @@ type Argon2idConfig struct {
 	MaxMemory uint32
 	// Wait is how long a caller waits for a slot before ErrBusy; 0: 2 s.
 	Wait time.Duration
-	// MaxWaiting is how many callers may wait; the next gets ErrBusy at once;
-	// 0: 256.
+	// MaxWaiting is how many callers may wait; 0: 256. Accounts take turns, whatever
+	// each of them asks for, and in each its keys; RevokeToken has every second turn.
+	// When the queue is full, a caller of an account with few waiting sends the last
+	// of the longest line away, which gets ErrBusy; if its own is the longest, it gets
+	// ErrBusy at once. Calls that the program makes itself share one line.
 	MaxWaiting int
 	// Waited is told of every hash that had to wait for a slot, for how long, and
 	// how that ended (nil, ErrBusy, or ErrUnavailable for a caller who left); nil:
@@ -147,7 +150,7 @@ func (a *Argon2id) run(ctx context.Context, h argonHash, secret []byte) ([]byte,
 	if a.gate == nil {
 		return nil, invalid("make an Argon2id with NewArgon2id")
 	}
-	release, err := a.gate.enter(ctx, int64(h.memory))
+	release, err := a.gate.enter(ctx, pathOf(ctx), int64(h.memory))
 	if err != nil {
 		return nil, err
 	}

@@ -277,7 +277,7 @@ func running(function string) int {
 
 const (
 	hashing = "golang.org/x/crypto/argon2.IDKey"
-	queued  = "golang.org/x/sync/semaphore.(*Weighted).Acquire"
+	queued  = "apikey.(*gate).await"
 )
 
 // eventually spins until something is so; tests that can say what they wait for

@@ -50,12 +50,9 @@ func (r IssueRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
-			plan: func(_ context.Context, s session, a Actor, _ *Record, now time.Time) ([]planned, error) {
-				blank, err := s.blank(accountOf(a, r.Account), r, now)
-				if err != nil {
-					return nil, err
-				}
-				return []planned{{would: blank}}, nil
+			first: func(s session, a Actor, _ *Record) error {
+				_, err := s.blank(accountOf(a, r.Account), r, s.cfg.Now())
+				return err
 			},
 		},
 		sum: sumOf(ActionIssue, func(c *canon) {
@@ -91,23 +88,34 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
 	j.first = func(s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
-		idem, issued.Key, err = s.idempotency(ctx, accountOf(a, req.Account), req, s.cfg.Now())
-		return err
+		account, now := accountOf(a, req.Account), s.cfg.Now()
+		if idem, issued.Key, err = s.idempotency(ctx, account, req, now); err != nil {
+			return err
+		}
+		r, err := s.blank(account, req, now)
+		if err != nil || fresh != nil {
+			return err
+		}
+		return s.room(ctx, a, r, now)
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account, now := accountOf(a, req.Account), s.cfg.Now()
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
-			blank, err := s.blank(account, req, now)
+			_, group, err := s.growth(ctx, a, account, 1, now)
 			if err != nil {
 				return effect{}, err
 			}
-			if token, err = s.draw(ctx, blank); err != nil {
+			if fresh, token, err = s.draw(ctx, account, req, group, now); err != nil {
+				fresh = nil
 				return effect{}, err
 			}
-			fresh = blank
+		}
+		growth, _, err := s.growth(ctx, a, account, 1, now)
+		if err != nil {
+			return effect{}, err
 		}
 		r := fresh.clone()
-		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}}
+		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}, items: []Item{growth}}
 		if idem != nil {
 			idem.Data = append(idem.Data, r.ID[:]...)
 			e.items = append(e.items, *idem)
@@ -133,14 +141,18 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	return issued, nil
 }
 
-// draw gives a blank record its first credential, and returns the token.
-func (s session) draw(ctx context.Context, r *Record) (Token, error) {
-	cred, token, err := s.newCredential(ctx, r)
+// draw makes a record with one credential of the account's group, and its token.
+func (s session) draw(ctx context.Context, account string, req IssueRequest, group string, now time.Time) (*Record, Token, error) {
+	r, err := s.blank(account, req, now)
 	if err != nil {
-		return Token{}, err
+		return nil, Token{}, err
+	}
+	cred, token, err := s.newCredential(ctx, r, group)
+	if err != nil {
+		return nil, Token{}, err
 	}
 	r.Credentials = []Credential{cred}
-	return token, nil
+	return r, token, nil
 }
 
 // blank is the record that a request asks for, checked, without a credential.
@@ -180,16 +192,18 @@ func validEnd(t, now time.Time) error {
 	return nil
 }
 
-// newCredential mints a token and what is kept of it.
-func (s session) newCredential(ctx context.Context, r *Record) (Credential, Token, error) {
-	p := mint(s.prefix, r.Kind, r.Mode, NewCredentialID(), s.ring.first)
+// newCredential mints a token of a group (see reads), and what is kept of it.
+func (s session) newCredential(ctx context.Context, r *Record, group string) (Credential, Token, error) {
+	id := NewCredentialID()
+	copy(id[len(id)-groupLen:], group)
+	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.first)
 	token := newToken(p.text)
 	cred := Credential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
 	if r.Kind == Publishable {
 		cred.Public = p.text
 		return cred, token, nil
 	}
-	encoded, err := s.hashers[0].Hash(ctx, bytesOf(p.proven()))
+	encoded, err := s.hashers[0].Hash(withPath(ctx, hashLine(r)), bytesOf(p.proven()))
 	if err != nil {
 		return Credential{}, Token{}, err
 	}
@@ -202,40 +216,13 @@ func (s session) newCredential(ctx context.Context, r *Record) (Credential, Toke
 	return cred, token, nil
 }
 
-// The kinds of items that issuing uses.
+// The kinds of items that issuing uses, besides those in quota.go.
 const (
-	itemQuota     ItemKind = "quota"     // swapped by whatever makes a key live
 	itemIdem      ItemKind = "idem"      // an idempotency key: request hash, key ID
 	itemProvision ItemKind = "provision" // the publishable key of an account and mode
 )
 
 const idemTime = 24 * time.Hour
-
-// quota makes the limit of live keys exact. Whatever makes a key live swaps
-// this item in the same Apply: of two that counted the same keys, one
-// conflicts, and counts again. The item is read before the keys are counted.
-func (s session) quota(ctx context.Context, account string, m Mode, now time.Time) (Item, error) {
-	it, err := s.item(ctx, itemQuota, itemID(account, m, ""))
-	if err != nil {
-		return Item{}, err
-	}
-	f := Filter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now), Limit: 1000}
-	for n := 0; ; {
-		page, err := s.store.List(ctx, f)
-		if err != nil {
-			return Item{}, storeError(err)
-		}
-		if n += len(page.Records) + len(page.Damaged); n >= s.limits.LiveKeys {
-			return Item{}, fmt.Errorf("%w: %d live keys in mode %s, at most %d: revoke one that is not used", ErrLimit, n, m, s.limits.LiveKeys)
-		}
-		if page.Next == "" {
-			break
-		}
-		f.After = page.Next
-	}
-	it.Version++
-	return it, nil
-}
 
 // idempotency looks an idempotency key up. It returns the item to write, or
 // the earlier key and why nothing is to be written.

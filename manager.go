@@ -24,7 +24,9 @@ type Manager struct {
 	limits  Limits
 	skew    time.Duration
 	vault   vault
-	cold    *gate
+	cold    *reads // for RevokeToken
+	exits   flights[[32]byte, struct{}]
+	tasks   *tasks
 	denials denials
 	closed  atomic.Bool
 }
@@ -122,7 +124,8 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := core.matches(c.Local); err != nil {
 		return nil, err
 	}
-	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newGate(8, 8, 2*time.Second, 256)}
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
+	m.exits.tasks = m.tasks
 	if err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
@@ -153,9 +156,11 @@ func (c *core) matches(local []*Verifier) error {
 	return nil
 }
 
-// Close ends the Manager: later calls are ErrClosed.
-func (m *Manager) Close(context.Context) error {
+// Close ends the Manager: later calls are ErrClosed. It waits, within ctx, for the
+// calls of RevokeToken that are under way, which go on when their callers hang up.
+func (m *Manager) Close(ctx context.Context) error {
 	m.closed.Store(true)
+	m.tasks.drain(ctx)
 	return nil
 }
 

@@ -16,10 +16,9 @@ type Action string
 // ActionLock and ActionPepper.
 //
 // ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
-// ActionRevoke is also RevokeAll, asked about once for the list and once a key.
-// ActionProvision is asked about once a mode. An Update that switches Disabled is
-// asked about as ActionSuspend or ActionResume too, and Retire of a pending token as
-// ActionCancelRotation. ActionRemac and ActionReseal are for an [Operator] alone.
+// ActionRevoke is also RevokeAll, asked about once for the list and once a key. An
+// Update that switches Disabled is asked about as ActionSuspend or ActionResume
+// too. ActionRemac and ActionReseal are for an [Operator] alone.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"
@@ -72,31 +71,10 @@ const (
 // the account was compared and cannot widen that. For actions that are about no
 // single key, k has only what is known (Account, Mode, Kind, Name): of a list
 // or the activity log that is what the request selects by, so that a policy
-// which lets somebody see only one mode refuses a list without one. What a request
-// would make of a key is shown to a [ChangePolicy] alone. Any error is a refusal;
-// callers get it wrapped in ErrForbidden.
+// which lets somebody see only one mode refuses a list without one. Any error
+// is a refusal; callers get it wrapped in ErrForbidden.
 type Policy interface {
 	Authorize(ctx context.Context, a Actor, act Action, k Info) error
-}
-
-// A ChangePolicy is a [Policy] that sees what is asked for: which abilities a new
-// key would have, which networks an update would take away. If
-// ManagerConfig.Policy implements it, AuthorizeChange is asked instead of
-// Authorize, for every action. A Policy that wraps another one has to pass
-// AuthorizeChange on, or it hides it.
-//
-// before is what Authorize would be given. after is what the key would be, in the
-// form in which it is stored: sorted, without doubles, networks without host bits,
-// origins as browsers write them. It differs from before for ActionIssue,
-// ActionProvision (asked once a mode), ActionUpdate, ActionSuspend, ActionResume,
-// ActionRotate, ActionCancelRotation, ActionRetire and ActionRevoke of a single key.
-// A key that is not there yet has the zero ID in both, and a Version is that of
-// before. Of a rotation after has the windows of the tokens that there are; the new
-// token is not drawn yet. If the request cannot be right, after is before: it is
-// refused, whatever the answer is.
-type ChangePolicy interface {
-	Policy
-	AuthorizeChange(ctx context.Context, a Actor, act Action, before, after Info) error
 }
 
 // RolePolicy lets the listed roles do everything and others nothing. Operators
@@ -117,10 +95,8 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 
 // Standing says whether an account may use the API in a mode: onboarding
 // finished, invoices paid, not blocked. It is asked at every verification, so
-// it answers from memory, and when a key is issued, rotated or revealed, or may do
-// more than before: it is resumed, or an update widens it. [Manager.Provision] asks
-// for each mode by itself. Any error is a refusal; callers get it wrapped in
-// ErrStanding.
+// it answers from memory, and when a key is issued, rotated or revealed. Any error is a refusal;
+// callers get it wrapped in ErrStanding.
 type Standing interface {
 	Allowed(account string, m Mode) error
 }
@@ -136,6 +112,15 @@ type Limits struct {
 	Origins       int // 16
 	// LiveKeys of an account and mode: not revoked, not suspended, not expired.
 	LiveKeys int // 50
+	// Keys of an account, both modes together, that are not revoked: suspended and
+	// expired ones count. An Operator is not bound by it; an account that has more
+	// keeps them. 0: 1,000, or twice LiveKeys if that is more.
+	Keys int
+	// IssuesAnHour is how many keys may be made for an account in any hour, those
+	// included that were revoked since. An Operator is not bound by it, and what they
+	// issue does not count. Rotations are not issues, and are not limited. 0: 300, or
+	// LiveKeys if that is more.
+	IssuesAnHour int
 	// Overlap of an old token with a new one.
 	Overlap time.Duration // 7 days
 }
@@ -146,12 +131,13 @@ func (l Limits) withDefaults() Limits {
 		MetadataName: or(l.MetadataName, 40), MetadataValue: or(l.MetadataValue, 500),
 		Abilities: or(l.Abilities, 64), Networks: or(l.Networks, 64),
 		Origins: or(l.Origins, 16), LiveKeys: or(l.LiveKeys, 50),
+		Keys: or(l.Keys, max(1000, 2*l.LiveKeys)), IssuesAnHour: or(l.IssuesAnHour, max(300, l.LiveKeys)),
 		Overlap: or(l.Overlap, 7*24*time.Hour),
 	}
 }
 
 func (l Limits) negative() bool {
-	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys) < 0
+	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, l.Keys, l.IssuesAnHour) < 0
 }
 
 // or returns v, or the default if v is the zero value.

@@ -21,7 +21,7 @@ type proxy struct {
 	mu sync.Mutex
 	// out sees every record that leaves the store.
 	out func(*apikey.Record)
-	// get and list come before a read; an error stops it.
+	// get and list come before a read, list also before one of items; an error stops it.
 	get, list func() error
 	apply     func(next func() error, changes []apikey.Change) error
 	events    func([]apikey.EventRecord) []apikey.EventRecord
@@ -88,6 +88,11 @@ func (p *proxy) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 }
 
 func (p *proxy) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+	if list := hookOf(p, func() func() error { return p.list }); list != nil {
+		if err := list(); err != nil {
+			return apikey.ItemPage{}, err
+		}
+	}
 	page, err := p.Store.Items(ctx, f)
 	if items := hookOf(p, func() func([]apikey.Item) { return p.items }); items != nil {
 		items(page.Items)

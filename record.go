@@ -118,8 +118,10 @@ func (c *core) tagged(p *parsed) error {
 }
 
 // proveRow decides whether p is a token of the record that its ID led to. It is
-// passed by every token that is proven, whoever asks.
-func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, err error) {
+// passed by every token that is proven, whoever asks. byCheck takes the check for
+// the whole proof, where there is one: 32 bits without a pepper, which is enough to
+// be told that there is nothing to do.
+func (c *core) proveRow(ctx context.Context, p parsed, r *Record, byCheck bool) (renew bool, err error) {
 	cred := r.credential(p.id)
 	if cred == nil {
 		return false, notListed(r)
@@ -130,7 +132,7 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *Record) (renew bool, e
 	if r.Kind == Secret && cred.Hash == "" && len(cred.Check) == 0 {
 		return false, &CorruptError{Key: r.ID, Detail: "the credential has neither hash nor check"}
 	}
-	renew, err = c.prove(ctx, p, cred)
+	renew, err = c.prove(ctx, p, cred, byCheck)
 	switch {
 	case err == nil:
 		return renew && p.kind == Secret, nil
@@ -151,7 +153,7 @@ func notListed(r *Record) *CorruptError {
 // should be made anew from it. The comparisons are constant-time; a stored
 // hash, check or ID can never pass, because what is compared is always derived
 // from the presented text.
-func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew bool, err error) {
+func (c *core) prove(ctx context.Context, p parsed, cred *Credential, byCheck bool) (renew bool, err error) {
 	if p.kind == Publishable { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
 			return false, ErrInvalidToken
@@ -163,7 +165,7 @@ func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew boo
 	if cred.Hash == "" && len(cred.Check) == 0 {
 		return false, ErrInvalidToken
 	}
-	byCheck := false
+	proven := false
 	if len(cred.Check) > 0 {
 		slot := cred.Check[0]
 		k := c.ring.at(slot)
@@ -175,10 +177,10 @@ func (c *core) prove(ctx context.Context, p parsed, cred *Credential) (renew boo
 			if subtle.ConstantTimeCompare(check, cred.Check) != 1 {
 				return false, ErrInvalidToken
 			}
-			byCheck = slot != 0 // 32 bits only turn junk away; a whole HMAC decides
+			proven = byCheck || slot != 0 // 32 bits only turn junk away; a whole HMAC decides
 		}
 	}
-	if !byCheck {
+	if !proven {
 		h := pickHasher(c.hashers, cred.Hash)
 		if h == nil {
 			return false, fmt.Errorf("%w: stored hash has an unknown algorithm", ErrCorrupt)

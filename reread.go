@@ -7,20 +7,20 @@ import (
 )
 
 // rereadFirst is reread for a request that waits for it.
-func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID) error {
-	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), true}, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, v.reread(ctx, id)
+func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *liveKey) error {
+	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), ownLine(k), true}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, v.reread(ctx, id, ownLine(k))
 	})
 	return err
 }
 
 // reread brings a warm key's record up to date, under its proof. Its caller is a
 // task.
-func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
+func (v *Verifier) reread(ctx context.Context, id CredentialID, line path) error {
 	gen := v.cache.enter(id)
 	defer v.cache.leave()
 	begun := v.now()
-	got, err := v.read(ctx, rowKey{id, gen, true})
+	got, err := v.read(ctx, rowKey{id, gen, line, true})
 	var corrupt *CorruptError
 	switch {
 	case err == nil:
@@ -35,6 +35,10 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID) error {
 	return nil
 }
 
+// ownLine is where a proven key's reads wait: accounts take turns, and in each its
+// keys.
+func ownLine(k *liveKey) path { return path{k.account, string(k.info.ID[:])} }
+
 // rereadBehind is reread without anyone waiting, once at a time for a key, and
 // after a failure not for a second: a store that is failing over must not be
 // asked by every hit of every merchant.
@@ -44,7 +48,7 @@ func (v *Verifier) rereadBehind(id CredentialID, k *liveKey, now instant) {
 	}
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {
 		var again time.Duration
-		if err := v.reread(ctx, id); err != nil {
+		if err := v.reread(ctx, id, ownLine(k)); err != nil {
 			failed := v.now().mono
 			again = failed + time.Second
 			if last := v.warned.Load(); failed >= time.Duration(last)+time.Second && v.warned.CompareAndSwap(last, int64(failed)) {
@@ -62,7 +66,7 @@ func (v *Verifier) rereadBehind(id CredentialID, k *liveKey, now instant) {
 // hasher or another pepper, by swapping them on the old hash: no version, no
 // event, and nothing undone if somebody else was faster. One at a time: what is
 // skipped now is done at the key's next cold verification.
-func (v *Verifier) renewBehind(p parsed, cred Credential) {
+func (v *Verifier) renewBehind(p parsed, cred Credential, line path) {
 	if v.cfg.ReadOnly {
 		return
 	}
@@ -75,7 +79,7 @@ func (v *Verifier) renewBehind(p parsed, cred Credential) {
 		defer func() { <-v.renewing }()
 		up := Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
 		if v.hashers[0].Outdated(cred.Hash) {
-			encoded, err := v.hashers[0].Hash(ctx, bytesOf(p.proven()))
+			encoded, err := v.hashers[0].Hash(withPath(ctx, line), bytesOf(p.proven()))
 			if err != nil {
 				return
 			}

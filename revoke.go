@@ -19,15 +19,13 @@ type SuspendRequest struct{ Key KeyID }
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
 func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
-	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key, plan: lessens(suspend)}, suspend)
-}
-
-func suspend(r *Record, _ time.Time) (made, bool) {
-	if r.Disabled {
-		return made{}, false
-	}
-	r.Disabled = true
-	return made{changed: []string{"disabled"}}, true
+	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key}, func(r *Record, _ time.Time) (made, bool) {
+		if r.Disabled {
+			return made{}, false
+		}
+		r.Disabled = true
+		return made{changed: []string{"disabled"}}, true
+	})
 }
 
 // RevokeRequest names a key and why it ends.
@@ -42,7 +40,7 @@ type RevokeRequest struct {
 
 func (r RevokeRequest) guarded() approval {
 	return approval{
-		job:  job{action: ActionRevoke, key: r.Key, lessens: true, plan: lessens(r.edit)},
+		job:  job{action: ActionRevoke, key: r.Key, lessens: true},
 		free: r.Reason == ReasonCompromised,
 		sum: sumOf(ActionRevoke, func(c *canon) {
 			c.bytes(r.Key[:])
@@ -62,7 +60,8 @@ func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 }
 
 func (s session) revoke(ctx context.Context, req RevokeRequest) error {
-	if _, err := req.Reason.valid(); err != nil {
+	reason, err := req.Reason.valid()
+	if err != nil {
 		return err
 	}
 	ask := req.guarded()
@@ -70,14 +69,10 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 	if !ask.free {
 		j = ask.asking(req.Grant)
 	}
-	return s.lessen(ctx, j, req.edit)
-}
-
-// edit is what the request does to a record.
-func (r RevokeRequest) edit(stored *Record, now time.Time) (made, bool) {
-	reason := or(r.Reason, ReasonRequested)
-	stored.RevokedAt, stored.RevokeReason = micros(now), reason
-	return made{changed: []string{"revoked_at"}, reason: reason}, true
+	return s.lessen(ctx, j, func(r *Record, now time.Time) (made, bool) {
+		r.RevokedAt, r.RevokeReason = micros(now), reason
+		return made{changed: []string{"revoked_at"}, reason: reason}, true
+	})
 }
 
 func (r Reason) valid() (Reason, error) {
@@ -85,18 +80,6 @@ func (r Reason) valid() (Reason, error) {
 		return "", invalid("a reason has at most 200 bytes of valid UTF-8")
 	}
 	return or(r, ReasonRequested), nil
-}
-
-// lessens is the plan of what takes power away. It refuses nothing: that never waits
-// for anything but a role.
-func lessens(edit func(*Record, time.Time) (made, bool)) func(context.Context, session, Actor, *Record, time.Time) ([]planned, error) {
-	return func(_ context.Context, _ session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
-		r := stored.clone()
-		if stored.State() != Revoked {
-			edit(&r, now)
-		}
-		return []planned{{stored, &r}}, nil
-	}
 }
 
 // lessen takes power away from a key that is not dead yet.
@@ -206,67 +189,6 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		done.Revoked++
 	}
 	return done, errors.Join(failed...)
-}
-
-// RevokeToken ends the credential that is presented: whoever holds a leaked
-// token can make it harmless, from anywhere, with no account and no actor. It
-// works on a suspended key too; of an ended credential it is nil. Secret keys
-// only: a publishable token is public, and whoever reads a web page must not
-// end it. Where it was presented is taken from the context's actor, if there is
-// one.
-//
-// The token may stand in what a person has pasted, up to 8 KiB: with a line break or
-// "Bearer " beside it, in a header, in a line of an .env file. A text with two
-// different tokens is ErrInvalid.
-//
-// Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason, two tokens), ErrBusy,
-// ErrCorrupt, ErrUnavailable, ErrClosed.
-func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
-	reason, err := reason.valid()
-	if err != nil {
-		return err
-	}
-	p, err := m.pasted(presented)
-	if err != nil {
-		return err
-	}
-	if err := m.tagged(&p); err != nil {
-		return err
-	}
-	// Anybody on the Internet may call this: what it costs is bounded as cold
-	// verifications are.
-	release, err := m.cold.enter(ctx, 1)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s := m.own()
-	r, err := s.store.Lookup(ctx, p.id)
-	if errors.Is(err, ErrNotFound) {
-		return ErrInvalidToken
-	} else if err != nil {
-		return storeError(err)
-	}
-	if _, err := m.proveRow(ctx, p, &r); err != nil {
-		return err
-	}
-	if p.kind != Secret {
-		return ErrKind
-	}
-	// The credential is the actor: it speaks for its key's account and can do
-	// nothing but end itself, which needs no policy. Who presents it does not matter.
-	from, _ := actorOf(ctx)
-	holder := Actor{
-		ID: "credential:" + p.id.String(), Account: r.Account, holder: true,
-		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
-	}
-	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: r.ID, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
-		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
-			m, ended := r.retire(p.id, now)
-			m.reason = reason
-			return m, ended
-		}), nil
-	}})
 }
 
 // RemacRequest bounds one call of Remac.

@@ -18,8 +18,8 @@ type Verifier struct {
 	cfg       VerifierConfig
 	made      time.Time
 	cache     *cache
-	coldReads *gate // for tokens that are not proven
-	warmReads *gate // for those that are, which must not queue behind junk
+	coldReads *reads // for tokens that are not proven
+	warmReads *gate  // for those that are, which must not queue behind junk
 	tasks     *tasks
 	rows      flights[rowKey, row]
 	rereads   flights[rowKey, struct{}]
@@ -141,7 +141,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	}
 	v := &Verifier{
 		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
-		coldReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
+		coldReads: newReads(c.ColdReads, 1024),
 		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks:     newTasks(), renewing: make(chan struct{}, 1), usage: newUsage(c.LastUsedEvery),
 	}
@@ -167,7 +167,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 // and the others, with this Verifier in ManagerConfig.Local) is answered from
 // before the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
-	k, now, source, err := v.find(ctx, presented)
+	k, now, source, err := v.find(ctx, presented, r.Addr)
 	if err == nil {
 		err = v.judge(k, &r, now)
 	}
@@ -198,7 +198,7 @@ func (v *Verifier) refused(k *liveKey, source Source, err error) {
 
 // find proves the token; its errors say "invalid" or that we failed, never why. It
 // returns the time, in microseconds since 1970, that the key is to be judged at.
-func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at int64, source Source, err error) {
+func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *liveKey, at int64, source Source, err error) {
 	var p parsed
 	if !v.locate(presented, &p) {
 		return nil, 0, FromToken, ErrInvalidToken
@@ -230,13 +230,13 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 			continue // what the sync brought may concern this key
 		}
 		if found == miss {
-			k, err := v.coldKey(ctx, p)
+			k, err := v.coldKey(ctx, p, from)
 			return k, v.now().wall, FromStore, err
 		}
 		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
 		if !reread && (readAt == (instant{}) || age > 2*v.cfg.MaxAge) {
-			if err := v.rereadFirst(ctx, p.id); err != nil {
+			if err := v.rereadFirst(ctx, p.id, k); err != nil {
 				return nil, 0, FromStore, err
 			}
 			reread = true
@@ -253,21 +253,21 @@ func (v *Verifier) find(ctx context.Context, presented string) (k *liveKey, at i
 // coldKey proves a token that is not warm. Callers with equal tokens share one
 // flight, and so one argon2 run; callers with different tokens of one ID share
 // the row alone, never each other's proof.
-func (v *Verifier) coldKey(ctx context.Context, p parsed) (*liveKey, error) {
+func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liveKey, error) {
 	digest := v.cache.digest(p.text)
 	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
 		proven := false
 		for range 8 {
 			gen := v.cache.enter(p.id)
 			o := outcome{claims: p.claims, digest: digest}
-			got, err := v.read(ctx, rowKey{p.id, gen, false})
+			got, err := v.read(ctx, rowKey{p.id, gen, v.coldReads.path(p.id, from), false})
 			switch {
 			case err != nil:
 			case !proven:
 				var renew bool
-				renew, err = v.proveRow(ctx, p, got.record)
+				renew, err = v.proveRow(withPath(ctx, hashLine(got.record)), p, got.record, false)
 				if proven = err == nil; renew {
-					v.renewBehind(p, *got.record.credential(p.id))
+					v.renewBehind(p, *got.record.credential(p.id), hashLine(got.record))
 				}
 			case got.record.credential(p.id) == nil: // it was moved by hand between the two reads
 				err = notListed(got.record)
@@ -319,6 +319,7 @@ type proofKey struct {
 type rowKey struct {
 	id     CredentialID
 	gen    uint64
+	line   path // nobody joins a read that waits in another line than theirs
 	proven bool // read under a proof, by the other gate
 }
 
@@ -332,17 +333,18 @@ type row struct {
 // junk, one of its own for proven keys, which must not queue behind a flood.
 func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 	return v.rows.within(ctx, key, func(ctx context.Context) (row, error) {
-		g := v.coldReads
+		g := v.coldReads.gate
 		if key.proven {
 			g = v.warmReads
 		}
-		release, err := g.enter(ctx, 1)
+		release, err := g.enter(ctx, key.line, 1)
 		if err != nil {
 			return row{}, err
 		}
 		defer release()
 		readAt, begun := v.now(), v.cache.newest()
 		r, err := v.cfg.Store.Lookup(ctx, key.id)
+		v.coldReads.learn(key.id, err)
 		if err != nil {
 			return row{}, unavailable(err)
 		}

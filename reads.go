@@ -1,0 +1,89 @@
+package apikey
+
+import (
+	"cmp"
+	"errors"
+	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// reads bounds the reading of a store for tokens that nobody has proven yet, which
+// anybody can make up. At most so many run at once, so that junk cannot drain the
+// pool that payments use, and they take turns:
+//
+//   - between credentials that the store did not have when they were last asked
+//     about, and the others: whoever presents the same thousands of tokens again and
+//     again, which rotation has dropped or which nobody issued, has half of the turns
+//     at most, and a token that is not known for that has the other half;
+//   - between networks, and in each between addresses;
+//   - between groups of credentials, see groupOf: all tokens of one account that has
+//     rotated a key twelve thousand times are in one.
+type reads struct {
+	gate   *gate
+	seed   maphash.Seed // so that nobody can choose which IDs share a place
+	absent [1 << 15]atomic.Uint64
+}
+
+func newReads(atOnce, maxWaiting int) *reads {
+	return &reads{
+		gate: newGate(int64(atOnce), int64(atOnce), 2*time.Second, maxWaiting),
+		seed: maphash.MakeSeed(),
+	}
+}
+
+// path is the line in which a credential is looked up that was presented from an
+// address (zero: unknown).
+func (r *reads) path(id CredentialID, from netip.Addr) path {
+	known := "unknown"
+	if place, mark := r.place(id); place.Load() == mark {
+		known = "absent"
+	}
+	network, address := neighbours(from)
+	return path{known, network, address, groupOf(id)}
+}
+
+// learn notes whether the store had it.
+func (r *reads) learn(id CredentialID, err error) {
+	switch place, mark := r.place(id); {
+	case errors.Is(err, ErrNotFound):
+		place.Store(mark)
+	case err == nil:
+		place.CompareAndSwap(mark, 0)
+	}
+}
+
+// place is where the absence of an ID is marked, and the mark. Junk overwrites
+// junk. An ID that is taken for another's loses turns, and nothing else.
+func (r *reads) place(id CredentialID) (*atomic.Uint64, uint64) {
+	h := maphash.Bytes(r.seed, id[:])
+	return &r.absent[h%uint64(len(r.absent))], cmp.Or(h, 1)
+}
+
+// neighbours names the network and the address that a request came from: what is
+// given to one customer, /24 and /32 of IPv4, /48 and /64 of IPv6. Both are empty
+// where the address is unknown.
+func neighbours(a netip.Addr) (network, address string) {
+	if !a.IsValid() {
+		return "", ""
+	}
+	b := a.As16() // IPv4 in its 4-in-6 form
+	if a.Unmap().Is4() {
+		return string(b[:15]), string(b[:])
+	}
+	return string(b[:6]), string(b[:8])
+}
+
+// groupOf is the group that a credential's ID says it belongs to: its last four
+// bytes, which are drawn once for an account (see count) and kept by rotation. They
+// tell which tokens belong together, and not to whom. With a pepper the tag vouches
+// for them; without one anybody can write what they like, and is told apart by the
+// address.
+func groupOf(id CredentialID) string { return string(id[len(id)-groupLen:]) }
+
+const groupLen = 4
+
+// hashLine is where the hash of a key's token waits: accounts take turns, and in each
+// its keys. RevokeToken has turns of its own.
+func hashLine(r *Record) path { return path{"", r.Account, string(r.ID[:])} }

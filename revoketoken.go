@@ -1,0 +1,130 @@
+package apikey
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"net/netip"
+	"time"
+)
+
+// RevokeToken ends the credential that is presented: whoever holds a leaked
+// token can make it harmless, from anywhere, with no account and no actor. It
+// works on a suspended key too; of an ended credential it is nil. Secret keys
+// only: a publishable token is public, and whoever reads a web page must not
+// end it. Where it was presented is taken from the context's actor, if there is
+// one.
+//
+// The token may stand in what a person has pasted, up to 8 KiB: with a line break or
+// "Bearer " beside it, in a header, in a line of an .env file. A text with two
+// different tokens is ErrInvalid.
+//
+// It is the last to fail when the program is busy: a token that is in use here needs
+// neither a read nor a hash to be proven, an ended one no hash, and the others have
+// turns of their own. Of several calls at once with one token the first is carried
+// out, and is the answer of all. Without a deadline it ends after 5 s.
+//
+// Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason, two tokens), ErrBusy,
+// ErrCorrupt, ErrUnavailable, ErrClosed.
+func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
+	reason, err := reason.valid()
+	if err != nil {
+		return err
+	}
+	p, err := m.pasted(presented)
+	if err != nil {
+		return err
+	}
+	if err := m.tagged(&p); err != nil {
+		return err
+	}
+	// Anybody on the Internet may call this, also as often as they like with one
+	// token, and also to keep a stolen one alive: by filling whatever has a bound, or
+	// by hanging up on the call that others have joined.
+	for {
+		_, err := m.exits.shared(ctx, sha256.Sum256([]byte(p.text)), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, m.endToken(ctx, p, reason)
+		})
+		if _, patient := ctx.Deadline(); !patient || ctx.Err() != nil || !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// endToken proves a token by what is cheapest, and ends its credential.
+func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
+	if key, account, used := m.usedHere(&p); used {
+		if err := m.retireBy(ctx, p, key, account, reason); !errors.Is(err, ErrNotFound) {
+			return err
+		} // the row is not where it was
+	}
+	r, err := m.lookUp(ctx, p.id)
+	if errors.Is(err, ErrNotFound) {
+		return ErrInvalidToken
+	} else if err != nil {
+		return storeError(err)
+	}
+	cred := r.credential(p.id)
+	over := cred != nil && (cred.Ended || r.State() == Revoked) && m.authentic(&r) == nil
+	line := hashLine(&r)
+	line[0] = "exit"
+	if _, err := m.proveRow(withPath(ctx, line), p, &r, over); err != nil {
+		return err
+	}
+	if p.kind != Secret {
+		return ErrKind
+	}
+	err = m.retireBy(ctx, p, r.ID, r.Account, reason)
+	if errors.Is(err, ErrNotFound) { // dropped since, with all that is left of it
+		return ErrInvalidToken
+	}
+	return err
+}
+
+// usedHere finds a token in the memory of this process's Verifiers, which have proven
+// it and know whose it is.
+func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
+	for _, v := range m.cfg.Local {
+		if k, found := v.cache.get(p); found == hit && k.damage == nil && !k.unlisted && k.kind == Secret {
+			return k.info.ID, k.account, true
+		}
+	}
+	return KeyID{}, "", false
+}
+
+// lookUp reads the store for a token that may be junk, in a turn of its own.
+func (m *Manager) lookUp(ctx context.Context, id CredentialID) (Record, error) {
+	a, _ := actorOf(ctx)
+	from, _ := netip.ParseAddr(a.Addr)
+	release, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
+	if err != nil {
+		return Record{}, err
+	}
+	defer release()
+	r, err := m.cfg.Store.Lookup(ctx, id)
+	m.cold.learn(id, err)
+	return r, err
+}
+
+// retireBy ends a credential on behalf of whoever holds its token. The credential is
+// the actor: it speaks for its key's account and can do nothing but end itself, which
+// needs no policy. Who presents it does not matter.
+func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account string, reason Reason) error {
+	s := m.own()
+	from, _ := actorOf(ctx)
+	holder := Actor{
+		ID: "credential:" + p.id.String(), Account: account, holder: true,
+		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
+	}
+	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: key, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
+		if stored.credential(p.id) == nil {
+			return effect{}, ErrNotFound
+		}
+		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
+			m, ended := r.retire(p.id, now)
+			m.reason = reason
+			return m, ended
+		}), nil
+	}})
+}
