@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,7 +31,30 @@ type Event struct {
 	// "factor:totp", "approves:key.rotate", "sealed:100".
 	Changed []string
 	Reason  Reason // of a revocation
+	// Doubt says what [Manager.Events] cannot vouch for; empty: nothing, the event
+	// is as a Manager wrote it. What OnEvent is told has none.
+	Doubt Doubt `json:",omitzero"`
 }
+
+// Doubt is what [Manager.Events] says of an event that it cannot vouch for. The
+// zero value is none: the event carries the MAC of a configured pepper, which
+// covers all of it, so whoever writes to the database without the pepper has
+// neither made nor changed it. That no event is missing is for
+// [Manager.VerifyEvents] to say, and of events outside the chains nobody can.
+type Doubt string
+
+const (
+	// Unverifiable: nobody can tell. The event was made without a pepper, with one
+	// that is no longer configured, or by a newer version. It is shown as it is
+	// stored, and whoever writes to the database may have written it: label it.
+	Unverifiable Doubt = "unverifiable"
+	// Failed: the event was damaged, or was written or moved behind the library's
+	// back: its MAC does not hold, its columns differ from its body, or it names a
+	// pepper that nobody vouches for. The body is withheld, and the Outcome is
+	// Unreadable. What is shown are the columns by which it was found, which
+	// somebody may have written too.
+	Failed Doubt = "failed"
+)
 
 // EventID identifies an event: a UUID of version 7 (RFC 9562); of version 8 for
 // a denial.
@@ -59,8 +83,8 @@ const (
 	// and minute, 200 an account and minute, and 10,000 a process and minute; none
 	// inside a caller's transaction. Trace.Denied is told of all.
 	Refused Outcome = "refused"
-	// Unreadable: the stored event is damaged, or was written by a newer version;
-	// only its columns are shown.
+	// Unreadable: the stored event is damaged or forged (its Doubt is Failed), or was
+	// written by a newer version; only its columns are shown.
 	Unreadable Outcome = "unreadable"
 )
 
@@ -76,12 +100,45 @@ func chainHash(k *pepperKeys, body []byte) [32]byte {
 
 const eventV1 = 1
 
-// encode writes the bytes that are hashed and stored verbatim: version, slot,
+// maker says which peppers an event is about.
+type maker struct {
+	slot uint8 // of the pepper that makes its hash; 0: none
+	// after is one more than the slot of the MAC that the record had before, which
+	// is the slot of the event before. 0: not said, because the event is about no
+	// key, is older than this field, or the record before could not be believed.
+	after uint8
+}
+
+// follows says that the record before had this MAC.
+func (m *maker) follows(mac []byte) {
+	if slot := macSlot(mac); slot <= MaxPepperSlot {
+		m.after = slot + 1
+	}
+}
+
+// macSlot is the slot of the pepper that made a record's MAC; 0: there is none.
+func macSlot(mac []byte) uint8 {
+	if len(mac) == 0 {
+		return 0
+	}
+	return mac[0]
+}
+
+// number is how both are written: a slot fits into a byte, and what is absent is
+// zero, as it was before there was an after.
+func (m maker) number() uint64 { return uint64(m.slot) | uint64(m.after)<<8 }
+
+func makerOf(n uint64) (m maker, ok bool) {
+	m = maker{uint8(n), uint8(n >> 8)}
+	return m, n == m.number() && m.slot <= MaxPepperSlot && m.after <= MaxPepperSlot+1
+}
+
+// encode writes the bytes that are hashed and stored verbatim: version, maker,
 // the previous hash, then the event.
-func (e *Event) encode(slot uint8, prev [32]byte) []byte {
+func (e *Event) encode(by maker, prev [32]byte) []byte {
 	var c canon
 	c.uint(eventV1)
-	c.uint(uint64(slot))
+	c.uint(by.number())
 	c.b = append(c.b, prev[:]...)
 	c.b = append(c.b, e.ID[:]...)
 	c.time(e.Time)
@@ -101,25 +158,28 @@ func (e *Event) encode(slot uint8, prev [32]byte) []byte {
 	return c.b
 }
 
-// link is an event together with its place in the chain.
+// link is an event as it was stored, and what can be said of it by itself.
 type link struct {
 	Event
-	slot  uint8
+	maker
 	prev  [32]byte
 	hash  [32]byte
-	newer bool // of a version that this one cannot read
-	sound bool // its pepper, if it has one, is here and says that it is whole
+	newer bool   // of a version that this one cannot read
+	sound bool   // its pepper, if it has one, is here and says that it is whole
+	fault string // what is wrong with it; empty: nothing that can be seen
 }
 
 // decodeEvent reads what encode wrote; false for anything else, so that
 // whatever decodes encodes to the same bytes.
 func decodeEvent(body []byte) (l link, ok bool) {
 	u := uncanon{body, true}
-	version, slot := u.uint(), u.uint()
+	version := u.uint()
+	by, known := makerOf(u.uint())
 	u.into(l.prev[:])
+	l.maker = by
 	if u.ok && version > eventV1 { // of a newer version: its place in the chain can be checked, no more
-		l.slot, l.newer = uint8(slot), true
-		return l, slot <= MaxPepperSlot
+		l.newer = true
+		return l, known
 	}
 	u.into(l.ID[:])
 	l.Time = u.time()
@@ -135,162 +195,25 @@ func decodeEvent(body []byte) (l link, ok bool) {
 	operator := u.uint()
 	l.Changed = u.texts()
 	l.Reason = Reason(u.text())
-	l.slot, l.Mode, l.Actor.operator = uint8(slot), Mode(mode), operator == 1
-	return l, u.ok && len(u.b) == 0 && version == eventV1 && slot <= MaxPepperSlot && mode <= 255 && operator <= 1
+	l.Mode, l.Actor.operator = Mode(mode), operator == 1
+	return l, u.ok && len(u.b) == 0 && version == eventV1 && known && mode <= 255 && operator <= 1
+}
+
+// maker is this Manager, as what makes an event.
+func (c *core) maker() maker {
+	if c.ring.has() {
+		return maker{slot: c.ring.first.slot}
+	}
+	return maker{}
 }
 
 // record makes what the store keeps, chained behind prev.
-func (c *core) record(e Event, prev [32]byte) EventRecord {
-	var slot uint8
-	if c.ring.has() {
-		slot = c.ring.first.slot
-	}
-	body := e.encode(slot, prev)
+func (c *core) record(e Event, by maker, prev [32]byte) EventRecord {
+	body := e.encode(by, prev)
 	return EventRecord{
 		ID: e.ID, Time: e.Time, Account: e.Account, Mode: e.Mode, Key: e.Key, Credential: e.Credential,
 		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.first, body),
 	}
-}
-
-// ChainReport is what [Manager.VerifyEvents] found.
-type ChainReport struct {
-	Events int // walked, from the first on
-	// Broken is the first event that does not hold; nil: none.
-	Broken *BrokenLink
-	// Unverifiable events were made with a pepper that is no longer configured, or
-	// by a newer version: neither broken nor sound.
-	Unverifiable int
-}
-
-// BrokenLink says where a chain breaks.
-type BrokenLink struct {
-	Seq    uint64
-	Detail string
-}
-
-// VerifyEventsRequest names the key whose chain is walked.
-type VerifyEventsRequest struct{ Key KeyID }
-
-// VerifyEvents walks a key's chain from its first event to the record's Head
-// and names the first link that is missing, changed or out of place. Errors:
-// ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot even be
-// read), ErrUnavailable.
-func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (ChainReport, error) {
-	var report ChainReport
-	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *Record) (effect, error) {
-		var err error
-		report, err = m.walk(ctx, *r)
-		return effect{}, err
-	}})
-	return report, err
-}
-
-// walk checks the chain up to the version that r has. What was added behind r
-// meanwhile is left for the next time.
-func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err error) {
-	var last link
-	f := EventFilter{Key: r.ID, Chain: true, Limit: 500}
-	for {
-		page, err := m.cfg.Store.Events(ctx, f)
-		if err != nil {
-			return report, storeError(err)
-		}
-		for i := range page.Events {
-			e := &page.Events[i]
-			if last.Seq == r.Version && e.Seq > r.Version {
-				report.Broken, err = m.beyond(ctx, r)
-				return report, err
-			}
-			l, broken, err := m.follows(ctx, e, last)
-			if broken != nil || err != nil {
-				report.Broken = broken
-				return report, err
-			}
-			report.Events++
-			if !l.sound {
-				report.Unverifiable++
-			}
-			last = l
-			if l.Seq == r.Version {
-				report.Broken = m.agrees(&r, l)
-			}
-			if report.Broken != nil {
-				return report, nil
-			}
-		}
-		if page.Next == "" {
-			break
-		}
-		f.After = page.Next
-	}
-	if last.Seq < r.Version || last.Seq == 0 {
-		report.Broken = &BrokenLink{last.Seq + 1, "the event is missing: the record is newer than its log"}
-	}
-	return report, nil
-}
-
-// agrees checks a record against the newest event of it.
-func (m *Manager) agrees(r *Record, l link) *BrokenLink {
-	if l.hash != r.Head {
-		return &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
-	}
-	if err := m.believe(r); err != nil {
-		return &BrokenLink{l.Seq, "the record itself is damaged"}
-	}
-	return nil
-}
-
-// beyond looks at a record whose log goes on after its version: it was changed
-// since it was read, or it was put back to an older version.
-func (m *Manager) beyond(ctx context.Context, r Record) (*BrokenLink, error) {
-	now, err := m.cfg.Store.Get(ctx, r.ID)
-	switch {
-	case err != nil:
-		return nil, storeError(err)
-	case now.Version > r.Version:
-		return nil, nil
-	}
-	return &BrokenLink{r.Version + 1, "the record was put back to before this event"}, nil
-}
-
-// follows checks one event against the one before it.
-func (m *Manager) follows(ctx context.Context, e *EventRecord, last link) (l link, broken *BrokenLink, err error) {
-	l, ok := decodeEvent(e.Body)
-	l.hash = e.Hash
-	if l.newer {
-		l.Event = byColumns(e)
-	}
-	bad := func(why string) (link, *BrokenLink, error) { return l, &BrokenLink{last.Seq + 1, why}, nil }
-	switch {
-	case !ok:
-		return bad("the event cannot be read")
-	case l.Seq != last.Seq+1:
-		return bad("the event is missing")
-	case l.ID != e.ID || l.Seq != e.Seq || l.Key != e.Key || l.Account != e.Account || l.Mode != e.Mode ||
-		l.Credential != e.Credential || l.Actor.ID != e.Actor || l.Action != e.Action || !l.Time.Equal(e.Time):
-		return bad("the event's columns differ from its body")
-	case l.slot == 0 && last.slot != 0:
-		return bad("the event has no pepper, but the one before it has")
-	}
-	if k := m.ring.at(l.slot); l.slot == 0 || k != nil {
-		want := chainHash(k, e.Body)
-		if subtle.ConstantTimeCompare(want[:], e.Hash[:]) != 1 {
-			return bad("the event's hash does not match its body")
-		}
-		l.sound = true
-	} else if mark, err := m.own().item(ctx, itemMark, markID(l.slot)); err != nil {
-		return l, nil, err
-	} else if mark.Version == 0 { // else whoever edits an event would call it one of a pepper that is gone
-		return bad("the event names a pepper that this database was never used with")
-	}
-	if l.prev != last.hash {
-		if l.sound && l.slot != 0 && last.Seq > 0 { // only a Manager made this one, so it was the other that changed
-			return l, &BrokenLink{last.Seq, "the next event continues another one than this"}, nil
-		}
-		return bad("the event does not continue the one before it")
-	}
-	l.sound = l.sound && !l.newer
-	return l, nil, nil
 }
 
 // EventsRequest selects a page of the activity log, newest first.
@@ -309,9 +232,11 @@ type EventList struct {
 	Next   Cursor // empty: this was the last page
 }
 
-// Events returns a page of the activity log. Errors: ErrNoActor, ErrNotFound
-// (a key or account that is not the actor's), ErrForbidden, ErrInvalid (a
-// cursor of another list), ErrUnavailable.
+// Events returns a page of the activity log. Each event is checked by itself, also
+// one outside the chains (enrolments, lifted locks, refusals), and its Doubt says
+// what cannot be vouched for: a page that shows events shows that too. Errors:
+// ErrNoActor, ErrNotFound (a key or account that is not the actor's), ErrForbidden,
+// ErrInvalid (a cursor of another list), ErrUnavailable.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
@@ -329,16 +254,75 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 			return effect{}, ErrNotFound // every key has an event, also one that was purged
 		}
 		list.Next = sealCursor(page.Next, bind)
-		for _, e := range page.Events {
-			l, ok := decodeEvent(e.Body)
-			if !ok || l.newer { // VerifyEvents names what is wrong
-				l.Event = byColumns(&e)
+		look := m.examiner(ctx)
+		for i := range page.Events {
+			l, err := look.at(&page.Events[i])
+			if err != nil {
+				return effect{}, err
 			}
-			list.Events = append(list.Events, l.Event)
+			list.Events = append(list.Events, l.shown(&page.Events[i]))
 		}
 		return effect{}, nil
 	}})
 	return list, err
+}
+
+// examiner looks at stored events, one by one.
+type examiner struct {
+	*core
+	marks func() (marks, error)
+}
+
+func (m *Manager) examiner(ctx context.Context) examiner {
+	return examiner{&m.core, sync.OnceValues(func() (marks, error) { return readMarks(ctx, m.cfg.Store) })}
+}
+
+// at says of a stored event what can be said without the others: it is passed by
+// every event that is shown or walked over. Its fault is not an error of ours.
+func (x examiner) at(e *EventRecord) (link, error) {
+	l, ok := decodeEvent(e.Body)
+	l.hash = e.Hash
+	if ok && l.newer {
+		l.Event = byColumns(e)
+	}
+	switch k := x.ring.at(l.slot); {
+	case !ok:
+		l.fault = "the event cannot be read"
+	case l.ID != e.ID || l.Seq != e.Seq || l.Key != e.Key || l.Account != e.Account || l.Mode != e.Mode ||
+		l.Credential != e.Credential || l.Actor.ID != e.Actor || l.Action != e.Action || !l.Time.Equal(e.Time):
+		l.fault = "the event's columns differ from its body" // moved to another account, say
+	case l.slot == 0 || k != nil:
+		want := chainHash(k, e.Body)
+		if subtle.ConstantTimeCompare(want[:], e.Hash[:]) != 1 {
+			l.fault = "the event's hash does not match its body"
+		}
+	default: // whoever edits an event would say that its pepper is gone
+		marks, err := x.marks()
+		if err != nil {
+			return l, err
+		}
+		if it, ok := marks[l.slot]; !ok {
+			l.fault = fmt.Sprintf("the event names the pepper of slot %d, with which this database was never used", l.slot)
+		} else if !x.genuine(l.slot, it) {
+			l.fault = fmt.Sprintf("the event names the pepper of slot %d, and no configured pepper vouches that it was ever used: see AdoptPepper", l.slot)
+		}
+		return l, nil
+	}
+	l.sound = l.fault == "" && !l.newer
+	return l, nil
+}
+
+// shown is an event as Events shows it: a body that fails its check is withheld,
+// because people act on what a log says.
+func (l link) shown(e *EventRecord) Event {
+	switch {
+	case l.fault != "":
+		l.Event = byColumns(e)
+		l.Doubt = Failed
+	case !l.sound || l.slot == 0:
+		l.Doubt = Unverifiable
+	}
+	return l.Event
 }
 
 // byColumns is an event whose body cannot be read here.

@@ -29,7 +29,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	ev := s.record(Event{
 		ID: id, Time: micros(now), Action: j.action, Outcome: Refused,
 		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
-	}, [32]byte{})
+	}, s.maker(), [32]byte{})
 	// Whoever is refused must not escape the log by hanging up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()

@@ -101,8 +101,9 @@
 // # Events
 //
 // Every change of a key is an [Event] in that key's chain, committed together
-// with the change. [Manager.Events] shows them and [Manager.VerifyEvents] finds
-// the first that was changed, dropped or put in.
+// with the change. [Manager.Events] shows them, and marks those that it cannot
+// vouch for (Event.Doubt); [Manager.VerifyEvents] finds the first of a chain that
+// was changed, dropped or put in.
 //
 // # Peppers and hashers
 //

@@ -156,6 +156,9 @@ func managerCalls(m *apikey.Manager) calls {
 			_, err := m.Remac(ctx, apikey.RemacRequest{})
 			return err
 		}},
+		"AdoptPepper": {"everything": func(ctx context.Context, _ target) error {
+			return m.AdoptPepper(ctx, apikey.AdoptPepperRequest{Slot: 9})
+		}},
 		"Events": {
 			"account": func(ctx context.Context, of target) error {
 				_, err := m.Events(ctx, apikey.EventsRequest{Account: of.account})

@@ -284,7 +284,11 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
 			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
 		}
-		stored := s.record(ev, r.Head)
+		by := s.maker()
+		if !m.unsigned {
+			by.follows(r.MAC)
+		}
+		stored := s.record(ev, by, r.Head)
 		r.Version, r.Head = ev.Seq, stored.Hash
 		if !m.unsigned {
 			s.sign(r)
@@ -301,7 +305,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	default:
 		ev := *e.note
 		ev.Time = micros(start)
-		stored := s.record(ev, [32]byte{})
+		stored := s.record(ev, s.maker(), [32]byte{})
 		changes = append(changes, Change{ID: ev.ID, Event: &stored})
 		events = append(events, ev)
 	}

@@ -159,6 +159,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
 		rowOf(apikey.Recoverable), rowOf(apikey.FromCache), rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
+		rowOf(apikey.Failed),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
 	}
 }
@@ -170,7 +171,7 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.UpdateRequest{}), filled(k, apikey.SuspendRequest{}), filled(k, apikey.ResumeRequest{}),
 		filled(k, apikey.RotateRequest{}), filled(k, apikey.CancelRotationRequest{}), filled(k, apikey.RetireRequest{}),
 		filled(k, apikey.RevokeRequest{}),
-		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.EventsRequest{}),
+		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.AdoptPepperRequest{}), filled(k, apikey.EventsRequest{}),
 		filled(k, apikey.VerifyEventsRequest{}), filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
 		filled(k, apikey.Filter{}), filled(k, apikey.EventFilter{}), filled(k, apikey.ItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.Entry{}),

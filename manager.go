@@ -126,10 +126,11 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	}
 	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
 	m.exits.tasks = m.tasks
-	if err := core.checkMarks(ctx, c.Store); err != nil {
+	marks, err := core.checkMarks(ctx, c.Store)
+	if err != nil {
 		return nil, err
 	}
-	if err := m.mark(ctx); err != nil {
+	if err := m.mark(ctx, marks); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -2,14 +2,28 @@ package apikey
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 )
 
 // itemMark is the kind of the items that tell a database's peppers: ID is the
-// slot, Data an HMAC under the pepper.
+// slot, Data a mark, which is an HMAC under that pepper, and behind it the vouches
+// of other peppers: a slot and an HMAC each. While a pepper is configured its mark
+// proves itself. Once it is retired nobody can check that any more, and whoever
+// writes to the database could make up a mark, and say of an event that it was
+// made with that pepper: so the others vouch for it while it is there.
 const itemMark ItemKind = "pepper"
+
+const (
+	markSize  = sha256.Size
+	vouchSize = 1 + sha256.Size
+)
 
 func markOf(k *pepperKeys) []byte {
 	sum := k.mac(purposeMark, []byte("apikey pepper mark v1"))
@@ -18,74 +32,229 @@ func markOf(k *pepperKeys) []byte {
 
 func markID(slot uint8) string { return fmt.Sprintf("%02d", slot) }
 
+// marks are the items of the peppers that a database was used with, by slot.
+type marks map[uint8]Item
+
+// readMarks reads all that are named as mark names them: junk beside them neither
+// stops a start nor hides one.
+func readMarks(ctx context.Context, store Store) (marks, error) {
+	all := marks{}
+	for f := (ItemFilter{Kind: itemMark}); ; {
+		page, err := store.Items(ctx, f)
+		if err != nil {
+			return nil, storeError(err)
+		}
+		for _, it := range page.Items {
+			n, err := strconv.ParseUint(it.ID, 10, 8)
+			if slot := uint8(n); err == nil && slot >= 1 && slot <= MaxPepperSlot && markID(slot) == it.ID {
+				all[slot] = it
+			}
+		}
+		if f.After = page.Next; f.After == "" {
+			return all, nil
+		}
+	}
+}
+
 // checkMarks compares the configured peppers with those that a Manager has used
 // on this database, so that a wrong or forgotten one fails the start and not
 // the traffic.
-func (c *core) checkMarks(ctx context.Context, store Store) error {
-	page, err := store.Items(ctx, ItemFilter{Kind: itemMark, Limit: MaxPepperSlot + 1})
+func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
+	all, err := readMarks(ctx, store)
 	if err != nil {
-		return storeError(err)
+		return nil, err
 	}
 	matched, slots := false, []string{}
-	for _, it := range page.Items {
-		slots = append(slots, strings.TrimPrefix(it.ID, "0"))
-		var slot uint8
-		if _, err := fmt.Sscanf(it.ID, "%d", &slot); err != nil {
-			continue
-		}
+	for _, slot := range slices.Sorted(maps.Keys(all)) {
+		slots = append(slots, strconv.Itoa(int(slot)))
 		k := c.ring.at(slot)
 		if k == nil {
 			continue // taken out: what it made is refused
 		}
-		if !sameText(string(markOf(k)), string(it.Data)) {
-			return fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with", ErrPepper, slot)
+		if mark, _ := all[slot].mark(); !sameText(string(markOf(k)), string(mark)) {
+			return nil, fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with", ErrPepper, slot)
 		}
 		matched = true
 	}
-	if len(page.Items) > 0 && !matched {
-		return fmt.Errorf("%w: this database was used with the pepper of slot %s, and none of those is configured", ErrPepper, strings.Join(slots, ", "))
+	if len(all) > 0 && !matched {
+		return nil, fmt.Errorf("%w: this database was used with the pepper of slot %s, and none of those is configured", ErrPepper, strings.Join(slots, ", "))
 	}
-	return nil
+	return all, nil
 }
 
-// mark writes the marks that are missing.
-func (m *Manager) mark(ctx context.Context) error {
-	for slot, k := range m.ring.slots {
-		if k == nil {
+// mark is a mark and what vouches for it.
+func (it Item) mark() (mark, vouches []byte) {
+	n := min(len(it.Data), markSize)
+	return it.Data[:n], it.Data[n:]
+}
+
+// vouch is what one pepper says of another's mark.
+func vouchOf(k *pepperKeys, slot uint8, mark []byte) []byte {
+	var c canon
+	c.text("apikey pepper vouch v1")
+	c.uint(uint64(slot))
+	c.bytes(mark)
+	sum := k.mac(purposeMark, c.b)
+	return append([]byte{k.slot}, sum[:]...)
+}
+
+// genuine reports whether a Manager with a pepper that is configured here has seen
+// the pepper of slot at work on this database.
+func (c *core) genuine(slot uint8, it Item) bool {
+	mark, vouches := it.mark()
+	if k := c.ring.at(slot); k != nil {
+		return sameText(string(markOf(k)), string(mark))
+	}
+	for v := range slices.Chunk(vouches, vouchSize) {
+		if k := c.ring.at(v[0]); k != nil && subtle.ConstantTimeCompare(v, vouchOf(k, slot, mark)) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// vouchedFor is the next version of a mark, with a vouch of each other pepper that
+// is configured here; false if all of them are there. Those of peppers that are
+// not stay: another node may have them.
+func (c *core) vouchedFor(slot uint8, it Item) (Item, bool) {
+	mark, vouches := it.mark()
+	by := map[uint8][]byte{}
+	for v := range slices.Chunk(vouches, vouchSize) {
+		if len(v) == vouchSize && v[0] <= MaxPepperSlot {
+			by[v[0]] = v
+		}
+	}
+	missing := false
+	for _, k := range c.ring.slots {
+		if k == nil || k.slot == slot {
 			continue
 		}
-		page, err := m.cfg.Store.Items(ctx, ItemFilter{Kind: itemMark, ID: markID(uint8(slot))})
-		if err != nil {
-			return storeError(err)
+		if v := vouchOf(k, slot, mark); !sameText(string(v), string(by[k.slot])) {
+			by[k.slot], missing = v, true
 		}
-		if len(page.Items) > 0 {
-			continue
+	}
+	it.Data = slices.Clone(mark)
+	for _, s := range slices.Sorted(maps.Keys(by)) {
+		it.Data = append(it.Data, by[s]...)
+	}
+	it.Version++
+	return it, missing
+}
+
+// mark writes what is missing: the mark of each configured pepper, and what each
+// says of the others, and of those that were vouched for before they were retired.
+// all is what checkMarks has just read.
+func (m *Manager) mark(ctx context.Context, all marks) (err error) {
+	for attempt := 1; ; attempt++ {
+		e := m.unmarked(all)
+		if e.nothing() {
+			m.warnUnvouched(all)
+			return nil
 		}
-		e := Event{ID: newEventID(), Action: ActionPepper, Outcome: Done, Actor: Operator("apikey"), Changed: []string{markID(uint8(slot))}}
-		m.warnUntagged(ctx)
-		it := Item{Kind: itemMark, ID: markID(uint8(slot)), Version: 1, Data: markOf(k)}
-		err = m.own().apply(ctx, e.Actor, job{action: ActionPepper}, effect{items: []Item{it}, note: &e})
-		if errors.Is(err, ErrConflict) { // another node was faster: with the same pepper?
-			err = m.checkMarks(ctx, m.cfg.Store)
+		if len(all) == 0 {
+			m.warnUntagged(ctx)
 		}
-		if err != nil {
+		err = m.own().apply(ctx, e.note.Actor, job{action: ActionPepper}, e)
+		if err != nil && !errors.Is(err, ErrConflict) || attempt == maxAttempts+MaxPepperSlot {
+			return err
+		}
+		// Where another node was faster: was it with the same pepper?
+		if all, err = m.checkMarks(ctx, m.cfg.Store); err != nil {
 			return err
 		}
 	}
-	return nil
+}
+
+// unmarked introduces the first pepper that has no mark, and has all vouched for
+// that can be.
+func (m *Manager) unmarked(all marks) (e effect) {
+	about := []string{}
+	for slot, k := range m.ring.slots {
+		if _, ok := all[uint8(slot)]; k != nil && !ok {
+			it, _ := m.vouchedFor(uint8(slot), Item{Kind: itemMark, ID: markID(uint8(slot)), Data: markOf(k)})
+			e.items, about = append(e.items, it), append(about, it.ID)
+			break
+		}
+	}
+	introduced := len(about) > 0
+	for _, slot := range slices.Sorted(maps.Keys(all)) {
+		if !m.genuine(slot, all[slot]) {
+			continue
+		}
+		if it, missing := m.vouchedFor(slot, all[slot]); missing {
+			if e.items = append(e.items, it); !introduced {
+				about = append(about, "vouched:"+it.ID)
+			}
+		}
+	}
+	if len(e.items) > 0 {
+		e.note = m.own().note(Operator("apikey"), ActionPepper, "", about...)
+	}
+	return e
+}
+
+// warnUnvouched tells the log of marks that nobody vouches for.
+func (m *Manager) warnUnvouched(all marks) {
+	for _, slot := range slices.Sorted(maps.Keys(all)) {
+		if m.ring.has() && !m.genuine(slot, all[slot]) {
+			m.cfg.Logger.Warn("apikey: no configured pepper vouches that this database was used with the pepper of this slot, so VerifyEvents calls its events broken: if you have retired it yourself, AdoptPepper ends that", "slot", slot)
+		}
+	}
 }
 
 // warnUntagged tells the log, when the first pepper is used on a database, that
 // there are tokens without one: they would all be refused, and nobody would know
-// why. At a second pepper it does not look: where all tokens have one, that would
+// why. At a second pepper nobody looks: where all tokens have one, that would
 // be a walk through all of them.
 func (m *Manager) warnUntagged(ctx context.Context) {
-	marks, err := m.cfg.Store.Items(ctx, ItemFilter{Kind: itemMark, Limit: 1})
-	if m.acceptUntagged || err != nil || len(marks.Items) > 0 {
+	if m.acceptUntagged {
 		return
 	}
 	page, err := m.cfg.Store.List(ctx, Filter{Untagged: true, Limit: 1})
 	if err == nil && len(page.Records) > 0 {
 		m.cfg.Logger.Warn("apikey: this database has tokens that were made without a pepper, which are refused: set AcceptUntagged until they are rotated", "key", page.Records[0].ID)
 	}
+}
+
+// AdoptPepperRequest names the slot of a pepper that is not configured any more.
+type AdoptPepperRequest struct {
+	Slot uint8 // 1 to 61
+}
+
+// AdoptPepper has the configured peppers vouch that this database was used with
+// the pepper of a slot that is not configured any more. From then on VerifyEvents
+// counts its events as Unverifiable, and Events shows them.
+//
+// It is needed once, for a pepper that was retired before there were vouches: a
+// pepper that is configured together with its successor is vouched for by
+// NewManager. Call it only for a slot that you know to have retired: whoever writes
+// to the database can have made its mark, and once it is adopted can say of older
+// events that they were made with it. If the slot is vouched for already,
+// AdoptPepper returns nil and writes nothing; otherwise it writes an event. It is
+// for an [Operator]; others get ErrForbidden. Errors: ErrNoActor, ErrForbidden,
+// ErrInvalid (no such slot, or no pepper is configured), ErrNotFound (the database
+// has no mark of this slot), ErrConflict, ErrUnavailable, ErrClosed.
+func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error {
+	s := m.own()
+	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+		switch {
+		case !s.ring.has():
+			return effect{}, invalid("AdoptPepper needs a pepper that vouches")
+		case req.Slot < 1 || req.Slot > MaxPepperSlot:
+			return effect{}, invalid("pepper slot %d: want 1 to %d", req.Slot, MaxPepperSlot)
+		}
+		all, err := readMarks(ctx, s.store)
+		if err != nil {
+			return effect{}, err
+		}
+		it, ok := all[req.Slot]
+		if !ok {
+			return effect{}, ErrNotFound
+		}
+		if s.genuine(req.Slot, it) {
+			return effect{}, nil
+		}
+		it, _ = s.vouchedFor(req.Slot, it)
+		return effect{items: []Item{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
+	}})
 }

@@ -21,7 +21,7 @@ import (
 // MACs with [Manager.Remac], and take AcceptUntagged away. To replace a leaked one:
 // add a new one in another slot in the same way, rotate the keys that
 // [ListRequest.Pepper] shows, Remac, and take the old one out; from then on
-// everything it minted is refused. docs/operations.md has both, step by step.
+// everything it minted is refused, and its events are Unverifiable. docs/operations.md has both, step by step.
 type Pepper struct {
 	slot uint8
 	v    *pepperKeys
@@ -73,7 +73,7 @@ const (
 	purposeRow                  // Record.MAC
 	purposeEvent                // the activity log's chain
 	purposeItem                 // challenges and grants
-	purposeMark                 // the check value in the store
+	purposeMark                 // the check values in the store, and what vouches for them
 )
 
 // purposes are the names that subkeys are derived under: never to be changed.

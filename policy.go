@@ -13,12 +13,13 @@ type Action string
 // The actions of this version. Policy is never asked about ActionRevokeToken
 // (having the token is the right), ActionConfirm, ActionEnroll,
 // ActionConfirmEnrollment, ActionDisable of one's own factor, ActionWiden,
-// ActionLock and ActionPepper.
+// ActionLock, and ActionPepper when NewManager introduces one.
 //
 // ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
 // ActionRevoke is also RevokeAll, asked about once for the list and once a key. An
 // Update that switches Disabled is asked about as ActionSuspend or ActionResume
-// too. ActionRemac and ActionReseal are for an [Operator] alone.
+// too. ActionRemac, ActionReseal and ActionPepper, which is AdoptPepper, are for an
+// [Operator] alone.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"

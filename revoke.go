@@ -200,7 +200,10 @@ type RemacRequest struct {
 // records that have none (with AcceptUntagged). Call it until it returns 0;
 // killed in between, it goes on where it was. A record whose MAC does not hold
 // is never signed: it is in the error, as a *CorruptError, and the others are
-// done. It is for an [Operator]; others get ErrForbidden.
+// done. The other peppers end for the key here: once one of them is not configured
+// any more, an event of it that comes later is broken (see [Manager.VerifyEvents]). So
+// have every Manager mint with the new pepper first. Remac is for an [Operator];
+// others get ErrForbidden.
 func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err error) {
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")

@@ -136,7 +136,7 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := core.checkMarks(ctx, c.Store); err != nil {
+	if _, err := core.checkMarks(ctx, c.Store); err != nil {
 		return nil, err
 	}
 	v := &Verifier{

@@ -43,9 +43,11 @@ func (s surface) add(names ...string) {
 var without = map[string]string{
 	"Manager.Close": "it asks no store",
 	"Manager.Tx":    "it asks no store; its methods do",
-	"Tx.Committed":  "it tells this process, after the caller's own commit",
+	"Tx.Committed":  "with a store that fails it is TestFound06CommittedWithoutAStore; here nobody listens",
 	"Store.In":      "it asks no store",
 	"Store.Migrate": "killed at every statement by TestMigrateKilledAtEveryCall",
+
+	"Store.InTransaction": "it asks no store",
 }
 
 // complete fails the test for a public method, or a constructor, in which no call

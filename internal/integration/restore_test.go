@@ -245,7 +245,7 @@ func (b *back) setRight(m *apikey.Manager, since []apikey.Event, restarted func(
 	if len(rotated) != 1 || rotated[0] != b.keys[backRotated].Key.ID {
 		b.t.Errorf("whose holder needs a new token: %v", rotated)
 	}
-	events, err := verifyAll(staff(), m)
+	events, _, err := verifyAll(staff(), m)
 	must(b.t, err)
 	all := []*apikey.Verifier{restarted()}
 	for _, n := range b.nodes {

@@ -1,0 +1,186 @@
+package apikey
+
+import (
+	"context"
+	"fmt"
+)
+
+// ChainReport is what [Manager.VerifyEvents] found.
+type ChainReport struct {
+	Events int // walked, from the first on
+	// Broken is the first event that does not hold; nil: none.
+	Broken *BrokenLink
+	// Unverifiable events were made with a pepper that is no longer configured, or
+	// by a newer version: neither broken nor sound. Whoever writes to the database
+	// can change those of a pepper that is gone, so a report with some of them is
+	// not a clean one: say how many, and which keys have them.
+	Unverifiable int
+}
+
+// BrokenLink says where a chain breaks.
+type BrokenLink struct {
+	Seq    uint64
+	Detail string
+}
+
+// VerifyEventsRequest names the key whose chain is walked.
+type VerifyEventsRequest struct{ Key KeyID }
+
+// VerifyEvents walks a key's chain from its first event to the record's Head
+// and names the first link that is missing, changed or out of place.
+//
+// An event may name a pepper that is not configured any more, and is then counted
+// as Unverifiable, if a configured pepper vouches that the database was used with
+// that one (see [Manager.AdoptPepper]); if it is not the newest event, which has to
+// be made with the pepper of the record's MAC; if the event behind it does not
+// say otherwise; and if it is not younger than the key's last [Manager.Remac],
+// where such peppers end. Otherwise the chain is broken there.
+//
+// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot
+// even be read), ErrUnavailable.
+func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (ChainReport, error) {
+	var report ChainReport
+	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *Record) (effect, error) {
+		var err error
+		report, err = m.walk(ctx, *r)
+		return effect{}, err
+	}})
+	return report, err
+}
+
+// walk checks the chain up to the version that r has. What was added behind r
+// meanwhile is left for the next time.
+func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err error) {
+	var last link
+	var ends ends
+	look := m.examiner(ctx)
+	f := EventFilter{Key: r.ID, Chain: true, Limit: 500}
+	for {
+		page, err := m.cfg.Store.Events(ctx, f)
+		if err != nil {
+			return report, storeError(err)
+		}
+		for i := range page.Events {
+			e := &page.Events[i]
+			if last.Seq == r.Version && e.Seq > r.Version {
+				report.Broken, err = m.beyond(ctx, r)
+				report.Broken = or(ends.broken(), report.Broken)
+				return report, err
+			}
+			l, err := look.at(e)
+			if err != nil {
+				return report, err
+			}
+			if report.Broken = l.behind(last); report.Broken != nil {
+				return report, nil
+			}
+			report.Events++
+			if !l.sound {
+				report.Unverifiable++
+			}
+			ends.pass(l, m.ring.at(l.slot) != nil)
+			last = l
+			if l.Seq == r.Version {
+				report.Broken = m.agrees(&r, l)
+			}
+			if report.Broken != nil {
+				return report, nil
+			}
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	if last.Seq < r.Version || last.Seq == 0 {
+		report.Broken = &BrokenLink{last.Seq + 1, "the event is missing: the record is newer than its log"}
+	}
+	report.Broken = or(ends.broken(), report.Broken)
+	return report, nil
+}
+
+// behind checks one event against the one before it.
+func (l link) behind(last link) *BrokenLink {
+	bad := func(why string) *BrokenLink { return &BrokenLink{last.Seq + 1, why} }
+	keyed := l.sound && l.slot != 0 && last.Seq > 0 // only a Manager made this one, so it is the other that changed
+	switch {
+	case l.fault != "" && l.Seq == last.Seq+1:
+		return bad(l.fault)
+	case l.Seq != last.Seq+1:
+		return bad("the event is missing")
+	case l.slot == 0 && last.slot != 0:
+		return bad("the event has no pepper, but the one before it has")
+	case keyed && l.after != 0 && l.after != last.slot+1:
+		return &BrokenLink{last.Seq, fmt.Sprintf("the event names the pepper of slot %d, and the next one continues an event of slot %d", last.slot, l.after-1)}
+	case keyed && l.prev != last.hash:
+		return &BrokenLink{last.Seq, "the next event continues another one than this"}
+	case l.prev != last.hash:
+		return bad("the event does not continue the one before it")
+	}
+	return nil
+}
+
+// agrees checks a record against the newest event of it. Both were made at once,
+// so by one pepper: an event that nobody can check is not the newest of a record
+// that is believed.
+func (m *Manager) agrees(r *Record, l link) *BrokenLink {
+	if l.hash != r.Head {
+		return &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
+	}
+	if err := m.believe(r); err != nil {
+		return &BrokenLink{l.Seq, "the record itself is damaged"}
+	}
+	if slot := macSlot(r.MAC); l.slot != slot {
+		return &BrokenLink{l.Seq, fmt.Sprintf("the event names the pepper of slot %d, and its record is signed by that of slot %d", l.slot, slot)}
+	}
+	return nil
+}
+
+// beyond looks at a record whose log goes on after its version: it was changed
+// since it was read, or it was put back to an older version.
+func (m *Manager) beyond(ctx context.Context, r Record) (*BrokenLink, error) {
+	now, err := m.cfg.Store.Get(ctx, r.ID)
+	switch {
+	case err != nil:
+		return nil, storeError(err)
+	case now.Version > r.Version:
+		return nil, nil
+	}
+	return &BrokenLink{r.Version + 1, "the record was put back to before this event"}, nil
+}
+
+// ends is where the peppers of a chain end that are not configured any more. By
+// Remac a key leaves its old peppers behind, and an event of one of them that
+// comes later was written by whoever has a leaked pepper, or calls an event one
+// of a pepper that nobody can check. It stands if a later Remac found the record
+// signed with that very pepper: then some Manager still minted with it.
+type ends struct {
+	remac uint64                    // Seq of the newest Remac
+	late  [MaxPepperSlot + 1]uint64 // of each slot: the first event after a Remac
+}
+
+func (s *ends) pass(l link, configured bool) {
+	switch {
+	case !configured && l.slot != 0:
+		if s.remac > 0 && s.late[l.slot] == 0 {
+			s.late[l.slot] = l.Seq
+		}
+	case l.sound && l.slot != 0 && l.Action == ActionRemac:
+		s.remac = l.Seq
+		if l.after == 0 { // it does not say which
+			clear(s.late[:])
+		} else {
+			s.late[l.after-1] = 0
+		}
+	}
+}
+
+// broken is the first event that comes too late; nil: there is none.
+func (s *ends) broken() (first *BrokenLink) {
+	for slot, seq := range s.late {
+		if seq > 0 && (first == nil || seq < first.Seq) {
+			first = &BrokenLink{seq, fmt.Sprintf("the event names the pepper of slot %d, which had ended for this key when Remac signed it anew", slot)}
+		}
+	}
+	return first
+}
