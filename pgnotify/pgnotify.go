@@ -111,7 +111,8 @@ func New(c Config) (*Notifier, error) {
 		if h.dsn, err = pgx.ParseConfig(c.Listen); err != nil { // pgx leaves the password out of it
 			return nil, fmt.Errorf("pgnotify: Config.Listen: %w", err)
 		}
-		if h.dsn.ConnectTimeout == 0 { // else a host that swallows packets takes all of patience
+		h.dsn.RuntimeParams["client_encoding"] = "UTF8" // as which the channel's name is sent, whatever the role is set to
+		if h.dsn.ConnectTimeout == 0 {                  // else a host that swallows packets takes all of patience
 			h.dsn.ConnectTimeout = patience / time.Duration(1+len(h.dsn.Fallbacks))
 		}
 		go h.run(ctx)
@@ -132,7 +133,8 @@ func (n *Notifier) Notify(ctx context.Context) error {
 	if n.hub.cfg.DB == nil {
 		return errNoDB
 	}
-	if _, err := n.hub.cfg.DB.ExecContext(ctx, "SELECT pg_notify($1::text, '')", n.hub.cfg.Channel); err != nil {
+	// As bytes the name is the same in a session of another encoding.
+	if _, err := n.hub.cfg.DB.ExecContext(ctx, "SELECT pg_notify(convert_from($1::bytea, 'UTF8'), '')", []byte(n.hub.cfg.Channel)); err != nil {
 		return fmt.Errorf("pgnotify: %w", err)
 	}
 	return nil

@@ -104,8 +104,11 @@ func (s *Store) write(ctx context.Context, c conn, changes []apikey.Change) erro
 // must runs a statement whose comparison fails when it writes no row.
 func (s *Store) must(ctx context.Context, c conn, statement string, args []any) error {
 	n, err := s.exec(ctx, c, statement, args...)
-	if err == nil && n == 0 || err != nil && s.engine.taken(err) {
+	switch {
+	case err == nil && n == 0, err != nil && s.engine.taken(err):
 		return errMoved
+	case err != nil && s.engine.unfitWrite(err):
+		return errUnfit
 	}
 	return err
 }
@@ -184,11 +187,15 @@ func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record)
 	}
 	err := s.each(ctx, c, query{sql: s.sql.credentialsOf, args: []any{r.ID[:]}}, func(rows *sql.Rows) error {
 		var (
-			id []byte
-			k  kept
+			verdict verdict
+			id      []byte
+			k       kept
 		)
-		if err := rows.Scan(&id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
+		if err := rows.Scan(&verdict, &id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
 			return err
+		}
+		if verdict != 0 {
+			return verdict.err()
 		}
 		var known apikey.CredentialID
 		copy(known[:], id)

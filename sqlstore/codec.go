@@ -35,7 +35,7 @@ type found struct {
 // row is the columns of a key and of one of its credentials, in the order in
 // which every dialect selects them.
 type row struct {
-	lagging                                int64
+	verdict                                verdict
 	id                                     []byte
 	account, name                          string
 	mode, kind                             int64
@@ -69,14 +69,14 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	rr.row = row{}
 	r := &rr.row
 	err := rows.Scan(append(first,
-		&r.lagging, &r.id, &r.account, &r.name, &r.mode, &r.kind, &r.version, &r.head, &r.needs, &r.mac,
+		&r.verdict, &r.id, &r.account, &r.name, &r.mode, &r.kind, &r.version, &r.head, &r.needs, &r.mac,
 		&r.abilities, &r.networks, &r.origins, &r.metadata, &r.disabled, &r.reason, &r.months, &r.recovery,
 		&r.createdAt, &r.expiresAt, &r.revokedAt, &r.rotateDue, &r.feed, &r.event,
 		&r.credential, &r.notBefore, &r.notAfter, &r.ended, &r.hint, &r.public, &r.pepper,
 		&r.lastUsed, &r.hash, &r.check, &r.sealed, &r.kek, &r.position)...)
 	switch {
-	case r.lagging != 0:
-		return errLagging
+	case r.verdict != 0:
+		return r.verdict.err()
 	case r.id == nil && err != nil:
 		return nil // an outer join found no key: NULL where none can be
 	}

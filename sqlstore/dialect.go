@@ -57,9 +57,13 @@ func (d Dialect) named(statement string) string {
 type engine interface {
 	// name is that of the folder below schema.
 	name() string
-	// check reports how db must be opened if it is not opened so. What wraps
-	// ErrInvalid is about db; anything else is a failure to reach it.
-	check(ctx context.Context, db *sql.DB) error
+	// open returns the engine for the server that db reaches, or reports how db
+	// must be opened if it is not opened so. What wraps ErrInvalid is about db;
+	// anything else is a failure to reach it. The methods below are of what open
+	// returned.
+	open(ctx context.Context, db *sql.DB) (engine, error)
+	// settings are those of a session that queries ask about.
+	settings() []setting
 
 	statements() statements
 	// builder writes arguments as the engine numbers them.
@@ -101,6 +105,8 @@ type engine interface {
 	// retryable: the transaction was rolled back for the sake of another one, or
 	// the server ended this connection.
 	retryable(error) bool
+	// unfitWrite: insertKey found the session unfit.
+	unfitWrite(error) bool
 	// noTable: the statement names a table that is not there.
 	noTable(error) bool
 }
@@ -114,9 +120,9 @@ type query struct {
 
 // statements are those whose text never changes, with their arguments.
 type statements struct {
-	// Rows of recordRows. The first column of each is 1 when the node that answers
-	// may lack acknowledged changes, and then there is such a row also where no key
-	// is: "not found" would be a guess.
+	// Rows of recordRows. The first column of each is the [verdict], and where that
+	// is not 0 there is such a row also where no key is: "not found" would be a
+	// guess.
 	get       string // key
 	getLocked string // the same, and nobody else can change the key until the transaction ends
 	lookup    string // credential
@@ -126,10 +132,10 @@ type statements struct {
 
 	nextPlace string // event; "" where the feed has no counter
 
-	insertKey string // keyArgs, key; no row if it exists
+	insertKey string // keyArgs, key; no row if it exists; an error, see unfitWrite, in a session that is unfit
 	updateKey string // keyArgs, key, version that is stored
 
-	credentialsOf    string // key; rows of kept
+	credentialsOf    string // key; rows of the verdict on the session, and kept
 	insertCredential string // kept.args, upkeepArgs, credential, key; no row if it exists
 	updateCredential string // kept.args, credential
 	dropCredential   string // credential
@@ -159,6 +165,7 @@ type statements struct {
 // builder writes a statement whose conditions depend on a filter.
 type builder struct {
 	mark func(n int) string // how argument n, from 1, is written
+	fit  string             // the verdict on the session, whichever server it is on
 	sql  strings.Builder
 	args []any
 	word string // what joins the next condition: WHERE, then AND

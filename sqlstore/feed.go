@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 
 	"github.com/go-apikey/apikey"
 )
@@ -67,7 +68,7 @@ type windows struct {
 
 // seen is what a query of the feed says of the moment of its snapshot.
 type seen struct {
-	lagging bool
+	verdict verdict
 	// floor: below it nothing appears any more. end: whatever is written from now
 	// on is there or beyond.
 	floor, end int64
@@ -76,6 +77,15 @@ type seen struct {
 	known bool
 	shown int64
 	event []byte
+}
+
+// unfit is an error where the answer is not to be believed at all. One that lags
+// says so to the caller, who asks again.
+func (n *seen) unfit() error {
+	if n.verdict == lags {
+		return nil
+	}
+	return n.verdict.err()
 }
 
 // changedByWindow is Changed.
@@ -92,12 +102,12 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 		seen
 	}
 	p, err := read(ctx, s, "changed", feed.page(w, limit+1), func(p *page, rows *sql.Rows) error {
-		return p.scan(rows, &p.lagging, &p.seen.floor, &p.end, &p.known)
+		return errors.Join(p.scan(rows, &p.verdict, &p.seen.floor, &p.end, &p.known), p.unfit())
 	})
 	switch {
 	case err != nil:
 		return apikey.Changes{}, err
-	case p.lagging:
+	case p.verdict == lags:
 		return apikey.Changes{Next: cursor}, nil
 	case w.shown != 0 && !p.known, p.end < w.at:
 		return apikey.Changes{}, apikey.ErrCursorLost
@@ -126,9 +136,9 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 // feedNow is Changed of the empty cursor.
 func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.Changes, error) {
 	now, err := read(ctx, s, "changed", query{sql: feed.now}, func(now *seen, rows *sql.Rows) error {
-		return rows.Scan(&now.lagging, &now.floor, &now.end, &now.shown, &now.event)
+		return errors.Join(rows.Scan(&now.verdict, &now.floor, &now.end, &now.shown, &now.event), now.unfit())
 	})
-	if err != nil || now.lagging {
+	if err != nil || now.verdict == lags {
 		return apikey.Changes{}, err
 	}
 	w := window{floor: now.floor, shown: now.shown}

@@ -112,7 +112,7 @@ func (b *builder) beyond(column, than string, page *position) {
 // events is the query of a page of the activity log: the newest first, or a
 // key's chain from its beginning.
 func (b *builder) events(f apikey.EventFilter, after *position, limit int) query {
-	b.add("SELECT id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	b.add("SELECT ", b.fit, ", id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
 	if f.Account != "" {
 		b.where("account = ", b.arg(f.Account))
 	}

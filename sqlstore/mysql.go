@@ -15,53 +15,142 @@ import (
 // MySQL is the dialect of MariaDB 10.6 and newer, alone or as a Galera cluster,
 // with github.com/go-sql-driver/mysql. It is written for MySQL 8 as well, which
 // it is not tested on. The package comment says how to open it.
-var MySQL = Dialect{mysql{}, defaultPrefix}
+var MySQL = Dialect{mysql{&session{}}, defaultPrefix}
 
-type mysql struct{}
+type mysql struct{ *session }
 
 func (mysql) name() string { return "mysql" }
 
 // What New tells somebody who has opened the database otherwise.
 const mysqlDSN = `; open it as "user:password@tcp(host:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true", on Galera with "&wsrep_sync_wait=1"`
 
-// check looks at one connection: what it asks for are parameters of the DSN,
-// which every connection has.
-func (e mysql) check(ctx context.Context, db *sql.DB) error {
+// mysqlSettings are those of a session that matter. What statements take the
+// harm out of is not here: sql_select_limit (each has a LIMIT of its own), the
+// isolation of transactions (each of the store's says READ COMMITTED), time_zone
+// (every time is UTC, in columns that know no zone), ANSI_QUOTES and other modes
+// of syntax, and the collation. Nor is what only makes a statement fail: limits
+// of time and size, and a session that cannot write, which a Verifier that is
+// ReadOnly does not need to. All that is tried in TestFound01.
+var mysqlSettings = []setting{
+	{unfit: "@@autocommit = 0",
+		why:  "autocommit is off, so that every query would read what was there when the connection was first used, and a revoked key would be accepted for ever",
+		cure: "autocommit=1"},
+	{unfit: "@@completion_type NOT IN ('NO_CHAIN', '0')",
+		why:  "completion_type is not NO_CHAIN, so that a COMMIT would begin a transaction that nobody ends, in which queries may read what was there before, or close the connection",
+		cure: "completion_type=0"},
+	{needs: "@@tx_isolation", unfit: "@@tx_isolation = 'READ-UNCOMMITTED'",
+		why:  "the isolation is READ UNCOMMITTED, so that a key would be accepted whose change is rolled back in the end",
+		cure: "tx_isolation=%27READ-COMMITTED%27"},
+	{needs: "@@transaction_isolation", unfit: "@@transaction_isolation = 'READ-UNCOMMITTED'",
+		why:  "the isolation is READ UNCOMMITTED, so that a key would be accepted whose change is rolled back in the end",
+		cure: "transaction_isolation=%27READ-COMMITTED%27"},
+	{needs: "@@system_versioning_asof", unfit: "@@system_versioning_asof <> 'DEFAULT'",
+		why:  "system_versioning_asof is set, so that tables with a history would be read as they were then",
+		cure: "system_versioning_asof=DEFAULT"},
+	{unfit: "INSTR(@@sql_mode, 'STRICT_') = 0",
+		why:  "sql_mode is not strict, so that what does not fit would be cut off in silence",
+		cure: "sql_mode=%27STRICT_TRANS_TABLES%27"},
+	{unfit: "INSTR(@@sql_mode, 'EMPTY_STRING_IS_NULL') > 0 OR INSTR(@@sql_mode, 'ORACLE') > 0",
+		why:  "sql_mode has ORACLE or EMPTY_STRING_IS_NULL, in which an empty text is none",
+		cure: "sql_mode=%27STRICT_TRANS_TABLES%27"},
+	{unfit: "@@sql_big_selects = 0",
+		why:  "sql_big_selects is off, as a max_join_size makes it, so that queries would fail when there are more keys",
+		cure: "max_join_size=DEFAULT&sql_big_selects=1"},
+	{unfit: "@@sql_safe_updates = 1",
+		why:  "sql_safe_updates is on, with which Purge fails",
+		cure: "sql_safe_updates=0"},
+	{unfit: "@@character_set_client <> 'utf8mb4'", value: "@@character_set_client",
+		why:  "the connection's character set is %s (character_set_client), so that names would be garbled",
+		cure: mysqlUTF8},
+	{unfit: "@@character_set_connection NOT IN ('utf8mb4', 'binary')", value: "@@character_set_connection",
+		why:  "what is compared and written is converted to the character set %s (character_set_connection), so that it would be garbled",
+		cure: mysqlUTF8},
+	{unfit: "COALESCE(@@character_set_results, 'binary') NOT IN ('utf8mb4', 'binary')", value: "@@character_set_results",
+		why:  "what is read is converted to the character set %s (character_set_results), so that it would be garbled",
+		cure: mysqlUTF8},
+	{unfit: "@@global.log_bin = 1 AND @@session.sql_log_bin = 0",
+		why:  "sql_log_bin is off, so that no replica would hear of a change, a revocation for one",
+		cure: "sql_log_bin=1"},
+	{needs: "@@wsrep_on", unfit: "@@global.wsrep_on = 1 AND @@session.wsrep_on = 0",
+		why:  "wsrep_on is off for the session, so that the other nodes of this Galera cluster would not hear of a change, a revocation for one",
+		cure: "wsrep_on=1"},
+	{needs: "@@wsrep_dirty_reads", unfit: "@@global.wsrep_on = 1 AND @@wsrep_dirty_reads = 1",
+		why:  "wsrep_dirty_reads is on, so that a node answers which the rest of this Galera cluster has gone on without, and wsrep_sync_wait has no effect",
+		cure: "wsrep_dirty_reads=0"},
+	{needs: "@@wsrep_sync_wait", unfit: "@@session.wsrep_on = 1 AND @@wsrep_sync_wait & 1 = 0",
+		why:  "a node of this Galera cluster may answer before it has applied what another has acknowledged, a revocation for one",
+		cure: "wsrep_sync_wait=1"},
+}
+
+// mysqlUTF8 counts more than what else says something of character sets: charset
+// in the DSN, which the driver sends before it, and init_connect.
+const mysqlUTF8 = "character_set_client=utf8mb4&character_set_connection=utf8mb4&character_set_results=utf8mb4"
+
+// mysqlLagging is so on a replica, which is read_only; the readers of Aurora have
+// innodb_read_only. On Galera wsrep_sync_wait has the statement wait until the
+// node has everything.
+const mysqlLagging = "CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') OR @@global.innodb_read_only = 1"
+
+// open looks at one connection: what it asks for are parameters of the DSN,
+// which every connection has. Those that have others nevertheless are found out
+// when they answer.
+func (e mysql) open(ctx context.Context, db *sql.DB) (engine, error) {
 	c, err := db.Conn(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer c.Close()
+	e.session, err = e.known(ctx, c)
+	if err == nil {
+		err = e.check(ctx, c)
+	}
+	if errors.Is(err, strconv.ErrSyntax) { // numbers are converted too, to characters of two bytes
+		err = fmt.Errorf("%w: sqlstore: what is read is converted to another character set (character_set_results): add %s to the DSN%s", apikey.ErrInvalid, mysqlUTF8, mysqlDSN)
+	}
+	return e, err
+}
+
+func (e mysql) check(ctx context.Context, c *sql.Conn) error {
+	if err := e.checkSettings(ctx, c, mysqlDSN); err != nil {
+		return err
+	}
 	if err := e.checkTimes(ctx, c); err != nil {
 		return err
 	}
-	vars, err := e.variables(ctx, c)
-	if err != nil {
-		return err
-	}
 	var database sql.NullString
-	if err := c.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
+	if err := c.QueryRowContext(ctx, "SELECT DATABASE() LIMIT 1").Scan(&database); err != nil {
 		return err
 	}
-	wait, _ := strconv.Atoi(vars["wsrep_sync_wait"])
-	switch {
-	case !database.Valid:
+	if !database.Valid {
 		return fmt.Errorf("%w: sqlstore: the DSN names no database: write its name after the slash%s", apikey.ErrInvalid, mysqlDSN)
-	case !strings.Contains(vars["sql_mode"], "STRICT_TRANS_TABLES") && !strings.Contains(vars["sql_mode"], "STRICT_ALL_TABLES"):
-		return fmt.Errorf("%w: sqlstore: sql_mode is not strict, so that what does not fit would be cut off in silence: add sql_mode=%%27STRICT_TRANS_TABLES%%27 to the DSN%s", apikey.ErrInvalid, mysqlDSN)
-	case vars["character_set_client"] != "utf8mb4":
-		return fmt.Errorf("%w: sqlstore: the connection's character set is %s: leave charset out of the DSN, or make it utf8mb4%s", apikey.ErrInvalid, vars["character_set_client"], mysqlDSN)
-	case vars["wsrep_on"] == "ON" && wait&1 == 0:
-		return fmt.Errorf("%w: sqlstore: a node of this Galera cluster may answer before it has applied what another has acknowledged, a revocation for one: add wsrep_sync_wait=1 to the DSN%s", apikey.ErrInvalid, mysqlDSN)
 	}
 	return nil
+}
+
+// known are the settings that this server has.
+func (mysql) known(ctx context.Context, c *sql.Conn) (*session, error) {
+	var all []setting
+	for _, s := range mysqlSettings {
+		if s.needs != "" {
+			var value any
+			err := c.QueryRowContext(ctx, "SELECT "+s.needs+" LIMIT 1").Scan(&value)
+			if mysqlError(err) == 1193 { // ER_UNKNOWN_SYSTEM_VARIABLE
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, s)
+	}
+	return newSession(all, mysqlLagging), nil
 }
 
 // checkTimes reads a time of winter and one of summer: the driver would take
 // what is stored, which is UTC, for the time of some other place.
 func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
 	var times [2]any
-	err := c.QueryRowContext(ctx, "SELECT TIMESTAMP'2001-01-02 03:04:05', TIMESTAMP'2001-07-02 03:04:05'").Scan(&times[0], &times[1])
+	err := c.QueryRowContext(ctx, "SELECT TIMESTAMP'2001-01-02 03:04:05', TIMESTAMP'2001-07-02 03:04:05' LIMIT 1").Scan(&times[0], &times[1])
 	if err != nil {
 		return err
 	}
@@ -76,29 +165,11 @@ func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// variables are those of the session. Not every server has all of them.
-func (mysql) variables(ctx context.Context, c *sql.Conn) (map[string]string, error) {
-	rows, err := c.QueryContext(ctx, "SHOW VARIABLES WHERE Variable_name IN ('sql_mode', 'character_set_client', 'wsrep_on', 'wsrep_sync_wait')")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	vars := map[string]string{}
-	for rows.Next() {
-		var name, value string
-		if err := rows.Scan(&name, &value); err != nil {
-			return nil, err
-		}
-		vars[name] = value
-	}
-	return vars, rows.Err()
-}
-
 // alone holds a lock of the session, on a connection of its own: DDL commits
 // whatever transaction it stands in. It is there for order in the ordinary case.
 // A cluster has one such lock a node, and a process may be killed between two
 // statements, so each of the files is written such that it can be run again.
-func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+func (e mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	c, err := db.Conn(ctx)
 	if err != nil {
 		return err
@@ -106,7 +177,7 @@ func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error
 	defer c.Close()
 	const name = "CONCAT('apikey ', SHA1(DATABASE()))"
 	var got sql.NullInt64
-	if err := c.QueryRowContext(ctx, "SELECT GET_LOCK("+name+", 60)").Scan(&got); err != nil {
+	if err := c.QueryRowContext(ctx, "SELECT GET_LOCK("+name+", 60) LIMIT 1").Scan(&got); err != nil {
 		return err
 	}
 	if got.Int64 != 1 {
@@ -115,12 +186,12 @@ func (mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error
 	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")")
 	// Who may create tables may often write to a replica, which read_only stops
 	// for others.
-	var lagging int
-	switch err := c.QueryRowContext(ctx, "SELECT "+mysqlLagging).Scan(&lagging); {
-	case err != nil:
+	var v verdict
+	if err := c.QueryRowContext(ctx, "SELECT "+e.node+" LIMIT 1").Scan(&v); err != nil {
 		return err
-	case lagging != 0:
-		return errLagging
+	}
+	if v != 0 {
+		return v.err()
 	}
 	return work(c)
 }
@@ -173,6 +244,9 @@ func (mysql) retryable(err error) bool {
 	return false
 }
 
+// unfitWrite: no other statement of the store leaves out what cannot be.
+func (mysql) unfitWrite(err error) bool { return mysqlError(err) == 1048 } // ER_BAD_NULL_ERROR
+
 func (mysql) noTable(err error) bool { return mysqlError(err) == 1146 } // ER_NO_SUCH_TABLE
 
 // The columns of a row, in its order.
@@ -184,41 +258,43 @@ const (
 	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	mysqlRecord = "k.id, " + mysqlKey + ",\n\t" + mysqlCredential
 
-	// mysqlNode has one row: 1 on a replica, which is read_only. On Galera
-	// wsrep_sync_wait has the statement wait until the node has everything.
-	mysqlNode    = `(SELECT ` + mysqlLagging + `) node`
-	mysqlLagging = `CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') AS lagging`
+	// mysqlAll ends a query that has no other limit: without one it would have the
+	// session's sql_select_limit.
+	mysqlAll = ` LIMIT 18446744073709551615`
 )
 
-const mysqlGet = `SELECT node.lagging, ` + mysqlRecord + `
-FROM ` + mysqlNode + `
-LEFT JOIN apikey_keys k ON k.id = ?
-LEFT JOIN apikey_credentials c ON c.key_id = k.id`
+// oneNode has one row, the verdict.
+func (e mysql) oneNode() string { return "(SELECT " + e.node + " AS verdict) node" }
 
-func (mysql) statements() statements {
+func (e mysql) statements() statements {
+	get := `SELECT node.verdict, ` + mysqlRecord + `
+FROM ` + e.oneNode() + `
+LEFT JOIN apikey_keys k ON k.id = ?
+LEFT JOIN apikey_credentials c ON c.key_id = k.id` + mysqlAll
 	return statements{
-		get: mysqlGet,
+		get: get,
 		// Whatever the caller's isolation is, what is locked is read as it is now.
-		getLocked: mysqlGet + ` FOR UPDATE`,
-		lookup: `SELECT node.lagging, used.key_id, ` + mysqlKey + `,
+		getLocked: get + ` FOR UPDATE`,
+		lookup: `SELECT node.verdict, used.key_id, ` + mysqlKey + `,
 	` + mysqlCredential + `
-FROM ` + mysqlNode + `
+FROM ` + e.oneNode() + `
 LEFT JOIN apikey_credentials used ON used.id = ?
 LEFT JOIN apikey_keys k ON k.id = used.key_id
-LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id` + mysqlAll,
 
+		// No key has no version: where the verdict is not 0, the statement fails.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6))`,
+VALUES (?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6))`,
 		updateKey: `UPDATE apikey_keys SET account = ?, name = ?, mode = ?, kind = ?, version = ?, head = ?, needs = ?, mac = ?,
 	abilities = ?, networks = ?, origins = ?, metadata = ?, disabled = ?, revoke_reason = ?, rotate_months = ?, recovery = ?,
 	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = UTC_TIMESTAMP(6)
 WHERE id = ? AND version = ?`,
 
 		// Locked, which is to say: as they are now, in a transaction of the caller too.
-		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
-FROM apikey_credentials WHERE key_id = ? FOR UPDATE`,
+		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended, hint, public, pepper
+FROM apikey_credentials WHERE key_id = ?` + mysqlAll + ` FOR UPDATE`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
@@ -227,7 +303,7 @@ SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?
 		dropCredential: `DELETE FROM apikey_credentials WHERE id = ?`,
 		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = ? AND (ended = 1 OR ? = 1)`,
 
-		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ? FOR UPDATE`,
+		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ? LIMIT 1 FOR UPDATE`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
 VALUES (?, ?, ?, ?, ?, ?)`,
 		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
@@ -236,7 +312,7 @@ WHERE kind = ? AND id = ? AND version = ?`,
 
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) END)`,
-		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ? LOCK IN SHARE MODE`,
+		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ? LIMIT 1 LOCK IN SHARE MODE`,
 
 		swapHash: `UPDATE apikey_credentials SET hash = ?, check_value = ? WHERE id = ? AND hash = ?`,
 		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed <=> ? AND ended = 0
@@ -252,25 +328,25 @@ JOIN apikey_keys k ON k.id = dead.id WHERE NOT EXISTS (SELECT 1 FROM apikey_cred
 
 		createMigrations: `CREATE TABLE IF NOT EXISTS apikey_migrations (number INT NOT NULL PRIMARY KEY,
 	name VARCHAR(255) NOT NULL, checksum VARCHAR(64) NOT NULL, applied_at DATETIME(6) NOT NULL) ENGINE = InnoDB`,
-		migrations: `SELECT number, checksum FROM apikey_migrations`,
+		migrations: `SELECT number, checksum FROM apikey_migrations` + mysqlAll,
 		insertMigration: `INSERT INTO apikey_migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, ?)
 ON DUPLICATE KEY UPDATE number = number`,
 	}
 }
 
 func (e mysql) builder() *builder {
-	return &builder{mark: func(int) string { return "?" }, latest: e.latest()}
+	return &builder{mark: func(int) string { return "?" }, fit: e.fit, latest: e.latest()}
 }
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.
 func (e mysql) list(f apikey.Filter, after *position, limit int) query {
 	b := e.builder()
-	b.add("SELECT node.lagging, ", mysqlRecord, " FROM ", mysqlNode, " LEFT JOIN (SELECT * FROM apikey_keys stored")
+	b.add("SELECT node.verdict, ", mysqlRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
 	b.keys(f, e.contains)
 	b.below("created_at", after)
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
-		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC")
+		") k ON TRUE LEFT JOIN apikey_credentials c ON c.key_id = k.id ORDER BY k.created_at DESC, k.id DESC", mysqlAll)
 	return b.query()
 }
 
@@ -286,7 +362,7 @@ func (mysql) contains(b *builder, part string) {
 
 func (e mysql) items(f apikey.ItemFilter, limit int, locked bool) query {
 	b := e.builder()
-	b.add("SELECT node.lagging, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM ", mysqlNode, " LEFT JOIN apikey_items i ON")
+	b.add("SELECT node.verdict, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM ", e.oneNode(), " LEFT JOIN apikey_items i ON")
 	b.word = " "
 	b.where("i.kind = ", b.arg(string(f.Kind)))
 	if f.ID != "" {
@@ -312,7 +388,7 @@ func (e mysql) claim(ids []apikey.CredentialID) query {
 	for i := range ids {
 		b.add(comma(i), b.arg(ids[i][:]))
 	}
-	b.add(") ORDER BY id FOR UPDATE NOWAIT")
+	b.add(") ORDER BY id", mysqlAll, " FOR UPDATE NOWAIT")
 	return b.query()
 }
 
@@ -360,22 +436,26 @@ const (
 	// and five for clocks that differ between the nodes of a cluster.
 	mysqlLookBack = "120000000"
 
-	mysqlSeen = `SELECT node.lagging, node.now - ` + mysqlLookBack + `, node.now, `
-	mysqlNow  = ` FROM (SELECT ` + mysqlLagging + `, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
-
-	mysqlFeedNow = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + mysqlNow + `
-LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
-
-	mysqlFeedPage = mysqlSeen + `EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ?),
-	0, ` + mysqlRecord + mysqlNow + `
-LEFT JOIN (SELECT * FROM apikey_keys WHERE feed >= ? AND (feed > ? OR id > ?) ORDER BY feed, id LIMIT ?) k ON TRUE
-LEFT JOIN apikey_credentials c ON c.key_id = k.id
-ORDER BY k.feed, k.id`
+	mysqlSeen = `SELECT node.verdict, node.now - ` + mysqlLookBack + `, node.now, `
 )
 
-func (mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
-	return s.changedByWindow(ctx, after, limit, windows{mysqlFeedNow, func(w window, limit int) query {
+// feed has the two queries of Changed.
+func (e mysql) feed() (now, page string) {
+	from := ` FROM (SELECT ` + e.node + ` AS verdict, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
+	now = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + from + `
+LEFT JOIN (SELECT feed, event FROM apikey_keys ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE LIMIT 1`
+	page = mysqlSeen + `EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ?),
+	0, ` + mysqlRecord + from + `
+LEFT JOIN (SELECT * FROM apikey_keys WHERE feed >= ? AND (feed > ? OR id > ?) ORDER BY feed, id LIMIT ?) k ON TRUE
+LEFT JOIN apikey_credentials c ON c.key_id = k.id
+ORDER BY k.feed, k.id` + mysqlAll
+	return now, page
+}
+
+func (e mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+	now, page := e.feed()
+	return s.changedByWindow(ctx, after, limit, windows{now, func(w window, limit int) query {
 		from, id := moment{w.at, true}, append([]byte{}, w.id...) // never nil, which would be NULL
-		return query{sql: mysqlFeedPage, args: []any{w.event[:], from, from, id, limit}}
+		return query{sql: page, args: []any{w.event[:], from, from, id, limit}}
 	}})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -62,10 +63,12 @@ func (s *scripted) QueryContext(_ context.Context, query string, _ []driver.Name
 	switch {
 	case strings.HasPrefix(query, "SELECT TIMESTAMP"):
 		return &lines{{time.Date(2001, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(2001, 7, 2, 3, 4, 5, 0, time.UTC)}}, nil
-	case query == "SELECT DATABASE()":
+	case strings.HasPrefix(query, "SELECT @@"):
+		return nil, errors.New("Error 1193 (HY000): Unknown system variable")
+	case strings.HasPrefix(query, "SELECT (CASE"):
+		return &lines{{int64(0)}}, nil
+	case query == "SELECT DATABASE() LIMIT 1":
 		return &lines{{"shop"}}, nil
-	case strings.HasPrefix(query, "SHOW VARIABLES"):
-		return &lines{{"sql_mode", "STRICT_TRANS_TABLES"}, {"character_set_client", "utf8mb4"}}, nil
 	case strings.HasSuffix(query, "FOR UPDATE NOWAIT"):
 		if s.claims++; s.claims == 1 {
 			return nil, s.refusal

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -14,32 +15,104 @@ import (
 // Postgres is the dialect of PostgreSQL 14 and newer, with
 // github.com/jackc/pgx/v5/stdlib or github.com/lib/pq. The package comment says
 // how to open it.
-var Postgres = Dialect{postgres{}, defaultPrefix}
+var Postgres = Dialect{postgres{&session{}}, defaultPrefix}
 
-type postgres struct{}
+type postgres struct{ *session }
 
 func (postgres) name() string { return "postgres" }
 
-// check does not ask whether this is the primary: which node is may change at
-// any time, so every query that decides something asks by itself.
-func (postgres) check(ctx context.Context, db *sql.DB) error {
-	var (
-		version           int
-		encoding, strings string
-	)
-	err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int,
-	current_setting('server_encoding'), current_setting('standard_conforming_strings')`).Scan(&version, &encoding, &strings)
-	switch {
-	case err != nil:
-		return err
-	case version < 140000:
-		return fmt.Errorf("%w: sqlstore: this is PostgreSQL %d, 14 or newer is required", apikey.ErrInvalid, version/10000)
-	case encoding != "UTF8": // others cannot keep every name, and jsonb refuses what it cannot convert
-		return fmt.Errorf("%w: sqlstore: the database has encoding %s: create it with ENCODING 'UTF8' TEMPLATE template0", apikey.ErrInvalid, encoding)
-	case strings != "on":
-		return fmt.Errorf("%w: sqlstore: standard_conforming_strings is off, so that a backslash in a name would be read as an escape: set it to on", apikey.ErrInvalid)
+// What New tells somebody who has opened the database otherwise.
+const postgresDSN = `, as in "postgres://user:password@primary:5432/shop?client_encoding=UTF8"`
+
+// postgresSettings are those of a session that matter. What statements take the
+// harm out of is not here: the isolation of transactions (each of the store's says
+// READ COMMITTED, and a query is one moment at every level), TimeZone (a time says
+// its own), IntervalStyle, search_path (which names the tables). Nor is what only
+// makes a statement fail: limits of time, row_security, and a session that cannot
+// write, which a Verifier that is ReadOnly does not need to. All that is tried in
+// TestFound01. See also [postgres.checkText].
+var postgresSettings = []setting{
+	// SQL_ASCII is no conversion, and the database is UTF8.
+	{unfit: "current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')", value: "current_setting('client_encoding')",
+		why:  "client_encoding is %s, so that names would be garbled",
+		cure: "client_encoding=UTF8"},
+	{unfit: "current_setting('standard_conforming_strings') <> 'on'",
+		why:  "standard_conforming_strings is off, so that a backslash in a name would be read as an escape",
+		cure: "standard_conforming_strings=on"},
+}
+
+// postgresLagging is so on a server that replays what the primary has
+// acknowledged, sooner or later: a standby, and a subscriber of logical
+// replication as long as one of these tables comes to it by a subscription that
+// is enabled. The rows there carry the numbers of the publisher's transactions,
+// which say nothing about the order on the subscriber. A server that was promoted
+// is a primary, whether its subscription was dropped or only disabled; so is one
+// that subscribes to other tables.
+const postgresLagging = `pg_is_in_recovery() OR EXISTS (SELECT 1 FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
+	WHERE s.subenabled AND r.srrelid IN (to_regclass('apikey_keys'), to_regclass('apikey_credentials'), to_regclass('apikey_events'), to_regclass('apikey_items')))`
+
+// open does not ask whether this is the primary: which server is may change at
+// any time, so every query that decides something asks by itself. It looks at one
+// connection: what it asks for are parameters of the DSN, which every connection
+// has. Those that have others nevertheless are found out when they answer.
+func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
+	c, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	defer c.Close()
+	var (
+		version  int
+		encoding string
+		known    bool // whether this is a subscriber
+	)
+	err = c.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
+	has_column_privilege('pg_catalog.pg_subscription', 'oid', 'SELECT') AND has_column_privilege('pg_catalog.pg_subscription', 'subenabled', 'SELECT')
+	AND has_table_privilege('pg_catalog.pg_subscription_rel', 'SELECT')`).Scan(&version, &encoding, &known)
+	switch {
+	case err != nil && strings.Contains(err.Error(), "simple protocol queries must be run with"): // pgx has looked
+		return nil, fmt.Errorf("%w: sqlstore: %w: add client_encoding=UTF8&standard_conforming_strings=on to the DSN%s", apikey.ErrInvalid, err, postgresDSN)
+	case err != nil:
+		return nil, err
+	case version < 140000:
+		return nil, fmt.Errorf("%w: sqlstore: this is PostgreSQL %d, 14 or newer is required", apikey.ErrInvalid, version/10000)
+	case encoding != "UTF8": // others cannot keep every name, and jsonb refuses what it cannot convert
+		return nil, fmt.Errorf("%w: sqlstore: the database has encoding %s: create it with ENCODING 'UTF8' TEMPLATE template0", apikey.ErrInvalid, encoding)
+	case !known: // as every role may, unless somebody has taken it from PUBLIC
+		return nil, fmt.Errorf("%w: sqlstore: this role cannot see whether the tables come from another server by logical replication, where a revoked key may still be alive: GRANT SELECT (oid, subenabled) ON pg_subscription, GRANT SELECT ON pg_subscription_rel", apikey.ErrInvalid)
+	}
+	e.session = newSession(postgresSettings, postgresLagging)
+	if err := e.checkSettings(ctx, c, postgresDSN); err != nil {
+		return nil, err
+	}
+	return e, e.checkText(ctx, c)
+}
+
+// checkText finds out whether times and bytes arrive. A driver that has values
+// sent as text (pgx does with exec and simple_protocol) may know one way of writing
+// them, and that is the server's default; others arrive whatever the settings are.
+func (postgres) checkText(ctx context.Context, c *sql.Conn) error {
+	var style, output string
+	if err := c.QueryRowContext(ctx, `SELECT current_setting('DateStyle'), current_setting('bytea_output')`).Scan(&style, &output); err != nil {
+		return err
+	}
+	var (
+		read  time.Time
+		bytes []byte
+		want  = time.Date(2001, 2, 3, 4, 5, 6, 789012000, time.UTC)
+	)
+	err := c.QueryRowContext(ctx, `SELECT TIMESTAMPTZ '2001-02-03 04:05:06.789012+00'`).Scan(&read)
+	if !strings.HasPrefix(style, "ISO") && (err != nil || !read.Equal(want)) {
+		return fmt.Errorf("%w: sqlstore: times are not read as times, because DateStyle is %s: add datestyle=ISO to the DSN%s", apikey.ErrInvalid, style, postgresDSN)
+	}
+	if err != nil {
+		return err
+	}
+	err = c.QueryRowContext(ctx, `SELECT decode('00ff5c', 'hex')`).Scan(&bytes)
+	if output != "hex" && (err != nil || string(bytes) != "\x00\xff\\") {
+		return fmt.Errorf("%w: sqlstore: bytes are not read as bytes, because bytea_output is %s: add bytea_output=hex to the DSN%s", apikey.ErrInvalid, output, postgresDSN)
+	}
+	return err
 }
 
 // alone holds a lock that ends with the transaction: one of the session would
@@ -89,6 +162,9 @@ func (postgres) retryable(err error) bool {
 	return false
 }
 
+// unfitWrite: no other statement of the store leaves out what cannot be.
+func (postgres) unfitWrite(err error) bool { return sqlState(err) == "23502" } // not_null_violation
+
 func (postgres) noTable(err error) bool { return sqlState(err) == "42P01" }
 
 // The columns of a row, in its order.
@@ -99,35 +175,34 @@ const (
 	postgresCredential = `c.id, c.not_before, c.not_after, c.ended::int, c.hint, c.public, c.pepper,
 	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	postgresRecord = "k.id, " + postgresKey + ",\n\t" + postgresCredential
-
-	// postgresNode has one row: 1 on a standby, which replays what the primary has
-	// acknowledged, sooner or later.
-	postgresNode = `(SELECT pg_is_in_recovery()::int AS lagging) node`
 )
 
-const postgresGet = `SELECT node.lagging, ` + postgresRecord + `
-FROM ` + postgresNode + `
+// oneNode has one row, the verdict.
+func (e postgres) oneNode() string { return "(SELECT " + e.node + " AS verdict) node" }
+
+func (e postgres) statements() statements {
+	get := `SELECT node.verdict, ` + postgresRecord + `
+FROM ` + e.oneNode() + `
 LEFT JOIN apikey_keys k ON k.id = $1
 LEFT JOIN apikey_credentials c ON c.key_id = k.id`
-
-func (postgres) statements() statements {
 	return statements{
-		get: postgresGet,
+		get: get,
 		// FOR UPDATE in the same statement would read the key as it is after the
 		// wait, and its credentials as they were before.
 		lock:      `SELECT 1 FROM apikey_keys WHERE id = $1 FOR UPDATE`,
-		getLocked: postgresGet,
-		lookup: `SELECT node.lagging, used.key_id, ` + postgresKey + `,
+		getLocked: get,
+		lookup: `SELECT node.verdict, used.key_id, ` + postgresKey + `,
 	` + postgresCredential + `
-FROM ` + postgresNode + `
+FROM ` + e.oneNode() + `
 LEFT JOIN apikey_credentials used ON used.id = $1
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
 
+		// No key has no version: where the verdict is not 0, the statement fails.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+VALUES ($1, $2, $3, $4, CASE WHEN ` + e.node + ` = 0 THEN $5::bigint END, $6, $7, $8,
 	$9::jsonb, $10::jsonb, $11::jsonb, $12::jsonb, $13::int = 1, $14, $15, $16,
 	$17, $18, $19, $20, $21, $22, pg_current_xact_id())
 ON CONFLICT (id) DO NOTHING`,
@@ -137,7 +212,7 @@ ON CONFLICT (id) DO NOTHING`,
 	created_at = $17, expires_at = $18, revoked_at = $19, rotate_due = $20, event = $21, feed = pg_current_xact_id()
 WHERE id = $22 AND version = $23`,
 
-		credentialsOf: `SELECT id, position, not_before, not_after, ended::int, hint, public, pepper
+		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended::int, hint, public, pepper
 FROM apikey_credentials WHERE key_id = $1`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
@@ -181,14 +256,14 @@ WHERE i.kind = old.kind AND i.id = old.id AND i.version = old.version`,
 }
 
 func (e postgres) builder() *builder {
-	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }, latest: e.latest()}
+	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }, fit: e.fit, latest: e.latest()}
 }
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.
 func (e postgres) list(f apikey.Filter, after *position, limit int) query {
 	b := e.builder()
-	b.add("SELECT node.lagging, ", postgresRecord, " FROM ", postgresNode, " LEFT JOIN (SELECT * FROM apikey_keys stored")
+	b.add("SELECT node.verdict, ", postgresRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
 	b.keys(f, e.contains)
 	b.below("created_at", after)
 	b.add(" ORDER BY created_at DESC, id DESC LIMIT ", b.arg(limit),
@@ -220,7 +295,7 @@ func (e postgres) items(f apikey.ItemFilter, limit int, locked bool) query {
 		b.add(" FOR UPDATE")
 	}
 	q := b.query()
-	q.sql = "SELECT node.lagging, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM " + postgresNode + " LEFT JOIN (" + q.sql + ") i ON TRUE ORDER BY i.id"
+	q.sql = "SELECT node.verdict, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM " + e.oneNode() + " LEFT JOIN (" + q.sql + ") i ON TRUE ORDER BY i.id"
 	return q
 }
 
@@ -273,26 +348,28 @@ func (e postgres) touch(uses []use) query {
 //
 // Rows of transactions that have not begun yet are from another cluster, by
 // pg_dump, and no change of this one.
-const (
-	postgresSeen = `SELECT pg_is_in_recovery(), pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
-	postgresNow  = ` FROM (SELECT pg_current_snapshot() AS snapshot) now`
+const postgresSeen = `SELECT now.verdict, pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
 
-	postgresFeedNow = postgresSeen + `COALESCE(k.feed::text::bigint, 0), k.event` + postgresNow + `
+// feed has the two queries of Changed.
+func (e postgres) feed() (now, page string) {
+	from := ` FROM (SELECT ` + e.node + ` AS verdict, pg_current_snapshot() AS snapshot) now`
+	now = postgresSeen + `COALESCE(k.feed::text::bigint, 0), k.event` + from + `
 LEFT JOIN (SELECT feed, event FROM apikey_keys WHERE feed < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
-
-	postgresFeedPage = postgresSeen + `
+	page = postgresSeen + `
 	$1::text::xid8 < pg_snapshot_xmax(now.snapshot) AND EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = $2 AND e.feed = $1::text::xid8),
-	0, ` + postgresRecord + postgresNow + `
+	0, ` + postgresRecord + from + `
 LEFT JOIN (SELECT * FROM apikey_keys WHERE (feed, id) > ($3::text::xid8, $4) AND feed < pg_snapshot_xmax(pg_current_snapshot())
 	ORDER BY feed, id LIMIT $5) k ON TRUE
 LEFT JOIN apikey_credentials c ON c.key_id = k.id
 ORDER BY k.feed, k.id`
-)
+	return now, page
+}
 
-func (postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (e postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
 	xid := func(n int64) string { return strconv.FormatInt(n, 10) }
-	return s.changedByWindow(ctx, after, limit, windows{postgresFeedNow, func(w window, limit int) query {
+	now, page := e.feed()
+	return s.changedByWindow(ctx, after, limit, windows{now, func(w window, limit int) query {
 		id := append([]byte{}, w.id...) // never nil, which would be NULL
-		return query{sql: postgresFeedPage, args: []any{xid(w.shown), w.event[:], xid(w.at), id, limit}}
+		return query{sql: page, args: []any{xid(w.shown), w.event[:], xid(w.at), id, limit}}
 	}})
 }

@@ -161,13 +161,17 @@ type event struct {
 func scanEvent(all *[]event, rows *sql.Rows) error {
 	var (
 		e                      event
+		verdict                verdict
 		at                     moment
 		mode, seq              int64
 		key, cred, hash        []byte
 		account, actor, action string
 	)
-	if err := rows.Scan(&e.stored, &at, &account, &mode, &key, &cred, &seq, &actor, &action, &e.Body, &hash); err != nil {
+	if err := rows.Scan(&verdict, &e.stored, &at, &account, &mode, &key, &cred, &seq, &actor, &action, &e.Body, &hash); err != nil {
 		return err
+	}
+	if verdict != 0 {
+		return verdict.err()
 	}
 	copy(e.ID[:], e.stored)
 	copy(e.Key[:], key)
@@ -207,16 +211,16 @@ func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage
 func scanItem(all *[]apikey.Item, rows *sql.Rows) error {
 	var (
 		it      apikey.Item
-		lagging int64
+		verdict verdict
 		id, kek sql.NullString
 		version sql.NullInt64
 		expires moment
 	)
-	if err := rows.Scan(&lagging, &id, &version, &expires, &kek, &it.Data); err != nil {
+	if err := rows.Scan(&verdict, &id, &version, &expires, &kek, &it.Data); err != nil {
 		return err
 	}
-	if lagging != 0 {
-		return errLagging
+	if verdict != 0 {
+		return verdict.err()
 	}
 	if id.Valid { // if not, an outer join found no item
 		it.ID, it.Version, it.ExpiresAt, it.SealedKEK = id.String, uint64(version.Int64), expires.time(), kek.String

@@ -181,15 +181,15 @@ func (s *Store) over(err error) error {
 	return err
 }
 
-// errLagging: a key that is not there, or is as it was, proves nothing here.
-var errLagging = errors.New("a replica answered, which may lack the newest changes: connect to the primary")
-
 // failure says what an error means to the callers of a Store. Those that this
 // package made say so already; the others come from the driver.
 func (s *Store) failure(ctx context.Context, op string, err error) error {
+	var unfit unfitError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &unfit):
+		return fmt.Errorf("%w: sqlstore: %s: %s", apikey.ErrUnavailable, op, unfitLater(s.engine.settings(), unfit))
 	case errors.Is(err, apikey.ErrConflict), errors.Is(err, apikey.ErrInvalid), errors.Is(err, ErrNewerSchema), errors.Is(err, errTampered):
 		return err
 	case ctx.Err() != nil:

@@ -23,6 +23,13 @@ func (sqlite) name() string { return "sqlite" }
 const sqliteDSN = `; open it as "file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate" with modernc.org/sqlite, ` +
 	`as "file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate" with github.com/mattn/go-sqlite3`
 
+func (e sqlite) open(ctx context.Context, db *sql.DB) (engine, error) { return e, e.check(ctx, db) }
+
+// settings: what a connection has is in the DSN, and check has looked at it.
+// Nothing on the outside changes that later.
+func (sqlite) settings() []setting   { return nil }
+func (sqlite) unfitWrite(error) bool { return false }
+
 // check looks at two connections where the pool can have two: settings that
 // were made by a statement and not in the DSN are on one of them alone.
 func (e sqlite) check(ctx context.Context, db *sql.DB) error {
@@ -50,11 +57,19 @@ func (e sqlite) check(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
+// sqliteSession has one row, what matters of a connection. The rest is harmless:
+// values are typed by their columns (STRICT), compared byte by byte and sorted where
+// an order counts, text has one encoding, and times are numbers.
+const sqliteSession = `SELECT COALESCE((SELECT file FROM pragma_database_list WHERE name = 'main'), ''),
+	(SELECT timeout FROM pragma_busy_timeout), (SELECT query_only FROM pragma_query_only),
+	(SELECT journal_mode FROM pragma_journal_mode)`
+
 func (e sqlite) checkConn(ctx context.Context, c *sql.Conn) (inMemory bool, err error) {
 	var (
-		version, file string
-		major, minor  int
-		wait          int
+		version, file      string
+		journal, own, main string
+		major, minor       int
+		wait, readOnly     int
 	)
 	if err := c.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); err != nil {
 		return false, err
@@ -62,17 +77,25 @@ func (e sqlite) checkConn(ctx context.Context, c *sql.Conn) (inMemory bool, err 
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
 		return false, fmt.Errorf("version %q: %w", version, err)
 	}
-	if err := c.QueryRowContext(ctx, "SELECT COALESCE(file, '') FROM pragma_database_list WHERE name = 'main'").Scan(&file); err != nil {
+	if err := c.QueryRowContext(ctx, sqliteSession).Scan(&file, &wait, &readOnly, &journal); err != nil {
 		return false, err
 	}
-	if err := c.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&wait); err != nil {
-		return false, err
+	for pragma, to := range map[string]*string{"PRAGMA locking_mode": &own, "PRAGMA main.locking_mode": &main} {
+		if err := c.QueryRowContext(ctx, pragma).Scan(to); err != nil {
+			return false, err
+		}
 	}
 	switch {
 	case major < 3 || major == 3 && minor < 37: // STRICT tables
 		return false, fmt.Errorf("%w: sqlstore: this is SQLite %s, 3.37 or newer is required", apikey.ErrInvalid, version)
 	case wait <= 0:
 		return false, fmt.Errorf("%w: sqlstore: a connection has no busy_timeout, so concurrent changes would fail instead of waiting%s", apikey.ErrInvalid, sqliteDSN)
+	case journal == "off":
+		return false, fmt.Errorf("%w: sqlstore: journal_mode is OFF, so that half of a change that failed would stay: make it WAL%s", apikey.ErrInvalid, sqliteDSN)
+	case file != "" && main == "exclusive" && own != "exclusive": // SQLite then needs no lock, and holds what counts as one
+		return false, fmt.Errorf("%w: sqlstore: the file is opened as one that nobody changes, so that a revoked key would be accepted for ever: take immutable=1 out of the DSN%s", apikey.ErrInvalid, sqliteDSN)
+	case readOnly != 0: // nothing is written here, which BEGIN would refuse to prepare for
+		return file == "", nil
 	}
 	return file == "", e.checkImmediate(ctx, c)
 }
@@ -171,7 +194,7 @@ ON CONFLICT (id) DO NOTHING`,
 	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = (SELECT place FROM apikey_feed)
 WHERE id = ? AND version = ?`,
 
-		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
+		credentialsOf: `SELECT 0, id, position, not_before, not_after, ended, hint, public, pepper
 FROM apikey_credentials WHERE key_id = ?`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
@@ -212,7 +235,7 @@ ON CONFLICT (id) DO NOTHING`,
 }
 
 func (e sqlite) builder() *builder {
-	return &builder{mark: func(int) string { return "?" }, latest: e.latest()}
+	return &builder{mark: func(int) string { return "?" }, fit: "0", latest: e.latest()}
 }
 
 // list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then

@@ -145,12 +145,18 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 	if db == nil {
 		return nil, fmt.Errorf("%w: sqlstore: the database is nil", apikey.ErrInvalid)
 	}
-	s := &Store{dialect: d, engine: d.engine, sql: d.engine.statements(), db: db, lookups: &lookups{}}
+	s := &Store{dialect: d, engine: d.engine, db: db, lookups: &lookups{}}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	// Two processes that open a new file at once meet where it is switched to WAL,
 	// which SQLite's busy_timeout does not cover.
-	err := s.retry(ctx, "open", func() error { return d.engine.check(ctx, db) })
+	err := s.retry(ctx, "open", func() error {
+		opened, err := d.engine.open(ctx, db)
+		if err == nil {
+			s.engine, s.sql = opened, opened.statements()
+		}
+		return err
+	})
 	switch {
 	case err == nil:
 		return s, nil
