@@ -31,6 +31,9 @@ type window struct {
 	// the one and not the other. Who was shown that one still goes by it.
 	shown int64
 	event [16]byte
+	// server is whose order the places are in, 0 where that is the same on every
+	// server. The places of one say nothing on another.
+	server int64
 }
 
 // windowCursor is what [window.cursor] begins with; see [position.cursor].
@@ -38,7 +41,7 @@ const windowCursor = 'w'
 
 func (w window) cursor() apikey.Cursor {
 	b := []byte{windowCursor}
-	for _, n := range []int64{w.at, w.floor, w.shown} {
+	for _, n := range []int64{w.at, w.floor, w.shown, w.server} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
 	b = append(append(b, w.event[:]...), w.id...)
@@ -47,11 +50,11 @@ func (w window) cursor() apikey.Cursor {
 
 // parseWindow reads what [window.cursor] wrote, in that one spelling.
 func parseWindow(c apikey.Cursor) (window, error) {
-	const head, longest = 1 + 3*8 + 16, 1 + 3*8 + 16 + 64
+	const head, longest = 1 + 4*8 + 16, 1 + 4*8 + 16 + 64
 	b, err := base64.RawURLEncoding.DecodeString(string(c[:min(len(c), 2*longest)]))
 	if err == nil && len(b) >= head && len(b) <= longest {
 		number := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[1+8*i:])) }
-		w := window{at: number(0), floor: number(1), shown: number(2), event: [16]byte(b[head-16 : head]), id: b[head:]}
+		w := window{at: number(0), floor: number(1), shown: number(2), server: number(3), event: [16]byte(b[head-16 : head]), id: b[head:]}
 		if w.cursor() == c {
 			return w, nil
 		}
@@ -69,6 +72,7 @@ type windows struct {
 // seen is what a query of the feed says of the moment of its snapshot.
 type seen struct {
 	verdict verdict
+	server  int64
 	// floor: below it nothing appears any more. end: whatever is written from now
 	// on is there or beyond.
 	floor, end int64
@@ -102,14 +106,14 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 		seen
 	}
 	p, err := read(ctx, s, "changed", feed.page(w, limit+1), func(p *page, rows *sql.Rows) error {
-		return errors.Join(p.scan(rows, &p.verdict, &p.seen.floor, &p.end, &p.known), p.unfit())
+		return errors.Join(p.scan(rows, &p.verdict, &p.server, &p.seen.floor, &p.end, &p.known), p.unfit())
 	})
 	switch {
 	case err != nil:
 		return apikey.Changes{}, err
 	case p.verdict == lags:
 		return apikey.Changes{Next: cursor}, nil
-	case w.shown != 0 && !p.known, p.end < w.at:
+	case w.server != p.server, w.shown != 0 && !p.known, p.end < w.at:
 		return apikey.Changes{}, apikey.ErrCursorLost
 	}
 	shown, more := upTo(limit, p.found)
@@ -136,12 +140,12 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 // feedNow is Changed of the empty cursor.
 func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.Changes, error) {
 	now, err := read(ctx, s, "changed", query{sql: feed.now}, func(now *seen, rows *sql.Rows) error {
-		return errors.Join(rows.Scan(&now.verdict, &now.floor, &now.end, &now.shown, &now.event), now.unfit())
+		return errors.Join(rows.Scan(&now.verdict, &now.server, &now.floor, &now.end, &now.shown, &now.event), now.unfit())
 	})
 	if err != nil || now.verdict == lags {
 		return apikey.Changes{}, err
 	}
-	w := window{floor: now.floor, shown: now.shown}
+	w := window{floor: now.floor, shown: now.shown, server: now.server}
 	copy(w.event[:], now.event)
 	return apikey.Changes{Next: w.fromFloor().cursor(), Current: true}, nil
 }

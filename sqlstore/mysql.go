@@ -47,6 +47,10 @@ var mysqlSettings = []setting{
 	{needs: "@@system_versioning_asof", unfit: "@@system_versioning_asof <> 'DEFAULT'",
 		why:  "system_versioning_asof is set, so that tables with a history would be read as they were then",
 		cure: "system_versioning_asof=DEFAULT"},
+	// SYSDATE is the server's clock. Less is as a clock that differs.
+	{unfit: "ABS(TIMESTAMPDIFF(SECOND, NOW(), SYSDATE())) > 300",
+		why:  "timestamp is set, so that the clock of the session is wrong, and what it writes would be missed by the change feed",
+		cure: "timestamp=DEFAULT"},
 	{unfit: "INSTR(@@sql_mode, 'STRICT_') = 0",
 		why:  "sql_mode is not strict, so that what does not fit would be cut off in silence",
 		cure: "sql_mode=%27STRICT_TRANS_TABLES%27"},
@@ -436,7 +440,7 @@ const (
 	// and five for clocks that differ between the nodes of a cluster.
 	mysqlLookBack = "120000000"
 
-	mysqlSeen = `SELECT node.verdict, node.now - ` + mysqlLookBack + `, node.now, `
+	mysqlSeen = `SELECT node.verdict, 0, node.now - ` + mysqlLookBack + `, node.now, `
 )
 
 // feed has the two queries of Changed.

@@ -15,9 +15,14 @@ import (
 // Postgres is the dialect of PostgreSQL 14 and newer, with
 // github.com/jackc/pgx/v5/stdlib or github.com/lib/pq. The package comment says
 // how to open it.
-var Postgres = Dialect{postgres{&session{}}, defaultPrefix}
+var Postgres = Dialect{postgres{session: &session{}}, defaultPrefix}
 
-type postgres struct{ *session }
+type postgres struct {
+	*session
+	// server is SQL for what tells one server from another, and a standby that was
+	// promoted is the one that it followed.
+	server string
+}
 
 func (postgres) name() string { return "postgres" }
 
@@ -85,7 +90,24 @@ func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
 	if err := e.checkSettings(ctx, c, postgresDSN); err != nil {
 		return nil, err
 	}
+	if e.server, err = e.tellsServers(ctx, c); err != nil {
+		return nil, err
+	}
 	return e, e.checkText(ctx, c)
+}
+
+// tellsServers returns the expression for server. Where a service does not have
+// it, its servers are not told apart, and a database that was moved to another by
+// logical replication may show a change late by MaxAge, once.
+func (postgres) tellsServers(ctx context.Context, c *sql.Conn) (string, error) {
+	const identifier = "(SELECT system_identifier FROM pg_control_system())"
+	var n int64
+	err := c.QueryRowContext(ctx, "SELECT "+identifier).Scan(&n)
+	switch sqlState(err) {
+	case "0A000", "42501", "42883": // feature_not_supported, insufficient_privilege, undefined_function
+		return "0::bigint", nil
+	}
+	return identifier, err
 }
 
 // checkText finds out whether times and bytes arrive. A driver that has values
@@ -342,17 +364,19 @@ func (e postgres) touch(uses []use) query {
 // wrap). A number is given when a transaction begins to write, long before its
 // commit, so the newest that is visible says nothing about those below it. But
 // the oldest that was still running when a snapshot was taken does: whatever is
-// below it is over, and what of it is committed is in that snapshot. A
-// transaction that stays open for an hour holds the floor for an hour; what
+// below it is over, and what of it is committed is in that snapshot. The numbers
+// are those of one server: a subscriber of logical replication that takes over
+// counts on from its own, which may be below those that it was sent, so a cursor
+// says whose it is. A transaction that stays open for an hour holds the floor for an hour; what
 // others change meanwhile is then shown again and again, and never late.
 //
 // Rows of transactions that have not begun yet are from another cluster, by
 // pg_dump, and no change of this one.
-const postgresSeen = `SELECT now.verdict, pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
+const postgresSeen = `SELECT now.verdict, now.server, pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
 
 // feed has the two queries of Changed.
 func (e postgres) feed() (now, page string) {
-	from := ` FROM (SELECT ` + e.node + ` AS verdict, pg_current_snapshot() AS snapshot) now`
+	from := ` FROM (SELECT ` + e.node + ` AS verdict, ` + e.server + ` AS server, pg_current_snapshot() AS snapshot) now`
 	now = postgresSeen + `COALESCE(k.feed::text::bigint, 0), k.event` + from + `
 LEFT JOIN (SELECT feed, event FROM apikey_keys WHERE feed < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY feed DESC, id DESC LIMIT 1) k ON TRUE`
 	page = postgresSeen + `

@@ -16,7 +16,8 @@
 // _txlock=immediate takes the write lock when a transaction begins (one that
 // takes it later, after it has read, cannot wait and fails with SQLITE_BUSY).
 // They belong into the DSN, because a PRAGMA sent through db.Exec reaches only
-// one connection of the pool:
+// one connection of the pool. New also refuses immutable=1, with which SQLite
+// would not notice what another process changes, and journal_mode=OFF:
 //
 //	modernc.org/sqlite           file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate
 //	github.com/mattn/go-sqlite3  file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate
@@ -39,7 +40,8 @@
 // # PostgreSQL
 //
 // PostgreSQL 14 or newer, in a database of encoding UTF8. Any DSN of
-// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq will do:
+// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq will do, if client_encoding
+// is UTF8, which it is unless the DSN, the role or the server says otherwise:
 //
 //	postgres://user:password@primary:5432/shop
 //	postgres://user:password@one:5432,two:5432/shop?target_session_attrs=read-write&connect_timeout=2
@@ -48,7 +50,15 @@
 // synchronous_standby_names: what a server acknowledges and then loses may have
 // been a revocation. A standby is never believed, since it may lag: it answers
 // ErrUnavailable, so list the hosts with target_session_attrs=read-write rather
-// than pointing a verifier at one. connect_timeout is for each host: without it
+// than pointing a verifier at one. The same goes for a subscriber of logical
+// replication, as long as one of the tables comes to it by a subscription that is
+// enabled: it may lag too, its rows carry the numbers of the publisher's
+// transactions, and read-write does not pass it over. So two servers that
+// subscribe to each other's keys have no primary, and neither is believed. A
+// server that subscribes to other tables is a primary, and so is one that was
+// promoted, once the subscription is dropped or disabled. Every role can see that
+// in pg_subscription and pg_subscription_rel, unless somebody has taken it from
+// PUBLIC; New refuses a role that cannot, and says what to grant. connect_timeout is for each host: without it
 // the first may swallow all the time that a call has, and the second is never
 // asked.
 //
@@ -69,16 +79,43 @@
 //	user:password@tcp(node:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true&wsrep_sync_wait=1
 //
 // [New] refuses a database whose times would be read as those of another zone,
-// whose sql_mode is not strict, whose connections are not utf8mb4, or which is a
-// Galera node without wsrep_sync_wait=1: such a node answers before it has
-// applied what others have acknowledged. interpolateParams=true saves a round
-// trip a query. A replica is known by read_only and answers ErrUnavailable; set
-// it on each.
+// and a session with a setting that would change what is read or written (see
+// Sessions): autocommit off, chained transactions, READ UNCOMMITTED, an sql_mode
+// that is not strict or takes an empty text for none, an encoding other than
+// utf8mb4 of client, connection or results, changes that replicas or other Galera
+// nodes would not hear of, and a Galera node without wsrep_sync_wait=1: such a
+// node answers before it has applied what others have acknowledged.
+// interpolateParams=true saves a round trip a query. A replica is known by
+// read_only or innodb_read_only and answers ErrUnavailable; set read_only on each.
 //
 // The change feed goes by the server's clock and looks back two minutes. A
 // transaction that stays open for more than 115 seconds after it has begun to
 // write a key (waiting for its lock counts) may be missed by it, and Verifiers then learn of the change when their
 // record is older than MaxAge. Keep the clocks of a cluster within five seconds.
+//
+// # Sessions
+//
+// A session has settings, by the DSN, by the user or role, by the server, and some
+// change what a statement means. Most are harmless here, because each statement
+// says what it wants: limits of rows, the isolation of the store's transactions,
+// the time zone, modes of syntax. The schema by search_path is the program's to
+// choose, and a session that cannot write is enough for a Verifier that is
+// ReadOnly. A setting that is not harmless is refused by [New], with ErrInvalid,
+// which says what to add to the DSN; nothing that PostgreSQL, MariaDB or SQLite have
+// as a default is refused.
+//
+// New looks at one connection. A pool opens others later, and the server may have
+// been given other settings meanwhile (init_connect, ALTER ROLE … SET). So every
+// query that decides something asks for the settings too, in the same SELECT, and
+// no record is written in a session that New would have refused: such a connection
+// answers ErrUnavailable, which says the same as New. It stays in the pool until
+// the pool closes it, so once the settings are put right, start the program anew or
+// let db.SetConnMaxLifetime close it.
+//
+// The settings of durability, such as synchronous_commit, are not looked at. A
+// session of MariaDB's with a clock of its own (timestamp) is refused when that is
+// wrong by more than five minutes; one that is less wrong counts as a server whose
+// clock is (see the bound above).
 //
 // # The caller's transaction
 //
