@@ -324,7 +324,7 @@ func TestFound01SettingsOfALaterConnection(t *testing.T) {
 		{"tx_isolation=''READ-UNCOMMITTED''", "add tx_isolation="},
 		{"timestamp=1700000000", "add timestamp=DEFAULT"},
 		{"sql_mode=''''", "sql_mode is not strict"},
-		{"sql_big_selects=0", "add sql_big_selects=1"},
+		{"sql_big_selects=0", "sql_big_selects is off"},
 		{"character_set_client=latin1", "character_set_client"},
 		{"character_set_connection=latin1", "character_set_connection"},
 		{"character_set_results=latin1", "character_set_results"},
