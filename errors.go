@@ -42,8 +42,9 @@ var (
 	// ErrMode: a test key on a live verifier, or the reverse. Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
 	// ErrStanding: the account may not use the API in this mode now (see [Standing]).
-	// Verify, Issue, Rotate, Reveal, and Challenge for these three; Issue, Provision
-	// and Update for an ability (see ManagerConfig.Products).
+	// Verify, Issue, Provision (where it refuses each mode in which a key is to be
+	// made), Rotate, Reveal, Resume, Update where it lets a key do more, and Challenge
+	// for these; Issue, Provision and Update for an ability (see ManagerConfig.Products).
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
 	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)

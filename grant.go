@@ -60,9 +60,9 @@ func (g Grant) LogValue() slog.Value { return slog.StringValue(g.String()) }
 func (g Grant) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
 
 // Guarded is a request that may have to be approved: [IssueRequest],
-// [UpdateRequest], [ResumeRequest], [RotateRequest], [RevokeRequest],
-// [RevealRequest], [EnrollRequest], [DisableRequest], [AllowEnrollmentRequest]
-// and [LiftLockRequest]. What a grant approves is every field of it but the
+// [ProvisionRequest], [UpdateRequest], [ResumeRequest], [RotateRequest],
+// [RevokeRequest], [RevealRequest], [EnrollRequest], [DisableRequest],
+// [AllowEnrollmentRequest] and [LiftLockRequest]. What a grant approves is every field of it but the
 // grant.
 type Guarded interface{ guarded() approval }
 
@@ -141,7 +141,7 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 // returns its deletion, which goes into the Apply of the action: of two that
 // redeem one grant, one conflicts. The grant's factor has to approve each of
 // the actions that are guarded.
-func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Record, acts ...Action) ([]Item, error) {
+func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Record, acts ...Action) ([]Item, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
 	}
@@ -149,14 +149,16 @@ func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Recor
 	if err != nil {
 		return nil, err
 	}
-	factors, guarded := inCommon(stepUp, mode, acts)
+	factors, guarded := inCommon(stepUp, modes, acts)
 	if !guarded {
 		return nil, nil
 	}
 	ask := &ChallengeError{acts[0], j.key, factors}
-	for len(stepUp(ask.Action, mode)) == 0 { // some other is what is guarded
-		acts = acts[1:]
-		ask.Action = acts[0]
+	for _, act := range acts { // the first that is guarded
+		if _, guarded := inCommon(stepUp, modes, []Action{act}); guarded {
+			ask.Action = act
+			break
+		}
 	}
 	if j.grant.IsZero() {
 		if j.pass != nil {
@@ -173,7 +175,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, mode Mode, r *Recor
 	data, genuine := s.vouched(it)
 	u := uncanon{data, genuine}
 	bound, factor := u.text(), u.text()
-	if !u.ok || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, mode, r))) {
+	if !u.ok || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
 		s.cfg.Trace.denied(a, j.action, j.key, ErrGrant)
 		return nil, ErrGrant
 	}

@@ -7,7 +7,7 @@ import (
 
 // StepUp names the factors that approve an action in a mode, any one of them;
 // none: it is not guarded. It answers from memory, and the same each time. What
-// can be guarded is ActionIssue, ActionUpdate, ActionWiden, ActionResume,
+// can be guarded is ActionIssue, ActionProvision, ActionUpdate, ActionWiden, ActionResume,
 // ActionRotate, ActionReveal and ActionRevoke; Revoke as [ReasonCompromised]
 // never is. Where one update is several of these, the factor has to approve
 // each.
@@ -63,7 +63,7 @@ func guard(factors []string, actions ...Action) StepUp {
 
 // guardable are the actions that StepUp may name factors for.
 var guardable = append([]Action{
-	ActionIssue, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke,
+	ActionIssue, ActionProvision, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke,
 }, forAnother...)
 
 // forAnother are those that an admin does for another.
@@ -98,22 +98,28 @@ func (c ManagerConfig) validStepUp() error {
 				}
 			}
 		}
-		if common, guarded := inCommon(c.StepUp, mode, together); guarded && len(common) == 0 {
+		if common, guarded := inCommon(c.StepUp, []Mode{mode}, together); guarded && len(common) == 0 {
 			return invalid("StepUp: one update in mode %s can be all of %v, and no factor approves each that is guarded", mode, together)
 		}
+	}
+	if common, guarded := inCommon(c.StepUp, []Mode{Live, Test}, []Action{ActionProvision}); guarded && len(common) == 0 {
+		return invalid("StepUp: one %s makes a key in each mode, and no factor approves both", ActionProvision)
 	}
 	return nil
 }
 
-// inCommon are the factors that approve each of the actions that is guarded.
-func inCommon(factorsFor StepUp, mode Mode, acts []Action) (factors []string, guarded bool) {
+// inCommon are the factors that approve each of the actions that is guarded, in each
+// of the modes.
+func inCommon(factorsFor StepUp, modes []Mode, acts []Action) (factors []string, guarded bool) {
 	for _, act := range acts {
-		switch approve := factorsFor(act, mode); {
-		case len(approve) == 0:
-		case !guarded:
-			factors, guarded = slices.Clone(approve), true
-		default:
-			factors = slices.DeleteFunc(factors, func(f string) bool { return !slices.Contains(approve, f) })
+		for _, mode := range modes {
+			switch approve := factorsFor(act, mode); {
+			case len(approve) == 0:
+			case !guarded:
+				factors, guarded = slices.Clone(approve), true
+			default:
+				factors = slices.DeleteFunc(factors, func(f string) bool { return !slices.Contains(approve, f) })
+			}
 		}
 	}
 	return factors, guarded

@@ -50,9 +50,12 @@ func (r IssueRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
-			first: func(s session, a Actor, _ *Record) error {
-				_, err := s.blank(accountOf(a, r.Account), r, s.cfg.Now())
-				return err
+			plan: func(_ context.Context, s session, a Actor, _ *Record, now time.Time) ([]planned, error) {
+				blank, err := s.blank(accountOf(a, r.Account), r, now)
+				if err != nil {
+					return nil, err
+				}
+				return []planned{{would: blank}}, nil
 			},
 		},
 		sum: sumOf(ActionIssue, func(c *canon) {
@@ -89,26 +92,31 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	j := req.guarded().asking(req.Grant)
 	j.first = func(s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
 		account, now := accountOf(a, req.Account), s.cfg.Now()
-		if idem, issued.Key, err = s.idempotency(ctx, account, req, now); err != nil {
-			return err
-		}
-		r, err := s.blank(account, req, now)
+		idem, issued.Key, err = s.idempotency(ctx, account, req, now)
 		if err != nil || fresh != nil {
 			return err
 		}
-		return s.room(ctx, a, r, now)
+		blank, err := s.blank(account, req, now)
+		if err != nil {
+			return err
+		}
+		return s.room(ctx, a, blank, now)
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account, now := accountOf(a, req.Account), s.cfg.Now()
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
+			blank, err := s.blank(account, req, now)
+			if err != nil {
+				return effect{}, err
+			}
 			_, group, err := s.growth(ctx, a, account, 1, now)
 			if err != nil {
 				return effect{}, err
 			}
-			if fresh, token, err = s.draw(ctx, account, req, group, now); err != nil {
-				fresh = nil
+			if token, err = s.draw(ctx, blank, group); err != nil {
 				return effect{}, err
 			}
+			fresh = blank
 		}
 		growth, _, err := s.growth(ctx, a, account, 1, now)
 		if err != nil {
@@ -141,18 +149,15 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	return issued, nil
 }
 
-// draw makes a record with one credential of the account's group, and its token.
-func (s session) draw(ctx context.Context, account string, req IssueRequest, group string, now time.Time) (*Record, Token, error) {
-	r, err := s.blank(account, req, now)
-	if err != nil {
-		return nil, Token{}, err
-	}
+// draw gives a blank record its first credential, of the account's group, and returns
+// the token.
+func (s session) draw(ctx context.Context, r *Record, group string) (Token, error) {
 	cred, token, err := s.newCredential(ctx, r, group)
 	if err != nil {
-		return nil, Token{}, err
+		return Token{}, err
 	}
 	r.Credentials = []Credential{cred}
-	return r, token, nil
+	return token, nil
 }
 
 // blank is the record that a request asks for, checked, without a credential.

@@ -40,14 +40,34 @@ type job struct {
 	asks  *approval
 	grant Grant
 	pass  func(context.Context, Actor) (Item, error)
-	// first, if not nil, may answer before anything has to be approved: nobody
-	// proves himself for what would be refused afterwards.
+	// plan, if not nil, is what the job would make of the key, or which keys it
+	// would make: checked, and in their one form. Policy is shown it. What it refuses
+	// is refused before anything has to be approved, and so is what first refuses, if
+	// that is not nil: nobody proves themselves for what would be refused afterwards.
+	plan  func(ctx context.Context, s session, a Actor, r *Record, now time.Time) ([]planned, error)
 	first func(session, Actor, *Record) error
+	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
+	// mode of the key.
+	modes func() []Mode
 
 	// work says what is to be done. r is a private copy, nil if the job is about
 	// no key. It may run several times, each time on what is stored then.
 	work func(a Actor, r *Record) (effect, error)
 }
+
+// planned is what a key is, nil if there is none yet, and what a job would make of
+// it.
+type planned struct{ is, would *Record }
+
+// matter is what one attempt at a job is about.
+type matter struct {
+	record *Record // nil: no existing key
+	about  Info    // of the record; without one, what is known
+	asked  []transition
+}
+
+// transition is what a Policy is asked about: see [ChangePolicy].
+type transition struct{ before, after Info }
 
 // effect is what a job's work asks to be written; the zero effect is nothing.
 type effect struct {
@@ -129,11 +149,12 @@ var errVersion = fmt.Errorf("%w", ErrConflict)
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
 	start := s.cfg.Now()
-	r, about, err := s.admit(ctx, a, j)
+	on, err := s.admit(ctx, a, j)
 	if err != nil {
 		return err
 	}
-	spent, err := s.redeem(ctx, a, j, about.Mode, r, j.action) // before the work, which may open a secret
+	r, modes := on.record, j.modesOf(on.about)
+	spent, err := s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
 	if err != nil {
 		return err
 	}
@@ -143,12 +164,12 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		return err
 	case !e.nothing():
 		if e.also != "" && e.also != j.action {
-			if err := s.permit(ctx, a, job{action: e.also, key: j.key}, about); err != nil {
+			if err := s.permit(ctx, a, job{action: e.also, key: j.key}, on.asked); err != nil {
 				return err
 			}
 		}
 		if beyond := e.beyond(); len(beyond) > 0 {
-			if spent, err = s.redeem(ctx, a, j, about.Mode, r, append([]Action{j.action}, beyond...)...); err != nil {
+			if spent, err = s.redeem(ctx, a, j, modes, r, append([]Action{j.action}, beyond...)...); err != nil {
 				return err
 			}
 		}
@@ -165,61 +186,119 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 
 // admit loads what a job is about, and asks whoever may refuse it, all but the
 // factors.
-func (s session) admit(ctx context.Context, a Actor, j job) (*Record, Info, error) {
+func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err error) {
 	r, err := s.target(ctx, a, j)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
 			s.cfg.Trace.denied(a, j.action, j.key, err)
 		}
-		return nil, Info{}, err
+		return on, err
 	}
-	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}
+	now := s.cfg.Now()
+	on = matter{record: r, about: Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}}
 	if r != nil {
-		about = s.describeAll(r, s.cfg.Now())
+		on.about = s.describeAll(r, now)
 	}
-	if err := s.permit(ctx, a, j, about); err != nil {
-		return nil, about, err
+	var plan []planned
+	var refused error
+	if j.plan != nil {
+		plan, refused = j.plan(ctx, s, a, r, now)
 	}
-	if j.stands && s.cfg.Standing != nil {
-		if err := s.cfg.Standing.Allowed(about.Account, about.Mode); err != nil {
-			s.cfg.Trace.denied(a, j.action, j.key, err)
-			return nil, about, joined(ErrStanding, err)
+	on.asked = s.transitions(on.about, plan, now)
+	if err := s.permit(ctx, a, j, on.asked); err != nil {
+		return on, err
+	}
+	if j.stands || s.empowers(plan) {
+		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
+			return on, err
 		}
 	}
 	if r != nil && !j.damaged && !j.lessens {
 		if err := s.believe(r); err != nil {
-			return nil, about, err
+			return on, err
 		}
 	}
 	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
-		return nil, about, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
+		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
 	}
 	if j.first != nil {
-		err = j.first(s, a, r)
+		if err := j.first(s, a, r); err != nil {
+			return on, err
+		}
 	}
-	return r, about, err
+	return on, refused
+}
+
+// modesOf are the modes that StepUp is asked about.
+func (j job) modesOf(about Info) []Mode {
+	if j.modes != nil {
+		return j.modes()
+	}
+	return []Mode{about.Mode}
+}
+
+// transitions are what a Policy is asked about: each key that a plan changes or
+// makes, or, without a plan, what the job is about, which stays as it is.
+func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []transition) {
+	for _, p := range plan {
+		t := transition{after: c.describeAll(p.would, now)}
+		if p.is != nil {
+			t.before = c.describeAll(p.is, now)
+		} else {
+			t.after.ID = KeyID{} // it is drawn anew when the key is made
+			t.before = Info{Account: t.after.Account, Mode: t.after.Mode, Kind: t.after.Kind, Name: t.after.Name}
+		}
+		asked = append(asked, t)
+	}
+	if len(asked) == 0 {
+		asked = []transition{{about, about}}
+	}
+	return asked
+}
+
+// empowers reports whether a key that there is would do more afterwards. That asks
+// Standing, as making a key does: an account that may not have a new key must not
+// get one by bringing an old one back.
+func (c *core) empowers(plan []planned) bool {
+	return slices.ContainsFunc(plan, func(p planned) bool { return p.is != nil && c.widens(p.is, p.would) })
+}
+
+// stand asks Standing, and tells the hooks what it refuses.
+func (s session) stand(a Actor, j job, account string, m Mode) error {
+	if s.cfg.Standing == nil {
+		return nil
+	}
+	if err := s.cfg.Standing.Allowed(account, m); err != nil {
+		s.cfg.Trace.denied(a, j.action, j.key, err)
+		return joined(ErrStanding, err)
+	}
+	return nil
 }
 
 // permit asks Policy, and records what it refuses.
-func (s session) permit(ctx context.Context, a Actor, j job, about Info) error {
-	err := s.authorize(ctx, a, j, about)
-	if err == nil {
-		return nil
+func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
+	for _, t := range asked {
+		if err := s.authorize(ctx, a, j, t); err != nil {
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+			s.recordDenial(ctx, a, j, t.before)
+			return joined(ErrForbidden, err)
+		}
 	}
-	s.cfg.Trace.denied(a, j.action, j.key, err)
-	s.recordDenial(ctx, a, j, about)
-	return joined(ErrForbidden, err)
+	return nil
 }
 
 // authorize asks Policy. A token's holder may end it: having it is the right.
-func (s session) authorize(ctx context.Context, a Actor, j job, about Info) error {
+func (s session) authorize(ctx context.Context, a Actor, j job, t transition) error {
 	switch {
 	case a.holder && j.action == ActionRevokeToken, j.own:
 		return nil
 	case j.staff && !a.operator:
 		return fmt.Errorf("%s is for an Operator", j.action)
 	}
-	return s.cfg.Policy.Authorize(ctx, a, j.action, about)
+	if p, sees := s.cfg.Policy.(ChangePolicy); sees {
+		return p.AuthorizeChange(ctx, a, j.action, t.before, t.after)
+	}
+	return s.cfg.Policy.Authorize(ctx, a, j.action, t.before)
 }
 
 // beyond are the actions that an update turned out to be, besides.

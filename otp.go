@@ -115,9 +115,9 @@ type question struct {
 // question makes a challenge, and the items that keep it and count it.
 func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, factor string, ask *approval) (question, effect, error) {
 	now := s.cfg.Now()
-	account, mode, name := accountOf(a, ask.job.account), ask.job.mode, ask.job.name
+	about := Info{Account: accountOf(a, ask.job.account), Mode: ask.job.mode, Name: ask.job.name}
 	if r != nil {
-		account, mode, name = r.Account, r.Mode, r.Name
+		about = Info{Account: r.Account, Mode: r.Mode, Name: r.Name}
 	}
 	stepUp, err := s.factorsFor(ctx, a, ask.job)
 	if err != nil {
@@ -125,7 +125,8 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 	}
 	var may []string
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		may = append(may, stepUp(action, mode)...)
+		approve, _ := inCommon(stepUp, ask.job.modesOf(about), []Action{action})
+		may = append(may, approve...)
 	}
 	switch {
 	case len(may) == 0 || ask.free:
@@ -140,9 +141,9 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 	if err != nil {
 		return question{}, effect{}, err
 	}
-	q := question{put: put{actor: a, bound: binding(a, account, ask, mode, r), Challenge: Challenge{
+	q := question{put: put{actor: a, bound: binding(a, about.Account, ask, about.Mode, r), Challenge: Challenge{
 		ID: string(base62.AppendRandom(nil, challengeIDLen)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
-		Account: account, Mode: mode, Name: name, ExpiresAt: micros(now.Add(challengeTime)),
+		Account: about.Account, Mode: about.Mode, Name: about.Name, ExpiresAt: micros(now.Add(challengeTime)),
 	}}}
 	if q.state, q.send, err = s.cfg.Factors[factor].Begin(ctx, a, q.Challenge, enrolled); err == nil {
 		err = b.open(q.Challenge, q.send != nil, now)

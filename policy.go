@@ -16,10 +16,11 @@ type Action string
 // ActionLock, and ActionPepper when NewManager introduces one.
 //
 // ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
-// ActionRevoke is also RevokeAll, asked about once for the list and once a key. An
-// Update that switches Disabled is asked about as ActionSuspend or ActionResume
-// too. ActionRemac, ActionReseal and ActionPepper, which is AdoptPepper, are for an
-// [Operator] alone.
+// ActionRevoke is also RevokeAll, asked about once for the list and once a key.
+// ActionProvision is asked about once a mode. An Update that switches Disabled is
+// asked about as ActionSuspend or ActionResume too, and Retire of a pending token as
+// ActionCancelRotation. ActionRemac, ActionReseal and ActionPepper, which is
+// AdoptPepper, are for an [Operator] alone.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"
@@ -72,10 +73,31 @@ const (
 // the account was compared and cannot widen that. For actions that are about no
 // single key, k has only what is known (Account, Mode, Kind, Name): of a list
 // or the activity log that is what the request selects by, so that a policy
-// which lets somebody see only one mode refuses a list without one. Any error
-// is a refusal; callers get it wrapped in ErrForbidden.
+// which lets somebody see only one mode refuses a list without one. What a request
+// would make of a key is shown to a [ChangePolicy] alone. Any error is a refusal;
+// callers get it wrapped in ErrForbidden.
 type Policy interface {
 	Authorize(ctx context.Context, a Actor, act Action, k Info) error
+}
+
+// A ChangePolicy is a [Policy] that sees what is asked for: which abilities a new
+// key would have, which networks an update would take away. If
+// ManagerConfig.Policy implements it, AuthorizeChange is asked instead of
+// Authorize, for every action. A Policy that wraps another one has to pass
+// AuthorizeChange on, or it hides it.
+//
+// before is what Authorize would be given. after is what the key would be, in the
+// form in which it is stored: sorted, without doubles, networks without host bits,
+// origins as browsers write them. It differs from before for ActionIssue,
+// ActionProvision (asked once a mode), ActionUpdate, ActionSuspend, ActionResume,
+// ActionRotate, ActionCancelRotation, ActionRetire and ActionRevoke of a single key.
+// A key that is not there yet has the zero ID in both, and a Version is that of
+// before. Of a rotation after has the windows of the tokens that there are; the new
+// token is not drawn yet. If the request cannot be right, after is before: it is
+// refused, whatever the answer is.
+type ChangePolicy interface {
+	Policy
+	AuthorizeChange(ctx context.Context, a Actor, act Action, before, after Info) error
 }
 
 // RolePolicy lets the listed roles do everything and others nothing. Operators
@@ -96,8 +118,10 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 
 // Standing says whether an account may use the API in a mode: onboarding
 // finished, invoices paid, not blocked. It is asked at every verification, so
-// it answers from memory, and when a key is issued, rotated or revealed. Any error is a refusal;
-// callers get it wrapped in ErrStanding.
+// it answers from memory, and when a key is issued, rotated or revealed, or may do
+// more than before: it is resumed, or an update widens it. [Manager.Provision] asks
+// for each mode by itself. Any error is a refusal; callers get it wrapped in
+// ErrStanding.
 type Standing interface {
 	Allowed(account string, m Mode) error
 }

@@ -140,7 +140,9 @@ func TestPolicySeesTheKey(t *testing.T) {
 	_, err = e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
 	require.NoError(t, err)
 	require.Equal(t, []apikey.Info{
-		{Account: "acc_1", Mode: apikey.Test, Kind: apikey.Publishable}, {Account: "acc_9", Mode: apikey.Live}, {Account: "acc_1", Kind: apikey.Publishable},
+		{Account: "acc_1", Mode: apikey.Test, Kind: apikey.Publishable}, {Account: "acc_9", Mode: apikey.Live},
+		{Account: "acc_1", Mode: apikey.Live, Kind: apikey.Publishable, Name: "Publishable key"},
+		{Account: "acc_1", Mode: apikey.Test, Kind: apikey.Publishable, Name: "Publishable key"},
 	}, policy.about)
 }
 

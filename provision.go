@@ -13,84 +13,175 @@ type ProvisionRequest struct {
 	Name    string // of both keys; empty: "Publishable key"
 	// Abilities of both keys; the Catalog has to mark them publishable.
 	Abilities []string
+
+	Grant Grant `json:"-"` // when StepUp guards ActionProvision
 }
 
-// Provisioned is an account's publishable keys, one a mode.
+func (r ProvisionRequest) guarded() approval { return (&provisioning{ProvisionRequest: r}).approval() }
+
+// Provisioned is an account's publishable keys, one a mode. That of a mode which
+// Standing refuses is the zero Issued.
 type Provisioned struct{ Live, Test Issued }
 
 // Provision gives a new account one publishable key a mode and no secret key:
 // a secret that nobody asked for is a secret that nobody guards. Repeated, it
 // returns the same keys, whatever became of them; one that was purged since is
-// made anew. Errors as for Issue.
+// made anew.
+//
+// Policy is asked about each mode, and what it refuses makes no key at all. A mode
+// that [Standing] refuses is left out, and a later call makes its key: an account
+// that has just signed up may use the sandbox and nothing else yet. If no mode
+// is left, that is ErrStanding. StepUp is asked about ActionProvision in the modes in
+// which a key is to be made, and one factor has to approve it in all of them; none of
+// the ready-made guards names it. Errors otherwise as for Issue.
 func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, error) {
 	return m.own().provision(ctx, req)
 }
 
 func (s session) provision(ctx context.Context, req ProvisionRequest) (done Provisioned, err error) {
-	err = s.do(ctx, job{action: ActionProvision, wide: true, account: req.Account, kind: Publishable, name: req.Name, work: func(a Actor, _ *Record) (effect, error) {
-		account, now := accountOf(a, req.Account), s.cfg.Now()
-		var e effect
-		var growth Item // by as many keys as are made
-		for _, each := range []struct {
-			mode Mode
-			out  *Issued
-		}{{Live, &done.Live}, {Test, &done.Test}} {
-			mark, err := s.item(ctx, itemProvision, itemID(account, each.mode, ""))
+	p := &provisioning{ProvisionRequest: req}
+	j := p.approval().asking(req.Grant)
+	j.work = func(a Actor, _ *Record) (e effect, err error) {
+		now := s.cfg.Now()
+		var group string
+		if n := len(p.modes()); n > 0 {
+			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, now)
 			if err != nil {
 				return effect{}, err
 			}
-			if mark.Version > 0 {
-				if *each.out, err = s.provisioned(ctx, mark, account, each.mode, now); err == nil {
-					continue
-				}
-				if !errors.Is(err, ErrNotFound) {
-					return effect{}, err
-				}
-			}
-			var group string
-			if growth, group, err = s.growth(ctx, a, account, len(e.made)+1, now); err != nil {
-				return effect{}, err
-			}
-			r, token, err := s.draw(ctx, account, IssueRequest{
-				Mode: each.mode, Kind: Publishable, Name: or(req.Name, "Publishable key"), Abilities: req.Abilities,
-			}, group, now)
-			if err != nil {
-				return effect{}, err
-			}
-			quota, err := s.quota(ctx, account, each.mode, now)
-			if err != nil {
-				return effect{}, err
-			}
-			mark.Version, mark.Data = mark.Version+1, r.ID[:]
-			e.made = append(e.made, made{record: r, credential: r.Credentials[0].ID, changed: fieldsSet(r)})
-			e.items = append(e.items, mark, quota)
-			*each.out = Issued{token, s.describeAll(r, now)}
-			each.out.Key.Version = 1
+			group, e.items = its, append(e.items, growth)
 		}
-		if len(e.made) > 0 {
-			e.items = append(e.items, growth)
+		for i, out := range []*Issued{&done.Live, &done.Test} {
+			if *out, err = p.parts[i].make(ctx, s, &e, group, now); err != nil {
+				return effect{}, err
+			}
 		}
 		return e, nil
-	}})
-	if err != nil {
+	}
+	if err = s.do(ctx, j); err != nil {
 		return Provisioned{}, err
 	}
 	return done, nil
 }
 
-// provisioned finds the key that a mark names.
-func (s session) provisioned(ctx context.Context, mark Item, account string, m Mode, now time.Time) (Issued, error) {
-	if len(mark.Data) != 16 {
-		return Issued{}, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
+// provisioning is one call of Provision, or the challenge for one.
+type provisioning struct {
+	ProvisionRequest
+	parts [2]part // as the last attempt found them
+}
+
+// part is what is done in one mode: has was made by an earlier call, blank is to be
+// made. With neither, Standing has refused the mode.
+type part struct {
+	mark       Item
+	has, blank *Record
+}
+
+func (p *provisioning) approval() approval {
+	return approval{
+		job: job{
+			action: ActionProvision, wide: true, account: p.Account, kind: Publishable, name: p.Name,
+			plan: p.plan, first: p.stand, modes: p.modes,
+		},
+		sum: sumOf(ActionProvision, func(c *canon) {
+			c.text(p.Name)
+			c.texts(p.Abilities)
+		}),
 	}
-	r, err := s.named(ctx, KeyID(mark.Data), account, m)
+}
+
+// plan finds the keys that are there, and checks those that are to be made.
+func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *Record, now time.Time) (plan []planned, err error) {
+	account := accountOf(a, p.Account)
+	for i, mode := range []Mode{Live, Test} {
+		p.parts[i] = part{}
+		part := &p.parts[i]
+		if part.mark, err = s.item(ctx, itemProvision, itemID(account, mode, "")); err != nil {
+			return nil, err
+		}
+		if part.mark.Version > 0 {
+			part.has, err = s.provisioned(ctx, part.mark, account, mode)
+			if err == nil {
+				plan = append(plan, planned{part.has, part.has})
+				continue
+			}
+			if !errors.Is(err, ErrNotFound) {
+				return nil, err
+			}
+		}
+		part.blank, err = s.blank(account, IssueRequest{
+			Mode: mode, Kind: Publishable, Name: or(p.Name, "Publishable key"), Abilities: p.Abilities,
+		}, now)
+		if err != nil {
+			return nil, err
+		}
+		plan = append(plan, planned{would: part.blank})
+	}
+	return plan, nil
+}
+
+// stand leaves out the modes that Standing refuses, where a key would be made.
+func (p *provisioning) stand(s session, a Actor, _ *Record) error {
+	var refused error
+	left := 0
+	for i := range p.parts {
+		if blank := p.parts[i].blank; blank != nil {
+			if err := s.stand(a, job{action: ActionProvision}, blank.Account, blank.Mode); err != nil {
+				p.parts[i], refused = part{}, err
+				continue
+			}
+		}
+		left++
+	}
+	if left == 0 {
+		return refused
+	}
+	return nil
+}
+
+// modes are those in which a key is to be made.
+func (p *provisioning) modes() (modes []Mode) {
+	for _, part := range p.parts {
+		if part.blank != nil {
+			modes = append(modes, part.blank.Mode)
+		}
+	}
+	return modes
+}
+
+// make adds the key of one mode, of the account's group, to an effect, unless it is there already.
+func (p *part) make(ctx context.Context, s session, e *effect, group string, now time.Time) (Issued, error) {
+	if p.has != nil {
+		issued := Issued{Key: s.describeAll(p.has, now)}
+		if cred := p.has.credential(issued.Key.Credential); cred != nil && cred.Public != "" {
+			issued.Token = newToken(cred.Public)
+		}
+		return issued, nil
+	}
+	if p.blank == nil {
+		return Issued{}, nil
+	}
+	token, err := s.draw(ctx, p.blank, group)
 	if err != nil {
 		return Issued{}, err
 	}
-	info := s.describeAll(r, now)
-	issued := Issued{Key: info}
-	if cred := r.credential(info.Credential); cred != nil && cred.Public != "" {
-		issued.Token = newToken(cred.Public)
+	quota, err := s.quota(ctx, p.blank.Account, p.blank.Mode, now)
+	if err != nil {
+		return Issued{}, err
 	}
+	mark := p.mark
+	mark.Version, mark.Data = mark.Version+1, p.blank.ID[:]
+	e.made = append(e.made, made{record: p.blank, credential: p.blank.Credentials[0].ID, changed: fieldsSet(p.blank)})
+	e.items = append(e.items, mark, quota)
+	issued := Issued{token, s.describeAll(p.blank, now)}
+	issued.Key.Version = 1
 	return issued, nil
+}
+
+// provisioned finds the key that a mark names.
+func (s session) provisioned(ctx context.Context, mark Item, account string, m Mode) (*Record, error) {
+	if len(mark.Data) != 16 {
+		return nil, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
+	}
+	return s.named(ctx, KeyID(mark.Data), account, m)
 }

@@ -19,13 +19,15 @@ type SuspendRequest struct{ Key KeyID }
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
 func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
-	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key}, func(r *Record, _ time.Time) (made, bool) {
-		if r.Disabled {
-			return made{}, false
-		}
-		r.Disabled = true
-		return made{changed: []string{"disabled"}}, true
-	})
+	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key, plan: lessens(suspend)}, suspend)
+}
+
+func suspend(r *Record, _ time.Time) (made, bool) {
+	if r.Disabled {
+		return made{}, false
+	}
+	r.Disabled = true
+	return made{changed: []string{"disabled"}}, true
 }
 
 // RevokeRequest names a key and why it ends.
@@ -40,7 +42,7 @@ type RevokeRequest struct {
 
 func (r RevokeRequest) guarded() approval {
 	return approval{
-		job:  job{action: ActionRevoke, key: r.Key, lessens: true},
+		job:  job{action: ActionRevoke, key: r.Key, lessens: true, plan: lessens(r.edit)},
 		free: r.Reason == ReasonCompromised,
 		sum: sumOf(ActionRevoke, func(c *canon) {
 			c.bytes(r.Key[:])
@@ -60,8 +62,7 @@ func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 }
 
 func (s session) revoke(ctx context.Context, req RevokeRequest) error {
-	reason, err := req.Reason.valid()
-	if err != nil {
+	if _, err := req.Reason.valid(); err != nil {
 		return err
 	}
 	ask := req.guarded()
@@ -69,10 +70,14 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 	if !ask.free {
 		j = ask.asking(req.Grant)
 	}
-	return s.lessen(ctx, j, func(r *Record, now time.Time) (made, bool) {
-		r.RevokedAt, r.RevokeReason = micros(now), reason
-		return made{changed: []string{"revoked_at"}, reason: reason}, true
-	})
+	return s.lessen(ctx, j, req.edit)
+}
+
+// edit is what the request does to a record.
+func (r RevokeRequest) edit(stored *Record, now time.Time) (made, bool) {
+	reason := or(r.Reason, ReasonRequested)
+	stored.RevokedAt, stored.RevokeReason = micros(now), reason
+	return made{changed: []string{"revoked_at"}, reason: reason}, true
 }
 
 func (r Reason) valid() (Reason, error) {
@@ -80,6 +85,18 @@ func (r Reason) valid() (Reason, error) {
 		return "", invalid("a reason has at most 200 bytes of valid UTF-8")
 	}
 	return or(r, ReasonRequested), nil
+}
+
+// lessens is the plan of what takes power away. It refuses nothing: that never waits
+// for anything but a role.
+func lessens(edit func(*Record, time.Time) (made, bool)) func(context.Context, session, Actor, *Record, time.Time) ([]planned, error) {
+	return func(_ context.Context, _ session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+		r := stored.clone()
+		if stored.State() != Revoked {
+			edit(&r, now)
+		}
+		return []planned{{stored, &r}}, nil
+	}
 }
 
 // lessen takes power away from a key that is not dead yet.

@@ -39,9 +39,12 @@ func (r RotateRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true,
-			first: func(s session, _ Actor, stored *Record) error {
+			plan: func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
 				unrotated := stored.clone()
-				return s.makeRoom(&unrotated, r, s.cfg.Now())
+				if err := s.makeRoom(&unrotated, r, now); err != nil {
+					return nil, err
+				}
+				return []planned{{stored, &unrotated}}, nil
 			},
 		},
 		sum: sumOf(ActionRotate, func(c *canon) {
@@ -241,21 +244,34 @@ type CancelRotationRequest struct{ Key KeyID }
 // ErrConflict, ErrCorrupt, ErrUnavailable.
 func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionCancelRotation, key: req.Key, work: func(_ Actor, stored *Record) (effect, error) {
-		now := s.cfg.Now()
-		r := stored.clone()
-		if r.State() == Revoked {
-			return effect{}, ErrRevoked
-		}
-		// Until T itself: the window opens Skew before it.
-		p := r.places(now.Add(-s.skew))
-		if p.pending == nil {
-			return effect{}, invalid("no rotation is pending; a switch that has happened is undone by rotating again")
-		}
-		id := p.pending.ID
-		r.withdraw(p.pending, now)
-		return effect{made: []made{{record: &r, credential: id, changed: []string{"credentials"}}}}, nil
-	}})
+	return s.do(ctx, job{
+		action: ActionCancelRotation, key: req.Key,
+		plan: func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+			m, err := s.callOff(stored, now)
+			return []planned{{stored, m.record}}, err
+		},
+		work: func(_ Actor, stored *Record) (effect, error) {
+			m, err := s.callOff(stored, s.cfg.Now())
+			return effect{made: []made{m}}, err
+		},
+	})
+}
+
+// callOff is a record without the rotation that was pending. Where it returns an
+// error the record is as it was.
+func (s session) callOff(stored *Record, now time.Time) (made, error) {
+	r := stored.clone()
+	if r.State() == Revoked {
+		return made{record: &r}, ErrRevoked
+	}
+	// Until T itself: the window opens Skew before it.
+	p := r.places(now.Add(-s.skew))
+	if p.pending == nil {
+		return made{record: &r}, invalid("no rotation is pending; a switch that has happened is undone by rotating again")
+	}
+	id := p.pending.ID
+	r.withdraw(p.pending, now)
+	return made{record: &r, credential: id, changed: []string{"credentials"}}, nil
 }
 
 // RetireRequest names the credential to end.
@@ -272,13 +288,16 @@ type RetireRequest struct {
 // not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
+	edit := func(r *Record, now time.Time) (made, bool) { return r.retire(req.Credential, now) }
+	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, plan: lessens(edit), work: func(_ Actor, stored *Record) (effect, error) {
 		if stored.credential(req.Credential) == nil {
 			return effect{}, ErrNotFound
 		}
-		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
-			return r.retire(req.Credential, now)
-		}), nil
+		e := s.lessened(stored, edit)
+		if p := stored.places(s.cfg.Now()); p.pending != nil && p.pending.ID == req.Credential {
+			e.also = ActionCancelRotation // who may not call a rotation off must not do it through Retire
+		}
+		return e, nil
 	}})
 }
 

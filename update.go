@@ -82,7 +82,7 @@ type UpdateRequest struct {
 
 func (r UpdateRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion, first: notRevoked},
+		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(r.edit)},
 		others: []Action{ActionWiden, ActionResume},
 		sum: sumOf(ActionUpdate, func(c *canon) {
 			c.bytes(r.Key[:])
@@ -128,27 +128,30 @@ func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 }
 
 func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err error) {
-	return s.change(ctx, req.guarded().asking(req.Grant), func(r *Record, now time.Time) error {
-		req.Name.onto(&r.Name)
-		req.Abilities.onto(&r.Abilities)
-		req.Networks.onto(&r.Networks)
-		req.Origins.onto(&r.Origins)
-		req.Metadata.onto(&r.Metadata)
-		req.Disabled.onto(&r.Disabled)
-		if !req.ExpiresAt.IsZero() {
-			r.ExpiresAt = micros(req.ExpiresAt.value)
-			if err := validEnd(req.ExpiresAt.value, now); err != nil {
-				return err
-			}
+	return s.change(ctx, req.guarded().asking(req.Grant), req.edit)
+}
+
+// edit is what the request does to a record.
+func (req UpdateRequest) edit(r *Record, now time.Time) error {
+	req.Name.onto(&r.Name)
+	req.Abilities.onto(&r.Abilities)
+	req.Networks.onto(&r.Networks)
+	req.Origins.onto(&r.Origins)
+	req.Metadata.onto(&r.Metadata)
+	req.Disabled.onto(&r.Disabled)
+	if !req.ExpiresAt.IsZero() {
+		r.ExpiresAt = micros(req.ExpiresAt.value)
+		if err := validEnd(req.ExpiresAt.value, now); err != nil {
+			return err
 		}
-		if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {
-			r.RotateMonths, r.RotateDue = req.RotateMonths.value, time.Time{}
-			if r.RotateMonths > 0 {
-				r.RotateDue = micros(now).AddDate(0, r.RotateMonths, 0)
-			}
+	}
+	if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {
+		r.RotateMonths, r.RotateDue = req.RotateMonths.value, time.Time{}
+		if r.RotateMonths > 0 {
+			r.RotateDue = micros(now).AddDate(0, r.RotateMonths, 0)
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func notRevoked(_ session, _ Actor, r *Record) error {
@@ -163,20 +166,16 @@ func notRevoked(_ session, _ Actor, r *Record) error {
 func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
 	j.work = func(_ Actor, stored *Record) (effect, error) {
 		now := s.cfg.Now()
-		edited := *stored
-		if err := edit(&edited, now); err != nil {
+		r, err := s.edited(stored, now, edit)
+		if err != nil {
 			return effect{}, err
 		}
-		r := edited.clone() // deep: what the caller passed is sorted in the copy
-		if err := s.valid(&r, differences(stored, &r)); err != nil {
-			return effect{}, err
-		}
-		changed := differences(stored, &r)
-		if info = s.describeAll(&r, now); len(changed) == 0 {
+		changed := differences(stored, r)
+		if info = s.describeAll(r, now); len(changed) == 0 {
 			return effect{}, nil
 		}
 		info.Version++
-		e := effect{made: []made{{record: &r, changed: changed}}, widens: s.widens(stored, &r)}
+		e := effect{made: []made{{record: r, changed: changed}}, widens: s.widens(stored, r)}
 		switch { // by whatever method: who may not resume must not do it through Update
 		case r.Disabled && !stored.Disabled:
 			e.also = ActionSuspend
@@ -184,7 +183,7 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 			e.also = ActionResume
 		}
 		if r.live(now) {
-			items, err := s.revived(ctx, stored, &r, now)
+			items, err := s.revived(ctx, stored, r, now)
 			if err != nil {
 				return effect{}, err
 			}
@@ -196,6 +195,27 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 		return Info{}, err
 	}
 	return info, nil
+}
+
+// edits is the plan of what edits a key.
+func edits(edit func(*Record, time.Time) error) func(context.Context, session, Actor, *Record, time.Time) ([]planned, error) {
+	return func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+		r, err := s.edited(stored, now, edit)
+		if err != nil {
+			return nil, err
+		}
+		return []planned{{stored, r}}, nil
+	}
+}
+
+// edited is a copy of a record as an edit leaves it: checked, and in its one form.
+func (s session) edited(stored *Record, now time.Time, edit func(*Record, time.Time) error) (*Record, error) {
+	shallow := *stored
+	if err := edit(&shallow, now); err != nil {
+		return nil, err
+	}
+	r := shallow.clone() // deep: what the caller passed is sorted in the copy
+	return &r, s.valid(&r, differences(stored, &r))
 }
 
 // revived keeps the count of live keys exact: a key that comes to life is
@@ -274,7 +294,7 @@ type ResumeRequest struct {
 
 func (r ResumeRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion, first: notRevoked},
+		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(resume)},
 		others: []Action{ActionWiden}, // that is what it is
 		sum: sumOf(ActionResume, func(c *canon) {
 			c.bytes(r.Key[:])
@@ -286,9 +306,11 @@ func (r ResumeRequest) guarded() approval {
 // Resume brings a suspended key back; of one that is not suspended it is nil.
 // Errors as for Update.
 func (m *Manager) Resume(ctx context.Context, req ResumeRequest) error {
-	_, err := m.own().change(ctx, req.guarded().asking(req.Grant), func(r *Record, _ time.Time) error {
-		r.Disabled = false
-		return nil
-	})
+	_, err := m.own().change(ctx, req.guarded().asking(req.Grant), resume)
 	return err
+}
+
+func resume(r *Record, _ time.Time) error {
+	r.Disabled = false
+	return nil
 }

@@ -1,6 +1,7 @@
 package httpauth
 
 import (
+	"fmt"
 	"iter"
 	"net/http"
 	"net/netip"
@@ -16,6 +17,34 @@ const (
 	maxAddr = 100
 )
 
+// The least prefixes of trusted proxies: 10.0.0.0/8 and fc00::/7 (RFC 4193) are the
+// largest private networks. Two networks of /1 are as good as one of /0.
+const (
+	minBits4 = 8
+	minBits6 = 7
+)
+
+// validProxies finds what would make anybody's header believed, or nobody's.
+func (c *Config) validProxies() error {
+	for _, p := range c.TrustedProxies {
+		switch {
+		case !p.IsValid() || p.Addr().Is4In6():
+			return fmt.Errorf("TrustedProxies: %v matches nothing: write 10.0.0.0/8 or fd00::/8", p)
+		case p.Addr().Is4() && p.Bits() < minBits4, p.Addr().Is6() && p.Bits() < minBits6:
+			return fmt.Errorf("TrustedProxies: %v holds more of the Internet than anybody's proxies, and whoever is in it names their own address: list your proxies' networks, or set TrustedHops behind a platform's", p)
+		}
+	}
+	switch {
+	case c.TrustedHops < 0 || c.TrustedHops > maxHops:
+		return fmt.Errorf("TrustedHops is %d: want 1 to %d, or 0 for TrustedProxies", c.TrustedHops, maxHops)
+	case c.TrustedHops > 0 && c.ForwardedHeader == "":
+		return fmt.Errorf("TrustedHops needs the ForwardedHeader to which the proxies append")
+	case c.TrustedHops > 0 && len(c.TrustedProxies) > 0:
+		return fmt.Errorf("TrustedHops and TrustedProxies exclude each other: set the one that is true")
+	}
+	return nil
+}
+
 // clientAddr returns who sent the request: the connection's address, or, if
 // that is a trusted proxy's, the last entry of the forwarded header that is
 // not. What stands further left is what the client itself claims. When all
@@ -26,6 +55,9 @@ const (
 // with networks: a missing or unreadable entry must never turn into the
 // address of the proxy, which such a list may well hold.
 func (g *Guard) clientAddr(r *http.Request) netip.Addr {
+	if g.cfg.TrustedHops > 0 {
+		return g.hopAddr(r.Header[g.cfg.ForwardedHeader])
+	}
 	addr := parseAddr(r.RemoteAddr)
 	if g.cfg.ForwardedHeader == "" || !g.trusts(addr) {
 		return addr
@@ -41,6 +73,18 @@ func (g *Guard) clientAddr(r *http.Request) netip.Addr {
 		}
 	}
 	return addr
+}
+
+// hopAddr returns the entry that the outermost of TrustedHops proxies has appended.
+// A list that is shorter did not come through all of them.
+func (g *Guard) hopAddr(lines []string) netip.Addr {
+	hops := 0
+	for entry := range fromRight(lines) {
+		if hops++; hops == g.cfg.TrustedHops {
+			return parseAddr(entry)
+		}
+	}
+	return netip.Addr{}
 }
 
 func (g *Guard) trusts(addr netip.Addr) bool {

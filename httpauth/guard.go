@@ -13,8 +13,9 @@
 //	key, _ := apikey.FromContext(r.Context())
 //	account := key.Info().Account
 //
-// One Require a route: it takes the credential out of the request, so a second
-// one inside it finds none. What a handler needs beyond the route's abilities it
+// One Require a route: it takes the credential out of the request, so a second one
+// inside it finds none; and if that looks into another header, it refuses a key that
+// is not the one which the first has let through. What a handler needs beyond the route's abilities it
 // asks of [apikey.Key.Can].
 //
 // # Live and test
@@ -83,9 +84,20 @@ type Config struct {
 	// 7239) has another form and is not supported.
 	ForwardedHeader string
 	// TrustedProxies are the networks of your own proxies and load balancers,
-	// each of which appends the address it was reached from to ForwardedHeader.
-	// Empty: ForwardedHeader is never read.
+	// each of which appends the address it was reached from to ForwardedHeader. A
+	// network that holds more of the Internet than anybody's proxies is refused,
+	// 0.0.0.0/0 and ::/0 first: whoever is in it names their own address. Empty, with
+	// TrustedHops 0: ForwardedHeader is never read.
 	TrustedProxies []netip.Prefix
+	// TrustedHops is for programs behind a platform whose proxies have no addresses
+	// of their own that one could list: how many of them append to ForwardedHeader,
+	// from 1 to 32, the one that connects to the program included. The client's
+	// address is the entry that stands so far from the right; with fewer entries it is
+	// unknown. All that reaches the program has to come through these proxies, because
+	// the connection's address is not looked at: whoever connects directly names their
+	// own address. 0: TrustedProxies decides. It needs ForwardedHeader, and excludes
+	// TrustedProxies.
+	TrustedHops int
 
 	// Preflight answers CORS preflights, which carry no key by specification and
 	// so never reach a guarded handler. Nil: they are refused with 401, like any
@@ -106,8 +118,8 @@ type Config struct {
 }
 
 // New returns a Guard that asks v. It panics if v or an Extractor is nil, or a
-// header name or network of the Config can never match: mistakes that are to
-// be found at the start and not in the traffic.
+// header name or network of the Config can never match or would believe anybody:
+// mistakes that are to be found at the start and not in the traffic.
 func New(v *apikey.Verifier, c Config) *Guard {
 	if v == nil {
 		panic("httpauth: New needs a Verifier")
@@ -125,10 +137,8 @@ func New(v *apikey.Verifier, c Config) *Guard {
 		panic("httpauth: Config.ForwardedHeader: RFC 7239's Forwarded is not a list of addresses: use X-Forwarded-For")
 	}
 	c.TrustedProxies = slices.Clone(c.TrustedProxies)
-	for _, p := range c.TrustedProxies {
-		if !p.IsValid() || p.Addr().Is4In6() {
-			panic(fmt.Sprintf("httpauth: Config.TrustedProxies: %v matches nothing: write 10.0.0.0/8 or fd00::/8", p))
-		}
+	if err := c.validProxies(); err != nil {
+		panic("httpauth: Config." + err.Error())
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -147,6 +157,8 @@ func (g *Guard) AllowPublishable() *Guard {
 
 // Check decides: it returns the key that the request presents and that has all
 // abilities in need, or why the request is refused. It changes nothing in r.
+// If r's context has a key already ([apikey.FromContext]), another one is
+// ErrMalformed, as two keys in one request are.
 // The error is [ErrNoCredentials], [ErrMalformed] or one of
 // [apikey.Verifier.Verify]; [Denied] tells what HTTP calls it.
 func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, error) {
@@ -162,12 +174,24 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 	if err != nil {
 		return nil, err
 	}
-	return g.verifier.Verify(r.Context(), token, apikey.Request{
+	key, err := g.verifier.Verify(r.Context(), token, apikey.Request{
 		Addr:             g.clientAddr(r),
 		Origin:           originOf(r.Header),
 		Require:          need,
 		AllowPublishable: g.publishable,
 	})
+	if err == nil && !sameKey(r, key) {
+		return nil, malformed("the request presents two keys")
+	}
+	return key, err
+}
+
+// sameKey reports whether the request's context has no key yet, or this one. A
+// Guard that reads one header, inside one that reads another, would otherwise let a
+// handler act for the account of the second key with the abilities of the first.
+func sameKey(r *http.Request, key apikey.Key) bool {
+	known, is := apikey.FromContext(r.Context())
+	return !is || known.Info().ID == key.Info().ID
 }
 
 // satisfiable finds requirements that no key can meet, when the route is made
@@ -201,8 +225,9 @@ func satisfiable(a apikey.Ability) error {
 // or a recovery around Require does not find the key either, and a copy of the
 // header would double what Require allocates. Hence such a request can be
 // served once, which is what servers do, and a second Require inside a first
-// one refuses: for a further ability of the same route ask [apikey.Key.Can]. A
-// refused request stays as it was.
+// one refuses: for a further ability of the same route ask [apikey.Key.Can]. Nor
+// does it take another key from another header: see Check. A refused request stays as
+// it was.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
 	for _, a := range need {

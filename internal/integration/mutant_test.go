@@ -357,7 +357,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range slices.Concat(mutants, stepUpMutants, sqlMutants) {
+	for _, m := range slices.Concat(mutants, stepUpMutants, sqlMutants, gateMutants) {
 		t.Run(m.name, func(t *testing.T) {
 			source, err := os.ReadFile(filepath.Join(root, m.file))
 			if err != nil {
