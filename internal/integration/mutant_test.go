@@ -181,7 +181,7 @@ var mutants = []mutant{
 		new:   "{",
 		tests: "TestFound08CountingDoesNotWalk"},
 	{name: "a full account's tokens are hashed", file: "issue.go",
-		old:   "return s.room(ctx, a, r, now)",
+		old:   "return s.room(ctx, a, blank, now)",
 		new:   "return nil",
 		tests: "TestFound08AFullAccountCostsNoHash"},
 	{name: "the dead rise", file: "change.go",
