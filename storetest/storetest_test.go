@@ -80,21 +80,39 @@ func child(t *testing.T, mistake, pattern string) (output string, failed bool) {
 // of that rule, and is told the rule.
 func TestSuiteCatches(t *testing.T) {
 	for _, m := range mistakes {
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			name := strings.ReplaceAll(m.fails, " ", "_")
-			group, c, _ := strings.Cut(name, "/")
-			out, failed := child(t, m.name, "^"+group+"$/^"+c+"$")
-			if !failed || !strings.Contains(out, "--- FAIL: TestBroken/"+name+" ") {
-				t.Errorf("%s did not fail:\n%s", m.fails, out)
-			}
-			if !strings.Contains(out, "the rule: ") {
-				t.Errorf("%s does not say its rule:\n%s", m.fails, out)
-			}
-			if strings.Contains(out, "panic:") {
-				t.Errorf("the suite panicked:\n%s", out)
-			}
-		})
+		t.Run(m.name, m.isCaught)
+	}
+}
+
+// Stores that were wrong and passed: each by a mistake that an author makes who knows
+// one engine well.
+func TestFound28WrongStoresAreCaught(t *testing.T) {
+	for _, name := range []string{
+		"a new ended credential keeps its copy", "an older use stops the hash", "upkeep of ended credentials ignored",
+		"no credential without a key", "versions of 32 bits", "versions of 32 bits in items", "sequence of 32 bits",
+		"not in the transaction", "half of a conflict stays",
+	} {
+		i := slices.IndexFunc(mistakes, func(m mistake) bool { return m.name == name })
+		if i < 0 {
+			t.Fatalf("no mistake is called %q", name)
+		}
+		t.Run(name, mistakes[i].isCaught)
+	}
+}
+
+func (m mistake) isCaught(t *testing.T) {
+	t.Parallel()
+	name := strings.ReplaceAll(m.fails, " ", "_")
+	group, c, _ := strings.Cut(name, "/")
+	out, failed := child(t, m.name, "^"+group+"$/^"+c+"$")
+	if !failed || !strings.Contains(out, "--- FAIL: TestBroken/"+name+" ") {
+		t.Errorf("%s did not fail:\n%s", m.fails, out)
+	}
+	if !strings.Contains(out, "the rule: ") {
+		t.Errorf("%s does not say its rule:\n%s", m.fails, out)
+	}
+	if strings.Contains(out, "panic:") {
+		t.Errorf("the suite panicked:\n%s", out)
 	}
 }
 

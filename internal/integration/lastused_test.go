@@ -3,6 +3,9 @@ package integration
 import (
 	"context"
 	"database/sql"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync/atomic"
@@ -161,6 +164,52 @@ func TestFound20TheStoreBoundsLastUsed(t *testing.T) {
 		}
 		if got := usedOnce(t, s, far, apikey.Upkeep{LastUsed: epoch, UsedBefore: epoch.Add(-time.Minute)}); !got.Equal(epoch) {
 			t.Errorf("a time in the future stays although the key was used since: %v", got)
+		}
+	})
+}
+
+// A caller's time is beyond what a column holds: every engine answers what the words
+// mean, keeps no other time, and takes no cursor for one of its own.
+func TestFound15FarTimes(t *testing.T) {
+	onEngines(t, func(t *testing.T, open func() apikey.Store) {
+		s := open()
+		expires, never := newRecord("acct"), newRecord("acct")
+		expires.ExpiresAt, expires.RotateDue, never.ExpiresAt, never.RotateDue = epoch, epoch, time.Time{}, time.Time{}
+		must(t, s.Apply(t.Context(), change(expires), change(never)))
+		for _, year := range []int{-300_000, -5_000, 0, 10_000, 200_000, 294_277, 300_000} {
+			at := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+			for name, f := range map[string]apikey.Filter{
+				"ExpiringBefore": {ExpiringBefore: at}, "NotExpiredAt": {NotExpiredAt: at}, "DueBefore": {DueBefore: at}, "UnusedSince": {UnusedSince: at},
+			} {
+				want := 0
+				for _, r := range []apikey.Record{expires, never} {
+					if f.Match(&r) {
+						want++
+					}
+				}
+				f.Account = "acct"
+				if page, err := s.List(t.Context(), f); err != nil || len(page.Records) != want {
+					t.Errorf("%s in the year %d: %d keys, want %d (%v)", name, year, len(page.Records), want, err)
+				}
+			}
+			far := newRecord("far")
+			far.ExpiresAt = at
+			switch err := s.Apply(t.Context(), change(far)); {
+			case err == nil:
+				if got := sure(s.Get(t.Context(), far.ID)); !got.ExpiresAt.Equal(at) {
+					t.Errorf("the year %d came back as %v", year, got.ExpiresAt)
+				}
+			case !errors.Is(err, apikey.ErrInvalid):
+				t.Errorf("the year %d: %v", year, err)
+			}
+		}
+		// As cursors of this list are made, with a time that no row can have.
+		for _, micros := range []uint64{1<<63 - 1, 1 << 63} {
+			b := append(binary.BigEndian.AppendUint64([]byte{'k'}, micros), make([]byte, 16)...)
+			_, err := s.List(t.Context(), apikey.Filter{After: apikey.Cursor(base64.RawURLEncoding.EncodeToString(b))})
+			if !errors.Is(err, apikey.ErrInvalid) {
+				t.Errorf("a cursor that nobody made: %v", err)
+			}
 		}
 	})
 }
