@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
-	"strings"
 	"time"
 )
 
@@ -92,13 +91,12 @@ func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]
 	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
 }
 
-// Check compares HMACs in constant time.
+// Check compares HMACs in constant time. It reads the answer as [Digits] does.
 func (f *EmailCode) Check(_ context.Context, _ Actor, c Challenge, _, state []byte, answer string) ([]byte, bool, error) {
-	answer = strings.TrimSpace(answer)
 	if len(state) == 0 || f.ring.at(state[0]) == nil {
 		return nil, false, fmt.Errorf("%w: the pepper of this code is not configured", ErrUnavailable)
 	}
-	return nil, subtle.ConstantTimeCompare(f.mac(f.ring.at(state[0]), c.ID, answer), state) == 1, nil
+	return nil, subtle.ConstantTimeCompare(f.mac(f.ring.at(state[0]), c.ID, Digits(answer)), state) == 1, nil
 }
 
 func (*EmailCode) mac(k *pepperKeys, challenge, code string) []byte {

@@ -8,6 +8,7 @@ import "context"
 // them, a PIN of four digits is too short.
 type Password struct {
 	verify func(ctx context.Context, actorID, answer string) (bool, error)
+	digits bool
 }
 
 // NewPassword makes the factor. verify compares an answer, which is at most 1 KiB
@@ -18,7 +19,20 @@ func NewPassword(verify func(ctx context.Context, actorID, answer string) (bool,
 	if verify == nil {
 		return nil, invalid("NewPassword needs the function that checks a password")
 	}
-	return &Password{verify}, nil
+	return &Password{verify: verify}, nil
+}
+
+// NewPIN makes the factor of a secret that consists of digits. It is like
+// [NewPassword], but verify gets the answer as [Digits] reads it: a PIN that was
+// typed in another script, or with a blank at its end, arrives as ASCII digits. A
+// password has to reach verify as it was typed, because in a password these are
+// differences. Errors: ErrInvalid.
+func NewPIN(verify func(ctx context.Context, actorID, answer string) (bool, error)) (*Password, error) {
+	f, err := NewPassword(verify)
+	if err == nil {
+		f.digits = true
+	}
+	return f, err
 }
 
 // Begin has nothing to prepare.
@@ -28,6 +42,9 @@ func (*Password) Begin(context.Context, Actor, Challenge, []byte) ([]byte, func(
 
 // Check asks the program.
 func (f *Password) Check(ctx context.Context, a Actor, _ Challenge, _, _ []byte, answer string) ([]byte, bool, error) {
+	if f.digits {
+		answer = Digits(answer)
+	}
 	ok, err := f.verify(ctx, a.ID, answer)
 	return nil, ok && err == nil, err
 }

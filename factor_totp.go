@@ -45,7 +45,8 @@ func (*TOTP) Begin(_ context.Context, _ Actor, _ Challenge, enrolled []byte) ([]
 }
 
 // Check remembers the step that matched, so that neither it nor an earlier one
-// is taken again, also when the clock is set back.
+// is taken again, also when the clock is set back. It reads the answer as [Digits]
+// does.
 func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte, answer string) ([]byte, bool, error) {
 	if enrolled == nil {
 		return nil, false, ErrNotEnrolled
@@ -55,7 +56,7 @@ func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte
 	if !u.ok || len(seed) < 16 {
 		return nil, false, errEnrolled
 	}
-	step, ok := totp.Match([]byte(seed), strings.TrimSpace(answer), f.now(), used)
+	step, ok := totp.Match([]byte(seed), Digits(answer), f.now(), used)
 	if !ok {
 		return nil, false, nil
 	}
