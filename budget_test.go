@@ -122,11 +122,11 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 		require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden, "nobody lifts his own")
 		require.ErrorIs(t, e.manager.LiftLock(as("acc_2", "admin"), apikey.LiftLockRequest{Account: "acc_1", Actor: admin.ID}), apikey.ErrNotFound)
 		require.ErrorIs(t, e.manager.LiftLock(as("acc_1", "viewer"), apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden)
-		require.NoError(t, e.manager.LiftLock(as("acc_2", "admin"), apikey.LiftLockRequest{Actor: admin.ID}), "a namesake elsewhere")
+		require.NoError(t, e.proven(f, as("acc_2", "admin"), apikey.LiftLockRequest{Actor: admin.ID}), "a namesake elsewhere")
 		_, err = e.manager.Challenge(e.ctx, "password", granted)
 		require.ErrorIs(t, err, apikey.ErrLocked)
 
-		require.NoError(t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
+		require.NoError(t, e.proven(f, as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
 		granted.Grant = e.approve(f, e.ctx, "password", apikey.RotateRequest{Key: key.Key.ID})
 		_, err = e.manager.Rotate(e.ctx, granted)
 		require.NoError(t, err)
@@ -156,9 +156,14 @@ func TestOperatorsLock(t *testing.T) {
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("password")))
 	issued := e.issue()
 	e.ctx = staff()
-	c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: issued.Key.ID})
-	require.NoError(t, err)
-	e.wrong(c.ID, 5)
+	for range 10 {
+		for range 2 {
+			c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: issued.Key.ID})
+			require.NoError(t, err)
+			e.wrong(c.ID, 5)
+		}
+		e.clock.move(time.Hour)
+	}
 	require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: "ops_1"}), apikey.ErrForbidden)
 	require.NoError(t, e.manager.LiftLock(apikey.WithActor(background, apikey.Operator("ops_2")), apikey.LiftLockRequest{Actor: "ops_1"}))
 	for name, err := range map[string]error{ // no operator has anything: he has forgotten the account
@@ -187,22 +192,25 @@ func TestThirtyDaysForgive(t *testing.T) {
 	}
 }
 
-// Three challenges wait at a time, and five codes an hour are sent: nobody's
-// mailbox is flooded.
+// Three challenges wait at a time, and a fourth ends the oldest; five codes an hour are
+// sent: nobody's mailbox is flooded.
 func TestOpenChallengesAndMails(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var f *factors
 		e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("email", "password")))
 		req := apikey.RotateRequest{Key: e.issue().Key.ID}
 		var wait *apikey.AttemptsError
-		for _, factor := range []string{"email", "password", "email"} {
-			_, err := e.manager.Challenge(e.ctx, factor, req)
+		var put []apikey.Challenge
+		for _, factor := range []string{"email", "password", "email", "password"} {
+			c, err := e.manager.Challenge(e.ctx, factor, apikey.RotateRequest{Key: e.issue().Key.ID})
 			require.NoError(t, err)
+			put = append(put, c)
+			e.clock.move(time.Second)
 		}
-		_, err := e.manager.Challenge(e.ctx, "password", req)
-		require.ErrorAs(t, err, &wait)
-		require.Equal(t, 10*time.Minute, wait.Wait)
-		e.clock.move(wait.Wait)
+		require.Len(t, e.itemsOf("challenge"), 3)
+		_, err := e.manager.Confirm(e.ctx, put[0].ID, f.mails[0].code(t))
+		require.ErrorIs(t, err, apikey.ErrChallenge)
+		e.clock.move(10*time.Minute - 4*time.Second)
 		for range 3 {
 			e.approve(f, e.ctx, "email", req)
 		}
@@ -217,32 +225,24 @@ func TestOpenChallengesAndMails(t *testing.T) {
 	})
 }
 
-// A challenge that is spent waits for no answer, and one that was lifted does not
-// count as waiting: neither holds its actor up.
+// A challenge that is spent waits for no answer: it is not one of the three, and ends
+// no older one.
 func TestWhatFreesAPlace(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
-		for name, frees := range map[string]func(e *env, id string){
-			"spent": func(e *env, id string) { e.wrong(id, 5) },
-			"lifted": func(e *env, _ string) {
-				require.NoError(e.t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
-			},
-		} {
-			var f *factors
-			e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("password")))
-			req := apikey.RotateRequest{Key: e.issue().Key.ID}
-			var last apikey.Challenge
-			for range 3 {
-				var err error
-				last, err = e.manager.Challenge(e.ctx, "password", req)
-				require.NoError(t, err, name)
-			}
-			_, err := e.manager.Challenge(e.ctx, "password", req)
-			require.ErrorIs(t, err, apikey.ErrTooManyAttempts, name)
-			frees(e, last.ID)
-			req.Grant = e.approve(f, e.ctx, "password", req)
-			_, err = e.manager.Rotate(e.ctx, req)
-			require.NoError(t, err, name)
+		var f *factors
+		e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("password")))
+		var put []apikey.Challenge
+		for range 3 {
+			c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
+			require.NoError(t, err)
+			put = append(put, c)
+			e.clock.move(time.Second)
 		}
+		e.wrong(put[2].ID, 5)
+		_, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
+		require.NoError(t, err)
+		_, err = e.manager.Confirm(e.ctx, put[0].ID, password)
+		require.NoError(t, err)
 	})
 }
 
@@ -256,7 +256,7 @@ func TestDamagedBudgetIsLocked(t *testing.T) {
 	it.Data = it.Data[:len(it.Data)-1]
 	require.NoError(t, e.store.Apply(background, apikey.Change{ID: [16]byte{1}, Items: []apikey.Item{it}}))
 	require.ErrorIs(t, e.exhaust(f, 1), apikey.ErrLocked)
-	require.NoError(t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
+	require.NoError(t, e.proven(f, as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
 	require.NoError(t, e.exhaust(f, 10))
 }
 
@@ -282,7 +282,7 @@ func TestRightAnswersDelayNoForgiveness(t *testing.T) {
 	require.NoError(t, err)
 	node := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} })
 	for _, answer := range []string{"one", "two"} {
-		c, err := node.Challenge(e.ctx, "password", req)
+		c, err := node.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.NoError(t, err)
 		go func() {
 			_, err := node.Confirm(e.ctx, c.ID, answer)

@@ -70,7 +70,8 @@
 //
 // A [StepUp] names the factors that approve an action: [TOTP], [EmailCode], or a
 // [Password] or PIN that the program checks itself. Without an approval such an
-// action is a [*ChallengeError], which lists them. A page puts a [Challenge] for
+// action is a [*ChallengeError], which lists those that the actor can use now, and
+// says the way out where they can use none. A page puts a [Challenge] for
 // the request that it is about to make; the right answer is a [Grant], for that
 // very request, once, within two minutes, as long as the key has not changed:
 //
@@ -81,9 +82,12 @@
 //	shown, err := m.Reveal(ctx, request)                      // opens the sealed copy of a Recoverable key
 //	fmt.Println(shown.Token.Reveal())                         // for shown.HideAfter, 30 s
 //
-// Everything is in the store, so any node takes the answer. Five wrong answers
-// end a challenge, ten in an hour make the actor wait, and a hundred lock his
-// guarded actions until somebody else calls [Manager.LiftLock]. Suspend, Retire,
+// Everything is in the store, so any node takes the answer. The same request by the
+// same factor, while a challenge for it waits, is that challenge and sends nothing;
+// [Manager.Resend] sends a new code. Five codes an hour are sent to an actor, over all
+// accounts. Five wrong answers end a challenge, ten in an hour make the actor wait, and
+// a hundred lock their guarded actions until somebody else calls [Manager.LiftLock];
+// each is a [*WrongAnswerError], which says how many are left. Suspend, Retire,
 // CancelRotation and revoking as compromised are never guarded.
 //
 // Tokens are shown once, unless their key was issued Recoverable: then a copy is

@@ -157,8 +157,8 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 // ConfirmEnrollment ends what Enroll began, with the first answer of the new
 // authenticator, given by the actor himself. The answer is charged like that to
 // a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
-// confirm, or too late), ErrWrongAnswer, ErrTooManyAttempts, ErrLocked,
-// ErrConflict, ErrCorrupt, ErrUnavailable.
+// confirm, or too late), ErrWrongAnswer (as *[WrongAnswerError]),
+// ErrTooManyAttempts, ErrLocked, ErrConflict, ErrCorrupt, ErrUnavailable.
 func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
 	s := m.own()
 	if _, err := m.enroller(factor); err != nil {
@@ -167,7 +167,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	begun := func(ctx context.Context, a Actor, now time.Time) (Item, error) {
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
 		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
-			err = ErrNotEnrolled
+			err = fmt.Errorf("%w: nothing waits for a first code: call Enroll, and confirm within ten minutes", ErrNotEnrolled)
 		}
 		return it, err
 	}

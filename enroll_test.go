@@ -119,7 +119,12 @@ func TestHijackedSessionCannotEnroll(t *testing.T) {
 func TestAllowEnrollment(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var f *factors
-		e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("totp")))
+		e := newEnv(t, on, withFactors(&f, func(act apikey.Action, mode apikey.Mode) []string {
+			if act == apikey.ActionRotate {
+				return []string{"totp"}
+			}
+			return apikey.GuardForAnother("password")(act, mode)
+		}))
 		colleague := as("acc_1", "admin")
 		allow := apikey.AllowEnrollmentRequest{Factor: "totp", Actor: admin.ID}
 		enroll := func() error {
@@ -132,17 +137,18 @@ func TestAllowEnrollment(t *testing.T) {
 			e.clock.move(totp.Period)
 			return err
 		}
-		require.NoError(t, e.manager.AllowEnrollment(colleague, allow))
+		allowed := func() error { return e.proven(f, colleague, allow) }
+		require.NoError(t, allowed())
 		e.clock.move(24 * time.Hour)
 		require.ErrorIs(t, enroll(), apikey.ErrStepUpRequired, "the permission has expired")
-		require.NoError(t, e.manager.AllowEnrollment(colleague, allow))
+		require.NoError(t, allowed())
 		_, err := e.manager.Enroll(colleague, apikey.EnrollRequest{Factor: "totp"})
 		require.ErrorIs(t, err, apikey.ErrStepUpRequired, "it is not his")
 		require.NoError(t, enroll())
 		require.ErrorIs(t, enroll(), apikey.ErrStepUpRequired, "it was for once")
 
-		require.NoError(t, e.manager.Disable(colleague, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}))
-		require.NoError(t, e.manager.Disable(colleague, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}), "again")
+		require.NoError(t, e.proven(f, colleague, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}))
+		require.NoError(t, e.proven(f, colleague, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}), "again")
 		_, err = e.manager.Challenge(e.ctx, "totp", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.ErrorIs(t, err, apikey.ErrNotEnrolled)
 		require.NoError(t, e.manager.AllowEnrollment(staff(), apikey.AllowEnrollmentRequest{Factor: "totp", Account: "acc_1", Actor: admin.ID}))

@@ -97,16 +97,18 @@ var (
 	ErrStepUpRequired = wrap("apikey: action has to be approved by a factor", ErrDenied)
 	// ErrGrant: the grant was used, has expired, or approves something else. Every guarded action.
 	ErrGrant = wrap("apikey: this grant does not approve this request: confirm a new challenge", ErrStepUpRequired)
-	// ErrChallenge: unknown, somebody else's, answered, expired, or spent by wrong answers. Confirm.
+	// ErrChallenge: unknown, somebody else's, answered, expired, spent by wrong answers, or ended by
+	// a later challenge. Confirm.
 	ErrChallenge = wrap("apikey: this challenge cannot be answered any more: put a new one", ErrDenied)
-	// ErrWrongAnswer: it was counted. Confirm, ConfirmEnrollment.
+	// ErrWrongAnswer: it was counted; see [WrongAnswerError] for how many are left. Confirm, ConfirmEnrollment.
 	ErrWrongAnswer = wrap("apikey: wrong answer", ErrDenied)
-	// ErrTooManyAttempts: see [AttemptsError] for how long to wait. Challenge, Confirm, ConfirmEnrollment.
+	// ErrTooManyAttempts: see [AttemptsError] for how long to wait. Challenge, Resend, Confirm, ConfirmEnrollment.
 	ErrTooManyAttempts = wrap("apikey: too many attempts", ErrDenied)
-	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Confirm, ConfirmEnrollment, every guarded action.
+	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Resend, Confirm, ConfirmEnrollment, every guarded action.
 	ErrLocked = wrap("apikey: guarded actions are locked for this actor: another admin or an operator lifts it", ErrDenied)
-	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it. Challenge, ConfirmEnrollment.
-	ErrNotEnrolled = errors.New("apikey: factor is not enrolled: enrol and confirm it, or have another admin allow it with AllowEnrollment")
+	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it; the text says the
+	// way out. Challenge, Resend, ConfirmEnrollment.
+	ErrNotEnrolled = errors.New("apikey: factor is not enrolled")
 	// ErrNotRecoverable: the token was shown once and only its hash is kept. Reveal.
 	ErrNotRecoverable = errors.New("apikey: token is not recoverable: rotate the key for a new one")
 	// ErrPepper: the configured peppers are not those of this database. Constructors.
@@ -144,30 +146,54 @@ func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility,
 // Unwrap is ErrAbility.
 func (e *AbilityError) Unwrap() error { return ErrAbility }
 
-// ChallengeError says that an action has to be approved first, and which
-// factors can: any one of them. It wraps ErrStepUpRequired.
+// ChallengeError says that an action has to be approved first, and how this actor can
+// have that done. It wraps ErrStepUpRequired.
 type ChallengeError struct {
 	Action Action // what is guarded: of an update it may be ActionWiden
 	Key    KeyID  // zero: about no existing key
-	// Factors is empty where StepUp names none, and the action is refused all the
-	// same: Reveal. Then no challenge helps, only another configuration.
+	// Factors are those that approve the action and that this actor can use now: any
+	// one of them, with [Manager.Challenge]. Where the next two fields are empty too,
+	// StepUp names none, and the action is refused all the same: Reveal. Then no
+	// challenge helps, only another configuration.
 	Factors []string
+	// Enroll are factors that would approve the action once the actor has set them up
+	// with [Manager.Enroll] and [Manager.ConfirmEnrollment].
+	Enroll []string
+	// ByAnother: the actor has no factor with which they could go on. Another admin of
+	// the account who has one, or an [Operator], lets them set one up
+	// ([Manager.AllowEnrollment]) or takes one away ([Manager.Disable]).
+	ByAnother bool
 }
 
-// Error names the action and the factors.
+// Error names the action and the way out.
 func (e *ChallengeError) Error() string {
-	if len(e.Factors) == 0 {
-		return fmt.Sprintf("%v: %s: configure a factor for it in ManagerConfig.StepUp", ErrStepUpRequired, e.Action)
+	return fmt.Sprintf("%v: %s %s", ErrStepUpRequired, e.Action, e.way())
+}
+
+// way is how the action can be approved.
+func (e *ChallengeError) way() string {
+	const another = "another admin of the account who has a factor, or an operator, "
+	switch {
+	case len(e.Factors) > 0:
+		return fmt.Sprintf("needs one of %v", e.Factors)
+	case e.ByAnother && e.Action == ActionDisable:
+		return "has to be done by somebody else, for this actor has no factor: " + another + "calls Disable for them"
+	case e.ByAnother && len(e.Enroll) == 0:
+		return "has to be allowed by somebody else, for this actor has no factor: " + another + "calls AllowEnrollment for them"
+	case e.ByAnother:
+		return fmt.Sprintf("needs one of %v, which this actor has not set up: %scalls AllowEnrollment for them, then they call Enroll and ConfirmEnrollment", e.Enroll, another)
+	case len(e.Enroll) > 0:
+		return fmt.Sprintf("needs one of %v, which this actor has not set up: they call Enroll and ConfirmEnrollment first", e.Enroll)
 	}
-	return fmt.Sprintf("%v: %s needs one of %v", ErrStepUpRequired, e.Action, e.Factors)
+	return "is refused: configure a factor for it in ManagerConfig.StepUp"
 }
 
 // Unwrap is ErrStepUpRequired.
 func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
 
 // AttemptsError says how long an actor has to wait before he may try again. It
-// wraps ErrTooManyAttempts: ten wrong answers in an hour, three challenges that
-// wait for an answer, or five codes sent in an hour.
+// wraps ErrTooManyAttempts: ten wrong answers in an hour, five codes sent to the
+// actor in an hour, over all accounts, or twenty to the actor's address.
 type AttemptsError struct {
 	Wait time.Duration // more than 0
 }
@@ -179,6 +205,29 @@ func (e *AttemptsError) Error() string {
 
 // Unwrap is ErrTooManyAttempts.
 func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
+
+// WrongAnswerError says how many more wrong answers the actor may give before they
+// have to do something else. It wraps ErrWrongAnswer.
+type WrongAnswerError struct {
+	// Left is the least of what the challenge, the hour and the lock leave: 0 to 4, and
+	// for ConfirmEnrollment, which has no challenge, 0 to 9. At 0 the next Challenge
+	// either puts a new question or says how long to wait.
+	Left int
+}
+
+// Error says how many are left.
+func (e *WrongAnswerError) Error() string {
+	switch e.Left {
+	case 0:
+		return fmt.Sprintf("%v: no attempt is left", ErrWrongAnswer)
+	case 1:
+		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
+	}
+	return fmt.Sprintf("%v: %d attempts are left", ErrWrongAnswer, e.Left)
+}
+
+// Unwrap is ErrWrongAnswer.
+func (e *WrongAnswerError) Unwrap() error { return ErrWrongAnswer }
 
 // sentinel is an error that belongs to a category.
 type sentinel struct {

@@ -60,7 +60,7 @@ func ExampleManager_Challenge() {
 	request := apikey.RotateRequest{Key: issued.Key.ID}
 	_, err = manager.Rotate(admin, request)
 	var ask *apikey.ChallengeError
-	fmt.Println(errors.As(err, &ask), ask.Action, ask.Factors)
+	fmt.Println(errors.As(err, &ask), ask.Action, ask.Factors, "or first enrol", ask.Enroll)
 
 	challenge, err := manager.Challenge(admin, "email", request) // sends the code
 	must(err)
@@ -72,7 +72,7 @@ func ExampleManager_Challenge() {
 	_, err = manager.Rotate(admin, request)
 	fmt.Println("again:", errors.Is(err, apikey.ErrGrant))
 	// Output:
-	// true key.rotate [email totp]
+	// true key.rotate [email] or first enrol [totp]
 	// approved: <nil>
 	// again: true
 }
@@ -155,21 +155,23 @@ func scanned(uri string) []byte {
 	return seed
 }
 
-// Three challenges of a person wait for an answer at a time; ten minutes later
-// there is room for another.
+// Five codes an hour are sent to a person; an hour after the first there may be
+// another.
 func ExampleAttemptsError() {
 	admin, manager, _ := exampleStepUp(nil)
 	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live})
 	must(err)
 	request := apikey.RotateRequest{Key: issued.Key.ID}
-	for range 3 {
-		_, err = manager.Challenge(admin, "email", request)
+	_, err = manager.Challenge(admin, "email", request)
+	must(err)
+	for range 4 {
+		_, err = manager.Resend(admin, "email", request) // no code has arrived
 		must(err)
 	}
-	_, err = manager.Challenge(admin, "email", request)
+	_, err = manager.Resend(admin, "email", request)
 	var busy *apikey.AttemptsError
 	fmt.Println(errors.As(err, &busy), busy.Wait.Round(time.Minute))
-	// Output: true 10m0s
+	// Output: true 1h0m0s
 }
 
 // A guard composed by hand: in production alone, and only for what gives power.
@@ -183,7 +185,7 @@ func ExampleStepUp() {
 		case a == apikey.ActionIssue || a == apikey.ActionWiden || a == apikey.ActionResume:
 			return []string{"totp", "email"}
 		}
-		return nil
+		return apikey.GuardForAnother("totp")(a, m) // what undoes a guard is guarded
 	}
 	fmt.Println(guard(apikey.ActionReveal, apikey.Live), guard(apikey.ActionReveal, apikey.Test))
 	// Output: [totp] []

@@ -24,6 +24,9 @@ type EmailCode struct {
 // context.DeadlineExceeded. It finds the address from the
 // actor's ID, in the program's own records, never from anything in a request: a
 // hijacked session must not choose where codes go.
+//
+// A Sender should also be an [Addresser], so that nobody floods one mailbox by
+// asking as several actors.
 type Sender interface {
 	Send(ctx context.Context, actorID string, m Message) error
 }
@@ -91,6 +94,14 @@ func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]
 	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
 }
 
+// Address is that of the Sender, and "" if the Sender is no [Addresser].
+func (f *EmailCode) Address(ctx context.Context, actorID string) (string, error) {
+	if s, ok := f.sender.(Addresser); ok {
+		return s.Address(ctx, actorID)
+	}
+	return "", nil
+}
+
 // Check compares HMACs in constant time. It reads the answer as [Digits] does.
 func (f *EmailCode) Check(_ context.Context, _ Actor, c Challenge, _, state []byte, answer string) ([]byte, bool, error) {
 	if len(state) == 0 || f.ring.at(state[0]) == nil {
@@ -107,4 +118,7 @@ func (*EmailCode) mac(k *pepperKeys, challenge, code string) []byte {
 	return append([]byte{k.slot}, sum[:]...)
 }
 
-var _ Factor = (*EmailCode)(nil)
+var (
+	_ Factor    = (*EmailCode)(nil)
+	_ Addresser = (*EmailCode)(nil)
+)

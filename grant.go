@@ -153,20 +153,17 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Re
 	if !guarded {
 		return nil, nil
 	}
-	ask := &ChallengeError{acts[0], j.key, factors}
-	for _, act := range acts { // the first that is guarded
-		if _, guarded := inCommon(stepUp, modes, []Action{act}); guarded {
-			ask.Action = act
-			break
-		}
-	}
+	first := slices.IndexFunc(acts, func(act Action) bool {
+		_, guarded := inCommon(stepUp, modes, []Action{act})
+		return guarded
+	})
 	if j.grant.IsZero() {
 		if j.pass != nil {
 			if it, err := j.pass(ctx, a); err != nil || it.Version > 0 {
 				return []Item{it}, err
 			}
 		}
-		return nil, ask
+		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
 	it, err := s.item(ctx, itemGrant, grantID(j.grant))
 	if err != nil {
@@ -183,9 +180,67 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Re
 		return nil, cmp.Or(err, ErrLocked)
 	}
 	if !slices.Contains(factors, factor) {
-		return nil, ask
+		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
 	return []Item{it.gone()}, nil
+}
+
+// asked refuses an action that has to be approved first.
+func (s session) asked(ctx context.Context, a Actor, j job, action Action, factors []string) error {
+	e, err := s.ask(ctx, a, j, action, factors)
+	if err != nil {
+		return err
+	}
+	return e
+}
+
+// ask says how this actor can have an action approved that these factors approve: by
+// those that they can use. Where they can use none, it says how they come by one, and
+// whether somebody else has to help: each error leads on, and none back to an earlier
+// one.
+func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors []string) (*ChallengeError, error) {
+	e := &ChallengeError{Action: action, Key: j.key}
+	var err error
+	e.Factors, e.Enroll, err = s.usable(ctx, a, factors)
+	if err != nil {
+		return nil, err
+	}
+	if j.own { // a factor is not set up by setting up a factor
+		e.Enroll, e.ByAnother = nil, len(e.Factors) == 0
+		return e, nil
+	}
+	if len(e.Factors) > 0 || len(e.Enroll) == 0 {
+		return e, nil
+	}
+	others, _, err := s.usable(ctx, a, slices.Sorted(maps.Keys(s.cfg.Factors)))
+	e.ByAnother = len(others) == 0
+	for _, factor := range e.Enroll {
+		var it Item
+		if err == nil {
+			it, err = s.allowed(ctx, a, factor)
+		}
+		e.ByAnother = e.ByAnother && it.Version == 0
+	}
+	return e, err
+}
+
+// usable divides factors into those that an actor can use, and those that they have
+// not set up.
+func (s session) usable(ctx context.Context, a Actor, factors []string) (usable, missing []string, err error) {
+	for _, factor := range factors {
+		if _, err := s.enroller(factor); err == nil {
+			it, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
+			if err != nil {
+				return nil, nil, err
+			}
+			if it.Version == 0 {
+				missing = append(missing, factor)
+				continue
+			}
+		}
+		usable = append(usable, factor)
+	}
+	return usable, missing, nil
 }
 
 // binding is everything that must be the same when a grant is redeemed as when

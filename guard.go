@@ -12,12 +12,16 @@ import (
 // never is. Where one update is several of these, the factor has to approve
 // each.
 //
-// Of what an admin does for another, ActionAllowEnrollment, ActionDisable and
-// ActionLiftLock can be guarded; they are of no mode, and asked about as Live. An
-// [Operator] is not asked for those: somebody has to be the way out.
+// What an admin does for another actor can be guarded too: ActionAllowEnrollment,
+// ActionDisable and ActionLiftLock. They have no mode, and StepUp is called with Live.
+// An [Operator] is never asked for those: somebody has to be the way out.
 //
-// The ready-made ones below are named after what they do. Others are composed
-// by hand.
+// The ready-made guards below are named after what they guard, and each guards what is
+// done for another besides. A StepUp that is written by hand has to name factors for
+// these three as well ([GuardForAnother] does): otherwise whoever has hijacked two
+// sessions lets one enrol an authenticator of its own with the other, and passes
+// every guard without a guess. NewManager writes a warning to ManagerConfig.Logger
+// where they are left out.
 type StepUp func(Action, Mode) []string
 
 // GuardCreateAndDelete asks before a key is issued and before it is revoked, as
@@ -51,10 +55,15 @@ func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, Actio
 // merchant safer.
 func GuardWiden(factors ...string) StepUp { return guard(factors, ActionWiden, ActionResume) }
 
+// GuardForAnother asks before one admin does for another what could undo a guard:
+// before they allow an enrolment, take a factor away or lift a lock. It is part of
+// every guard above, and is to be called by a StepUp that is written by hand.
+func GuardForAnother(factors ...string) StepUp { return guard(factors) }
+
 func guard(factors []string, actions ...Action) StepUp {
 	factors = slices.Clone(factors)
 	return func(a Action, _ Mode) []string {
-		if slices.Contains(actions, a) {
+		if slices.Contains(actions, a) || slices.Contains(forAnother, a) {
 			return slices.Clone(factors)
 		}
 		return nil
@@ -106,6 +115,23 @@ func (c ManagerConfig) validStepUp() error {
 		return invalid("StepUp: one %s makes a key in each mode, and no factor approves both", ActionProvision)
 	}
 	return nil
+}
+
+// warnUnguarded tells the log of a guard that two hijacked sessions get round: what
+// one admin does for another undoes it, and is not guarded itself.
+func (c ManagerConfig) warnUnguarded() {
+	guards := func(act Action) bool {
+		return c.StepUp != nil && len(c.StepUp(act, Live))+len(c.StepUp(act, Test)) > 0
+	}
+	var free []Action
+	for _, act := range forAnother {
+		if !guards(act) {
+			free = append(free, act)
+		}
+	}
+	if len(free) > 0 && slices.ContainsFunc(guardable, guards) {
+		c.Logger.Warn("apikey: StepUp guards something, and leaves free what one admin does for another: two hijacked sessions pass the guard. Name factors for these actions too; see GuardForAnother", "actions", free)
+	}
 }
 
 // inCommon are the factors that approve each of the actions that is guarded, in each

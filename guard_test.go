@@ -23,7 +23,10 @@ func TestGuards(t *testing.T) {
 		"rotate":            {apikey.GuardRotate("f"), []apikey.Action{apikey.ActionRotate}},
 		"issue and reveal":  {apikey.GuardIssueAndReveal("f"), []apikey.Action{apikey.ActionIssue, apikey.ActionReveal}},
 		"widen":             {apikey.GuardWiden("f"), []apikey.Action{apikey.ActionResume, apikey.ActionWiden}},
+		"for another":       {apikey.GuardForAnother("f"), nil},
 	} {
+		// Whatever is guarded, so is what one admin does for another that could undo it.
+		c.want = append(c.want, apikey.ActionAllowEnrollment, apikey.ActionDisable, apikey.ActionLiftLock)
 		for _, act := range everyAction {
 			for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
 				require.Equal(t, slices.Contains(c.want, act), len(c.guard(act, mode)) > 0, "%s: %s", name, act)

@@ -114,6 +114,10 @@ func managerCalls(m *apikey.Manager) calls {
 				return err
 			},
 		},
+		"Resend": {"to reveal": func(ctx context.Context, of target) error {
+			_, err := m.Resend(ctx, "password", apikey.RevealRequest{Key: of.key})
+			return err
+		}},
 		"Confirm": {"challenge": func(ctx context.Context, of target) error {
 			_, err := m.Confirm(ctx, of.challenge, password)
 			return err

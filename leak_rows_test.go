@@ -176,7 +176,7 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.Filter{}), filled(k, apikey.EventFilter{}), filled(k, apikey.ItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.Entry{}),
 		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}), filled(k, apikey.ResealRequest{}),
-		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}),
+		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}), filled(k, apikey.WrongAnswerError{}),
 		rowOf(catalog), rowOf(apikey.Scope("payment:refund")), rowOf(apikey.Read), filled(k, apikey.Access{}),
 	}
 }

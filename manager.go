@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -28,6 +29,7 @@ type Manager struct {
 	exits   flights[[32]byte, struct{}]
 	tasks   *tasks
 	denials denials
+	sending sync.Map // IDs of challenges whose code is being sent
 	closed  atomic.Bool
 }
 
@@ -124,6 +126,7 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := core.matches(c.Local); err != nil {
 		return nil, err
 	}
+	c.warnUnguarded()
 	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
 	m.exits.tasks = m.tasks
 	marks, err := core.checkMarks(ctx, c.Store)

@@ -3,8 +3,6 @@ package apikey
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/base62"
@@ -48,148 +46,15 @@ const (
 	maxAnswer      = 1024 // bytes; a longer one is wrong
 )
 
-// Challenge puts a question to the actor of ctx, by the named factor, for the
-// request that he is about to make: pass that very request. The action is
-// authorised first: who may not do it is not asked to prove anything. Any node
-// can take the answer.
-//
-// At most three challenges of an actor wait for an answer at a time, and at most
-// five codes an hour are sent to him. (After an error of the store one may wait of
-// which nobody knows the ID.) Errors: those of the action before its
-// grant is looked at; ErrInvalid (the factor does not approve it);
-// ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
-// wait); ErrLocked; ErrConflict; ErrCorrupt (what is kept of his factor does not
-// open); ErrUnavailable (also when a code could not be sent: then none counts as
-// sent, unless the Sender was given up, by ctx or after 30 s, or panicked: that
-// mail may come yet).
-func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
-	if what == nil {
-		return Challenge{}, invalid("Challenge needs the request that is to be approved")
-	}
-	s, ask := m.own(), what.guarded()
-	var tried []question // the last of them is put
-	j := ask.job
-	j.silent, j.lessens = true, false
-	j.work = func(a Actor, r *Record) (effect, error) {
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		// A COMMIT whose answer was lost has put it: another would take a second
-		// place of the three, and nobody would know its ID.
-		if i := slices.IndexFunc(tried, func(q question) bool { return b.waits(q.ID) }); i >= 0 {
-			tried = tried[:i+1]
-			return effect{}, nil
-		}
-		q, e, err := s.question(ctx, a, r, b, factor, &ask)
-		if err == nil {
-			tried = append(tried, q)
-		}
-		return e, err
-	}
-	if err := s.do(ctx, j); err != nil {
-		return Challenge{}, err
-	}
-	q := tried[len(tried)-1]
-	if q.send == nil {
-		return q.Challenge, nil
-	}
-	_, err := bounded(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
-	if err != nil {
-		// Nobody knows whether a Sender that was given up sends it after all, or
-		// whether one that panicked had sent it: such a mail counts. Otherwise
-		// hanging up would flood the mailbox.
-		given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-		s.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
-		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
-	}
-	return q.Challenge, nil
-}
-
-// question is a challenge, and what sends its code, nil if nothing has to be sent.
-type question struct {
-	put
-	send func(context.Context) error
-}
-
-// question makes a challenge, and the items that keep it and count it.
-func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, factor string, ask *approval) (question, effect, error) {
-	now := s.cfg.Now()
-	about := Info{Account: accountOf(a, ask.job.account), Mode: ask.job.mode, Name: ask.job.name}
-	if r != nil {
-		about = Info{Account: r.Account, Mode: r.Mode, Name: r.Name}
-	}
-	stepUp, err := s.factorsFor(ctx, a, ask.job)
-	if err != nil {
-		return question{}, effect{}, err
-	}
-	var may []string
-	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		approve, _ := inCommon(stepUp, ask.job.modesOf(about), []Action{action})
-		may = append(may, approve...)
-	}
-	switch {
-	case len(may) == 0 || ask.free:
-		return question{}, effect{}, invalid("this %s is not guarded: make the request", ask.job.action)
-	case !slices.Contains(may, factor):
-		return question{}, effect{}, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, may)
-	}
-	if err := b.mayOpen(now); err != nil {
-		return question{}, effect{}, err
-	}
-	enrolled, _, err := s.enrolled(ctx, itemEnrolled, a, factor)
-	if err != nil {
-		return question{}, effect{}, err
-	}
-	q := question{put: put{actor: a, bound: binding(a, about.Account, ask, about.Mode, r), Challenge: Challenge{
-		ID: string(base62.AppendRandom(nil, challengeIDLen)), Factor: factor, Action: ask.job.action, Key: ask.job.key,
-		Account: about.Account, Mode: about.Mode, Name: about.Name, ExpiresAt: micros(now.Add(challengeTime)),
-	}}}
-	if q.state, q.send, err = s.cfg.Factors[factor].Begin(ctx, a, q.Challenge, enrolled); err == nil {
-		err = b.open(q.Challenge, q.send != nil, now)
-	} else if !errors.Is(err, ErrNotEnrolled) {
-		err = unavailable(err)
-	}
-	if err != nil {
-		return question{}, effect{}, err
-	}
-	q.item = Item{Kind: itemChallenge, ID: q.ID, ExpiresAt: q.ExpiresAt}
-	return q, effect{items: []Item{s.vouch(q.item, q.encode()), b.swap(now)}}, nil
-}
-
-// withdraw takes a challenge back whose code was not sent, and its mail off the
-// budget unless it may come yet. If that fails too the challenge expires by
-// itself.
-func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
-	defer cancel()
-	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
-		it, err := s.item(ctx, itemChallenge, p.ID)
-		if err != nil || it.Version == 0 {
-			return effect{}, err
-		}
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		b.closed(p.ID)
-		if !mayCome {
-			b.unsent(p.ID)
-		}
-		return effect{items: []Item{it.gone(), b.swap(s.cfg.Now())}}, nil
-	})
-	if err != nil {
-		s.cfg.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
-	}
-}
-
 // Confirm answers a challenge; challenge is its ID. A right answer is a grant
-// for the request that was challenged. Spaces around a code do not matter.
+// for the request that was challenged. [TOTP], [EmailCode] and [NewPIN] read their
+// digits as [Digits] does: blanks in a code do not matter.
 //
 // A wrong answer is charged: after five the challenge is spent, after ten in an
-// hour the actor waits, and after a hundred his guarded actions are locked until
+// hour the actor waits, and after a hundred their guarded actions are locked until
 // somebody else lifts it ([Manager.LiftLock]). Errors: ErrNoActor; ErrChallenge
-// (unknown, somebody else's, expired, answered, or spent); ErrWrongAnswer;
+// (unknown, somebody else's, expired, answered, spent, or ended by a later one);
+// ErrWrongAnswer (as *[WrongAnswerError], with the attempts that are left);
 // ErrTooManyAttempts (as *[AttemptsError], with the time to wait); ErrLocked;
 // ErrConflict; ErrCorrupt; ErrUnavailable (also when ctx ended before the answer
 // was known: it may have been charged).
@@ -237,7 +102,11 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		}
 		return e, nil
 	}
-	if err := s.attempt(ctx, ActionConfirm, open, compare); err != nil {
+	err := s.attempt(ctx, ActionConfirm, open, compare)
+	if wrong, ok := errors.AsType[*WrongAnswerError](err); ok {
+		wrong.Left = min(wrong.Left, wrongAnswers-int(p.attempts))
+	}
+	if err != nil {
 		return Grant{}, err
 	}
 	return grant, nil
@@ -292,10 +161,14 @@ func (s session) attempt(
 			}
 			var e effect
 			e, refused = compare(ctx, a, b, now)
+			wrong := errors.Is(refused, ErrWrongAnswer)
+			if wrong {
+				refused = &WrongAnswerError{b.left()}
+			}
 			switch {
-			case errors.Is(refused, ErrWrongAnswer) && b.locked():
+			case wrong && b.locked():
 				return effect{note: s.note(a, ActionLock, a.Account, "actor:"+a.ID)}, nil
-			case errors.Is(refused, ErrWrongAnswer):
+			case wrong:
 				return effect{}, nil
 			}
 			b.refund(charged)
@@ -355,6 +228,8 @@ type put struct {
 	bound    []byte // what a grant of it will be bound to
 	state    []byte
 	attempts uint64
+	mails    []string // items in which its message counts; none: it sends nothing
+	sent     bool     // its message went out
 	item     Item
 }
 
@@ -372,6 +247,10 @@ func (p *put) encode() []byte {
 	c.bytes(p.bound)
 	c.bytes(p.state)
 	c.uint(p.attempts)
+	if len(p.mails) > 0 { // without, it is as earlier versions wrote it
+		c.bool(p.sent)
+		c.texts(p.mails)
+	}
 	return c.b
 }
 
@@ -384,6 +263,9 @@ func decodePut(it Item, data []byte) (p put, ok bool) {
 	p.Account, p.Mode, p.Name = u.text(), Mode(u.uint()), u.text()
 	p.bound, p.state = []byte(u.text()), []byte(u.text())
 	p.attempts = u.uint()
+	if p.sent = true; len(u.b) != 0 {
+		p.sent, p.mails = u.uint() == 1, u.texts()
+	}
 	return p, u.ok && len(u.b) == 0
 }
 

@@ -68,7 +68,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 			return effect{}, err
 		}
 		if len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
-			return effect{}, &ChallengeError{ActionReveal, r.ID, nil}
+			return effect{}, &ChallengeError{Action: ActionReveal, Key: r.ID}
 		}
 		id := or(req.Credential, r.current(now))
 		cred := r.credential(id)

@@ -143,6 +143,17 @@ func (e *env) approve(f *factors, ctx context.Context, factor string, req apikey
 	return grant
 }
 
+// proven makes a request, and once more with a grant by the password if it has to be
+// approved.
+func (e *env) proven(f *factors, ctx context.Context, req apikey.Guarded) error {
+	e.t.Helper()
+	err := e.make(ctx, req)
+	if errors.Is(err, apikey.ErrStepUpRequired) {
+		err = e.make(ctx, granting(req, e.approve(f, ctx, "password", req)))
+	}
+	return err
+}
+
 // answer is the right one.
 func (f *factors) answer(factor, actorID string) string {
 	switch factor {

@@ -157,7 +157,7 @@ func TestNobodyProvesHimselfForWhatCannotPass(t *testing.T) {
 func TestPermissionIsForOneEnrollment(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("totp")))
-	require.NoError(t, e.manager.AllowEnrollment(as("acc_1", "admin"), apikey.AllowEnrollmentRequest{Factor: "totp", Actor: admin.ID}))
+	require.NoError(t, e.manager.AllowEnrollment(staff(), apikey.AllowEnrollmentRequest{Factor: "totp", Account: admin.Account, Actor: admin.ID}))
 	e.enroll(f, e.ctx, admin.ID)
 	e.clock.move(23 * time.Hour)
 	_, err := e.manager.Enroll(e.ctx, apikey.EnrollRequest{Factor: "totp"})
@@ -168,9 +168,8 @@ func TestPermissionIsForOneEnrollment(t *testing.T) {
 func TestDisableTakesThePermissionAway(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("totp")))
-	colleague := as("acc_1", "admin")
-	require.NoError(t, e.manager.AllowEnrollment(colleague, apikey.AllowEnrollmentRequest{Factor: "totp", Actor: admin.ID}))
-	require.NoError(t, e.manager.Disable(colleague, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}))
+	require.NoError(t, e.manager.AllowEnrollment(staff(), apikey.AllowEnrollmentRequest{Factor: "totp", Account: admin.Account, Actor: admin.ID}))
+	require.NoError(t, e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp", Account: admin.Account, Actor: admin.ID}))
 	_, err := e.manager.Enroll(e.ctx, apikey.EnrollRequest{Factor: "totp"})
 	require.ErrorIs(t, err, apikey.ErrStepUpRequired)
 }
@@ -354,11 +353,11 @@ func TestLostAnswerRefundsOnce(t *testing.T) {
 	require.LessOrEqual(t, evaluated, 100)
 }
 
-// Nor is one given back that a lift has cleared.
+// A right answer that was on its way while its actor was locked and lifted gives back
+// its own charge, once: the lift's ten are neither more nor fewer for it.
 func TestRefundAfterALift(t *testing.T) {
 	var f *factors
-	e := newEnv(t, withFactors(&f, apikey.GuardRotate("password")))
-	key := e.issue().Key.ID
+	e := newEnv(t, withFactors(&f, apikey.GuardRotate("password")), func(e *env) { e.mc.Limits.LiveKeys = 1000 })
 	gate, in := make(chan struct{}), make(chan struct{}, 10)
 	p, err := apikey.NewPassword(func(_ context.Context, _, a string) (bool, error) {
 		if a == "slow" {
@@ -370,20 +369,25 @@ func TestRefundAfterALift(t *testing.T) {
 	})
 	require.NoError(t, err)
 	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
+	for range 9 {
+		require.NoError(t, e.exhaust(f, 10))
+		e.clock.move(time.Hour)
+	}
+	require.NoError(t, e.exhaust(f, 8))
+	e.clock.move(time.Hour)
 	var cs []apikey.Challenge
 	for range 3 {
-		c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: key})
+		c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.NoError(t, err)
 		cs = append(cs, c)
 	}
 	var wg sync.WaitGroup
 	for _, c := range cs[:2] {
-		wg.Add(1)
-		go func() { defer wg.Done(); e.manager.Confirm(e.ctx, c.ID, "slow") }()
+		wg.Go(func() { e.manager.Confirm(e.ctx, c.ID, "slow") })
+		<-in
 	}
-	<-in
-	<-in
-	require.NoError(t, e.manager.LiftLock(as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
+	require.ErrorIs(t, e.exhaust(f, 1), apikey.ErrLocked)
+	require.NoError(t, e.manager.LiftLock(staff(), apikey.LiftLockRequest{Account: admin.Account, Actor: admin.ID}))
 	for range 2 {
 		_, err := e.manager.Confirm(e.ctx, cs[2].ID, "guess")
 		require.ErrorIs(t, err, apikey.ErrWrongAnswer)
@@ -391,7 +395,7 @@ func TestRefundAfterALift(t *testing.T) {
 	close(gate)
 	wg.Wait()
 	b := e.itemsOf("budget")[0]
-	require.EqualValues(t, 2, b.Data[7], "two wrong answers since the lift")
+	require.EqualValues(t, 100-10+2-2, b.Data[7], "the lift's ten, two guesses, two right answers")
 }
 
 // Items that are damaged in any way cost an error, not the process.

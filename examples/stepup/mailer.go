@@ -13,8 +13,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// mailer is an apikey.Sender that hands mail to an SMTP server on this machine.
-// For one elsewhere call the client's StartTLS and Auth first.
+// mailer is an apikey.Sender, and an apikey.Addresser, that hands mail to an SMTP
+// server on this machine. For one elsewhere call the client's StartTLS and Auth first.
 type mailer struct {
 	server    string // host:port
 	from      string
@@ -57,6 +57,11 @@ func (m mailer) Send(ctx context.Context, actorID string, message apikey.Message
 	}
 	_ = client.Quit() // the mail has arrived, whatever becomes of the farewell
 	return nil
+}
+
+// Address lets the library count what is sent to one mailbox, whoever asks for it.
+func (m mailer) Address(_ context.Context, actorID string) (string, error) {
+	return m.addresses[actorID], nil
 }
 
 func (m mailer) write(w io.Writer, to string, message apikey.Message) error {

@@ -23,16 +23,17 @@ func main() {
 	}
 }
 
-// stepUp says which factor approves what; any one of those named. Whatever only
-// takes power away, such as Suspend, is never guarded.
-func stepUp(action apikey.Action, _ apikey.Mode) []string {
+// stepUp says which factor approves what; any one of those named. What one admin does
+// for another is guarded too: else two stolen sessions help each other past the rest.
+// Whatever only takes power away, such as Suspend, is never guarded.
+func stepUp(action apikey.Action, mode apikey.Mode) []string {
 	switch action {
 	case apikey.ActionIssue, apikey.ActionRevoke:
 		return []string{"password"}
 	case apikey.ActionReveal, apikey.ActionRotate:
 		return []string{"totp", "email"}
 	}
-	return nil
+	return apikey.GuardForAnother("password")(action, mode)
 }
 
 func run() error {

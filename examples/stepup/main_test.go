@@ -17,14 +17,14 @@ import (
 
 const want = `1. A key is made, approved by the password
    without a password: apikey: action has to be approved by a factor: key.issue needs one of [password]
-   with a wrong password: apikey: wrong answer
+   with a wrong password: apikey: wrong answer: 4 attempts are left
    made, and its token shown: TOKEN
    it works
 2. An authenticator app is enrolled, approved by the password
-   without a password: apikey: action has to be approved by a factor: factor.enroll needs one of [email password totp]
+   without a password: apikey: action has to be approved by a factor: factor.enroll needs one of [email password]
    scanned, confirmed with a first code; enrolled: [totp]
 3. The token is revealed, approved by the app
-   with the code of the enrolment: apikey: wrong answer
+   with the code of the enrolment: apikey: wrong answer: 4 attempts are left
    shown for 30s: TOKEN
    with the same grant again: apikey: this grant does not approve this request: confirm a new challenge
 4. The token is revealed, approved by a code from the mailbox

@@ -166,6 +166,10 @@ func approvals() []operation {
 		}},
 		{name: "Challenge for the password", opens: true, run: asked("password"), after: answerable(types(password))},
 		{name: "Challenge by mail", opens: true, run: asked("email"), after: answerable(mailed)},
+		{name: "Resend by mail", opens: true, before: asked("email"), run: func(s shopkeeper, key apikey.Issued) (err error) {
+			question, err = s.m.Resend(s.ctx, "email", apikey.RevealRequest{Key: key.Key.ID})
+			return err
+		}, after: answerable(mailed)},
 		{name: "Challenge for the app", opens: true, before: enrolled, run: asked("totp"), after: answerable(shows)},
 		{name: "Challenge whose mail is lost", opens: true, before: func(s shopkeeper, _ apikey.Issued) error {
 			s.desk.away.Store(true)
@@ -283,6 +287,22 @@ func (f *faulty) look(t *testing.T) (s sight) {
 	}
 	s.mails = f.desk.count()
 	return s
+}
+
+// lock has the one budget with a single charge stand at a hundred.
+func (s shopkeeper) lock() error {
+	page, err := s.store.Items(background, apikey.ItemFilter{Kind: "budget"})
+	if err != nil {
+		return err
+	}
+	for _, it := range page.Items {
+		if charged, _ := readBudget(it.Data); charged == 1 {
+			it.Version++
+			binary.BigEndian.PutUint64(it.Data, 100)
+			return s.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}})
+		}
+	}
+	return errors.New("nobody has given a wrong answer")
 }
 
 // readBudget reads what a budget holds: numbers of eight bytes, and lists of

@@ -194,7 +194,7 @@ func operations() []operation {
 				_, err = s.m.Confirm(other, c.ID, "wrong")
 			}
 			if errors.Is(err, apikey.ErrWrongAnswer) {
-				return nil
+				return s.lock()
 			}
 			return fmt.Errorf("a wrong answer: %w", err)
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
