@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,15 +27,16 @@ import (
 // replaces before it returns.
 type cache struct {
 	process [16]byte // keys the digests: a proof is worthless outside this process
-	warm    warm
+	warm    *warm
 	epoch   atomic.Uint64 // moves when every record is in doubt
 
-	mu       sync.Mutex       // for everything else, and for writing
-	byKey    map[KeyID]*entry // and its siblings
+	mu       sync.Mutex // for everything else, and for writing
 	bytes    int64
 	maxCount int
 	maxBytes int64
 	maxAge   time.Duration
+	mode     Mode
+	now      func() instant
 
 	// The fence. A change gets the next generation; who looks a credential up
 	// notes its generation at the start and compares at the end.
@@ -59,14 +61,12 @@ const (
 	maxChanged   = 1 << 16
 )
 
-func newCache(maxCount int, maxBytes int64, maxAge time.Duration) *cache {
-	c := &cache{
-		process: newProcessKey(), byKey: map[KeyID]*entry{},
+func newCache(c VerifierConfig, now func() instant) *cache {
+	return &cache{
+		process: newProcessKey(), warm: newWarm(newProcessKey()),
 		changed: map[CredentialID]uint64{}, keys: map[KeyID]uint64{},
-		maxCount: maxCount, maxBytes: maxBytes, maxAge: maxAge,
+		maxCount: c.MaxEntries, maxBytes: c.MaxBytes, maxAge: c.MaxAge, mode: c.Mode, now: now,
 	}
-	c.warm.init(newProcessKey())
-	return c
 }
 
 func newProcessKey() (k [16]byte) {
@@ -95,16 +95,24 @@ const (
 // to be equal, compared in constant time. Of an ID that is not here nothing is
 // hashed.
 func (c *cache) get(p *parsed) (*liveKey, found) {
-	at, k := c.warm.find(&p.id)
+	s := c.warm.keys.search(c.warm.hash(&p.id))
+	k := s.next()
 	if k == nil {
 		return nil, miss
 	}
+	proof := k.proof // is on its way while the token is hashed
 	digest := c.digest(p.text)
-	if subtle.ConstantTimeCompare(at.digest[:], digest[:]) != 1 {
-		return nil, mismatch
+	for subtle.ConstantTimeCompare(proof[:], digest[:len(proof)]) != 1 {
+		if k.info.Credential == p.id {
+			return nil, mismatch
+		}
+		if k = s.next(); k == nil {
+			return nil, miss
+		}
+		proof = k.proof
 	}
-	if !k.touched.Load() { // most are: reading shares the memory, writing does not
-		k.touched.Store(true)
+	if k.marks.Load()&markTouched == 0 { // most are: reading shares the memory, writing does not
+		k.marks.Or(markTouched)
 	}
 	return k, hit
 }
@@ -205,31 +213,32 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *
 		n := c.slot(id)
 		*n = absence{id, now.mono + negativeTime}
 	}
-	if o.key != nil && o.key.damage == nil {
-		return c.fill(id, o), true
+	if o.key != nil && o.key.trouble().damage == nil {
+		return c.fill(id, o, now), true
 	}
 	return o.key, true
 }
 
 // fill makes an entry, and returns what is to be answered. That takes into account
 // an entry that another flight has made meanwhile, and the key's other tokens.
-func (c *cache) fill(id CredentialID, o outcome) *liveKey {
+func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 	if c.maxCount < 0 {
 		return o.key
 	}
 	if e := c.warm.entry(id); e != nil {
 		c.renew(e, o.key, news{readAt: o.readAt, from: readNow})
-		return e.key()
+		return e.key
 	}
 	k := c.compare(o.key)
 	k.epoch = c.epoch.Load()
 	if k == o.key {
 		k.readAt = jitter(o.readAt, c.maxAge)
 	}
-	e := &entry{claims: o.claims, size: sizeOf(k)}
-	c.warm.add(id, o.digest, e, k)
-	c.link(e)
-	c.bytes += e.size
+	k.proof = [16]byte(o.digest[:])
+	e := &entry{key: k, claims: o.claims, size: sizeOf(k)}
+	e.idle = c.idle(k, now.wall)
+	c.warm.add(e)
+	c.bytes += int64(e.size)
 	c.evict(e)
 	return k
 }
@@ -241,10 +250,10 @@ func (c *cache) fill(id CredentialID, o outcome) *liveKey {
 // of one version that differ both count.
 func (c *cache) compare(k *liveKey) *liveKey {
 	newest := k
-	for _, e := range c.siblings(k.info.ID) {
-		known := e.key()
+	for _, e := range c.warm.siblings(k.info.ID) {
+		known := e.key
 		switch {
-		case known == gone:
+		case known == nil:
 		case known.state == Revoked && k.state == Revoked:
 		case known.state == Revoked:
 			k.die(known.info.RevokedAt)
@@ -264,44 +273,16 @@ func (c *cache) compare(k *liveKey) *liveKey {
 	return newest.forTokenOf(k)
 }
 
-// link and unlink keep the entries of one key together.
-func (c *cache) link(e *entry) {
-	id := e.key().info.ID
-	e.sibling, c.byKey[id] = c.byKey[id], e
-}
-
-func (c *cache) unlink(e *entry) {
-	id := e.key().info.ID
-	if first := c.byKey[id]; first != e {
-		for first.sibling != e {
-			first = first.sibling
-		}
-		first.sibling = e.sibling
-	} else if e.sibling != nil {
-		c.byKey[id] = e.sibling
-	} else {
-		delete(c.byKey, id)
-	}
-	e.sibling = nil
-}
-
-func (c *cache) siblings(id KeyID) (all []*entry) {
-	for e := c.byKey[id]; e != nil; e = e.sibling {
-		all = append(all, e)
-	}
-	return all
-}
-
 // claim lets one caller read an entry again, unless that was done since he looked
 // at k; unclaim ends it, and lets nobody before a time.
 func (c *cache) claim(id CredentialID, k *liveKey, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.warm.entry(id)
-	if e == nil || e.key() != k || e.again || now.mono < e.notBefore {
+	if e == nil || e.key != k || now.mono < e.notBefore {
 		return false
 	}
-	e.again = true
+	e.notBefore = never
 	return true
 }
 
@@ -309,7 +290,7 @@ func (c *cache) unclaim(id CredentialID, notBefore time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.warm.entry(id); e != nil {
-		e.again, e.notBefore = false, notBefore
+		e.notBefore = notBefore
 	}
 }
 
@@ -323,40 +304,74 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	if e == nil || c.generation(id) != gen {
 		return
 	}
-	old := e.key()
+	old := e.key
 	k := &liveKey{view: old.view}
 	if old.state == Active && !old.ended { // as if it were unknown, for as long as absence is remembered
-		k.damage = ErrInvalidToken
+		k.set(trouble{ErrInvalidToken, k.trouble().also})
 		until := 2*c.maxAge - negativeTime
 		readAt = instant{readAt.wall - until.Microseconds(), readAt.mono - until}
 	}
 	c.put(e, k, readAt)
 }
 
-// evict makes room. The entry that is about to be used stays, whatever its size.
+// idle reports whether no request can be answered with a key as it is: it is dead,
+// or of another mode than this Verifier's, or its record is not to be believed.
+func (c *cache) idle(k *liveKey, now int64) bool {
+	t, err := k.trouble(), k.dead(now)
+	return err != nil && err != ErrNotYetValid || t.damage != nil || c.mode != AnyMode && k.mode != c.mode ||
+		t.also != nil && c.idle(t.also, now)
+}
+
+// expired has a key leave before those that are of use: a request found that its
+// time was over.
+func (c *cache) expired(k *liveKey) {
+	if k.marks.Or(markExpired)&markExpired != 0 { // said before
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.warm.entry(k.info.Credential); e != nil && e.key == k {
+		c.warm.sort(e, true)
+	}
+}
+
+// evict makes room. The entry that is about to be used stays, whatever its size; if
+// it is idle, that is one entry more than the bounds allow, until the next comes.
 func (c *cache) evict(keep *entry) {
-	for c.warm.count > 1 && (c.warm.count > c.maxCount || c.bytes > c.maxBytes) {
-		c.remove(c.warm.victim(keep))
+	for c.warm.keys.count > 1 && (c.warm.keys.count > c.maxCount || c.bytes > c.maxBytes) {
+		e := c.warm.victim(keep, c.now().wall)
+		if e == nil {
+			return
+		}
+		c.remove(e)
 	}
 }
 
 func (c *cache) remove(e *entry) {
-	c.unlink(e)
 	c.warm.remove(e)
-	c.bytes -= e.size
+	c.bytes -= int64(e.size)
 }
 
-// sizeOf estimates an entry's memory.
-func sizeOf(k *liveKey) int64 {
-	n := 900 + len(k.info.Name) + len(k.info.Account) + 40*k.info.Networks.Len()
-	for a := range k.info.Abilities.All() {
-		n += 32 + len(a.String())
+// sizeOf estimates an entry's memory: the liveKey, what it is about, the entry, its
+// place among all and among those of its key, and what only this key has.
+func sizeOf(k *liveKey) int32 {
+	n := 128 + 384 + 48 + 60 + len(k.info.Name) + len(k.info.Account) + 32*k.info.Networks.Len()
+	if !k.abilities.shared {
+		for _, a := range k.abilities.held {
+			n += 32 + len(a.String())
+		}
 	}
 	for _, o := range k.info.Origins.s {
 		n += 16 + len(o)
 	}
+	if k.info.Metadata.Len() > 0 {
+		n += 48
+	}
 	for name, value := range k.info.Metadata.m {
 		n += 64 + len(name) + len(value)
 	}
-	return int64(n)
+	if k.troubled {
+		n += 48
+	}
+	return int32(min(n, math.MaxInt32))
 }

@@ -58,26 +58,27 @@ func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
 	}
 	all := c.affected(r.ID, n.id)
 	for _, e := range all {
-		known := e.key()
-		if known == gone {
+		known := e.key
+		if known == nil {
 			continue // evicted for the one before
 		}
-		k := live(e.place.id, e.claims)
-		switch {
-		case k.damage == nil && k.unlisted && (known.info.ID != r.ID || k.same(known) && !known.unlisted):
-			k.damage = notListed(r)
-		case k.damage != nil || !k.unlisted || k.info.Version < known.info.Version || known.state == Revoked:
+		id := known.info.Credential
+		k := live(id, e.claims)
+		switch damaged := k.trouble().damage != nil; {
+		case !damaged && k.unlisted && (known.info.ID != r.ID || k.same(known) && !known.unlisted):
+			k.set(trouble{damage: notListed(r)})
+		case damaged || !k.unlisted || k.info.Version < known.info.Version || known.state == Revoked:
 			// like any other
 		case len(all) > maxSiblings:
 			c.remove(e)
 			continue
 		default: // dropped from a record that is believed: long ended, which is not forgotten
-			k.damage = ErrInvalidToken
+			k.set(trouble{damage: ErrInvalidToken})
 			c.put(e, k, instant{})
 			continue
 		}
-		if k.damage != nil && n.from == toldHere {
-			k.onlyWhatWasDone(n.did, e.place.id == n.id)
+		if k.trouble().damage != nil && n.from == toldHere {
+			k.onlyWhatWasDone(n.did, id == n.id)
 		}
 		c.renew(e, k, n)
 	}
@@ -93,9 +94,9 @@ func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.affected(err.Key, by) {
-		if old := e.key(); old != gone {
+		if old := e.key; old != nil {
 			k := &liveKey{view: old.view}
-			k.damage = err
+			k.set(trouble{damage: err})
 			c.renew(e, k, news{readAt: readAt, from: from})
 		}
 	}
@@ -123,9 +124,12 @@ func (c *cache) doubtKey(r *Record) {
 	for _, cred := range r.Credentials {
 		c.changed[cred.ID] = c.gen
 	}
-	for _, e := range c.siblings(r.ID) {
-		c.changed[e.place.id] = c.gen
-		if old := e.key(); old != gone {
+	all := c.warm.siblings(r.ID)
+	for _, e := range all {
+		c.changed[e.key.info.Credential] = c.gen
+	}
+	for _, e := range all {
+		if old := e.key; old != nil { // else it was evicted for the one before
 			c.put(e, &liveKey{view: old.view}, instant{})
 		}
 	}
@@ -137,8 +141,8 @@ func (c *cache) doubtKey(r *Record) {
 // affected are a key's entries, and that of the credential by which its record was
 // found (zero: none), which somebody may have moved there by hand.
 func (c *cache) affected(key KeyID, by CredentialID) []*entry {
-	all := c.siblings(key)
-	if e := c.warm.entry(by); e != nil && e.key().info.ID != key {
+	all := c.warm.siblings(key)
+	if e := c.warm.entry(by); e != nil && e.key.info.ID != key {
 		all = append(all, e)
 	}
 	return all
@@ -152,48 +156,46 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 // forbidden (liveKey.also), until a read of the store decides. And no record
 // but a dead one follows a death.
 func (c *cache) renew(e *entry, k *liveKey, n news) {
-	old, readAt, from := e.key(), n.readAt, n.from
+	old, readAt, from := e.key, n.readAt, n.from
 	known := &liveKey{view: old.view} // which is not changed, but replaced
-	known.also = nil
+	known.set(trouble{})
+	damage := k.trouble().damage
 	was := c.readAt(old)
 	if was == (instant{}) && from != readNow {
 		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
 	}
 	death := known.info.State == Revoked
-	if k.damage == nil && !k.unlisted { // an end is for ever, whichever version says so
+	if damage == nil && !k.unlisted { // an end is for ever, whichever version says so
 		known.ended = known.ended || k.ended
 		k.ended = known.ended
 	}
 	same := k.same(known)
 	switch {
-	case k.damage != nil && death: // damage never hides a death that was seen
-		known.damage = nil
+	case damage != nil && death: // damage never hides a death that was seen
 		c.put(e, known, later(was, readAt, c.maxAge))
-	case k.damage != nil:
-		known.damage = k.damage // what was believed last stays, to compare with
+	case damage != nil:
+		known.set(trouble{damage: damage}) // what was believed last stays, to compare with
 		if from == toldHere && !k.unlisted {
 			known.ended = known.ended || k.ended
 		}
 		if from == toldHere && k.info.State > known.info.State {
-			known.about = &about{known.info, known.head}
+			known.own()
 			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
 		}
 		c.put(e, known, instant{})
 	case death && k.info.State != Revoked:
-		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
 	case !death && k.info.State == Revoked: // so is a death
 		c.put(e, k, later(was, readAt, c.maxAge))
 	case same && known.info.State > k.info.State && n.did != ActionResume: // a state that was raised above stays until Resume or a newer version
-		known.damage = nil
 		c.put(e, known, later(was, readAt, c.maxAge))
 	case same || k.info.Version > known.info.Version:
 		c.put(e, k, later(was, readAt, c.maxAge))
 	case from == readNow:
-		known.damage, known.also = nil, k
+		known.set(trouble{also: k})
 		c.put(e, known, later(was, readAt, c.maxAge))
 	default:
-		known.damage, known.also = nil, k
+		known.set(trouble{also: k})
 		c.put(e, known, instant{})
 	}
 }
@@ -201,21 +203,15 @@ func (c *cache) renew(e *entry, k *liveKey, n news) {
 // put replaces an entry's record. A zero readAt has it read again before the
 // next answer, so that a repaired row works at once.
 func (c *cache) put(e *entry, k *liveKey, readAt instant) {
-	old := e.key()
-	moved := old.info.ID != k.info.ID // to another key, by hand
-	if moved {
-		c.unlink(e)
-	}
-	k.readAt, k.epoch = readAt, c.epoch.Load()
+	old := e.key
+	k.proof, k.readAt, k.epoch = old.proof, readAt, c.epoch.Load()
 	k.usedUntil.Store(old.usedUntil.Load())
-	k.touched.Store(old.touched.Load())
-	e.place.key.Store(k)
-	if moved {
-		c.link(e)
-	}
-	c.bytes -= e.size
+	k.marks.Store(old.marks.Load() & markTouched)
+	c.warm.replace(e, k)
+	c.warm.sort(e, c.idle(k, c.now().wall))
+	c.bytes -= int64(e.size)
 	e.size = sizeOf(k)
-	c.bytes += e.size
+	c.bytes += int64(e.size)
 	c.evict(e)
 }
 

@@ -12,7 +12,14 @@ import (
 // verified. Bounded, because a store says what is in it.
 type forms struct {
 	mu    sync.RWMutex
-	lists map[string][]Ability
+	lists map[string]*abilities
+}
+
+// abilities are those of one record, or of all records that list the same. They
+// are never changed.
+type abilities struct {
+	held   []Ability
+	shared bool // kept in forms
 }
 
 const (
@@ -22,7 +29,7 @@ const (
 
 // abilities reads a record's abilities. Those of an unknown form are left out,
 // and then all is false. The list is shared: read only.
-func (c *core) abilities(texts []string) (list []Ability, all bool) {
+func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	var buf [8 * (1 + maxAbility)]byte
 	key := buf[:0]
 	shared := len(texts) <= maxShared && !c.catalog.hasForms() // a form of the program's own may answer differently tomorrow
@@ -39,19 +46,20 @@ func (c *core) abilities(texts []string) (list []Ability, all bool) {
 			return list, true
 		}
 	}
-	list, all = make([]Ability, 0, len(texts)), true
+	list, all = &abilities{held: make([]Ability, 0, len(texts))}, true
 	for _, text := range texts {
 		a, err := c.catalog.parseForm(strings.Clone(text)) // a row's text may be part of a larger one
 		if err != nil {
 			all = false
 			continue
 		}
-		list = append(list, a)
+		list.held = append(list.held, a)
 	}
-	list = slices.Clip(list)
+	list.held = slices.Clip(list.held)
 	if shared && all {
 		c.forms.mu.Lock()
 		if len(c.forms.lists) < maxForms {
+			list.shared = true
 			c.forms.lists[string(key)] = list
 		}
 		c.forms.mu.Unlock()

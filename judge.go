@@ -4,79 +4,79 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // terms are what a key is judged by, at every verification. They lie together,
-// apart from the rest of what is known of it, in the order of liveKey's lines of
-// memory: of a key that was not used just now, every line is waited for.
+// apart from the rest of what is known of it: of a key that was not used just now,
+// every line of memory is waited for.
 type terms struct {
-	notBefore int64 // microseconds since 1970, as all three
-	notAfter  int64
-	expires   int64
-	state     State
-	kind      Kind
-	mode      Mode
-	ended     bool         // the credential
-	unlisted  bool         // ended for that alone that the record does not list it
-	bound     bool         // to networks
-	network   netip.Prefix // the first, which is mostly the one
+	state    State
+	kind     Kind
+	mode     Mode
+	ended    bool  // the credential
+	bound    uint8 // to networks: 0 not, else 4 or 6, which is that of network
+	bits     uint8 // of network
+	origins  bool  // bound to them
+	troubled bool  // see about.trouble
 
-	abilities []Ability
-	origins   []string
+	until     int64    // microseconds since 1970: the end of the credential or the key, whichever is first
+	notBefore int64    // likewise
+	network   [16]byte // the first, which is mostly the one
 	account   string
-
-	networks []netip.Prefix
+	abilities *abilities
 }
 
-// termsOf reads them out of a record that was described. Times are whole
-// microseconds wherever they are stored.
-func termsOf(info *Info, cred *Credential) terms {
-	t := terms{
-		notBefore: math.MinInt64, notAfter: math.MaxInt64, expires: math.MaxInt64,
+// always and never are before and after all times.
+const (
+	always = math.MinInt64
+	never  = math.MaxInt64
+)
+
+// microsOr is a time in microseconds since 1970, and for the zero time what that
+// stands for. Times are whole microseconds wherever they are stored.
+func microsOr(t time.Time, zero int64) int64 {
+	if t.IsZero() {
+		return zero
+	}
+	return t.UnixMicro()
+}
+
+// judgedBy puts the terms of a described record, and of its credential, into a
+// liveKey. A record drops a credential that ended long ago: cred is nil then.
+func (k *liveKey) judgedBy(cred *Credential, list *abilities) {
+	info := &k.info
+	k.terms = terms{
 		state: info.State, kind: info.Kind, mode: info.Mode, account: info.Account,
-		networks: info.Networks.s, abilities: info.Abilities.s, origins: info.Origins.s,
+		abilities: list, origins: len(info.Origins.s) > 0,
 	}
-	if !info.ExpiresAt.IsZero() {
-		t.expires = info.ExpiresAt.UnixMicro()
+	if n := info.Networks.s; len(n) > 0 {
+		k.network, k.bits, k.bound = n[0].Addr().As16(), uint8(n[0].Bits()), 6
+		if n[0].Addr().Is4() {
+			k.bound = 4
+		}
 	}
-	if len(t.networks) > 0 {
-		t.bound, t.network = true, t.networks[0]
+	if cred == nil {
+		k.ended, k.unlisted = true, true
+		cred = &Credential{}
 	}
-	if cred == nil { // a record drops what ended long ago
-		t.ended, t.unlisted = true, true
-		return t
-	}
-	t.ended = cred.Ended
-	if !cred.NotBefore.IsZero() {
-		t.notBefore = cred.NotBefore.UnixMicro()
-	}
-	if !cred.NotAfter.IsZero() {
-		t.notAfter = cred.NotAfter.UnixMicro()
-	}
-	return t
+	k.ended = k.ended || cred.Ended
+	k.notBefore, k.notAfter = microsOr(cred.NotBefore, always), microsOr(cred.NotAfter, never)
+	k.until = min(k.notAfter, microsOr(info.ExpiresAt, never))
 }
 
 // judge is asked on every hit, against the clock: what the proven key may do now.
 // The order is part of the contract: dead before denied.
 func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
-	if k.also != nil {
-		if err := v.judge(k.also, r, now); err != nil {
+	if also := k.trouble().also; also != nil {
+		if err := v.judge(also, r, now); err != nil {
 			return err
 		}
 	}
+	if err := k.dead(now); err != nil {
+		return err
+	}
 	switch {
-	case k.state == Revoked:
-		return ErrRevoked
-	case k.state == Suspended:
-		return ErrSuspended
-	case k.ended:
-		return ErrCredentialEnded
-	case now < k.notBefore:
-		return ErrNotYetValid
-	case now >= k.notAfter:
-		return ErrCredentialEnded
-	case now >= k.expires:
-		return ErrExpired
 	case k.kind == Publishable && !r.AllowPublishable:
 		return ErrKind
 	case v.cfg.Mode != AnyMode && k.mode != v.cfg.Mode:
@@ -87,14 +87,33 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 			return joined(ErrStanding, err)
 		}
 	}
-	if k.bound && !k.addrAllowed(r.Addr) {
+	if k.bound != 0 && !k.addrAllowed(r.Addr) {
 		return ErrAddr
 	}
-	if len(k.origins) > 0 && !slices.Contains(k.origins, canonicalOrigin(r.Origin)) {
+	if k.origins && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
 		return ErrOrigin
 	}
-	if missing := canAll(k.abilities, r.Require); missing != nil {
+	if missing := canAll(k.abilities.held, r.Require); missing != nil {
 		return &AbilityError{missing}
+	}
+	return nil
+}
+
+// dead says why a key cannot be used at a time, whatever is wanted of it.
+func (k *liveKey) dead(now int64) error {
+	switch {
+	case k.state == Revoked:
+		return ErrRevoked
+	case k.state == Suspended:
+		return ErrSuspended
+	case k.ended:
+		return ErrCredentialEnded
+	case now < k.notBefore:
+		return ErrNotYetValid
+	case now >= k.until && now >= k.notAfter:
+		return ErrCredentialEnded
+	case now >= k.until:
+		return ErrExpired
 	}
 	return nil
 }
@@ -103,8 +122,12 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 // address is the IPv4 address that it stands for: ::/0 is no list of IPv4 addresses.
 // A zone names an interface of this machine, and no network contains an address
 // that has one.
-func (t *terms) addrAllowed(addr netip.Addr) bool {
+func (k *liveKey) addrAllowed(addr netip.Addr) bool {
+	first := netip.AddrFrom16(k.network)
+	if k.bound == 4 {
+		first = first.Unmap()
+	}
 	addr = addr.Unmap().WithZone("")
-	return addr.IsValid() && (t.network.Contains(addr) ||
-		slices.ContainsFunc(t.networks, func(n netip.Prefix) bool { return n.Contains(addr) }))
+	return addr.IsValid() && (netip.PrefixFrom(first, int(k.bits)).Contains(addr) ||
+		slices.ContainsFunc(k.info.Networks.s[1:], func(n netip.Prefix) bool { return n.Contains(addr) }))
 }

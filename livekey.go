@@ -9,29 +9,64 @@ import (
 // marks of its use. What a hit reads is small and lies together; the rest is
 // elsewhere.
 //
-// It is four lines of memory, of 64 bytes each, and begins where one does: a hit
-// reads the first three.
+// It is two lines of memory, of 64 bytes each, and begins where one does.
 type liveKey struct {
-	usedUntil atomic.Int64 // see usage.mark
-	touched   atomic.Bool  // hit since warm's hand passed
+	usedUntil atomic.Int64  // see usage.mark
+	marks     atomic.Uint32 // markTouched and the other
 	view
-	_ [32]byte
 }
+
+// The marks of a liveKey.
+const (
+	markTouched uint32 = 1 << iota // hit since warm's hand passed
+	markExpired                    // see cache.expired
+)
 
 // view is what is known of a key.
 type view struct {
-	readAt instant  // start of the read; zero: read again before the next answer
+	proof  [16]byte // what cache.digest makes of the token; zero while it is not warm
 	epoch  uint64   // readAt counts while cache.epoch is this
-	damage error    // the record is not to be believed
-	also   *liveKey // a record that disagrees: what it forbids is forbidden too
+	readAt instant  // start of the read; zero: read again before the next answer
 	terms
 	*about
 }
 
-// about is what judging a request needs nothing of.
+// about is what judging a request rarely needs. It is never changed: see own.
 type about struct {
-	info Info
-	head [32]byte
+	info     Info
+	head     [32]byte
+	notAfter int64    // the end of the credential; see terms.until
+	unlisted bool     // ended for that alone that the record does not list it
+	wrong    *trouble // nil unless terms.troubled
+}
+
+// trouble is what few keys have.
+type trouble struct {
+	damage error    // the record is not to be believed
+	also   *liveKey // a record that disagrees: what it forbids is forbidden too
+}
+
+// trouble returns that of a key, which for most is none.
+func (k *liveKey) trouble() trouble {
+	if !k.troubled {
+		return trouble{}
+	}
+	return *k.wrong
+}
+
+// set gives a key that nobody else has yet other trouble, or none.
+func (k *liveKey) set(t trouble) {
+	if k.troubled || t != (trouble{}) {
+		k.own()
+		k.wrong, k.troubled = &t, t != (trouble{})
+	}
+}
+
+// own gives a key that nobody else has yet an about that is not shared, so that it
+// can be changed.
+func (k *liveKey) own() {
+	a := *k.about
+	k.about = &a
 }
 
 // Info implements [Key].
@@ -39,7 +74,8 @@ func (k *liveKey) Info() Info { return k.info }
 
 // Can implements [Key].
 func (k *liveKey) Can(required ...Ability) bool {
-	return canAll(k.abilities, required) == nil && (k.also == nil || k.also.Can(required...))
+	also := k.trouble().also
+	return canAll(k.abilities.held, required) == nil && (also == nil || also.Can(required...))
 }
 
 // same reports whether two records are of one version of one history.
@@ -59,10 +95,13 @@ func (k *liveKey) agrees(other *liveKey) bool {
 // forbidden too. Window and end are row's, and nobody knows whether the newer
 // record lists the token.
 func (k *liveKey) forTokenOf(row *liveKey) *liveKey {
-	seen := &liveKey{view: view{terms: k.terms, about: &about{k.info, k.head}, also: row}}
+	seen := &liveKey{view: view{terms: k.terms, about: k.about}}
+	seen.own()
 	seen.info.Credential = row.info.Credential
 	seen.notBefore, seen.notAfter = row.notBefore, row.notAfter
+	seen.until = min(row.notAfter, microsOr(k.info.ExpiresAt, never))
 	seen.ended, seen.unlisted = row.ended, true
+	seen.set(trouble{also: row})
 	return seen
 }
 
@@ -87,6 +126,6 @@ func (k *liveKey) onlyWhatWasDone(did Action, toThisToken bool) {
 // die has a revocation known of another token of the key count for this one. It is
 // for a liveKey that nobody else has yet.
 func (k *liveKey) die(at time.Time) {
-	k.about = &about{k.info, k.head}
+	k.own()
 	k.state, k.info.State, k.info.RevokedAt = Revoked, Revoked, at
 }

@@ -45,7 +45,7 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 	}
 	return core{
 		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
-		forms: &forms{lists: map[string][]Ability{}},
+		forms: &forms{lists: map[string]*abilities{}},
 	}, nil
 }
 
@@ -334,6 +334,11 @@ func (r *Record) live(now time.Time) bool {
 // record must not be changed afterwards. Abilities of an unknown form are left
 // out: such a record is never believed, only shown.
 func (c *core) describe(r *Record, presented CredentialID) Info {
+	list, _ := c.abilities(r.Abilities)
+	return describe(r, presented, list.held)
+}
+
+func describe(r *Record, presented CredentialID, abilities []Ability) Info {
 	info := Info{
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
 		State: r.State(), Recoverable: r.Recovery == Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
@@ -341,7 +346,7 @@ func (c *core) describe(r *Record, presented CredentialID) Info {
 		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, RevokeReason: r.RevokeReason,
 		RotateMonths: r.RotateMonths, RotateDue: r.RotateDue,
 	}
-	info.Abilities.s, _ = c.abilities(r.Abilities)
+	info.Abilities.s = abilities
 	for _, cred := range r.Credentials {
 		if cred.LastUsed.After(info.LastUsed) {
 			info.LastUsed = cred.LastUsed

@@ -86,7 +86,7 @@ func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 // it and know whose it is.
 func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 	for _, v := range m.cfg.Local {
-		if k, found := v.cache.get(p); found == hit && k.damage == nil && !k.unlisted && k.kind == Secret {
+		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && k.kind == Secret {
 			return k.info.ID, k.account, true
 		}
 	}

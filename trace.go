@@ -56,7 +56,7 @@ var sourceNames = map[Source]string{FromToken: "token", FromCache: "cache", From
 func (t *Trace) verified(k *liveKey, source Source, err error) {
 	if t.Verified != nil {
 		vt := VerifiedTrace{Err: err, Source: source}
-		if k != nil && k.damage == nil {
+		if k != nil && k.trouble().damage == nil {
 			vt.Key = k
 		}
 		t.Verified(vt)

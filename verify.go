@@ -61,7 +61,9 @@ type VerifierConfig struct {
 	// which is to say within 3 s, as is every other that is written.
 	LastUsedEvery time.Duration
 
-	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache.
+	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache. Entries that no
+	// request can use, because their key is suspended, revoked, expired or of the
+	// other mode, leave first, and make no other entry leave.
 	MaxEntries int
 	// MaxBytes bounds it by an estimate of its size; 0: 256 MiB.
 	MaxBytes int64
@@ -140,11 +142,12 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 		return nil, err
 	}
 	v := &Verifier{
-		core: core, cfg: c, made: c.Now(), cache: newCache(c.MaxEntries, c.MaxBytes, c.MaxAge),
+		core: core, cfg: c, made: c.Now(),
 		coldReads: newReads(c.ColdReads, 1024),
 		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
 		tasks:     newTasks(), renewing: make(chan struct{}, 1), usage: newUsage(c.LastUsedEvery),
 	}
+	v.cache = newCache(c, v.now)
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks, v.flushes.tasks = v.tasks, v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close(ctx)
@@ -170,6 +173,9 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	k, now, source, err := v.find(ctx, presented, r.Addr)
 	if err == nil {
 		err = v.judge(k, &r, now)
+	}
+	if err == ErrExpired || err == ErrCredentialEnded {
+		v.cache.expired(k)
 	}
 	if err != nil {
 		v.refused(k, source, err)
@@ -242,10 +248,11 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 			reread = true
 			continue
 		}
-		if age > v.cfg.MaxAge && k.damage == nil {
+		damage := k.trouble().damage
+		if age > v.cfg.MaxAge && damage == nil {
 			v.rereadBehind(p.id, k, now)
 		}
-		return k, now.wall, FromCache, k.damage
+		return k, now.wall, FromCache, damage
 	}
 	return nil, 0, FromStore, ErrBusy
 }
@@ -286,7 +293,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liv
 			case err != nil:
 				return nil, err
 			default:
-				return k, k.damage
+				return k, k.trouble().damage
 			}
 		}
 		return nil, ErrBusy // changed faster than it can be read
@@ -298,14 +305,17 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liv
 // so where they differ the record was changed.
 func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
 	cred := r.credential(id)
-	k := &liveKey{view: view{about: &about{v.describe(r, id), r.Head}, damage: damage}}
-	k.terms = termsOf(&k.info, cred)
-	if damage == nil && said.slot != 0 && v.ring.has() && len(r.MAC) == 0 {
-		k.damage = &CorruptError{Key: r.ID, Detail: "record of a tagged token has no MAC"}
+	list, _ := v.abilities(r.Abilities)
+	k := &liveKey{view: view{about: &about{info: describe(r, id, list.held), head: r.Head}}}
+	k.judgedBy(cred, list)
+	switch {
+	case damage != nil:
+	case cred != nil && said != (claims{r.Kind, r.Mode, cred.Pepper}):
+		damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
+	case said.slot != 0 && v.ring.has() && len(r.MAC) == 0:
+		damage = &CorruptError{Key: r.ID, Detail: "record of a tagged token has no MAC"}
 	}
-	if damage == nil && cred != nil && said != (claims{r.Kind, r.Mode, cred.Pepper}) {
-		k.damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
-	}
+	k.set(trouble{damage: damage})
 	return k
 }
 

@@ -3,205 +3,227 @@ package apikey
 import (
 	"encoding/binary"
 	"math/bits"
-	"sync/atomic"
 	"time"
 )
 
-// warm is the table of proven tokens. Every request of every merchant reads it,
-// so it is read without a lock: a lock, or one of many, is memory that all
-// processors write, and it costs more than the lookup. Whoever writes holds
-// cache.mu.
-//
-// It is an open-addressed table. A place is taken once, and stays taken after
-// its token is gone, so that a reader never has to look twice; a new table
-// without the graves replaces it when half of the places are taken, so that a
-// miss, which is what junk does, looks at one place and a half. A reader of
-// the old table sees what was true when it began.
+// warm is what is known of proven tokens: their keys, which every request reads
+// without a lock, and what writers keep beside each. Whoever writes holds cache.mu.
 type warm struct {
-	key   [2]uint64 // nobody outside the process knows which IDs are neighbours
-	table atomic.Pointer[table]
-	taken int
-	count int
+	seed  [2]uint64 // nobody outside the process knows which IDs are neighbours
+	keys  *table[liveKey]
+	byKey map[KeyID]*entry // and its siblings
 
-	// Entries in the order of their arrival, for victim.
-	oldest, newest *entry
-	hand           *entry
+	// For victim: entries of use, and idle ones, which nobody can use as they are.
+	useful, idle queue
+	hand         *entry // in useful: how far victim has come
+	broom        *entry // likewise: how far sweep has come
 }
-
-// table has a power of two places, and a bit for each that is taken. The bits
-// are few enough to stay near the processor, where the places are not: most junk
-// ends at a bit.
-type table struct {
-	places []place
-	taken  []atomic.Uint64
-}
-
-func newTable(n int) *table {
-	return &table{make([]place, n), make([]atomic.Uint64, n/64)}
-}
-
-// at is the place where a search has come to, nil if it is over.
-func (t *table) at(i uint64) *place {
-	i &= uint64(len(t.places) - 1)
-	if t.taken[i/64].Load()>>(i%64)&1 == 0 {
-		return nil
-	}
-	return &t.places[i]
-}
-
-// place is the proof of one token: a line of the processor's cache. What is in
-// it is written before its bit is, and not again; only the key changes.
-type place struct {
-	id     CredentialID
-	digest [32]byte
-	key    atomic.Pointer[liveKey] // gone: a grave
-	entry  *entry                  // for writers
-}
-
-// gone is no key: its place is a grave.
-var gone = new(liveKey)
 
 // entry is what writers keep of a proven token.
 type entry struct {
-	place  *place // in the newest table
-	claims claims // what the token says of itself
-	size   int64
-
-	again     bool          // somebody is reading the record again
-	notBefore time.Duration // by the monotonic clock: nobody does until then
-
-	older, newer *entry
-	sibling      *entry // another token of the same key
+	key          *liveKey      // the newest record; nil when the entry was removed
+	older, newer *entry        // in its queue
+	sibling      *entry        // another token of the same key
+	notBefore    time.Duration // by the monotonic clock: nobody reads the record again until then; never: somebody is at it
+	size         int32
+	claims       claims // what the token says of itself
+	idle         bool   // which queue it is in
 }
 
-// key is the newest record of the token.
-func (e *entry) key() *liveKey { return e.place.key.Load() }
+// queue holds entries in the order in which they came.
+type queue struct{ oldest, newest *entry }
 
-const minPlaces = 64
-
-func (w *warm) init(key [16]byte) {
-	w.key = [2]uint64{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}
-	w.table.Store(newTable(minPlaces))
-}
-
-// first is where the search for an ID begins.
-func (w *warm) first(id *CredentialID) uint64 {
-	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(id[:8])^w.key[0], binary.LittleEndian.Uint64(id[8:])^w.key[1])
-	return hi ^ lo
-}
-
-// find returns the place and the key of an ID, nil if there is none.
-func (w *warm) find(id *CredentialID) (*place, *liveKey) {
-	t := w.table.Load()
-	for i := w.first(id); ; i++ {
-		p := t.at(i)
-		if p == nil {
-			return nil, nil
-		}
-		if k := p.key.Load(); p.id == *id && k != gone {
-			return p, k
-		}
-	}
-}
-
-// entry returns what writers keep of an ID, nil if there is none.
-func (w *warm) entry(id CredentialID) *entry {
-	if p, _ := w.find(&id); p != nil {
-		return p.entry
-	}
-	return nil
-}
-
-// add puts a token that is not there at the young end.
-func (w *warm) add(id CredentialID, digest [32]byte, e *entry, k *liveKey) {
-	if 2*(w.taken+1) > len(w.table.Load().places) {
-		w.rebuild()
-	}
-	w.put(w.table.Load(), &place{id: id, digest: digest, entry: e}, k)
-	w.taken++
-	w.count++
-	if e.older = w.newest; e.older != nil {
+func (q *queue) push(e *entry) {
+	if e.older = q.newest; e.older != nil {
 		e.older.newer = e
 	} else {
-		w.oldest = e
+		q.oldest = e
 	}
-	w.newest = e
+	q.newest = e
 }
 
-// rebuild leaves the graves behind, and room for as many more that it is not due
-// again at once.
-func (w *warm) rebuild() {
-	n := minPlaces
-	for 7*n < 16*(w.count+1) {
-		n *= 2
-	}
-	t := newTable(n)
-	for e := w.oldest; e != nil; e = e.newer {
-		w.put(t, e.place, e.key())
-	}
-	w.taken = w.count
-	w.table.Store(t)
-}
-
-// put takes the first free place. Its bit comes last: who sees it sees the rest.
-func (w *warm) put(t *table, from *place, k *liveKey) {
-	i := w.first(&from.id)
-	for t.at(i) != nil {
-		i++
-	}
-	i &= uint64(len(t.places) - 1)
-	p := &t.places[i]
-	p.id, p.digest, p.entry = from.id, from.digest, from.entry
-	p.entry.place = p
-	p.key.Store(k)
-	t.taken[i/64].Or(1 << (i % 64))
-}
-
-// remove digs a token's grave.
-func (w *warm) remove(e *entry) {
-	e.place.key.Store(gone)
-	w.count--
-	if w.hand == e {
-		w.hand = e.newer
-	}
+func (q *queue) cut(e *entry) {
 	if e.older != nil {
 		e.older.newer = e.newer
 	} else {
-		w.oldest = e.newer
+		q.oldest = e.newer
 	}
 	if e.newer != nil {
 		e.newer.older = e.older
 	} else {
-		w.newest = e.older
+		q.newest = e.older
 	}
 	e.older, e.newer = nil, nil
 }
 
-// victim chooses what to evict, never the entry to be kept. It is SIEVE (Zhang
-// et al., NSDI 2024): a hand walks from old to young, spares once whatever was
-// hit since it passed, and stops at the first that was not. So a hit writes one
-// bit and moves nothing; keys that are used once go before those that come back;
-// and only proven tokens are here at all, so junk evicts nobody. The walk is
-// bounded, because others wait for the lock meanwhile.
-func (w *warm) victim(keep *entry) *entry {
-	for range 64 {
-		e := w.next()
-		if e != keep && !e.key().touched.Swap(false) {
+func newWarm(seed [16]byte) *warm {
+	w := &warm{
+		seed:  [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
+		byKey: map[KeyID]*entry{},
+	}
+	w.keys = newTable(func(k *liveKey) uint64 { return w.hash(&k.info.Credential) })
+	return w
+}
+
+func (w *warm) hash(id *CredentialID) uint64 {
+	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(id[:8])^w.seed[0], binary.LittleEndian.Uint64(id[8:])^w.seed[1])
+	return hi ^ lo
+}
+
+// entry returns what writers keep of an ID, nil if it is not here.
+func (w *warm) entry(id CredentialID) *entry {
+	s := w.keys.search(w.hash(&id))
+	for k := s.next(); k != nil; k = s.next() {
+		if k.info.Credential != id {
+			continue
+		}
+		for e := w.byKey[k.info.ID]; e != nil; e = e.sibling {
+			if e.key == k {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+// siblings are the entries of one key.
+func (w *warm) siblings(id KeyID) (all []*entry) {
+	for e := w.byKey[id]; e != nil; e = e.sibling {
+		all = append(all, e)
+	}
+	return all
+}
+
+// add puts a token that is not there at the young end.
+func (w *warm) add(e *entry) {
+	w.keys.add(e.key)
+	w.link(e)
+	w.queueOf(e).push(e)
+}
+
+func (w *warm) queueOf(e *entry) *queue {
+	if e.idle {
+		return &w.idle
+	}
+	return &w.useful
+}
+
+// sort has an entry be in the queue where it belongs.
+func (w *warm) sort(e *entry, idle bool) {
+	if e.idle != idle {
+		w.cut(e)
+		e.idle = idle
+		w.queueOf(e).push(e)
+	}
+}
+
+// cut takes an entry out of its queue.
+func (w *warm) cut(e *entry) {
+	if w.hand == e {
+		w.hand = e.newer
+	}
+	if w.broom == e {
+		w.broom = e.newer
+	}
+	w.queueOf(e).cut(e)
+}
+
+// replace gives an entry another record of its token.
+func (w *warm) replace(e *entry, k *liveKey) {
+	moved := e.key.info.ID != k.info.ID // to another key, by hand
+	if moved {
+		w.unlink(e)
+	}
+	w.keys.replace(e.key, k)
+	e.key = k
+	if moved {
+		w.link(e)
+	}
+}
+
+func (w *warm) remove(e *entry) {
+	w.unlink(e)
+	w.keys.remove(e.key)
+	w.cut(e)
+	e.key = nil
+}
+
+// link and unlink keep the entries of one key together.
+func (w *warm) link(e *entry) {
+	id := e.key.info.ID
+	e.sibling, w.byKey[id] = w.byKey[id], e
+}
+
+func (w *warm) unlink(e *entry) {
+	id := e.key.info.ID
+	if first := w.byKey[id]; first != e {
+		for first.sibling != e {
+			first = first.sibling
+		}
+		first.sibling = e.sibling
+	} else if e.sibling != nil {
+		w.byKey[id] = e.sibling
+	} else {
+		delete(w.byKey, id)
+	}
+	e.sibling = nil
+}
+
+// victim chooses what to evict, never the entry to be kept; nil if there is nothing.
+//
+// Idle entries leave first, the oldest of them before the others, and an idle one
+// never makes a useful one leave: whoever has thousands of suspended keys, and
+// presents their tokens, would empty the cache of other merchants' keys.
+//
+// Of the useful ones it is SIEVE (Zhang et al., NSDI 2024): a hand walks from old
+// to young, spares once whatever was hit since it passed, and stops at the first
+// that was not. So a hit writes one bit and moves nothing; keys that are used once
+// go before those that come back; and only proven tokens are here at all, so junk
+// evicts nobody. The walk is bounded, because others wait for the lock meanwhile.
+func (w *warm) victim(keep *entry, now int64) *entry {
+	if w.idle.oldest == nil {
+		w.sweep(now)
+	}
+	for e := w.idle.oldest; e != nil; e = e.newer {
+		if e != keep {
 			return e
 		}
 	}
-	if e := w.next(); e != keep {
+	if keep.idle {
+		return nil
+	}
+	for range 64 {
+		e := w.useful.next(&w.hand)
+		if e != keep && e.key.marks.And(^markTouched)&markTouched == 0 {
+			return e
+		}
+	}
+	if e := w.useful.next(&w.hand); e != keep {
 		return e
 	}
-	return w.next()
+	return w.useful.next(&w.hand)
 }
 
-// next is the entry under the hand, which moves on.
-func (w *warm) next() *entry {
-	e := w.hand
-	if e == nil {
-		e = w.oldest
+// sweep looks for entries whose time is over, a few at each eviction: those that
+// are presented again are found without it.
+func (w *warm) sweep(now int64) {
+	for range 8 {
+		if e := w.useful.next(&w.broom); e != nil && e.key.until <= now {
+			w.sort(e, true)
+			return
+		}
 	}
-	w.hand = e.newer
+}
+
+// next is the entry under a hand, which moves on, and after the newest begins
+// again with the oldest.
+func (q *queue) next(hand **entry) *entry {
+	e := *hand
+	if e == nil {
+		e = q.oldest
+	}
+	if *hand = nil; e != nil {
+		*hand = e.newer
+	}
 	return e
 }

@@ -94,3 +94,28 @@ func TestCacheIsBoundedByBytes(t *testing.T) {
 	}
 	require.EqualValues(t, 3, s.lookups.Load())
 }
+
+// The table tells IDs apart by a few bits. A token that looks like a warm one by
+// those is neither taken for it nor refused for its sake: the store is asked, and
+// the warm one stays warm. One lookup in sixty meets another's bits, so among 500
+// warm keys and 4,000 unknown ones it happens seventy times.
+func TestTwoIDsThatTheTableTakesForOne(t *testing.T) {
+	var s *spy
+	e := newEnv(t, watch(&s), func(e *env) {
+		e.mc.Peppers, e.vc.Peppers = nil, nil
+		e.mc.Limits.LiveKeys = 1000
+	})
+	warm := warmKeys(e, 500)
+	before := s.lookups.Load()
+	for i := range 4000 {
+		unknown := recrc(spliceID(warm[i%500].Reveal()))
+		require.Equal(t, apikey.ErrInvalidToken, e.verifyText(unknown))
+	}
+	require.EqualValues(t, 4000, s.lookups.Load()-before, "a token of another ID was not looked up")
+	staysWarm(e, s, warm)
+	before = s.lookups.Load()
+	for _, token := range warm {
+		require.Equal(t, apikey.ErrInvalidToken, e.verifyText(recrc(spliceSecret(token.Reveal()))))
+	}
+	require.Equal(t, before, s.lookups.Load(), "a wrong secret of a warm key is final")
+}

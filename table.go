@@ -1,0 +1,167 @@
+package apikey
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// table finds values by a hash of 64 bits. It is read without a lock, because
+// every request of every merchant reads it: a lock, or one of many, is memory
+// that all processors write, and it costs more than the lookup. Whoever writes
+// holds a lock of their own.
+//
+// Two values may have one hash: the reader looks at each value that search
+// yields, and decides.
+//
+// It is open-addressed, and its slots lie in groups of eight. One word has a
+// byte of the hash for each slot of a group, zero if the slot is free. The
+// words are few enough to stay near the processor, where the values are not: a
+// search for a hash that nobody has ends at a word, except once in forty times
+// or so.
+//
+// A slot is taken once, and stays taken after its value was removed, so that a
+// reader never has to look twice. A new set of slots replaces the old one when
+// seven of eight are taken. A reader of the old slots sees what was true when
+// the reader began.
+type table[V any] struct {
+	hash  func(*V) uint64
+	slots atomic.Pointer[slots[V]]
+	taken int // slots, those of removed values included
+	count int // values
+}
+
+// slots are a power of two, at least groupSize.
+type slots[V any] struct {
+	tags   []atomic.Uint64 // one for each group; its bytes are taken from the lowest
+	values []atomic.Pointer[V]
+}
+
+const (
+	groupSize = 8
+	minSlots  = 64
+	eachByte  = 0x0101010101010101
+)
+
+// tagByte is the byte by which a hash is told from its neighbours; never zero.
+// The group is chosen by the other end of the hash.
+func tagByte(hash uint64) uint64 { return max(1, hash>>56) }
+
+func newTable[V any](hash func(*V) uint64) *table[V] {
+	t := &table[V]{hash: hash}
+	t.slots.Store(newSlots[V](minSlots))
+	return t
+}
+
+func newSlots[V any](n int) *slots[V] {
+	return &slots[V]{make([]atomic.Uint64, n/groupSize), make([]atomic.Pointer[V], n)}
+}
+
+// search is the way from group to group to the values of one hash.
+type search[V any] struct {
+	*slots[V]
+	tag     uint64 // in every byte
+	group   uint64
+	word    uint64 // the group's
+	matches uint64 // the top bit of each byte of word that may be tag, and was not looked at
+}
+
+// search begins one. It ends when next returns nil.
+func (t *table[V]) search(hash uint64) search[V] {
+	s := search[V]{slots: t.slots.Load(), tag: tagByte(hash) * eachByte, group: hash}
+	s.look()
+	return s
+}
+
+// next returns the next value that may have the hash, nil if there is no more.
+func (s *search[V]) next() *V {
+	for {
+		at := s.slot()
+		if at == nil {
+			return nil
+		}
+		if v := at.Load(); v != nil {
+			return v
+		}
+	}
+}
+
+// slot is next, with the slots of removed values.
+func (s *search[V]) slot() *atomic.Pointer[V] {
+	for s.matches == 0 {
+		if s.word>>56 == 0 { // the group's last slot is free: nothing was put further on
+			return nil
+		}
+		s.group++
+		s.look()
+	}
+	i := bits.TrailingZeros64(s.matches) / groupSize
+	s.matches &= s.matches - 1
+	return &s.values[s.group*groupSize+uint64(i)]
+}
+
+// look reads the group that the search has come to. The bits are those of the
+// bytes that equal the tag, and rarely of one above such a byte.
+func (s *search[V]) look() {
+	s.group &= uint64(len(s.tags) - 1)
+	s.word = s.tags[s.group].Load()
+	x := s.word ^ s.tag
+	s.matches = (x - eachByte) &^ x & (eachByte << 7)
+}
+
+// add puts a value that is not there.
+func (t *table[V]) add(v *V) {
+	if p := t.slots.Load(); 8*(t.taken+1) > 7*len(p.values) {
+		t.rebuild()
+	}
+	t.slots.Load().put(t.hash(v), v)
+	t.taken++
+	t.count++
+}
+
+// replace puts another value of the same hash in the place of one that is there.
+func (t *table[V]) replace(old, v *V) { t.slotOf(old).Store(v) }
+
+// remove takes a value out. Its slot stays taken.
+func (t *table[V]) remove(old *V) {
+	t.slotOf(old).Store(nil)
+	t.count--
+}
+
+func (t *table[V]) slotOf(v *V) *atomic.Pointer[V] {
+	s := t.search(t.hash(v))
+	for {
+		if at := s.slot(); at.Load() == v {
+			return at
+		}
+	}
+}
+
+// rebuild leaves the slots of removed values behind, and has room for so many
+// more that it is not due again at once.
+func (t *table[V]) rebuild() {
+	n := minSlots
+	for 16*(t.count+1) > 13*n {
+		n *= 2
+	}
+	p := newSlots[V](n)
+	for i := range t.slots.Load().values {
+		if v := t.slots.Load().values[i].Load(); v != nil {
+			p.put(t.hash(v), v)
+		}
+	}
+	t.taken = t.count
+	t.slots.Store(p)
+}
+
+// put takes the first free slot. Its byte comes last: who sees it sees the value.
+func (p *slots[V]) put(hash uint64, v *V) {
+	for group := hash; ; group++ {
+		group &= uint64(len(p.tags) - 1)
+		taken := (bits.Len64(p.tags[group].Load()) + 7) / 8
+		if taken < groupSize {
+			p.values[group*groupSize+uint64(taken)].Store(v)
+			p.tags[group].Or(tagByte(hash) << (8 * taken))
+			return
+		}
+	}
+}
