@@ -47,19 +47,16 @@ func (r *report) growth(largest int, plots string) {
 	}
 }
 
-// next is 10³, 10⁵, 10⁶.
+// next is 10³, 10⁴, 10⁵ and so on, and last of all the largest.
 func next(n, largest int) int {
-	if n == 1_000 {
-		return 100_000
-	}
 	if n < largest {
-		return largest
+		return min(10*n, largest)
 	}
 	return largest + 1
 }
 
 // warmAt measures n cached keys, and the same tokens in the same order on the
-// floor.
+// floor: in another order than that in which they became warm.
 func (r *report) warmAt(n int) (ours, least, bytes float64) {
 	p, err := newProgram(million{memstore.New()}, plain{}, false, quiet, func(c *apikey.VerifierConfig) {
 		c.MaxEntries, c.MaxBytes, c.ReadOnly = n+1, 8<<30, false
@@ -79,25 +76,23 @@ func (r *report) warmAt(n int) (ours, least, bytes float64) {
 	f := newFloor(tokens)
 	rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { tokens[i], tokens[j] = tokens[j], tokens[i] })
 	batch := min(n, 200_000)
-	took := inTurns(rounds,
-		contender{"warm", batch, func(i int) error {
-			_, err := p.verifier.Verify(background, tokens[i], request)
-			return err
-		}},
-		contender{"floor", batch, func(i int) error {
-			if f.verify(tokens[i]).IsZero() {
-				return errRefused
-			}
-			return nil
-		}},
-	)
-	r.add(fmt.Sprintf("warm at %d cached keys", n), "ns", 0, took[0])
-	want := 0.0
-	if n == 1_000_000 {
-		want = 1.6
+	verify := func(i int) error {
+		_, err := p.verifier.Verify(background, tokens[i], request)
+		return err
 	}
-	r.add(fmt.Sprintf("warm ÷ floor at %d cached keys, the same order", n), "×", want, over(took[0], took[1]))
-	r.add(fmt.Sprintf("heap of a warm key at %d", n), "B", 1024, []float64{bytes})
+	bare := func(i int) error {
+		if f.verify(tokens[i]).IsZero() {
+			return errRefused
+		}
+		return nil
+	}
+	both := []contender{{"warm", batch, verify}, {"floor", batch, bare}}
+	took, near := inTurns(rounds, both...), inTurnsNear(tokens, rounds, both...)
+	want := map[int]float64{1_000: 1.3, 10_000: 1.6, 1_000_000: 1.6}[n]
+	r.add(fmt.Sprintf("warm at %d cached keys", n), "ns", 0, took[0])
+	r.add(fmt.Sprintf("warm ÷ floor at %d cached keys", n), "×", want, over(took[0], took[1]))
+	r.add(fmt.Sprintf("warm ÷ floor at %d cached keys, the token's text near", n), "×", 0, over(near[0], near[1]))
+	r.add(fmt.Sprintf("heap of a warm key at %d", n), "B", 700, []float64{bytes})
 	return median(took[0]), median(took[1]), bytes
 }
 
@@ -145,7 +140,7 @@ func (r *report) coldAt(n int) (ours, selected float64) {
 		}},
 	)
 	r.add(fmt.Sprintf("cold with a pepper at %d rows of SQLite", n), "ns", 0, took[0])
-	r.add(fmt.Sprintf("cold with a pepper − SELECT and HMAC at %d rows", n), "ns", 10_000, minus(took[0], took[1]))
+	r.add(fmt.Sprintf("cold with a pepper ÷ SELECT and HMAC at %d rows", n), "×", 2, over(took[0], took[1]))
 	return median(took[0]), median(took[1])
 }
 
