@@ -35,7 +35,9 @@ import (
 type Config struct {
 	// Listen is a DSN for github.com/jackc/pgx/v5 of the one connection that
 	// listens: of the primary, or of all hosts with
-	// target_session_attrs=read-write, because a standby hears nothing. Without
+	// target_session_attrs=read-write, because a standby hears nothing, and a
+	// subscriber of logical replication nothing of the publisher. The session's
+	// client_encoding is UTF8, whatever the DSN or the role says. Without
 	// connect_timeout each host has its share of 5 s. Empty: this process only
 	// notifies, and Wait answers with an error.
 	Listen string
