@@ -30,7 +30,7 @@ const mysqlDSN = `; open it as "user:password@tcp(host:3306)/shop?parseTime=true
 // (every time is UTC, in columns that know no zone), ANSI_QUOTES and other modes
 // of syntax, and the collation. Nor is what only makes a statement fail: limits
 // of time and size, and a session that cannot write, which a Verifier that is
-// ReadOnly does not need to. All that is tried in TestFound01.
+// ReadOnly does not need to. All that is tried in TestFound01SettingsOfMariaDB.
 var mysqlSettings = []setting{
 	{unfit: "@@autocommit = 0",
 		why:  "autocommit is off, so that every query would read what was there when the connection was first used, and a revoked key would be accepted for ever",

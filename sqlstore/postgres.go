@@ -35,7 +35,7 @@ const postgresDSN = `, as in "postgres://user:password@primary:5432/shop?client_
 // its own), IntervalStyle, search_path (which names the tables). Nor is what only
 // makes a statement fail: limits of time, row_security, and a session that cannot
 // write, which a Verifier that is ReadOnly does not need to. All that is tried in
-// TestFound01. See also [postgres.checkText].
+// TestFound01SettingsOfPostgres. See also [postgres.checkText].
 var postgresSettings = []setting{
 	// SQL_ASCII is no conversion, and the database is UTF8.
 	{unfit: "current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')", value: "current_setting('client_encoding')",
