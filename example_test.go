@@ -280,6 +280,6 @@ func ExampleManager_VerifyEvents() {
 
 	report, err := manager.VerifyEvents(admin, apikey.VerifyEventsRequest{Key: issued.Key.ID})
 	must(err)
-	fmt.Println(report.Events, report.Broken == nil)
-	// Output: 2 true
+	fmt.Println(report.Events, report.Unverifiable, report.Broken == nil)
+	// Output: 2 0 true
 }

@@ -162,7 +162,11 @@ func (p *page) log() error {
 	fmt.Println("6. The activity log, newest first")
 	events, err := p.manager.Events(p.ctx, apikey.EventsRequest{})
 	for _, e := range events.Events {
-		fmt.Printf("   %s %s %s\n", e.Actor.ID, e.Action, e.Outcome)
+		fmt.Printf("   %s %s %s", e.Actor.ID, e.Action, e.Outcome)
+		if e.Doubt != "" { // somebody may have written it who is not us: whoever reads the page has to know
+			fmt.Printf(" (%s)", e.Doubt)
+		}
+		fmt.Println()
 	}
 	return err
 }
