@@ -82,8 +82,8 @@ type unfitError int64
 func (e unfitError) Error() string { return "a session with unfit settings answered" }
 
 // errUnfit: a new key was not written, because the session that was to write it
-// has one of the settings.
-var errUnfit = errors.New("a connection of the pool has settings with which New refuses a database, so nothing was written: open the database again and call New, which says what to add to the DSN")
+// has one of the settings, or its server lags.
+var errUnfit = errors.New("a connection of the pool is to a replica, or has settings with which New refuses a database, so nothing was written: open the database again and call New, which says what to add to the DSN")
 
 // unfitLater says what a connection of the pool has that the one which New looked
 // at had not.
