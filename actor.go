@@ -12,7 +12,7 @@ import (
 // context. ID, Account and Role are at most 255 bytes each, else ErrInvalid.
 type Actor struct {
 	ID      string // required: unique within the program
-	Account string // required: the merchant he acts for
+	Account string // required, but not of an Operator: the merchant that they act for
 	Role    string // what RolePolicy looks at
 	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is
 	// replaced.
@@ -26,7 +26,10 @@ type Actor struct {
 }
 
 // Operator is an actor of the program's own staff or of the program itself:
-// the only one who spans accounts. Give it to nobody whom a merchant hired.
+// the only one who spans accounts. Give it to nobody whom a merchant hired. Its
+// Account stays empty: requests name the account that they are about. One that was
+// set would not bound it, so every method refuses it with ErrInvalid, all but
+// Suspend, Revoke and Retire.
 func Operator(id string) Actor { return Actor{ID: id, Role: "operator", operator: true} }
 
 // IsOperator reports whether [Operator] made this actor.

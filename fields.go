@@ -215,7 +215,7 @@ func (s session) validOrigins(r *Record) error {
 	for i, o := range r.Origins {
 		c := canonicalOrigin(o)
 		if c == "" {
-			return invalid("origin %s: want scheme and host, like https://shop.example, without path or wildcard", quote(o))
+			return invalid("origin %s: want what a browser sends: scheme and host, like https://shop.example, without path or wildcard, and other letters as xn--", quote(o))
 		}
 		r.Origins[i] = c
 	}

@@ -32,7 +32,7 @@ const (
 func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	var buf [8 * (1 + maxAbility)]byte
 	key := buf[:0]
-	shared := len(texts) <= maxShared && !c.catalog.hasForms() // a form of the program's own may answer differently tomorrow
+	shared := len(texts) <= maxShared && c.catalog.forms() == 0 // a form of the program's own may answer differently tomorrow
 	for _, text := range texts {
 		shared = shared && len(text) <= maxAbility
 		key = append(key, byte(len(text))) // so that no text passes for two

@@ -110,7 +110,7 @@ var elsewhere = []struct {
 		return err
 	}},
 	{"an operator of the actor's name", revealKey, func(_ context.Context, e *env, key, _ apikey.KeyID, g apikey.Grant) error {
-		_, err := e.manager.Reveal(operatorOf("acc_1", admin.ID), apikey.RevealRequest{Key: key, Grant: g})
+		_, err := e.manager.Reveal(apikey.WithActor(background, apikey.Operator(admin.ID)), apikey.RevealRequest{Key: key, Grant: g})
 		return err
 	}},
 	{"another account", func(_, _ apikey.KeyID) apikey.Guarded { return apikey.IssueRequest{Mode: apikey.Live} },

@@ -280,10 +280,10 @@ func TestTakingPowerAwayIsFree(t *testing.T) {
 	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: keys[1], Reason: apikey.ReasonCompromised}))
 	require.NoError(t, m.RevokeToken(background, token.Reveal(), ""))
 	require.ErrorIs(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: keys[2]}), apikey.ErrStepUpRequired, "for another reason")
-	done, err := m.RevokeAll(e.ctx, apikey.RevokeAllRequest{})
+	done, err := m.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true})
 	require.ErrorIs(t, err, apikey.ErrStepUpRequired, "nor many at once")
 	require.Zero(t, done.Revoked)
-	done, err = m.RevokeAll(e.ctx, apikey.RevokeAllRequest{Reason: apikey.ReasonCompromised})
+	done, err = m.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Reason: apikey.ReasonCompromised})
 	require.NoError(t, err)
 	require.Equal(t, 3, done.Revoked)
 }

@@ -125,7 +125,7 @@ func TestRevokeAllWantsAnAccount(t *testing.T) {
 	e := newEnv(t)
 	key := e.issue()
 	op := apikey.WithActor(background, apikey.Operator("ops"))
-	_, err := e.manager.RevokeAll(op, apikey.RevokeAllRequest{})
+	_, err := e.manager.RevokeAll(op, apikey.RevokeAllRequest{All: true})
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 	require.NoError(t, e.verify(key.Token))
 }

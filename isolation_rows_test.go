@@ -145,11 +145,11 @@ func managerCalls(m *apikey.Manager) calls {
 		}},
 		"RevokeAll": {
 			"account": func(ctx context.Context, of target) error {
-				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Account: of.account})
+				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Account: of.account, All: true})
 				return err
 			},
 			"cursor": func(ctx context.Context, of target) error {
-				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{Cursor: of.keys, Limit: 1})
+				_, err := m.RevokeAll(ctx, apikey.RevokeAllRequest{All: true, Cursor: of.keys, Limit: 1})
 				return err
 			},
 		},

@@ -29,8 +29,11 @@ type IssueRequest struct {
 	ExpiresAt time.Time // first instant at which it is refused; zero: never
 	// Networks lists the addresses that may use it; empty: any. Host bits are
 	// cleared, and 4-in-6 prefixes become IPv4.
-	Networks     []netip.Prefix
-	Origins      []string // web origins that may use it, "https://shop.example"; empty: any
+	Networks []netip.Prefix
+	// Origins are the web origins that may use it, "https://shop.example"; empty: any.
+	// They are kept in the form in which browsers send them; what none sends is
+	// ErrInvalid.
+	Origins      []string
 	Metadata     map[string]string
 	RotateMonths int // remind to rotate after so many months, up to 120; 0: never
 	// Disabled issues it suspended; the zero request is a working key.
@@ -208,7 +211,7 @@ func (s session) newCredential(ctx context.Context, r *Record, group string) (Cr
 		cred.Public = p.text
 		return cred, token, nil
 	}
-	encoded, err := s.hashers[0].Hash(withPath(ctx, hashLine(r)), bytesOf(p.proven()))
+	encoded, err := s.hash(withPath(ctx, hashLine(r)), p)
 	if err != nil {
 		return Credential{}, Token{}, err
 	}

@@ -318,6 +318,9 @@ func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 &&
 // are compared: before Policy is asked, so that no Policy can widen it, and with
 // one answer for a foreign key and one that does not exist.
 func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
+	if a.operator && a.Account != "" && !j.always() {
+		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
+	}
 	if j.wide {
 		switch {
 		case !a.operator && j.account != "" && j.account != a.Account:
@@ -340,6 +343,13 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 		return nil, ErrNotFound
 	}
 	return &r, nil
+}
+
+// always: is done for an operator who was given an Account too, which all else
+// refuses: somebody believes that it bounds him. It is about the actor alone, or it
+// ends a key or its token, which waits for nothing.
+func (j job) always() bool {
+	return j.own || !j.wide && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
 }
 
 // accountOf is the account that a request without a key is about.

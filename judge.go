@@ -90,7 +90,8 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 	if k.bound != 0 && !k.addrAllowed(r.Addr) {
 		return ErrAddr
 	}
-	if k.origins && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
+	// What a browser sends is in its one form already.
+	if k.origins && !slices.Contains(k.info.Origins.s, r.Origin) && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
 		return ErrOrigin
 	}
 	if missing := canAll(k.abilities.held, r.Require); missing != nil {

@@ -139,27 +139,6 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	return m, nil
 }
 
-// matches fails the start where a Verifier of this process could accept nothing
-// that this Manager issues, before anything is written.
-func (c *core) matches(local []*Verifier) error {
-	for i, v := range local {
-		name := c.hashers[0].Name()
-		switch {
-		case v.prefix != c.prefix:
-			return invalid("ManagerConfig.Local[%d] has prefix %q, the Manager has %q", i, v.prefix, c.prefix)
-		case c.ring.has() && v.ring.at(c.ring.first.slot) == nil:
-			return invalid("ManagerConfig.Local[%d] has not the pepper of slot %d, with which the Manager mints", i, c.ring.first.slot)
-		case c.ring.has() && !sameText(string(markOf(c.ring.first)), string(markOf(v.ring.at(c.ring.first.slot)))):
-			return fmt.Errorf("%w: ManagerConfig.Local[%d] has another pepper in slot %d than the Manager", ErrPepper, i, c.ring.first.slot)
-		case !c.ring.has() && v.ring.has() && !v.acceptUntagged:
-			return invalid("ManagerConfig.Local[%d] has a pepper, and the Manager mints without one: give it the same, or set AcceptUntagged while it is introduced", i)
-		case pickHasher(v.hashers, "$"+name+"$x") == nil:
-			return invalid("ManagerConfig.Local[%d] has no Hasher for %s, with which the Manager hashes", i, name)
-		}
-	}
-	return nil
-}
-
 // Close ends the Manager: later calls are ErrClosed. It waits, within ctx, for the
 // calls of RevokeToken that are under way, which go on when their callers hang up.
 func (m *Manager) Close(ctx context.Context) error {

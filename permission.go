@@ -209,9 +209,17 @@ func (c *Catalog) Parse(text string) (Ability, error) {
 	return nil, invalid("ability %s is unknown%s", quote(text), c.nearest(text))
 }
 
-// hasForms reports whether the program defined forms of ability of its own.
-func (c *Catalog) hasForms() bool {
-	return c != nil && slices.ContainsFunc(c.entries, func(e Entry) bool { return e.Parse != nil })
+// forms is how many forms of ability of its own the program defined.
+func (c *Catalog) forms() (n int) {
+	if c == nil {
+		return 0
+	}
+	for _, e := range c.entries {
+		if e.Parse != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // parseForm reads any well-formed ability, known to the catalog or not: a

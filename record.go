@@ -40,8 +40,8 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 		}
 		hashers = []Hasher{argon}
 	}
-	if slices.Contains(hashers, nil) {
-		return core{}, invalid("a Hasher in the list is nil")
+	if err := validHashers(hashers, r); err != nil {
+		return core{}, err
 	}
 	return core{
 		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,

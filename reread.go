@@ -79,7 +79,7 @@ func (v *Verifier) renewBehind(p parsed, cred Credential, line path) {
 		defer func() { <-v.renewing }()
 		up := Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
 		if v.hashers[0].Outdated(cred.Hash) {
-			encoded, err := v.hashers[0].Hash(withPath(ctx, line), bytesOf(p.proven()))
+			encoded, err := v.hash(withPath(ctx, line), p)
 			if err != nil {
 				return
 			}

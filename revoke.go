@@ -124,11 +124,15 @@ func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, b
 }
 
 // RevokeAllRequest selects the keys to end: an account that leaves, or what a
-// leaked pepper minted. The zero value of a filter selects all.
+// leaked pepper minted. It wants All, or at least one of Mode, Kind, NeverUsed,
+// UnusedSince and Pepper; of these the zero value selects all.
 type RevokeAllRequest struct {
 	// Account: empty is the actor's own. An Operator has to name it, but for a
 	// Pepper: then empty is every account.
-	Account     string
+	Account string
+	// All says that every key of the account is meant. A filter that was forgotten
+	// would mean the same, and nothing brings a revoked key back.
+	All         bool
 	Mode        Mode
 	Kind        Kind
 	NeverUsed   bool      // no token of it was ever used
@@ -140,6 +144,18 @@ type RevokeAllRequest struct {
 	// Cursor continues where an earlier call ended; empty: from the start.
 	Cursor Cursor
 	Limit  int // keys looked at in this call: 1 to 1000; 0: 100
+}
+
+// selects refuses a request that does not say which keys it means.
+func (r RevokeAllRequest) selects(session, Actor, *Record) error {
+	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !r.UnusedSince.IsZero() || r.Pepper != 0
+	switch {
+	case !filtered && !r.All:
+		return invalid("RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
+	case filtered && r.All:
+		return invalid("RevokeAll has All and a filter: leave out the one that is not meant")
+	}
+	return nil
 }
 
 // RevokedAll is what one call of RevokeAll did.
@@ -155,8 +171,8 @@ type RevokedAll struct {
 // that fails holds up no other (also one whose revocation StepUp guards: revoke
 // those singly, or as compromised): the errors come joined, naming the keys, and
 // Next is set all the same. Errors: ErrNoActor, ErrNotFound (another's account),
-// ErrForbidden, ErrInvalid (also a cursor of another list), ErrUnavailable,
-// ErrClosed; of single keys those of Revoke.
+// ErrForbidden, ErrInvalid (also without All and without a filter, with both, or with
+// a cursor of another list), ErrUnavailable, ErrClosed; of single keys those of Revoke.
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
 	reason, err := req.Reason.valid()
 	if err != nil {
@@ -166,7 +182,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	var chunk []KeyID
 	var failed []error
 	start := s.cfg.Now()
-	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, first: req.selects, work: func(a Actor, _ *Record) (effect, error) {
 		page, err := s.page(ctx, Filter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,

@@ -227,7 +227,7 @@ func TestRevokeAll(t *testing.T) {
 		for i := range 7 {
 			keys = append(keys, e.issue(func(r *apikey.IssueRequest) { r.Disabled = i == 3 }))
 		}
-		first, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Limit: 3, Reason: apikey.ReasonUnused})
+		first, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Limit: 3, Reason: apikey.ReasonUnused})
 		require.NoError(t, err)
 		require.Equal(t, 3, first.Revoked)
 		require.NotEmpty(t, first.Next)
@@ -235,7 +235,7 @@ func TestRevokeAll(t *testing.T) {
 		require.ErrorIs(t, e.verify(keys[6].Token), apikey.ErrRevoked)
 
 		// The process died here, and its successor has no cursor.
-		total, req := first.Revoked, apikey.RevokeAllRequest{Limit: 3, Reason: apikey.ReasonUnused}
+		total, req := first.Revoked, apikey.RevokeAllRequest{All: true, Limit: 3, Reason: apikey.ReasonUnused}
 		for range 10 {
 			done, err := e.manager.RevokeAll(e.ctx, req)
 			require.NoError(t, err)
@@ -303,15 +303,15 @@ func TestRevokeAllGoesOnAfterAFailure(t *testing.T) {
 			return next()
 		}
 	})
-	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Limit: 3})
+	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Limit: 3})
 	require.ErrorContains(t, err, stuck.Key.ID.String()+": apikey: invalid request: this row is odd")
 	require.NotEmpty(t, done.Next)
 	require.Equal(t, 2, done.Revoked, "the one before it and the one behind it")
-	done, err = e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Limit: 3, Cursor: done.Next})
+	done, err = e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Limit: 3, Cursor: done.Next})
 	require.NoError(t, err)
 	require.Equal(t, 1, done.Revoked)
 	p.hook(func(p *proxy) { p.apply = nil })
-	done, err = e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{})
+	done, err = e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true})
 	require.NoError(t, err)
 	require.Equal(t, 1, done.Revoked)
 }
@@ -324,7 +324,7 @@ func TestRevokeAllTellsOfWhatIsDeadAlready(t *testing.T) {
 	require.NoError(t, e.verify(k.Token))
 	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
-	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{Reason: apikey.ReasonCompromised})
+	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Reason: apikey.ReasonCompromised})
 	require.NoError(t, err)
 	require.Empty(t, done.Next, "all are done")
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)

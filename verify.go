@@ -40,11 +40,14 @@ type VerifierConfig struct {
 	// AnyMode takes both, for small programs.
 	Mode Mode
 	// Catalog is needed only for forms of ability that the program defined
-	// itself.
+	// itself: without it those read as what they are not, or as damage. NewManager
+	// refuses a Local Verifier that has fewer of them than the Manager.
 	Catalog *Catalog
 	// Hashers verify; the first is current, and what it calls outdated is hashed
 	// anew (see ReadOnly). Empty: one Argon2id. Name those that the Manager mints
-	// with, and share the values with it and other Verifiers of the process.
+	// with, and share the values with it and other Verifiers of the process. NewManager
+	// refuses a Local Verifier whose list cannot read what the Manager hashes, or would
+	// hash it anew without naming the Manager's Hasher.
 	Hashers []Hasher
 	// Peppers verify. With any, tokens and records that were made without one
 	// are refused: all keys of a program that had none, see AcceptUntagged.

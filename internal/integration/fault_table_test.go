@@ -150,7 +150,7 @@ func operations() []operation {
 			return s.m.Revoke(s.ctx, apikey.RevokeRequest{Key: key.Key.ID, Reason: apikey.ReasonCompromised})
 		}},
 		{name: "RevokeAll", steps: true, before: func(s shopkeeper, _ apikey.Issued) error { return issue(s, "") }, run: func(s shopkeeper, _ apikey.Issued) error {
-			_, err := s.m.RevokeAll(s.ctx, apikey.RevokeAllRequest{Reason: apikey.ReasonRequested})
+			_, err := s.m.RevokeAll(s.ctx, apikey.RevokeAllRequest{All: true, Reason: apikey.ReasonRequested})
 			return err
 		}},
 		{name: "RevokeToken", run: func(s shopkeeper, key apikey.Issued) error {
