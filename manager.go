@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/seldom"
 )
 
 // A Manager issues, changes and ends keys. It is the control plane: the key
@@ -78,7 +80,7 @@ type ManagerConfig struct {
 	// too, when a pepper is used on this database for the first time.
 	OnEvent func(Event)
 	Trace   *Trace           // nil: none
-	Logger  *slog.Logger     // nil: silent
+	Logger  *slog.Logger     // as VerifierConfig.Logger; nil: silent
 	Now     func() time.Time // nil: time.Now
 }
 
@@ -119,7 +121,7 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		c.Policy = RolePolicy{}
 	}
 	c.Trace = or(c.Trace, &Trace{})
-	c.Logger = or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Logger = seldom.Logger(or(c.Logger, slog.New(slog.DiscardHandler)))
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/seldom"
 )
 
 // A Verifier answers whether a presented token may do what a request wants. It
@@ -88,8 +90,10 @@ type VerifierConfig struct {
 	Standing Standing // nil: every account is in good standing
 	Notifier Notifier // nil: polling alone
 	Trace    *Trace
-	Logger   *slog.Logger     // nil: silent
-	Now      func() time.Time // nil: time.Now
+	// Logger gets ten lines a minute of one cause, and with the next one how many
+	// were left_out; nil: silent.
+	Logger *slog.Logger
+	Now    func() time.Time // nil: time.Now
 }
 
 func (c VerifierConfig) withDefaults() VerifierConfig {
@@ -102,7 +106,7 @@ func (c VerifierConfig) withDefaults() VerifierConfig {
 	c.MaxAge = or(c.MaxAge, 5*time.Minute)
 	c.LastUsedEvery = or(c.LastUsedEvery, time.Minute)
 	c.Trace = or(c.Trace, &Trace{})
-	c.Logger = or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Logger = seldom.Logger(or(c.Logger, slog.New(slog.DiscardHandler)))
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -189,7 +189,7 @@ func (g *Guard) answer(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (g *Guard) log(d Denial, err error) {
-	args := []any{"request_id", d.RequestID, "status", d.Status, "error", err}
+	args := []any{"request_id", d.RequestID, "status", d.Status, "code", d.Code, "error", err}
 	var corrupt *apikey.CorruptError
 	if errors.As(err, &corrupt) {
 		args = append(args, "key", corrupt.Key)

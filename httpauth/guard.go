@@ -57,6 +57,7 @@ import (
 	"strings"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/seldom"
 )
 
 // A Guard lets requests through that carry a key. It is immutable and safe for
@@ -113,7 +114,9 @@ type Config struct {
 	// taken from it; status and all other headers stay what they are. It sees the
 	// request without its credentials. Nil: application/problem+json.
 	Deny func(w http.ResponseWriter, r *http.Request, d Denial)
-	// Logger gets what ends in a 5xx, with the request ID. Nil: silent.
+	// Logger gets what ends in a 5xx, with the request ID: of each code, and of each
+	// damaged key, ten lines a minute. The next one has left_out, the number of lines
+	// that were not written, so that a flood of junk fills no disk. Nil: silent.
 	Logger *slog.Logger
 }
 
@@ -143,6 +146,7 @@ func New(v *apikey.Verifier, c Config) *Guard {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.Logger = seldom.Logger(c.Logger)
 	sources := sourcesOf(c.Extractors)
 	return &Guard{verifier: v, cfg: c, sources: sources, challenges: challengesOf(c.Extractors, c.Realm)}
 }

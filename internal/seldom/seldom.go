@@ -1,0 +1,99 @@
+// Package seldom keeps a log readable when one cause writes a line for every
+// request: of lines that say the same of the same thing a few a minute are written,
+// and the next one says how many were left out.
+package seldom
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+)
+
+const (
+	perMinute = 10   // lines of one cause
+	causes    = 1000 // that are told apart; those beyond share one
+)
+
+// about are the attributes that tell causes apart, besides the message: so that
+// one damaged key does not hide another.
+var about = map[string]bool{"key": true, "credential": true, "code": true, "action": true}
+
+// Logger returns l, writing seldom.
+func Logger(l *slog.Logger) *slog.Logger {
+	return slog.New(&handler{Handler: l.Handler(), lines: &lines{seen: map[string]*cause{}}})
+}
+
+type handler struct {
+	slog.Handler
+	lines *lines
+}
+
+type lines struct {
+	mu     sync.Mutex
+	minute int64
+	seen   map[string]*cause
+}
+
+type cause struct{ written, left int }
+
+// Handle writes a line, or leaves it out.
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
+	name := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if about[a.Key] {
+			name += "\x00" + a.Value.String()
+		}
+		return true
+	})
+	left, ok := h.lines.may(name, r.Time.Unix()/60)
+	if !ok {
+		return nil
+	}
+	if left > 0 {
+		r = r.Clone()
+		r.AddAttrs(slog.Int("left_out", left))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// may counts a line, and says how many were left out since one was written.
+func (l *lines) may(name string, minute int64) (left int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if minute != l.minute {
+		l.minute = minute
+		for name, c := range l.seen { // what was left out is told by the next line
+			if c.written = 0; c.left == 0 {
+				delete(l.seen, name)
+			}
+		}
+	}
+	c := l.seen[name]
+	if c == nil {
+		if len(l.seen) >= causes {
+			name = ""
+			c = l.seen[name]
+		}
+		if c == nil {
+			c = &cause{}
+			l.seen[name] = c
+		}
+	}
+	if c.written == perMinute {
+		c.left++
+		return 0, false
+	}
+	c.written++
+	left, c.left = c.left, 0
+	return left, true
+}
+
+// WithAttrs keeps the count.
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &handler{h.Handler.WithAttrs(attrs), h.lines}
+}
+
+// WithGroup is as WithAttrs.
+func (h *handler) WithGroup(name string) slog.Handler {
+	return &handler{h.Handler.WithGroup(name), h.lines}
+}
