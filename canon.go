@@ -44,15 +44,6 @@ func (c *canon) time(t time.Time) {
 	c.uint(uint64(t.UnixMicro()))
 }
 
-// micros is the one place where times are brought to the precision that every
-// engine keeps: UTC, whole microseconds, truncated.
-func micros(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return t.UTC().Truncate(time.Microsecond)
-}
-
 // uncanon reads what canon wrote. After the first value that is not there it
 // returns zero values and ok stays false.
 type uncanon struct {

@@ -135,8 +135,8 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 		uri = shown
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, req.Factor))
 		if err == nil {
-			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime))
 			it, err = s.sealEnrolled(ctx, a, req.Factor, it, plain)
+			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime)) // a KEK may have taken seconds
 		}
 		return effect{items: []Item{it}, note: s.note(a, ActionEnroll, a.Account, "factor:"+req.Factor)}, err
 	}

@@ -85,6 +85,7 @@ var (
 	// ErrOverlapRunning: an older token still works beside the current one. Rotate.
 	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
 	// ErrLimit: the request is beyond one of the [Limits]. Issue, Provision, Update, Resume.
+	// Or a [Factor] wants to keep more than 64 KiB.
 	ErrLimit = errors.New("apikey: limit reached")
 	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")

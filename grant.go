@@ -96,12 +96,13 @@ const itemGrant ItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
-// granted is the item of a new grant.
-func (s session) granted(g Grant, p put, now time.Time) Item {
+// granted is the item of a new grant. Its time begins now: a factor may have
+// compared for half a minute.
+func (s session) granted(g Grant, p put) Item {
 	var c canon
 	c.bytes(p.bound)
 	c.text(p.Factor)
-	return s.vouch(Item{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(now.Add(grantTime))}, c.b)
+	return s.vouch(Item{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.b)
 }
 
 func grantID(g Grant) string {

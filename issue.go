@@ -35,7 +35,7 @@ type IssueRequest struct {
 	// ErrInvalid.
 	Origins      []string
 	Metadata     map[string]string
-	RotateMonths int // remind to rotate after so many months, up to 120; 0: never
+	RotateMonths int // remind to rotate after so many months, up to 120; 0: never; see [Info.RotateDue]
 	// Disabled issues it suspended; the zero request is a working key.
 	Disabled bool
 	// Recoverable keeps a sealed copy of the token for Reveal; it needs a KEK.
@@ -106,13 +106,14 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 		return s.room(ctx, a, blank, now)
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
-		account, now := accountOf(a, req.Account), s.cfg.Now()
+		account := accountOf(a, req.Account)
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
-			blank, err := s.blank(account, req, now)
+			asked := s.cfg.Now()
+			blank, err := s.blank(account, req, asked)
 			if err != nil {
 				return effect{}, err
 			}
-			_, group, err := s.growth(ctx, a, account, 1, now)
+			_, group, err := s.growth(ctx, a, account, 1, asked)
 			if err != nil {
 				return effect{}, err
 			}
@@ -121,14 +122,17 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 			}
 			fresh = blank
 		}
+		now, r := s.cfg.Now(), fresh.clone()
+		if err := r.date(now); err != nil {
+			return effect{}, err
+		}
 		growth, _, err := s.growth(ctx, a, account, 1, now)
 		if err != nil {
 			return effect{}, err
 		}
-		r := fresh.clone()
 		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}, items: []Item{growth}}
 		if idem != nil {
-			idem.Data = append(idem.Data, r.ID[:]...)
+			idem.Data, idem.ExpiresAt = append(idem.Data, r.ID[:]...), micros(now.Add(idemTime))
 			e.items = append(e.items, *idem)
 		}
 		if r.live(now) {
@@ -153,7 +157,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 }
 
 // draw gives a blank record its first credential, of the account's group, and returns
-// the token.
+// the token. Hashing may wait for seconds, so the record is dated afterwards.
 func (s session) draw(ctx context.Context, r *Record, group string) (Token, error) {
 	cred, token, err := s.newCredential(ctx, r, group)
 	if err != nil {
@@ -163,18 +167,25 @@ func (s session) draw(ctx context.Context, r *Record, group string) (Token, erro
 	return token, nil
 }
 
+// date gives a record that was drawn the dates of now. The key's end may have come
+// while its token was hashed.
+func (r *Record) date(now time.Time) error {
+	r.CreatedAt = micros(now)
+	if r.RotateMonths > 0 {
+		r.RotateDue = monthsAfter(now, r.RotateMonths)
+	}
+	return validEnd(r.ExpiresAt, now)
+}
+
 // blank is the record that a request asks for, checked, without a credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*Record, error) {
 	r := &Record{
 		ID: NewKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
 		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
 		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
-		CreatedAt: micros(now), ExpiresAt: micros(req.ExpiresAt),
+		ExpiresAt: micros(req.ExpiresAt),
 	}
-	if r.RotateMonths > 0 {
-		r.RotateDue = r.CreatedAt.AddDate(0, r.RotateMonths, 0)
-	}
-	if err := cmp.Or(validOwner(r), s.valid(r, settable), validEnd(req.ExpiresAt, now)); err != nil {
+	if err := cmp.Or(validOwner(r), s.valid(r, settable), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
 		return nil, err
 	}
 	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden
@@ -192,7 +203,7 @@ func validEnd(t, now time.Time) error {
 	switch {
 	case t.IsZero():
 		return nil
-	case t.UTC().Year() > 9999:
+	case t.After(lastInstant):
 		return invalid("ExpiresAt is after the year 9999; leave it out for a key that never expires")
 	case !micros(t).After(now):
 		return invalid("ExpiresAt %s is not in the future (it is %s)", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
@@ -257,7 +268,7 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 		return nil, s.describeAll(r, now), ErrAlreadyIssued
 	}
 	it.Version++
-	it.ExpiresAt, it.Data = micros(now.Add(idemTime)), sum[:]
+	it.Data = sum[:]
 	return &it, Info{}, nil
 }
 

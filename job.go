@@ -360,6 +360,10 @@ func accountOf(a Actor, named string) string {
 	return a.Account
 }
 
+// maxItem is what every store takes of an item's data, in bytes. A name has its
+// limit; what a factor of the program's own keeps beside it has only this one.
+const maxItem = 64 << 10
+
 // apply writes an effect with its events in one Apply, and makes it known.
 func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	start := s.cfg.Now()
@@ -397,6 +401,11 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 		stored := s.record(ev, s.maker(), [32]byte{})
 		changes = append(changes, Change{ID: ev.ID, Event: &stored})
 		events = append(events, ev)
+	}
+	for _, it := range e.items {
+		if len(it.Data) > maxItem {
+			return fmt.Errorf("%w: an item of kind %s would have %d bytes, at most %d: what a factor keeps of a challenge or an actor has to be smaller", ErrLimit, it.Kind, len(it.Data), maxItem)
+		}
 	}
 	changes[0].Items = e.items
 	if err := s.store.Apply(ctx, changes...); err != nil {

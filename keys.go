@@ -206,8 +206,12 @@ type Info struct {
 	// VerifierConfig.LastUsedEvery and 3 s. From Verify it is as old as what it has
 	// in memory. Zero: never.
 	LastUsed     time.Time
-	RotateMonths int       // remind after so many months; 0: never
-	RotateDue    time.Time // zero: never
+	RotateMonths int // remind after so many months; 0: never
+	// RotateDue is RotateMonths after the key was issued or last rotated, after
+	// RotateMonths was changed, or after the time of a scheduled rotation, until that
+	// is called off. The 31st becomes the last day of a shorter month. From Verify it
+	// is up to ManagerConfig.Skew early. Zero: never.
+	RotateDue time.Time
 
 	// Credentials, newest first: at most three live and the eight last ended.
 	// From Verify it is empty.

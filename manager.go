@@ -25,7 +25,6 @@ type Manager struct {
 	core
 	cfg     ManagerConfig
 	limits  Limits
-	skew    time.Duration
 	vault   vault
 	cold    *reads // for RevokeToken
 	exits   flights[[32]byte, struct{}]
@@ -129,7 +128,8 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		return nil, err
 	}
 	c.warnUnguarded()
-	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), skew: or(c.Skew, 5*time.Second), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
+	core.skew = or(c.Skew, 5*time.Second)
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
 	m.exits.tasks = m.tasks
 	marks, err := core.checkMarks(ctx, c.Store)
 	if err != nil {
@@ -253,7 +253,7 @@ type ListRequest struct {
 	// NotExpiredAt selects keys that never expire, or after it. Together with
 	// State: Active and the present time: the keys that are usable now.
 	NotExpiredAt time.Time
-	DueBefore    time.Time // rotation is due at or before it
+	DueBefore    time.Time // Info.RotateDue is at or before it; a page may then hold fewer keys than Limit, with Next set
 	Pepper       uint8     // still depends on the pepper of this slot
 	Untagged     bool      // has a live token that no pepper has minted
 	Cursor       Cursor    // of the page before; empty: the newest
@@ -322,6 +322,9 @@ func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error
 		if err := s.believe(&page.Records[i]); errors.As(err, &corrupt) {
 			page.Damaged = append(page.Damaged, corrupt)
 			continue
+		}
+		if !f.DueBefore.IsZero() && page.Records[i].due(s.skew).After(f.DueBefore) {
+			continue // a scheduled rotation has put it off, which a store does not look at
 		}
 		believed = append(believed, page.Records[i])
 	}

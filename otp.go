@@ -92,7 +92,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 			return effect{}, err
 		}
 		b.closed(q.ID)
-		e := effect{items: []Item{q.item.gone(), s.granted(grant, q, now)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
+		e := effect{items: []Item{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
 		e.note.Key, e.note.Mode = q.Key, q.Mode
 		if next != nil {
 			if kept, err = s.sealEnrolled(ctx, a, q.Factor, kept, next); err != nil {

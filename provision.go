@@ -42,17 +42,16 @@ func (s session) provision(ctx context.Context, req ProvisionRequest) (done Prov
 	p := &provisioning{ProvisionRequest: req}
 	j := p.approval().asking(req.Grant)
 	j.work = func(a Actor, _ *Record) (e effect, err error) {
-		now := s.cfg.Now()
 		var group string
 		if n := len(p.modes()); n > 0 {
-			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, now)
+			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, s.cfg.Now())
 			if err != nil {
 				return effect{}, err
 			}
 			group, e.items = its, append(e.items, growth)
 		}
 		for i, out := range []*Issued{&done.Live, &done.Test} {
-			if *out, err = p.parts[i].make(ctx, s, &e, group, now); err != nil {
+			if *out, err = p.parts[i].make(ctx, s, &e, group); err != nil {
 				return effect{}, err
 			}
 		}
@@ -150,9 +149,9 @@ func (p *provisioning) modes() (modes []Mode) {
 }
 
 // make adds the key of one mode, of the account's group, to an effect, unless it is there already.
-func (p *part) make(ctx context.Context, s session, e *effect, group string, now time.Time) (Issued, error) {
+func (p *part) make(ctx context.Context, s session, e *effect, group string) (Issued, error) {
 	if p.has != nil {
-		issued := Issued{Key: s.describeAll(p.has, now)}
+		issued := Issued{Key: s.describeAll(p.has, s.cfg.Now())}
 		if cred := p.has.credential(issued.Key.Credential); cred != nil && cred.Public != "" {
 			issued.Token = newToken(cred.Public)
 		}
@@ -163,6 +162,10 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string, now
 	}
 	token, err := s.draw(ctx, p.blank, group)
 	if err != nil {
+		return Issued{}, err
+	}
+	now := s.cfg.Now()
+	if err := p.blank.date(now); err != nil {
 		return Issued{}, err
 	}
 	quota, err := s.quota(ctx, p.blank.Account, p.blank.Mode, now)

@@ -22,6 +22,7 @@ type core struct {
 	ring           ring
 	acceptUntagged bool
 	forms          *forms
+	skew           time.Duration // a Manager's; a Verifier has none
 }
 
 // newCore is the part of a configuration that both constructors check.
@@ -335,7 +336,9 @@ func (r *Record) live(now time.Time) bool {
 // out: such a record is never believed, only shown.
 func (c *core) describe(r *Record, presented CredentialID) Info {
 	list, _ := c.abilities(r.Abilities)
-	return describe(r, presented, list.held)
+	info := describe(r, presented, list.held)
+	info.RotateDue = shownTime(r.due(c.skew))
+	return info
 }
 
 func describe(r *Record, presented CredentialID, abilities []Ability) Info {
@@ -343,13 +346,13 @@ func describe(r *Record, presented CredentialID, abilities []Ability) Info {
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
 		State: r.State(), Recoverable: r.Recovery == Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
 		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
-		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt, RevokeReason: r.RevokeReason,
-		RotateMonths: r.RotateMonths, RotateDue: r.RotateDue,
+		CreatedAt: shownTime(r.CreatedAt), ExpiresAt: shownTime(r.ExpiresAt), RevokedAt: shownTime(r.RevokedAt),
+		RevokeReason: r.RevokeReason, RotateMonths: r.RotateMonths, RotateDue: shownTime(r.due(0)),
 	}
 	info.Abilities.s = abilities
 	for _, cred := range r.Credentials {
 		if cred.LastUsed.After(info.LastUsed) {
-			info.LastUsed = cred.LastUsed
+			info.LastUsed = shownTime(cred.LastUsed)
 		}
 	}
 	return info
@@ -361,8 +364,8 @@ func (c *core) describeAll(r *Record, now time.Time) Info {
 	info := c.describe(r, r.current(now))
 	for _, cred := range r.Credentials {
 		ci := CredentialInfo{
-			ID: cred.ID, Hint: cred.Hint, NotBefore: cred.NotBefore, NotAfter: cred.NotAfter,
-			LastUsed: cred.LastUsed, Ended: cred.Ended, Pepper: cred.Pepper,
+			ID: cred.ID, Hint: cred.Hint, NotBefore: shownTime(cred.NotBefore), NotAfter: shownTime(cred.NotAfter),
+			LastUsed: shownTime(cred.LastUsed), Ended: cred.Ended, Pepper: cred.Pepper,
 		}
 		if cred.Public != "" {
 			ci.Public = newToken(cred.Public)

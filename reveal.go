@@ -79,6 +79,9 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 		if err != nil {
 			return effect{}, err
 		}
+		if now = s.cfg.Now(); !cred.live(now) { // it ended while the KEK was asked
+			return effect{}, ErrNotFound
+		}
 		shown = Revealed{newToken(text), s.describeAll(&r, now), hideAfter}
 		shown.Key.Version++
 		return effect{made: []made{{record: &r, credential: id}}}, nil

@@ -122,7 +122,7 @@ func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account str
 			return effect{}, ErrNotFound
 		}
 		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
-			m, ended := r.retire(p.id, now)
+			m, ended := r.retire(p.id, now, s.skew)
 			m.reason = reason
 			return m, ended
 		}), nil

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,8 +25,11 @@ type RotateRequest struct {
 	IfVersion uint64
 	At        time.Time // in the future, before the key's expiry; zero: now
 	// Overlap is how long the old token works beside the new one, up to
-	// Limits.Overlap and never past the key's expiry. It never prolongs a token
-	// that was already to end sooner.
+	// Limits.Overlap and never past the key's expiry or the year 9999. It counts
+	// from At, and from now without At: from when the new token has been hashed and
+	// the rotation is about to be written, however long the hash had to wait. In a
+	// [Tx] that is before the caller commits. It never prolongs a token that was
+	// already to end sooner.
 	Overlap time.Duration
 	// Replace ends what stands in the way of At and of Overlap: a rotation that is
 	// pending, and an older token that still overlaps. Now without overlap ends
@@ -79,32 +83,34 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 	var token Token
 	j := req.guarded().asking(req.Grant)
 	j.work = func(_ Actor, stored *Record) (effect, error) {
-		now := s.cfg.Now()
-		r := stored.clone()
-		if err := s.makeRoom(&r, req, now); err != nil {
-			return effect{}, err
-		}
 		if cred == nil { // once: a retry after a conflict keeps token and hash
 			var group string
-			if len(r.Credentials) > 0 {
-				group = groupOf(r.Credentials[0].ID)
+			if len(stored.Credentials) > 0 {
+				group = groupOf(stored.Credentials[0].ID)
 			}
-			c, t, err := s.newCredential(ctx, &r, group)
+			c, t, err := s.newCredential(ctx, stored, group)
 			if err != nil {
 				return effect{}, err
 			}
 			cred, token = &c, t
 		}
+		// Not before: hashing may have waited for seconds. An overlap that was counted
+		// from then would be over before anybody has the new token.
+		now := s.cfg.Now()
+		r := stored.clone()
+		if err := s.makeRoom(&r, req, now); err != nil {
+			return effect{}, err
+		}
 		c := *cred
-		from := now
-		if !req.At.IsZero() {
-			from, c.NotBefore = req.At, micros(req.At.Add(-s.skew))
+		switch {
+		case !req.At.IsZero():
+			c.NotBefore = micros(req.At.Add(-s.skew))
+			r.RotateDue = r.due(s.skew) // what Credential.NotBefore says is added when it is read
+		case r.RotateMonths > 0:
+			r.RotateDue = monthsAfter(now, r.RotateMonths)
 		}
 		r.Credentials = slices.Insert(r.Credentials, 0, c)
 		r.trim(now)
-		if r.RotateMonths > 0 {
-			r.RotateDue = micros(from).AddDate(0, r.RotateMonths, 0)
-		}
 		issued = Issued{token, s.describeAll(&r, now)}
 		issued.Key.Version++
 		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}}, nil
@@ -121,8 +127,6 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	switch {
 	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
 		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
-	case req.At.UTC().Year() > 9999:
-		return invalid("At is after the year 9999")
 	case r.State() == Revoked:
 		return ErrRevoked
 	case r.State() == Suspended:
@@ -145,6 +149,9 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	until := from.Add(req.Overlap)
 	if !req.At.IsZero() {
 		until = from.Add(max(req.Overlap, s.skew))
+	}
+	if err := cmp.Or(notTooFar("At", from), notTooFar("the end of the older token (At + Overlap, or At + Skew if that is later)", until)); err != nil {
+		return err
 	}
 	if !r.ExpiresAt.IsZero() && (!from.Before(r.ExpiresAt) || req.Overlap > 0 && until.After(r.ExpiresAt)) {
 		return invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
@@ -210,14 +217,39 @@ func (c *Credential) live(now time.Time) bool {
 // end is for ever, and needs no clock. The sealed copy goes with it.
 func (c *Credential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
 
+// pending is the credential whose time T has not come, nil if there is none. Its
+// window opens Skew before T, and until T itself it can be called off.
+func (r *Record) pending(now time.Time, skew time.Duration) *Credential {
+	return r.places(now.Add(-skew)).pending
+}
+
 // withdraw ends a credential whose time has not come, and gives the current one
 // its time back: a key must not die because the token that was to follow it was
-// called off.
+// called off. Only that one was bounded for its sake, beyond the begin of c. A
+// token that was to end before c begins is not in its way, was bounded by an
+// earlier rotation, and still ends then, also if it is the current one by now.
 func (r *Record) withdraw(c *Credential, now time.Time) {
 	c.end()
-	if p := r.places(now); p.current != nil {
+	if p := r.places(now); p.current != nil && p.current.NotAfter.After(c.NotBefore) {
 		p.current.NotAfter = time.Time{}
 	}
+}
+
+// due is when the key is to be rotated; zero: never. A scheduled rotation puts
+// that off, and moves nothing in the record: RotateDue stays that of the tokens
+// before, and the months count from the time of each token that has one and has
+// not ended. So one that is called off leaves no trace.
+func (r *Record) due(skew time.Duration) time.Time {
+	due := r.RotateDue
+	for _, c := range r.Credentials {
+		if r.RotateMonths == 0 || c.Ended || c.NotBefore.IsZero() {
+			continue
+		}
+		if t := monthsAfter(c.NotBefore.Add(skew), r.RotateMonths); t.After(due) {
+			due = t
+		}
+	}
+	return due
 }
 
 // keptEnded is how many credentials that are over a record still lists.
@@ -238,10 +270,11 @@ func (r *Record) trim(now time.Time) {
 // CancelRotationRequest names the key whose pending rotation is called off.
 type CancelRotationRequest struct{ Key KeyID }
 
-// CancelRotation ends the pending token before its time T, and the current one
-// goes on. It needs a role and nothing else. Errors: ErrNoActor, ErrNotFound,
-// ErrForbidden, ErrRevoked, ErrInvalid (nothing is pending, or T has passed),
-// ErrConflict, ErrCorrupt, ErrUnavailable.
+// CancelRotation ends the pending token before its time T, the current one goes
+// on, and the key is due to be rotated when it was before. It needs a role and
+// nothing else. Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrRevoked,
+// ErrInvalid (nothing is pending, or T has passed), ErrConflict, ErrCorrupt,
+// ErrUnavailable.
 func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest) error {
 	s := m.own()
 	return s.do(ctx, job{
@@ -264,14 +297,12 @@ func (s session) callOff(stored *Record, now time.Time) (made, error) {
 	if r.State() == Revoked {
 		return made{record: &r}, ErrRevoked
 	}
-	// Until T itself: the window opens Skew before it.
-	p := r.places(now.Add(-s.skew))
-	if p.pending == nil {
+	c := r.pending(now, s.skew)
+	if c == nil {
 		return made{record: &r}, invalid("no rotation is pending; a switch that has happened is undone by rotating again")
 	}
-	id := p.pending.ID
-	r.withdraw(p.pending, now)
-	return made{record: &r, credential: id, changed: []string{"credentials"}}, nil
+	r.withdraw(c, now)
+	return made{record: &r, credential: c.ID, changed: []string{"credentials"}}, nil
 }
 
 // RetireRequest names the credential to end.
@@ -288,13 +319,13 @@ type RetireRequest struct {
 // not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	s := m.own()
-	edit := func(r *Record, now time.Time) (made, bool) { return r.retire(req.Credential, now) }
+	edit := func(r *Record, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }
 	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, plan: lessens(edit), work: func(_ Actor, stored *Record) (effect, error) {
 		if stored.credential(req.Credential) == nil {
 			return effect{}, ErrNotFound
 		}
 		e := s.lessened(stored, edit)
-		if p := stored.places(s.cfg.Now()); p.pending != nil && p.pending.ID == req.Credential {
+		if c := stored.pending(s.cfg.Now(), s.skew); c != nil && c.ID == req.Credential {
 			e.also = ActionCancelRotation // who may not call a rotation off must not do it through Retire
 		}
 		return e, nil
@@ -302,12 +333,12 @@ func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 }
 
 // retire is how a single credential ends, whoever wants it.
-func (r *Record) retire(id CredentialID, now time.Time) (made, bool) {
+func (r *Record) retire(id CredentialID, now time.Time, skew time.Duration) (made, bool) {
 	c := r.credential(id)
 	if c == nil || c.Ended {
 		return made{}, false
 	}
-	if p := r.places(now); p.pending == c {
+	if r.pending(now, skew) == c {
 		r.withdraw(c, now)
 	} else {
 		c.end()

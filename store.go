@@ -183,6 +183,9 @@ type Record struct {
 	RotateMonths int
 	Recovery     Recovery
 
+	// RotateDue is what Filter.DueBefore compares. A scheduled rotation does not
+	// move it: what puts the date off is its credential's NotBefore, which
+	// [Info.RotateDue] counts and a store does not.
 	CreatedAt, ExpiresAt, RevokedAt, RotateDue time.Time
 
 	Credentials []Credential // newest first

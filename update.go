@@ -148,7 +148,7 @@ func (req UpdateRequest) edit(r *Record, now time.Time) error {
 	if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {
 		r.RotateMonths, r.RotateDue = req.RotateMonths.value, time.Time{}
 		if r.RotateMonths > 0 {
-			r.RotateDue = micros(now).AddDate(0, r.RotateMonths, 0)
+			r.RotateDue = monthsAfter(now, r.RotateMonths)
 		}
 	}
 	return nil
