@@ -37,13 +37,23 @@ func (f *Field[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON writes the value, or null when there is none. A field that keeps
-// is left out with the omitzero option.
+// MarshalJSON writes the value, or null for [Clear]. What null would not say is
+// an error, because it would come back as Clear and take a restriction or an
+// expiry away: a field that keeps what is there (give the struct's field the
+// omitzero option, which leaves it out), and a value that is itself null, such as
+// a nil slice.
 func (f Field[T]) MarshalJSON() ([]byte, error) {
-	if f.state != 2 {
+	switch f.state {
+	case 0:
+		return nil, invalid("a Field that keeps what is there has no JSON: give the struct's field the option omitzero")
+	case 1:
 		return []byte("null"), nil
 	}
-	return json.Marshal(f.value)
+	b, err := json.Marshal(f.value)
+	if err == nil && string(b) == "null" {
+		return nil, invalid("a Field that is set to null would be read as cleared: use Clear, or an empty value that is not nil")
+	}
+	return b, err
 }
 
 // IsZero reports whether the field keeps what is there.
@@ -64,15 +74,18 @@ type UpdateRequest struct {
 	// version; 0: whatever it is at.
 	IfVersion uint64
 
-	Name         Field[string]            `json:",omitzero"`
-	Abilities    Field[[]string]          `json:",omitzero"`
-	ExpiresAt    Field[time.Time]         `json:",omitzero"` // in the future; cleared: never
-	Networks     Field[[]netip.Prefix]    `json:",omitzero"`
-	Origins      Field[[]string]          `json:",omitzero"`
+	Name      Field[string]    `json:",omitzero"`
+	Abilities Field[[]string]  `json:",omitzero"`
+	ExpiresAt Field[time.Time] `json:",omitzero"` // in the future; cleared: never. The zero time is refused
+	// Cleared: any address, any origin. An empty list is refused where it would
+	// lift the restriction: it may as well mean that nothing is allowed.
+	Networks Field[[]netip.Prefix] `json:",omitzero"`
+	Origins  Field[[]string]       `json:",omitzero"`
+
 	Metadata     Field[map[string]string] `json:",omitzero"`
 	RotateMonths Field[int]               `json:",omitzero"` // counts from now; cleared: never
-	// Disabled: true suspends, false resumes. Unlike Suspend it can be guarded, and
-	// conflicts.
+	// Disabled: true suspends, false resumes, and so does cleared. Unlike Suspend it
+	// can be guarded, and conflicts.
 	Disabled Field[bool] `json:",omitzero"`
 
 	// Grant, when StepUp guards ActionUpdate, or what this update turns out to be:
@@ -110,6 +123,21 @@ func (r UpdateRequest) guarded() approval {
 	}
 }
 
+// plain refuses a value that says less than what would come of it: one that is
+// empty because somebody forgot to fill it in must not take away the end of a key,
+// or what restricts it. Clear says that.
+func (r UpdateRequest) plain(stored *Record) error {
+	switch {
+	case r.ExpiresAt.state == 2 && micros(r.ExpiresAt.value).IsZero():
+		return invalid("ExpiresAt is the zero time: clear it (null in JSON) for a key that never expires")
+	case r.Networks.state == 2 && len(r.Networks.value) == 0 && len(stored.Networks) > 0:
+		return invalid("Networks is an empty list: clear it (null in JSON) to let any address use the key, or suspend the key")
+	case r.Origins.state == 2 && len(r.Origins.value) == 0 && len(stored.Origins) > 0:
+		return invalid("Origins is an empty list: clear it (null in JSON) to let any origin use the key, or suspend the key")
+	}
+	return nil
+}
+
 // field writes the three states of a field.
 func field[T any](c *canon, f Field[T], value func(T)) {
 	c.uint(uint64(f.state))
@@ -133,6 +161,9 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 
 // edit is what the request does to a record.
 func (req UpdateRequest) edit(r *Record, now time.Time) error {
+	if err := req.plain(r); err != nil {
+		return err
+	}
 	req.Name.onto(&r.Name)
 	req.Abilities.onto(&r.Abilities)
 	req.Networks.onto(&r.Networks)
