@@ -369,7 +369,7 @@ var mutants = []mutant{
 		new:   "copy(id[len(id)-groupLen:], group[:0])",
 		tests: "TestFound07ColdKeysAreReadInTurns"},
 	{name: "rotation leaves the group", file: "rotation.go",
-		old:   "group = groupOf(r.Credentials[0].ID)",
+		old:   "group = groupOf(stored.Credentials[0].ID)",
 		new:   "group = newGroup()",
 		tests: "TestFound07ColdKeysAreReadInTurns"},
 	{name: "networks take no turns", file: "reads.go",
