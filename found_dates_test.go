@@ -265,19 +265,50 @@ func TestFound16NoComputedTimeIsBeyondTheYear9999(t *testing.T) {
 	}
 }
 
+// farStore answers with records that an earlier version has stored.
+type farStore struct {
+	apikey.Store
+	edit func(*apikey.Record)
+}
+
+func (s *farStore) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+	r, err := s.Store.Get(ctx, id)
+	if err == nil {
+		s.edit(&r)
+	}
+	return r, err
+}
+
+func (s *farStore) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+	page, err := s.Store.List(ctx, f)
+	for i := range page.Records {
+		if s.edit != nil {
+			s.edit(&page.Records[i])
+		}
+	}
+	return page, err
+}
+
 // One key with a time that JSON cannot write, from an earlier version or put
 // there by hand, keeps no list from being shown, and can be ended.
 func TestFound16AStoredTimeBeyondTheYear9999IsShown(t *testing.T) {
 	far, early := time.Date(10000, 1, 1, 0, 0, 3, 0, time.UTC), time.Date(-4, 1, 1, 0, 0, 0, 0, time.UTC)
-	e := newEnv(t, noPepper)
-	key, next := e.issue(), apikey.NewCredentialID()
-	e.rewrite(key.Key.ID, func(r *apikey.Record) {
+	var store *farStore
+	e := newEnv(t, noPepper, func(e *env) {
+		store = &farStore{Store: e.store}
+		e.store = store
+	})
+	key := e.issue()
+	store.edit = func(r *apikey.Record) {
+		if r.ID != key.Key.ID || r.Version > 1 {
+			return
+		}
 		r.ExpiresAt, r.RotateMonths, r.RotateDue = far, 1, far
 		r.Credentials[0].NotAfter, r.Credentials[0].LastUsed = far, far
 		r.Credentials = append([]apikey.Credential{
-			{ID: next, NotBefore: far, NotAfter: far, Hash: "x"}, {ID: apikey.NewCredentialID(), NotAfter: early, Hash: "x"},
+			{ID: apikey.NewCredentialID(), NotBefore: far, NotAfter: far, Hash: "x"}, {ID: apikey.NewCredentialID(), NotAfter: early, Hash: "x"},
 		}, r.Credentials...)
-	})
+	}
 	e.issue()
 	list := e.list(apikey.ListRequest{})
 	require.Len(t, list, 2)

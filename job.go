@@ -372,6 +372,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	var events []Event
 	for _, m := range e.made {
 		r := m.record
+		r.boundTimes()
 		ev := Event{
 			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: Done, Account: r.Account, Mode: r.Mode,
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,

@@ -52,3 +52,17 @@ func monthsAfter(t time.Time, months int) time.Time {
 	last := first.AddDate(0, 1, -1).Day()
 	return shownTime(first.AddDate(0, 0, min(day, last)-1))
 }
+
+// boundTimes brings the times of a record that is about to be written into the years
+// that stores take. Otherwise a key that holds another since an earlier version could
+// not even be revoked.
+func (r *Record) boundTimes() {
+	times := []*time.Time{&r.CreatedAt, &r.ExpiresAt, &r.RevokedAt, &r.RotateDue}
+	for i := range r.Credentials {
+		c := &r.Credentials[i]
+		times = append(times, &c.NotBefore, &c.NotAfter, &c.LastUsed)
+	}
+	for _, t := range times {
+		*t = shownTime(*t)
+	}
+}
