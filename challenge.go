@@ -118,6 +118,13 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 	if err != nil {
 		return question{}, effect{}, err
 	}
+	if p.Changes = ask.says; ask.job.plan != nil {
+		plan, err := ask.job.plan(ctx, s, a, r, now)
+		if err != nil {
+			return question{}, effect{}, err
+		}
+		p.Changes = append(s.changesOf(plan), p.Changes...)
+	}
 	waiting, err := s.waiting(ctx, b, p, now)
 	if err != nil || waiting.ID != "" && !anew {
 		return question{put: waiting}, effect{}, err
@@ -177,6 +184,7 @@ func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time
 		case err != nil:
 			return put{}, err
 		case p.Factor == like.Factor && string(p.bound) == string(like.bound) && (p.sent || s.isSending(p.ID)):
+			p.Changes = like.Changes // of the same request
 			return p, nil
 		}
 	}

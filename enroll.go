@@ -15,8 +15,10 @@ import (
 // keeps of an actor is sealed by a [KEK].
 type Enroller interface {
 	Factor
-	// Enroll makes what is kept of the actor, and the text that he is shown once.
-	Enroll(ctx context.Context, actorID string) (enrolled []byte, uri string, err error)
+	// Enroll makes what is kept of the actor, and the text that they are shown once.
+	// One person may be an actor of several accounts: where the text has a name that
+	// an app files it under, the account belongs into it.
+	Enroll(ctx context.Context, a Actor) (enrolled []byte, uri string, err error)
 }
 
 // Enrollment is what an actor is shown once, to set his authenticator up. It
@@ -84,7 +86,8 @@ func ownFactor(action Action, factor string) approval {
 			_, err := s.enroller(factor)
 			return err
 		}},
-		sum: sumOf(action, func(c *canon) { c.text(factor) }),
+		sum:  sumOf(action, func(c *canon) { c.text(factor) }),
+		says: []string{"your factor " + factor},
 	}
 }
 
@@ -105,6 +108,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 			c.text(factor)
 			c.text(actor)
 		}),
+		says: []string{"for " + quoteForMail(actor), "factor: " + or(factor, "all")},
 	}
 }
 
@@ -128,7 +132,7 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 	j := req.guarded().asking(req.Grant)
 	j.pass = func(ctx context.Context, a Actor) (Item, error) { return s.allowed(ctx, a, req.Factor) }
 	j.work = func(a Actor, _ *Record) (effect, error) {
-		plain, shown, err := f.Enroll(ctx, a.ID)
+		plain, shown, err := f.Enroll(ctx, a)
 		if err != nil {
 			return effect{}, unavailable(err)
 		}

@@ -26,7 +26,7 @@ func TestEnroll(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "otpauth", u.Scheme)
 		require.Equal(t, "totp", u.Host)
-		require.Equal(t, "/Acme:usr_1", u.Path)
+		require.Equal(t, "/Acme:usr_1 (acc_1)", u.Path)
 		require.Equal(t, "Acme", u.Query().Get("issuer"))
 		require.Len(t, u.Query().Get("secret"), 32, "160 bits")
 		f.scan(admin.ID, enrollment)

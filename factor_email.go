@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"strings"
 	"time"
 )
 
@@ -81,17 +82,26 @@ func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]
 		return nil, nil, err
 	}
 	code := fmt.Sprintf("%06d", n)
+	text := fmt.Sprintf("Your code is %s. It approves the following, and nothing else, until %s:\n\n%s\nIf you did not ask for it, somebody is signed in as you: end your sessions.\n",
+		code, c.ExpiresAt.Format(time.RFC1123), c.describe())
+	m := Message{"Your confirmation code", &secretText{func() string { return text }}}
+	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
+}
+
+// describe says what the answer approves, one thing a line.
+func (c Challenge) describe() string {
 	what := string(c.Action)
 	if c.Name != "" {
-		what += fmt.Sprintf(" of %q", c.Name)
+		what += " of " + quoteForMail(c.Name)
 	}
 	if !c.Key.IsZero() {
 		what += fmt.Sprintf(" (key %s, %s)", c.Key, c.Mode)
 	}
-	text := fmt.Sprintf("Your code is %s. It approves %s, and nothing else, until %s.\n\nIf you did not ask for it, somebody is signed in as you: end your sessions.\n",
-		code, what, c.ExpiresAt.Format(time.RFC1123))
-	m := Message{"Your confirmation code", &secretText{func() string { return text }}}
-	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
+	var b strings.Builder
+	for _, line := range append([]string{what}, c.Changes...) {
+		b.WriteString("    " + line + "\n")
+	}
+	return b.String()
 }
 
 // Address is that of the Sender, and "" if the Sender is no [Addresser].

@@ -27,8 +27,8 @@ type TOTP struct {
 // beside the code, 1 to 100 bytes without a colon; now may be nil for time.Now.
 // Errors: ErrInvalid.
 func NewTOTP(issuer string, now func() time.Time) (*TOTP, error) {
-	if issuer == "" || len(issuer) > 100 || !storable(issuer) || strings.Contains(issuer, ":") {
-		return nil, invalid("TOTP issuer %s: want 1 to 100 bytes without a colon, such as your product's name", quote(issuer))
+	if issuer == "" || len(issuer) > 100 || !storable(issuer) || strings.Contains(issuer, ":") || showable(issuer) != nil {
+		return nil, invalid("TOTP issuer %s: want 1 to 100 bytes of visible text without a colon, such as your product's name", quote(issuer))
 	}
 	if now == nil {
 		now = time.Now
@@ -63,17 +63,28 @@ func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte
 	return totpState([]byte(seed), step), true, nil
 }
 
-// Enroll draws a seed of 160 bits (RFC 4226, section 4).
-func (f *TOTP) Enroll(_ context.Context, actorID string) ([]byte, string, error) {
+// Enroll draws a seed of 160 bits (RFC 4226, section 4), and writes it as the URI that
+// apps read: otpauth://totp/ISSUER:NAME?secret=…&issuer=ISSUER (the Key URI Format of
+// Google Authenticator's documentation).
+//
+// NAME is the actor's ID with the account in brackets. An app replaces an entry of the
+// same issuer and name, and the person who works for two shops would lose the first.
+func (f *TOTP) Enroll(_ context.Context, a Actor) ([]byte, string, error) {
 	seed := make([]byte, 20)
 	rand.Read(seed)
-	q := url.Values{
-		"secret": {base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(seed)},
-		"issuer": {f.issuer},
+	name := a.ID
+	if a.Account != "" {
+		name += " (" + a.Account + ")"
 	}
-	label := url.PathEscape(f.issuer) + ":" + url.PathEscape(actorID)
-	return totpState(seed, 0), "otpauth://totp/" + label + "?" + q.Encode(), nil
+	// The label has one colon, also for apps that decode it before they cut it there.
+	label := percent(f.issuer) + ":" + percent(strings.ReplaceAll(name, ":", "-"))
+	secret := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(seed)
+	return totpState(seed, 0), "otpauth://totp/" + label + "?secret=" + secret + "&issuer=" + percent(f.issuer), nil
 }
+
+// percent escapes everything but RFC 3986's unreserved characters, so that the text is
+// the same in a path and in a query. Apps decode no '+': they would show it.
+func percent(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
 func totpState(seed []byte, step uint64) []byte {
 	var c canon

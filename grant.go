@@ -72,6 +72,7 @@ type approval struct {
 	sum    [32]byte // of the very request, without the grant
 	others []Action // what the same request may turn out to be, besides
 	free   bool     // is never guarded, whatever StepUp says of the action
+	says   []string // Challenge.Changes, besides what the plan shows
 }
 
 // asking makes a job one that has to be approved when StepUp says so.

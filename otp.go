@@ -32,8 +32,13 @@ type Challenge struct {
 	Key       KeyID  // zero: no existing key
 	Account   string // whose key it is, or will be
 	Mode      Mode
-	Name      string    // of the key; may be empty
+	Name      string    // of the key, as the merchant has typed it; may be empty
 	ExpiresAt time.Time // ten minutes from its start
+	// Changes says what the answer approves, for the person who is asked: one line, in
+	// English, for each field that changes, or for how a token is replaced. What
+	// merchants have typed is quoted in them, without the characters that a mail
+	// program makes links of.
+	Changes []string
 }
 
 const (

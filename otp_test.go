@@ -91,17 +91,17 @@ func recoverable(r *apikey.IssueRequest) { r.Recoverable = true }
 func TestMail(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("email")))
-	key := e.issue(func(r *apikey.IssueRequest) { r.Name = "Shop\nYour code is 000000" })
+	key := e.issue(func(r *apikey.IssueRequest) { r.Name = "Shop, https://evil.example/?a=1" })
 	_, err := e.manager.Challenge(e.ctx, "email", apikey.RotateRequest{Key: key.Key.ID})
 	require.NoError(t, err)
 	require.Len(t, f.mails, 1)
 	m := f.mails[0]
 	require.Equal(t, admin.ID, m.to, "the address is the program's to find, from the actor's ID")
-	for _, want := range []string{"key.rotate", key.Key.ID.String(), "live", `"Shop\nYour code is 000000"`, "12:10"} {
+	for _, want := range []string{"key.rotate", key.Key.ID.String(), "live", `"Shop, https___evil_example__a_1"`, "12:10", "a new token that works from now"} {
 		require.Contains(t, m.Text(), want)
 	}
 	require.NotContains(t, m.Subject, f.code())
-	require.Equal(t, 2, strings.Count(m.Text(), "ode is"), "the name is quoted, on one line")
+	require.Equal(t, 1, strings.Count(m.Text(), "evil"), "the name is quoted once, on one line, and no link")
 }
 
 // When the mail server is down nothing was sent, and nothing counts as sent.

@@ -48,6 +48,7 @@ func (r RevokeRequest) guarded() approval {
 			c.bytes(r.Key[:])
 			c.text(string(or(r.Reason, ReasonRequested)))
 		}),
+		says: []string{"the key ends for ever; reason: " + quoteForMail(string(or(r.Reason, ReasonRequested)))},
 	}
 }
 

@@ -58,7 +58,27 @@ func (r RotateRequest) guarded() approval {
 			c.uint(uint64(r.Overlap))
 			c.bool(r.Replace)
 		}),
+		says: r.says(),
 	}
+}
+
+// says tells a person what a rotation does to the tokens of the key.
+func (r RotateRequest) says() []string {
+	from := "now"
+	if !r.At.IsZero() {
+		from = moment(r.At)
+	}
+	lines := []string{"a new token that works from " + from}
+	switch {
+	case r.Overlap > 0:
+		lines = append(lines, fmt.Sprintf("the present token works %v longer", r.Overlap))
+	default:
+		lines = append(lines, "the present token works until then")
+	}
+	if r.Replace {
+		lines = append(lines, "what an earlier rotation left over ends")
+	}
+	return lines
 }
 
 // Rotate makes a new token and returns it, the only time for a secret one.

@@ -119,7 +119,7 @@ func TestNetworksAndOrigins(t *testing.T) {
 	}).Token
 	for addr, want := range map[string]error{
 		"203.0.113.0": nil, "203.0.113.255": nil, "::ffff:203.0.113.9": nil, "198.51.100.77": nil, "2001:db8:1::1": nil,
-		"203.0.114.0": apikey.ErrAddr, "2001:db9::": apikey.ErrAddr, "::": apikey.ErrAddr, "2001:db8::1%eth0": apikey.ErrAddr, "": apikey.ErrAddr,
+		"203.0.114.0": apikey.ErrAddr, "2001:db9::": apikey.ErrAddr, "::": apikey.ErrAddr, "2001:db8::1%eth0": nil, "2001:db9::1%eth0": apikey.ErrAddr, "": apikey.ErrAddr,
 	} {
 		var a netip.Addr
 		if addr != "" {

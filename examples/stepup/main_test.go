@@ -84,7 +84,7 @@ func TestThePatternsFindSecrets(t *testing.T) {
 
 	app, err := apikey.NewTOTP("Acme", nil)
 	require.NoError(t, err)
-	_, uri, err := app.Enroll(ctx, "usr_1")
+	_, uri, err := app.Enroll(ctx, apikey.Actor{ID: "usr_1"})
 	require.NoError(t, err)
 	require.Regexp(t, secrets["enrolment"], uri)
 	u, err := url.Parse(uri)

@@ -176,7 +176,7 @@ func TestTimingOfFactors(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	app, err := apikey.NewTOTP("Acme", func() time.Time { return now })
 	must(t, err)
-	enrolled, uri, err := app.Enroll(background, "usr_1")
+	enrolled, uri, err := app.Enroll(background, apikey.Actor{ID: "usr_1"})
 	must(t, err)
 	u, err := url.Parse(uri)
 	must(t, err)

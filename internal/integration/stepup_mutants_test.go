@@ -5,6 +5,18 @@ const here = "internal/integration"
 
 // What step-up, reveal, sealing and rotation rest on.
 var stepUpMutants = []mutant{
+	{name: "a name becomes a link in a mail", file: "challenge_changes.go",
+		old:   "if !plain {",
+		new:   "if false {",
+		tests: "TestFound26ANameIsNoLinkInAMail"},
+	{name: "a mail does not say what changes", file: "challenge.go",
+		old:   "p.Changes = append(s.changesOf(plan), p.Changes...)",
+		new:   "_ = plan",
+		tests: "TestFound26AMailSaysWhatChanges"},
+	{name: "accounts of one person have one entry in an app", file: "factor_totp.go",
+		old:   "if a.Account != \"\" {",
+		new:   "if false {",
+		tests: "TestFound21TheURIOfAnEnrolment"},
 	{name: "a grant outlives its use", file: "grant.go",
 		old:   "return []Item{it.gone()}, nil",
 		new:   "return nil, nil",

@@ -1,0 +1,123 @@
+package apikey
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// changesOf says, in lines for people, what a plan makes of keys: enough to tell a
+// small change from a total one.
+func (c *core) changesOf(plan []planned) (lines []string) {
+	for _, p := range plan {
+		switch {
+		case p.is == nil:
+			lines = append(lines, newKey(p.would)...)
+		case p.is != p.would:
+			lines = append(lines, changedFields(p.is, p.would)...)
+		}
+	}
+	return lines
+}
+
+// newKey describes a key that is to be made.
+func newKey(r *Record) []string {
+	lines := []string{
+		fmt.Sprintf("a new %s key, %s", r.Kind, r.Mode),
+		"abilities: " + some(r.Abilities),
+		"expires: " + moment(r.ExpiresAt),
+	}
+	if r.Recovery == Recoverable {
+		lines = append(lines, "its token can be shown again")
+	}
+	return lines
+}
+
+// changedFields describes what an update does to a key. Origins and networks are
+// counted: their texts are what a mail program makes links of.
+func changedFields(is, would *Record) (lines []string) {
+	for _, field := range slices.Sorted(slices.Values(differences(is, would))) {
+		var line string
+		switch field {
+		case "name":
+			line = "name: " + quoteForMail(would.Name)
+		case "abilities":
+			line = "abilities: " + gainsAndLosses(is.Abilities, would.Abilities)
+		case "expires_at":
+			line = "expires: " + moment(would.ExpiresAt) + ", before: " + moment(is.ExpiresAt)
+		case "networks":
+			line = "networks: " + restriction(len(would.Networks)) + ", before: " + restriction(len(is.Networks))
+		case "origins":
+			line = "origins: " + restriction(len(would.Origins)) + ", before: " + restriction(len(is.Origins))
+		case "rotate_months":
+			line = fmt.Sprintf("reminder to rotate: every %d months, before: %d; 0 is never", would.RotateMonths, is.RotateMonths)
+		case "disabled":
+			line = map[bool]string{true: "the key is suspended", false: "the key works again"}[would.Disabled]
+		default:
+			line = field
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// restriction is how many entries a list has; an empty list restricts nothing.
+func restriction(n int) string {
+	if n == 0 {
+		return "any"
+	}
+	return fmt.Sprint(n, " listed")
+}
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format("2 January 2006 15:04 MST")
+}
+
+func gainsAndLosses(is, would []string) string {
+	without := func(list, other []string) []string {
+		return slices.DeleteFunc(slices.Clone(list), func(a string) bool { return slices.Contains(other, a) })
+	}
+	var parts []string
+	if gained := without(would, is); len(gained) > 0 {
+		parts = append(parts, "adds "+some(gained))
+	}
+	if lost := without(is, would); len(lost) > 0 {
+		parts = append(parts, "removes "+some(lost))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// some lists a few, and says how many more there are.
+func some(list []string) string {
+	const shown = 8
+	switch {
+	case len(list) == 0:
+		return "none"
+	case len(list) > shown:
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:shown], ", "), len(list)-shown)
+	}
+	return strings.Join(list, ", ")
+}
+
+// quoteForMail quotes what somebody has typed, for a mail with a code. Whoever names
+// a key writes into that mail, and mail programs make a link of "evil.example/login":
+// what addresses are made of becomes '_'.
+func quoteForMail(s string) string {
+	const longest = 60
+	runes := []rune(s)
+	if len(runes) > longest {
+		runes = append(runes[:longest], '…')
+	}
+	for i, r := range runes {
+		plain := unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.So, unicode.Sk) || strings.ContainsRune(" -'(),+&#…", r) || r == zwj || r == zwnj
+		if !plain {
+			runes[i] = '_'
+		}
+	}
+	return `"` + string(runes) + `"`
+}
