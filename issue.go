@@ -108,19 +108,10 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account := accountOf(a, req.Account)
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
-			asked := s.cfg.Now()
-			blank, err := s.blank(account, req, asked)
-			if err != nil {
+			var err error
+			if fresh, token, err = s.fresh(ctx, a, account, req); err != nil {
 				return effect{}, err
 			}
-			_, group, err := s.growth(ctx, a, account, 1, asked)
-			if err != nil {
-				return effect{}, err
-			}
-			if token, err = s.draw(ctx, blank, group); err != nil {
-				return effect{}, err
-			}
-			fresh = blank
 		}
 		now, r := s.cfg.Now(), fresh.clone()
 		if err := r.date(now); err != nil {
@@ -154,6 +145,24 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 		return Issued{}, err
 	}
 	return issued, nil
+}
+
+// fresh is the record that a request asks for, with its token: nil with an error.
+func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRequest) (*Record, Token, error) {
+	asked := s.cfg.Now()
+	blank, err := s.blank(account, req, asked)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	_, group, err := s.growth(ctx, a, account, 1, asked)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	token, err := s.draw(ctx, blank, group)
+	if err != nil {
+		return nil, Token{}, err
+	}
+	return blank, token, nil
 }
 
 // draw gives a blank record its first credential, of the account's group, and returns

@@ -250,7 +250,10 @@ func TestPublishableKeysTakeOnlyWhatIsMarked(t *testing.T) {
 		{c, "card:*", false}, // covers what the catalog may have tomorrow
 		{c, "region/id", false}, {marked, "region/id", true},
 	} {
-		e := newEnv(t, func(e *env) { e.mc.Catalog = apikey.MustCatalog(row.entries...) })
+		e := newEnv(t, func(e *env) {
+			e.mc.Catalog = apikey.MustCatalog(row.entries...)
+			e.vc.Catalog = e.mc.Catalog
+		})
 		req := apikey.IssueRequest{Mode: apikey.Live, Kind: apikey.Publishable, Abilities: []string{row.ability}}
 		_, err := e.manager.Issue(e.ctx, req)
 		require.Equal(t, row.want, err == nil, "%s: %v", row.ability, err)
@@ -350,14 +353,18 @@ func TestManyAbilities(t *testing.T) {
 func TestUnknownFormIsCorrupt(t *testing.T) {
 	custom := func(e *env) {
 		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.Entry{Parse: parseRegion})...)
+		e.vc.Catalog = e.mc.Catalog
 	}
-	e := newEnv(t, custom) // the Verifier has no catalog
+	e := newEnv(t, custom)
 	issued := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"region/id"} })
-	require.ErrorIs(t, e.verify(issued.Token), apikey.ErrCorrupt)
+	require.NoError(t, e.verify(issued.Token))
+	elsewhere := e.newVerifier(func(c *apikey.VerifierConfig) { c.Catalog = nil }) // of a process whose Manager is not here to compare
+	_, err := elsewhere.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{})
+	require.ErrorIs(t, err, apikey.ErrCorrupt)
 	// One that is well-formed and merely not in the catalog is a newer program's.
 	issued = e.issue()
 	newer := e.newVerifier(func(c *apikey.VerifierConfig) { c.Catalog = apikey.MustCatalog() })
-	_, err := newer.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
+	_, err = newer.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
 	require.NoError(t, err)
 }
 
