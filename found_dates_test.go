@@ -472,10 +472,10 @@ func TestFound18MonthsEndWithTheMonth(t *testing.T) {
 			e.clock.t = day(c.from)
 			return e, e.issue(func(r *apikey.IssueRequest) { r.RotateMonths = months })
 		}
-		e, key := at(c.months)
-		require.Equal(t, due, key.Key.RotateDue, "issued on %s", c.from)
+		_, issued := at(c.months)
+		require.Equal(t, due, issued.Key.RotateDue, "issued on %s", c.from)
 
-		e, key = at(0)
+		e, key := at(0)
 		info, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, RotateMonths: apikey.Set(c.months)})
 		require.NoError(t, err)
 		require.Equal(t, due, info.RotateDue, "set on %s", c.from)

@@ -202,23 +202,30 @@ const (
 // oneNode has one row, the verdict.
 func (e postgres) oneNode() string { return "(SELECT " + e.node + " AS verdict) node" }
 
-func (e postgres) statements() statements {
-	get := `SELECT node.verdict, ` + postgresRecord + `
+// reads are the two queries of a record: by the key's ID, and by a credential's.
+func (e postgres) reads() (get, lookup string) {
+	get = `SELECT node.verdict, ` + postgresRecord + `
 FROM ` + e.oneNode() + `
 LEFT JOIN apikey_keys k ON k.id = $1
 LEFT JOIN apikey_credentials c ON c.key_id = k.id`
+	lookup = `SELECT node.verdict, used.key_id, ` + postgresKey + `,
+	` + postgresCredential + `
+FROM ` + e.oneNode() + `
+LEFT JOIN apikey_credentials used ON used.id = $1
+LEFT JOIN apikey_keys k ON k.id = used.key_id
+LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`
+	return get, lookup
+}
+
+func (e postgres) statements() statements {
+	get, lookup := e.reads()
 	return statements{
 		get: get,
 		// FOR UPDATE in the same statement would read the key as it is after the
 		// wait, and its credentials as they were before.
 		lock:      `SELECT 1 FROM apikey_keys WHERE id = $1 FOR UPDATE`,
 		getLocked: get,
-		lookup: `SELECT node.verdict, used.key_id, ` + postgresKey + `,
-	` + postgresCredential + `
-FROM ` + e.oneNode() + `
-LEFT JOIN apikey_credentials used ON used.id = $1
-LEFT JOIN apikey_keys k ON k.id = used.key_id
-LEFT JOIN apikey_credentials c ON c.key_id = used.key_id`,
+		lookup:    lookup,
 
 		// No key has no version: where the verdict is not 0, the statement fails.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
