@@ -143,6 +143,28 @@ func TestFound07ColdKeysAreReadInTurns(t *testing.T) {
 	}
 }
 
+// All tokens of an account say that they belong together, however they were made, so
+// that they share the turns of one; and to no other account.
+func TestFound07AnAccountsTokensAreOneGroup(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		e := newEnv(t, on)
+		both, err := e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
+		require.NoError(t, err)
+		first, second := e.issue(), e.issue()
+		byStaff, err := e.manager.Issue(staff(), apikey.IssueRequest{Account: "acc_1", Mode: apikey.Test})
+		require.NoError(t, err)
+		rotated := e.rotateAs(e.ctx, first.Key.ID)
+		group := func(token apikey.Token) string { id := token.Credential(); return string(id[12:]) }
+		for _, token := range []apikey.Token{both.Live.Token, both.Test.Token, second.Token, byStaff.Token, rotated} {
+			require.Equal(t, group(first.Token), group(token))
+			require.NotEqual(t, first.Token.Credential(), token.Credential())
+		}
+		for _, other := range e.issueFor(3) {
+			require.NotEqual(t, group(first.Token), group(other.Token))
+		}
+	})
+}
+
 // Nor does a leak wait that somebody reports: the way out is the last to fail.
 func TestFound07LeaksAreEndedInTurns(t *testing.T) {
 	for name, make := range floods {
