@@ -43,14 +43,14 @@ func shownTime(t time.Time) time.Time {
 }
 
 // monthsAfter adds months as a calendar does: a month after 31 January is the
-// last day of February. time.AddDate would make it a day in March. The result is
-// a reminder, so that beyond the year 9999 it is the last instant of that year.
+// last day of February. time.AddDate would make it a day in March. The result may be
+// beyond the year 9999: see shownTime and boundTimes.
 func monthsAfter(t time.Time, months int) time.Time {
 	t = micros(t)
 	year, month, day := t.Date()
 	first := time.Date(year, month+time.Month(months), 1, t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 	last := first.AddDate(0, 1, -1).Day()
-	return shownTime(first.AddDate(0, 0, min(day, last)-1))
+	return first.AddDate(0, 0, min(day, last)-1)
 }
 
 // boundTimes brings the times of a record that is about to be written into the years
