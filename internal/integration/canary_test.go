@@ -168,12 +168,17 @@ func (d *day) enrolment() {
 	d.with("kek", "fails", func() { confirm(code, apikey.ErrUnavailable) })
 	confirm(code, nil)
 	confirm(code, apikey.ErrNotEnrolled)
+	password := func() string { return d.password }
 	for _, call := range []func() error{
 		func() error {
-			return d.manager.AllowEnrollment(as("usr_1"), apikey.AllowEnrollmentRequest{Factor: "totp", Actor: "usr_3"})
+			req := apikey.AllowEnrollmentRequest{Factor: "totp", Actor: "usr_3"}
+			req.Grant = d.approve("usr_1", "password", req, password)
+			return d.manager.AllowEnrollment(as("usr_1"), req)
 		},
 		func() error {
-			return d.manager.Disable(as("usr_1"), apikey.DisableRequest{Factor: "totp", Actor: "usr_2"})
+			req := apikey.DisableRequest{Factor: "totp", Actor: "usr_2"}
+			req.Grant = d.approve("usr_1", "password", req, password)
+			return d.manager.Disable(as("usr_1"), req)
 		},
 	} {
 		_, err := calls(d.c, func() (int, error) { return 0, call() })
@@ -375,7 +380,9 @@ func (d *day) lock() {
 			}
 		}
 		if errors.Is(err, apikey.ErrLocked) {
-			_, err := calls(d.c, func() (int, error) { return 0, d.manager.LiftLock(as("usr_2"), apikey.LiftLockRequest{Actor: "usr_1"}) })
+			req := apikey.LiftLockRequest{Actor: "usr_1"}
+			req.Grant = d.approve("usr_2", "password", req, func() string { return d.password })
+			_, err := calls(d.c, func() (int, error) { return 0, d.manager.LiftLock(as("usr_2"), req) })
 			d.want(err, nil)
 			return
 		}
