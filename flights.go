@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,15 +39,15 @@ const flightTime = 5 * time.Second
 // do is for a request, which may hang up: the run has a goroutine of its own.
 func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
 	fl, first := f.join(key)
-	if first && !f.tasks.start(context.WithoutCancel(ctx), func(ctx context.Context) {
+	if first && !f.tasks.reuse(func() {
+		ctx, cancel := f.tasks.detached(ctx)
+		defer cancel()
 		fl.v, fl.err = run(ctx)
 		f.end(key, fl)
 	}) {
 		f.end(key, fl)
 	}
-	ctx, cancel := context.WithTimeout(ctx, flightTime) // a store may not look at its context
-	defer cancel()
-	return fl.wait(ctx)
+	return fl.wait(ctx, f.tasks)
 }
 
 // shared is do for work that is given up when the last of its callers has hung up,
@@ -66,9 +67,7 @@ func (f *flights[K, V]) shared(ctx context.Context, key K, run func(context.Cont
 			f.end(key, fl)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, flightTime)
-	defer cancel()
-	return fl.wait(ctx)
+	return fl.wait(ctx, f.tasks)
 }
 
 // hangUp ends a caller's part in shared. Who comes after the last one begins anew.
@@ -91,11 +90,13 @@ func (f *flights[K, V]) within(task context.Context, key K, run func(context.Con
 	for range 2 {
 		fl, first := f.join(key)
 		if first {
-			fl.v, fl.err = run(task)
+			v, err = run(task)
+			fl.v, fl.err = v, err
 			f.end(key, fl)
+			break
 		}
-		v, err = fl.wait(task)
-		if first || !errors.Is(err, ErrUnavailable) || task.Err() != nil {
+		v, err = fl.wait(task, nil)
+		if !errors.Is(err, ErrUnavailable) || task.Err() != nil {
 			break
 		}
 	}
@@ -133,17 +134,27 @@ func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	close(fl.done)
 }
 
-func (fl *flight[V]) wait(ctx context.Context) (v V, err error) {
+// wait returns what the run has answered, or that ctx has ended, or that the run
+// takes longer than any may: a store may not look at its context.
+func (fl *flight[V]) wait(ctx context.Context, t *tasks) (v V, err error) {
 	select {
 	case <-fl.done: // an answer that is there counts, also when the context has ended
 		return fl.v, fl.err
 	default:
+	}
+	var tooLong <-chan time.Time
+	if t != nil {
+		timer := t.timer()
+		defer t.putBack(timer)
+		tooLong = timer.C
 	}
 	select {
 	case <-fl.done:
 		return fl.v, fl.err
 	case <-ctx.Done():
 		return v, unavailable(ctx.Err())
+	case <-tooLong:
+		return v, unavailable(context.DeadlineExceeded)
 	}
 }
 
@@ -154,10 +165,14 @@ type tasks struct {
 	wg     sync.WaitGroup
 	ctx    context.Context
 	cancel context.CancelFunc
+
+	more    chan func() // for goroutines that wait for work
+	resting atomic.Int32
+	timers  sync.Pool
 }
 
 func newTasks() *tasks {
-	t := &tasks{}
+	t := &tasks{more: make(chan func())}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -170,6 +185,76 @@ func (t *tasks) start(ctx context.Context, work func(context.Context)) bool {
 		defer context.AfterFunc(t.ctx, cancel)()
 		work(ctx)
 	})
+}
+
+// detached is a context with the values of another one, without its end. It ends
+// after flightTime, or with the tasks.
+func (t *tasks) detached(from context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(t.ctx, flightTime)
+	return valuesOf{ctx, from}, cancel
+}
+
+// reuse is forever for work that comes again and again: a goroutine that has done
+// some waits for more, because the stack of a new one has to grow first. It does not
+// wait where others do already.
+func (t *tasks) reuse(work func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	select {
+	case t.more <- work:
+	default:
+		t.wg.Go(func() { t.workOn(work) })
+	}
+	return true
+}
+
+// maxResting bounds the goroutines that wait for work.
+const maxResting = 4
+
+func (t *tasks) workOn(work func()) {
+	for {
+		work()
+		if t.resting.Add(1) > maxResting {
+			t.resting.Add(-1)
+			return
+		}
+		select {
+		case work = <-t.more:
+			t.resting.Add(-1)
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// timer returns one that fires after flightTime, which putBack takes again.
+func (t *tasks) timer() *time.Timer {
+	if timer, ok := t.timers.Get().(*time.Timer); ok {
+		timer.Reset(flightTime)
+		return timer
+	}
+	return time.NewTimer(flightTime)
+}
+
+func (t *tasks) putBack(timer *time.Timer) {
+	timer.Stop() // and what it had to say is gone
+	t.timers.Put(timer)
+}
+
+// valuesOf is a context with the values of another one, such as those of a trace.
+type valuesOf struct {
+	context.Context
+	values context.Context
+}
+
+func (c valuesOf) Value(key any) any {
+	if v := c.Context.Value(key); v != nil { // by which the package knows its own contexts
+		return v
+	}
+	return c.values.Value(key)
 }
 
 // forever runs work that watches t.ctx itself.

@@ -365,7 +365,8 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 		if err != nil {
 			return row{}, unavailable(err)
 		}
-		return row{&r, readAt, begun}, nil
+		found := r // only what was found is kept
+		return row{&found, readAt, begun}, nil
 	})
 }
 
