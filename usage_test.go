@@ -97,7 +97,7 @@ func TestAWriteOfUsesThatHangs(t *testing.T) {
 				return next()
 			}
 		})
-		for range 60 {
+		for range 150 { // two windows of use, and some
 			require.NoError(t, e.verify(k.Token))
 			time.Sleep(time.Second)
 		}
