@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,67 +18,96 @@ import (
 // others issue keys, verify cold ones and end leaks. None of those is refused, and
 // each kind of call is at most three times as slow as on the idle program.
 func TestOneMerchantAgainstTheOthers(t *testing.T) {
-	during, rate := 3*time.Second, 8
+	during, rate := 3*time.Second, 45
 	if *full {
 		during = 20 * time.Second
 	}
-	for name, prepare := range map[string]func(o *others) func(i int){
-		"300 callers end one dead token": func(o *others) func(int) {
+	for name, prepare := range map[string]func(o *others) func(i int) error{
+		"300 callers end one dead token": func(o *others) func(int) error {
 			dead := o.issue(t, "acc_evil")
 			must(t, o.manager.RevokeToken(background, dead.Token.Reveal(), ""))
-			return o.callers(300, func(int) { o.manager.RevokeToken(background, dead.Token.Reveal(), "") })
+			return o.callers(300, func(int) error { return o.manager.RevokeToken(background, dead.Token.Reveal(), "") })
 		},
-		"50 callers rotate one key": func(o *others) func(int) {
+		"50 callers rotate one key": func(o *others) func(int) error {
 			key := o.issue(t, "acc_evil").Key.ID
-			return o.callers(50, func(int) { o.manager.Rotate(actor("acc_evil"), apikey.RotateRequest{Key: key}) })
+			return o.callers(50, func(int) error {
+				_, err := o.manager.Rotate(actor("acc_evil"), apikey.RotateRequest{Key: key})
+				return err
+			})
 		},
-		"12,000 tokens that nobody issued, from one network": func(o *others) func(int) {
+		"12,000 tokens that nobody issued, from one network": func(o *others) func(int) error {
 			from := apikey.Request{Addr: netip.MustParseAddr("198.51.100.7")}
 			var junk []string
 			for i := range 12_000 {
 				junk = append(junk, tokenOf(idOf(i)))
 			}
 			o.pause = 200 * time.Millisecond // 10,000 a second: more than eight reads of 1 ms can answer
-			return o.callers(2000, func(i int) { o.verifier.Verify(background, junk[i%len(junk)], from) })
+			return o.callers(2000, func(i int) error {
+				_, err := o.verifier.Verify(background, junk[i%len(junk)], from)
+				return err
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOthers(t)
-			idle, errs := o.measure(t, rate, during)
-			if len(errs) > 0 {
-				t.Fatalf("idle: %v", errs)
-			}
 			attack := prepare(o)
-			ok := false
-			for try := 0; try < 3 && !ok; try++ { // what else runs on the machine only makes it worse
-				var over atomic.Bool
-				var wg sync.WaitGroup
-				for i := range o.attackers {
-					wg.Go(func() {
-						for n := i; !over.Load(); n += o.attackers {
-							attack(n)
-							time.Sleep(o.pause)
-						}
-					})
-				}
-				time.Sleep(100 * time.Millisecond)
-				attacked, errs := o.measure(t, rate, during)
-				over.Store(true)
-				wg.Wait()
-				if len(errs) > 0 {
-					t.Errorf("refused: %v", errs)
-				}
-				ok = true
-				for _, kind := range kinds {
-					was, is := percentile(idle[kind], 0.99), percentile(attacked[kind], 0.99)
-					t.Logf("%s: p99 %v, idle %v (%.1f ×), %d calls, refused 0 of them: %v", kind, is, was, float64(is)/float64(was), len(attacked[kind]), len(errs) == 0)
-					ok = ok && is <= 3*was
-				}
+			// What else runs on the machine can only make a time worse: the best of
+			// three of each is compared. Nobody may be refused in any of them.
+			idle, attacked := map[string]time.Duration{}, map[string]time.Duration{}
+			slow := kinds
+			for try := 0; try < 3 && len(slow) > 0; try++ {
+				o.least(t, idle, rate, during)
+				end := o.begin(attack)
+				o.least(t, attacked, rate, during)
+				end()
+				slow = slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool { return attacked[kind] <= 3*idle[kind] })
 			}
-			if !ok {
-				t.Error("a call was more than three times as slow as on the idle program")
+			for _, kind := range kinds {
+				t.Logf("%s: p99 %v, idle %v, %.1f ×", kind, attacked[kind], idle[kind], float64(attacked[kind])/float64(idle[kind]))
+			}
+			t.Logf("the attackers made %d calls, of which %d were told to come back", o.made.Load(), o.busy.Load())
+			if o.made.Load() < int64(o.attackers) {
+				t.Error("no attack")
+			}
+			if len(slow) > 0 {
+				t.Errorf("more than three times as slow as on the idle program: %v", slow)
 			}
 		})
+	}
+}
+
+// least keeps the least 99th percentile of each kind of call.
+func (o *others) least(t *testing.T, p99 map[string]time.Duration, rate int, during time.Duration) {
+	took, errs := o.measure(t, rate, during)
+	if len(errs) > 0 {
+		t.Errorf("refused: %v", errs)
+	}
+	for kind, all := range took {
+		if p := percentile(all, 0.99); p99[kind] == 0 || p < p99[kind] {
+			p99[kind] = p
+		}
+	}
+}
+
+// begin lets the attackers loose until its end is called.
+func (o *others) begin(attack func(i int) error) (end func()) {
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	for i := range o.attackers {
+		wg.Go(func() {
+			for n := i; !over.Load(); n += o.attackers {
+				o.made.Add(1)
+				if errors.Is(attack(n), apikey.ErrBusy) {
+					o.busy.Add(1)
+				}
+				time.Sleep(o.pause)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	return func() {
+		over.Store(true)
+		wg.Wait()
 	}
 }
 
@@ -88,6 +119,8 @@ type others struct {
 	attackers int
 	pause     time.Duration // between two calls of one attacker
 	next      int
+	made      atomic.Int64
+	busy      atomic.Int64
 }
 
 func newOthers(t *testing.T) *others {
@@ -105,7 +138,7 @@ func (o *others) issue(t *testing.T, account string) apikey.Issued {
 	return issued
 }
 
-func (o *others) callers(n int, call func(i int)) func(int) {
+func (o *others) callers(n int, call func(i int) error) func(int) error {
 	o.attackers = n
 	return call
 }
