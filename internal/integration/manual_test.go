@@ -137,7 +137,7 @@ func TestManualIsThisCode(t *testing.T) {
 			t.Errorf("the page does not show\n%s", f)
 		}
 	}
-	if len(code) != 2 {
+	if len(code) != 3 {
 		t.Errorf("%d functions of the page", len(code))
 	}
 }
