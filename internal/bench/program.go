@@ -70,6 +70,7 @@ func newProgram(store apikey.Store, hasher apikey.Hasher, peppered bool, options
 	}
 	p.manager, err = apikey.NewManager(background, apikey.ManagerConfig{
 		Store: store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Peppers: p.peppers, Local: []*apikey.Verifier{p.verifier},
+		Limits: apikey.Limits{IssuesAnHour: 1 << 20}, // a soak makes as many as it can
 	})
 	return p, err
 }
