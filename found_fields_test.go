@@ -3,6 +3,7 @@ package apikey_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -134,20 +135,22 @@ func (bigFactor) Check(context.Context, apikey.Actor, apikey.Challenge, []byte, 
 // has to refuse it in its own words, or cuts it off.
 func TestFound16WhatIsKeptOfAChallengeHasABound(t *testing.T) {
 	for bytes, fits := range map[int]bool{60 << 10: true, 64 << 10: false, 1 << 20: false} {
-		onStores(t, func(t *testing.T, on func(*env)) {
-			e := newEnv(t, on, func(e *env) {
-				e.mc.StepUp, e.mc.Factors = apikey.GuardRevealAndRotate("big"), map[string]apikey.Factor{"big": bigFactor{bytes}}
+		t.Run(fmt.Sprint(bytes), func(t *testing.T) {
+			onStores(t, func(t *testing.T, on func(*env)) {
+				e := newEnv(t, on, func(e *env) {
+					e.mc.StepUp, e.mc.Factors = apikey.GuardRevealAndRotate("big"), map[string]apikey.Factor{"big": bigFactor{bytes}}
+				})
+				req := apikey.RotateRequest{Key: e.issue().Key.ID}
+				c, err := e.manager.Challenge(e.ctx, "big", req)
+				if !fits {
+					require.ErrorIs(t, err, apikey.ErrLimit)
+					require.Contains(t, err.Error(), "65536")
+					return
+				}
+				require.NoError(t, err)
+				_, err = e.manager.Confirm(e.ctx, c.ID, "right")
+				require.NoError(t, err)
 			})
-			req := apikey.RotateRequest{Key: e.issue().Key.ID}
-			c, err := e.manager.Challenge(e.ctx, "big", req)
-			if !fits {
-				require.ErrorIs(t, err, apikey.ErrLimit)
-				require.Contains(t, err.Error(), "65536")
-				return
-			}
-			require.NoError(t, err)
-			_, err = e.manager.Confirm(e.ctx, c.ID, "right")
-			require.NoError(t, err)
 		})
 	}
 }

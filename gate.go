@@ -99,6 +99,11 @@ func (g *gate) await(ctx context.Context, p path, weight int64) error {
 	if !g.join(p, c) {
 		return ErrBusy
 	}
+	return g.stand(ctx, p, c)
+}
+
+// stand waits in the line that join has put the caller into.
+func (g *gate) stand(ctx context.Context, p path, c *caller) error {
 	timer := time.NewTimer(g.wait)
 	defer timer.Stop()
 	select {
@@ -119,7 +124,7 @@ func (g *gate) await(ctx context.Context, p path, weight int64) error {
 		if err := <-c.turn; err != nil || ctx.Err() == nil {
 			return err
 		}
-		g.leave(weight)
+		g.leave(c.weight)
 		return unavailable(ctx.Err())
 	case ctx.Err() != nil:
 		return unavailable(ctx.Err())

@@ -277,7 +277,7 @@ func running(function string) int {
 
 const (
 	hashing = "golang.org/x/crypto/argon2.IDKey"
-	queued  = "apikey.(*gate).await"
+	queued  = "apikey.(*gate).stand" // after it has joined the queue
 )
 
 // eventually spins until something is so; tests that can say what they wait for
