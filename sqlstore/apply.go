@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -106,11 +107,25 @@ func (s *Store) must(ctx context.Context, c conn, statement string, args []any) 
 	n, err := s.exec(ctx, c, statement, args...)
 	switch {
 	case err == nil && n == 0, err != nil && s.engine.taken(err):
-		return errMoved
+		return s.moved(ctx, c)
 	case err != nil && s.engine.unfitWrite(err):
 		return errUnfit
 	}
 	return err
+}
+
+// moved is why a comparison failed: somebody was faster, or the session or its server
+// is not to be written to.
+func (s *Store) moved(ctx context.Context, c conn) error {
+	if s.sql.verdict == "" {
+		return errMoved
+	}
+	var v verdict
+	err := s.each(ctx, c, query{sql: s.sql.verdict}, func(rows *sql.Rows) error { return rows.Scan(&v) })
+	if err == nil && v != 0 {
+		err = v.err()
+	}
+	return cmp.Or(err, errMoved)
 }
 
 func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error {

@@ -105,7 +105,7 @@ type engine interface {
 	// retryable: the transaction was rolled back for the sake of another one, or
 	// the server ended this connection.
 	retryable(error) bool
-	// unfitWrite: insertKey found the session unfit.
+	// unfitWrite: an INSERT found that the session, or its server, is not to be written to.
 	unfitWrite(error) bool
 	// noTable: the statement names a table that is not there.
 	noTable(error) bool
@@ -132,8 +132,15 @@ type statements struct {
 
 	nextPlace string // event; "" where the feed has no counter
 
-	insertKey string // keyArgs, key; no row if it exists; an error, see unfitWrite, in a session that is unfit
+	// What decides is written on the server that decides, and nowhere else: a pool may
+	// reach another with its next connection, and a revocation that is committed on a
+	// server that only follows stops nobody. insertKey and insertItem fail there (see
+	// unfitWrite), and the others write no row (see verdict).
+	insertKey string // keyArgs, key; no row if it exists
 	updateKey string // keyArgs, key, version that is stored
+
+	// verdict asks why a comparison wrote no row; "" where there is one server alone.
+	verdict string
 
 	credentialsOf    string // key; rows of the verdict on the session, and kept
 	insertCredential string // kept.args, upkeepArgs, credential, key; no row if it exists

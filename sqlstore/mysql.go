@@ -294,7 +294,9 @@ VALUES (?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END, ?, ?, ?, ?, ?, ?, ?
 		updateKey: `UPDATE apikey_keys SET account = ?, name = ?, mode = ?, kind = ?, version = ?, head = ?, needs = ?, mac = ?,
 	abilities = ?, networks = ?, origins = ?, metadata = ?, disabled = ?, revoke_reason = ?, rotate_months = ?, recovery = ?,
 	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = UTC_TIMESTAMP(6)
-WHERE id = ? AND version = ?`,
+WHERE id = ? AND version = ? AND ` + e.node + ` = 0`,
+
+		verdict: `SELECT ` + e.node + ` LIMIT 1`,
 
 		// Locked, which is to say: as they are now, in a transaction of the caller too.
 		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended, hint, public, pepper
@@ -309,10 +311,10 @@ SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?
 
 		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ? LIMIT 1 FOR UPDATE`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
-VALUES (?, ?, ?, ?, ?, ?)`,
+VALUES (CASE WHEN ` + e.node + ` = 0 THEN ? END, ?, ?, ?, ?, ?)`,
 		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
-WHERE kind = ? AND id = ? AND version = ?`,
-		deleteItem: `DELETE FROM apikey_items WHERE kind = ? AND id = ? AND version = ?`,
+WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,
+		deleteItem: `DELETE FROM apikey_items WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,
 
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) END)`,

@@ -239,7 +239,9 @@ ON CONFLICT (id) DO NOTHING`,
 	abilities = $9::jsonb, networks = $10::jsonb, origins = $11::jsonb, metadata = $12::jsonb,
 	disabled = ($13::int = 1), revoke_reason = $14, rotate_months = $15, recovery = $16,
 	created_at = $17, expires_at = $18, revoked_at = $19, rotate_due = $20, event = $21, feed = pg_current_xact_id()
-WHERE id = $22 AND version = $23`,
+WHERE id = $22 AND version = $23 AND ` + e.node + ` = 0`,
+
+		verdict: `SELECT ` + e.node + ` LIMIT 1`,
 
 		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended::int, hint, public, pepper
 FROM apikey_credentials WHERE key_id = $1`,
@@ -253,10 +255,10 @@ SET position = $1, not_before = $2, not_after = $3, ended = ($4::int = 1), hint 
 
 		hasItem: `SELECT 1 FROM apikey_items WHERE kind = $1 AND id = $2`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
-VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (kind, id) DO NOTHING`,
+VALUES (CASE WHEN ` + e.node + ` = 0 THEN $1::bigint END, $2, $3, $4, $5, $6) ON CONFLICT (kind, id) DO NOTHING`,
 		updateItem: `UPDATE apikey_items SET version = $1, expires_at = $2, sealed_kek = $3, data = $4
-WHERE kind = $5 AND id = $6 AND version = $7`,
-		deleteItem: `DELETE FROM apikey_items WHERE kind = $1 AND id = $2 AND version = $3`,
+WHERE kind = $5 AND id = $6 AND version = $7 AND ` + e.node + ` = 0`,
+		deleteItem: `DELETE FROM apikey_items WHERE kind = $1 AND id = $2 AND version = $3 AND ` + e.node + ` = 0`,
 
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, CASE WHEN $12::int = 1 THEN pg_current_xact_id() END)

@@ -125,6 +125,73 @@ func TestFound02ASubscriberDecidesNothing(t *testing.T) {
 	wants(t, replica.Apply(t.Context(), change(newRecord("m2"))), apikey.ErrUnavailable, "nothing was written")
 }
 
+// A change of a key that there is, and an item alone, are not written on a subscriber
+// either: a revocation that is committed there would be reported as done, and the
+// primary would go on accepting the key. A charge of the guess budget would cost nothing.
+func TestFound02NothingIsWrittenOnASubscriber(t *testing.T) {
+	p := newPublished(t)
+	s, replica := open(t, p.at, p.d), open(t, p.there, p.d)
+	p.subscribe(p.ours("keys", "credentials", "events", "items"))
+	r, item := newRecord("m1"), apikey.Item{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
+	c := change(r)
+	c.Items = []apikey.Item{item}
+	must(t, s.Apply(t.Context(), c))
+	p.follows(r)
+	p.waits("SELECT EXISTS (SELECT 1 FROM " + p.prefix + "items WHERE id = 'x')")
+	writesNothing(t, replica, r, item)
+	got, err := s.Get(t.Context(), r.ID)
+	must(t, err)
+	if got.Version != 1 {
+		t.Errorf("the primary has version %d", got.Version)
+	}
+	must(t, s.Apply(t.Context(), change(next(r)))) // the primary itself is written to
+}
+
+// The same on MariaDB, for a user who may write where read_only is set.
+func TestFound02NothingIsWrittenWhereReadOnlyIsSet(t *testing.T) {
+	for _, e := range named("mariadb/prepared", "mariadb/interpolated") {
+		t.Run(e.name, func(t *testing.T) {
+			s, db := e.migrated(t)
+			r, item := newRecord("m1"), apikey.Item{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
+			c := change(r)
+			c.Items = []apikey.Item{item}
+			must(t, s.Apply(t.Context(), c))
+			_, err := db.Exec("SET GLOBAL read_only = 1")
+			must(t, err)
+			t.Cleanup(func() { db.Exec("SET GLOBAL read_only = 0") })
+			writesNothing(t, s, r, item)
+			_, err = db.Exec("SET GLOBAL read_only = 0")
+			must(t, err)
+			got, err := s.Get(t.Context(), r.ID)
+			must(t, err)
+			if got.Version != 1 {
+				t.Errorf("version %d was written", got.Version)
+			}
+			must(t, s.Apply(t.Context(), change(next(r))))
+		})
+	}
+}
+
+// writesNothing tries each way to change what is stored, on a node that only follows.
+func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.Record, item apikey.Item) {
+	t.Helper()
+	items := func(it apikey.Item) apikey.Change {
+		return apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}}
+	}
+	changed, deleted, another := item, item, item
+	changed.Version, changed.Data = 2, []byte("2")
+	deleted.Version, deleted.Delete, deleted.Data = 2, true, nil
+	another.ID = "y"
+	for what, c := range map[string]apikey.Change{
+		"a new key": change(newRecord("m2")), "a change of a key": change(next(r)),
+		"a new item": items(another), "a change of an item": items(changed), "an item's end": items(deleted),
+	} {
+		if err := s.Apply(t.Context(), c); !errors.Is(err, apikey.ErrUnavailable) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // Whoever subscribes to other tables is a primary, and so is one that was
 // promoted, of which the subscription may be there still, disabled; and one beside
 // which another database of the same cluster subscribes.

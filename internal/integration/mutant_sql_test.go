@@ -2,6 +2,18 @@ package integration
 
 // sqlMutants are guards of package sqlstore.
 var sqlMutants = []mutant{
+	{name: "PostgreSQL: a key is changed on a server that follows", file: "sqlstore/postgres.go", pkg: here,
+		old:   "WHERE id = $22 AND version = $23 AND ` + e.node + ` = 0`",
+		new:   "WHERE id = $22 AND version = $23`",
+		tests: "TestFound02NothingIsWrittenOnASubscriber"},
+	{name: "MariaDB: an item is changed on a server that follows", file: "sqlstore/mysql.go", pkg: here,
+		old:   "WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,\n\t\tdeleteItem",
+		new:   "WHERE kind = ? AND id = ? AND version = ?`,\n\t\tdeleteItem",
+		tests: "TestFound02NothingIsWrittenWhereReadOnlyIsSet"},
+	{name: "a server that follows is taken for a lost race", file: "sqlstore/apply.go", pkg: here,
+		old:   "if err == nil && v != 0 {",
+		new:   "if false {",
+		tests: "TestFound02NothingIsWrittenOnASubscriber"},
 	{name: "the floor follows transactions that may be lost", file: "sqlstore/feed.go", pkg: here,
 		old:   "min(w.floor, w.shown+1), nil, 0",
 		new:   "w.floor, nil, 0",
