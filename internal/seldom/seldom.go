@@ -32,9 +32,14 @@ type lines struct {
 	mu     sync.Mutex
 	minute int64
 	seen   map[string]*cause
+	lost   int // left out of causes that are not told apart any more
 }
 
-type cause struct{ written, left int }
+// cause is a cause of this minute, or of one before that has left lines out.
+type cause struct {
+	written, left int
+	last          int64 // the minute in which it came last
+}
 
 // Handle writes a line, or leaves it out.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
@@ -61,12 +66,16 @@ func (l *lines) may(name string, minute int64) (left int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if minute != l.minute {
-		l.minute = minute
-		for name, c := range l.seen { // what was left out is told by the next line
-			if c.written = 0; c.left == 0 {
+		// What was left out is told by the next line of its cause, or, where none comes,
+		// by that of any: otherwise a thousand causes that came once would be told apart
+		// for ever, and all later ones share one count.
+		for name, c := range l.seen {
+			if c.written = 0; c.left == 0 || c.last < minute-1 {
+				l.lost += c.left
 				delete(l.seen, name)
 			}
 		}
+		l.minute = minute
 	}
 	c := l.seen[name]
 	if c == nil {
@@ -79,12 +88,13 @@ func (l *lines) may(name string, minute int64) (left int, ok bool) {
 			l.seen[name] = c
 		}
 	}
+	c.last = minute
 	if c.written == perMinute {
 		c.left++
 		return 0, false
 	}
 	c.written++
-	left, c.left = c.left, 0
+	left, c.left, l.lost = c.left+l.lost, 0, 0
 	return left, true
 }
 

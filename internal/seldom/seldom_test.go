@@ -41,3 +41,23 @@ func TestLinesOfOneCauseAreFew(t *testing.T) {
 		require.Equal(t, 1, lines())
 	})
 }
+
+// A thousand causes that came once, however loud, are not told apart for ever.
+func TestCausesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bytes.Buffer
+		l := Logger(slog.New(slog.NewTextHandler(&b, nil)))
+		for i := range causes {
+			for range perMinute + 1 {
+				l.Error("refused", "key", fmt.Sprint(i))
+			}
+		}
+		time.Sleep(24 * time.Hour)
+		b.Reset()
+		for i := range 100 {
+			l.Error("another message", "key", fmt.Sprint("other", i))
+		}
+		require.Equal(t, 100, strings.Count(b.String(), "\n"), "a day later")
+		require.Equal(t, 1, strings.Count(b.String(), fmt.Sprint("left_out=", causes)), "what nobody told is told once")
+	})
+}
