@@ -14,8 +14,8 @@ type Actor struct {
 	ID      string // required: unique within the program
 	Account string // required, but not of an Operator: the merchant that they act for
 	Role    string // what RolePolicy looks at
-	// For the log alone. The first 512 bytes are kept, and what is not UTF-8 is
-	// replaced.
+	// For the log. The first 512 bytes are kept, and what is not UTF-8 is replaced.
+	// RevokeToken also gives its callers turns by Addr, with or without a port.
 	Addr      string
 	UserAgent string
 	RequestID string
@@ -63,6 +63,13 @@ func actorOf(ctx context.Context) (Actor, error) {
 	// client writes into them must not stop a revocation.
 	a.Addr, a.UserAgent, a.RequestID = loggable(a.Addr), loggable(a.UserAgent), loggable(a.RequestID)
 	return a, nil
+}
+
+// presenterOf is where a token comes from. Whoever presents one need not have signed in,
+// so an actor without an ID says that too.
+func presenterOf(ctx context.Context) Actor {
+	a, _ := ctx.Value(actorContext{}).(Actor)
+	return Actor{Addr: loggable(a.Addr), UserAgent: loggable(a.UserAgent), RequestID: loggable(a.RequestID)}
 }
 
 // loggable makes any text storable, and short.

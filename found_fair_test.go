@@ -194,6 +194,38 @@ func TestFound07LeaksAreEndedInTurns(t *testing.T) {
 	}
 }
 
+// People who report a leak have mostly not signed in: an actor says where they are, and
+// has no ID. They take turns by address too, and the log knows where it was.
+func TestFound07StrangersReportInTurns(t *testing.T) {
+	stranger := func(addr string) context.Context {
+		return apikey.WithActor(background, apikey.Actor{Addr: addr, UserAgent: "form", RequestID: "req-1"})
+	}
+	for name, form := range map[string]string{"an address": "%s", "an address and a port": "%s:4711"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnv(t, quickly, slowly)
+				defer e.verifier.Close(background)
+				leaks := e.issueFor(5)
+				template := leaks[0].Token.Reveal()
+				end := flood(3000, func(int, int) {
+					e.manager.RevokeToken(stranger(fmt.Sprintf(form, "198.51.100.7")), recrc(spliceID(template)), "")
+					time.Sleep(time.Millisecond)
+				})
+				defer end()
+				time.Sleep(50 * time.Millisecond)
+				from := fmt.Sprintf(form, "203.0.113.7")
+				for _, leak := range leaks {
+					require.NoError(t, e.manager.RevokeToken(stranger(from), leak.Token.Reveal(), apikey.ReasonCompromised))
+				}
+				last, err := e.manager.Events(staff(), apikey.EventsRequest{Key: leaks[0].Key.ID})
+				require.NoError(t, err)
+				who := last.Events[0].Actor
+				require.Equal(t, []string{from, "form", "req-1"}, []string{who.Addr, who.UserAgent, who.RequestID})
+			})
+		})
+	}
+}
+
 // A leak that is in use here is proven already: ending it reads no store for a
 // token that may be junk, and runs no hash.
 func TestFound07ALeakInUseNeedsNoGate(t *testing.T) {

@@ -12,8 +12,10 @@ import (
 // token can make it harmless, from anywhere, with no account and no actor. It
 // works on a suspended key too; of an ended credential it is nil. Secret keys
 // only: a publishable token is public, and whoever reads a web page must not
-// end it. Where it was presented is taken from the context's actor, if there is
-// one.
+// end it. Where it was presented (Addr, UserAgent, RequestID) is taken from the
+// context's actor, if there is one; for this an actor needs no ID and no account. Set
+// Addr where people report leaks who have not signed in: callers take turns by it, so
+// that one who presents junk holds up nobody else.
 //
 // The token may stand in what a person has pasted, up to 8 KiB: with a line break or
 // "Bearer " beside it, in a header, in a line of an .env file. A text with two
@@ -95,8 +97,7 @@ func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 
 // lookUp reads the store for a token that may be junk, in a turn of its own.
 func (m *Manager) lookUp(ctx context.Context, id CredentialID) (Record, error) {
-	a, _ := actorOf(ctx)
-	from, _ := netip.ParseAddr(a.Addr)
+	from := addrOf(presenterOf(ctx).Addr)
 	release, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
 	if err != nil {
 		return Record{}, err
@@ -107,12 +108,22 @@ func (m *Manager) lookUp(ctx context.Context, id CredentialID) (Record, error) {
 	return r, err
 }
 
+// addrOf reads an address with or without a port, which is what net/http has in
+// RemoteAddr; the zero Addr where it is neither.
+func addrOf(text string) netip.Addr {
+	if withPort, err := netip.ParseAddrPort(text); err == nil {
+		return withPort.Addr()
+	}
+	addr, _ := netip.ParseAddr(text)
+	return addr
+}
+
 // retireBy ends a credential on behalf of whoever holds its token. The credential is
 // the actor: it speaks for its key's account and can do nothing but end itself, which
 // needs no policy. Who presents it does not matter.
 func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account string, reason Reason) error {
 	s := m.own()
-	from, _ := actorOf(ctx)
+	from := presenterOf(ctx)
 	holder := Actor{
 		ID: "credential:" + p.id.String(), Account: account, holder: true,
 		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
