@@ -10,10 +10,11 @@ type ChainReport struct {
 	Events int // walked, from the first on
 	// Broken is the first event that does not hold; nil: none.
 	Broken *BrokenLink
-	// Unverifiable events were made with a pepper that is no longer configured, or
-	// by a newer version: neither broken nor sound. Whoever writes to the database
-	// can change those of a pepper that is gone, so a report with some of them is
-	// not a clean one: say how many, and which keys have them.
+	// Unverifiable events are neither broken nor sound: they were made without a pepper,
+	// with one that is no longer configured, or by a newer version. Whoever writes to the
+	// database can change them, so a report with some of them is not a clean one: say how
+	// many, and which keys have them. An event without a pepper is sound as soon as an
+	// event of a configured pepper follows, which covers all that are directly before it.
 	Unverifiable int
 }
 
@@ -53,6 +54,8 @@ func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (Ch
 func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err error) {
 	var last link
 	var ends ends
+	loose := 0 // events without a pepper that no event with one has continued yet
+	defer func() { report.Unverifiable += loose }()
 	look := m.examiner(ctx)
 	f := EventFilter{Key: r.ID, Chain: true, Limit: 500}
 	for {
@@ -75,8 +78,14 @@ func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err e
 				return report, nil
 			}
 			report.Events++
-			if !l.sound {
-				report.Unverifiable++
+			switch {
+			case !l.sound: // nor does it vouch for what it continues
+				report.Unverifiable += 1 + loose
+				loose = 0
+			case l.slot == 0: // anybody can compute its hash
+				loose++
+			default: // its MAC covers the hash of the one before, and so all of them
+				loose = 0
 			}
 			ends.pass(l, m.ring.at(l.slot) != nil)
 			last = l

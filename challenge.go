@@ -11,7 +11,7 @@ import (
 )
 
 // Challenge puts a question to the actor of ctx, by the named factor, for the
-// request that he is about to make: pass that very request. The action is
+// request that they are about to make: pass that very request. The action is
 // authorised first: who may not do it is not asked to prove anything. Any node
 // can take the answer.
 //

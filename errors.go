@@ -13,7 +13,7 @@ import (
 var (
 	// ErrUnauthenticated: the token proves nothing, or proves a key that is dead.
 	ErrUnauthenticated = errors.New("apikey: not authenticated")
-	// ErrDenied: we know who asks, and he may not.
+	// ErrDenied: we know who asks, and they may not.
 	ErrDenied = errors.New("apikey: denied")
 )
 
@@ -192,7 +192,7 @@ func (e *ChallengeError) way() string {
 // Unwrap is ErrStepUpRequired.
 func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
 
-// AttemptsError says how long an actor has to wait before he may try again. It
+// AttemptsError says how long an actor has to wait before they may try again. It
 // wraps ErrTooManyAttempts: ten wrong answers in an hour, five codes sent to the
 // actor in an hour, over all accounts, or twenty to the actor's address.
 type AttemptsError struct {

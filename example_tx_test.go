@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"log"
 
 	_ "modernc.org/sqlite"
 
@@ -46,7 +47,11 @@ func ExampleManager_Tx() {
 		if err := tx.Commit(); err != nil {
 			return apikey.Issued{}, err
 		}
-		keys.Committed(ctx) // now the Verifiers of this process are told
+		// Now the Verifiers of this process are told. The key is there whatever the answer
+		// is: an error means that OnEvent has not heard of it, so log it, or call again.
+		if err := keys.Committed(ctx); err != nil {
+			log.Print(err)
+		}
 		return issued, nil
 	}
 

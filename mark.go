@@ -239,7 +239,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error
 	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		switch {
 		case !s.ring.has():
-			return effect{}, invalid("AdoptPepper needs a pepper that vouches")
+			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set ManagerConfig.Peppers")
 		case req.Slot < 1 || req.Slot > MaxPepperSlot:
 			return effect{}, invalid("pepper slot %d: want 1 to %d", req.Slot, MaxPepperSlot)
 		}
@@ -249,7 +249,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error
 		}
 		it, ok := all[req.Slot]
 		if !ok {
-			return effect{}, ErrNotFound
+			return effect{}, fmt.Errorf("%w: this database was never used with a pepper of slot %d: look at the slot again", ErrNotFound, req.Slot)
 		}
 		if s.genuine(req.Slot, it) {
 			return effect{}, nil

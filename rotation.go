@@ -72,6 +72,8 @@ func (r RotateRequest) says() []string {
 	switch {
 	case r.Overlap > 0:
 		lines = append(lines, fmt.Sprintf("the present token works %v longer", r.Overlap))
+	case r.At.IsZero():
+		lines = append(lines, "the present token ends at once")
 	default:
 		lines = append(lines, "the present token works until then")
 	}

@@ -129,7 +129,7 @@
 //	…
 //	err = tx.Commit()
 //	…
-//	keys.Committed(ctx)
+//	err = keys.Committed(ctx) // the keys are there all the same: log it, or call again
 //
 // # Schema
 //
