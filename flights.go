@@ -23,9 +23,9 @@ type flights[K comparable, V any] struct {
 type flight[V any] struct {
 	began   time.Time
 	left    bool
-	waiting int    // callers of shared
-	stop    func() // likewise: when nobody waits any more
-	done    chan struct{}
+	waiting int           // callers of shared
+	stop    func()        // likewise: when nobody waits any more
+	done    chan struct{} // nil: nobody waits
 	v       V
 	err     error
 }
@@ -38,7 +38,7 @@ const flightTime = 5 * time.Second
 
 // do is for a request, which may hang up: the run has a goroutine of its own.
 func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
-	fl, first := f.join(key)
+	fl, first := f.join(key, true)
 	if first && !f.tasks.reuse(func() {
 		ctx, cancel := f.tasks.detached(ctx)
 		defer cancel()
@@ -53,7 +53,7 @@ func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context)
 // shared is do for work that is given up when the last of its callers has hung up,
 // and not before: no caller can take another's away.
 func (f *flights[K, V]) shared(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
-	fl, first := f.join(key)
+	fl, first := f.join(key, true)
 	defer f.hangUp(key, fl)
 	if first {
 		work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -88,7 +88,7 @@ func (f *flights[K, V]) hangUp(key K, fl *flight[V]) {
 // of: who joined it, and has time left when it fails, tries once more.
 func (f *flights[K, V]) within(task context.Context, key K, run func(context.Context) (V, error)) (v V, err error) {
 	for range 2 {
-		fl, first := f.join(key)
+		fl, first := f.join(key, false)
 		if first {
 			v, err = run(task)
 			fl.v, fl.err = v, err
@@ -103,13 +103,17 @@ func (f *flights[K, V]) within(task context.Context, key K, run func(context.Con
 	return v, err
 }
 
-// join returns the flight of a key, and whether it is new.
-func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
+// join returns the flight of a key, and whether it is new. Whoever finds one waits
+// for it; waits is whether its first caller does too.
+func (f *flights[K, V]) join(key K, waits bool) (fl *flight[V], first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.m[key]; fl != nil {
 		if time.Since(fl.began) < flightTime+time.Second || f.left == maxLeft {
 			fl.waiting++
+			if fl.done == nil {
+				fl.done = make(chan struct{})
+			}
 			return fl, false
 		}
 		fl.left = true
@@ -118,7 +122,10 @@ func (f *flights[K, V]) join(key K) (fl *flight[V], first bool) {
 	if f.m == nil {
 		f.m = map[K]*flight[V]{}
 	}
-	fl = &flight[V]{began: time.Now(), waiting: 1, done: make(chan struct{}), err: ErrClosed}
+	fl = &flight[V]{began: time.Now(), waiting: 1, err: ErrClosed}
+	if waits {
+		fl.done = make(chan struct{})
+	}
 	f.m[key] = fl
 	return fl, true
 }
@@ -130,8 +137,11 @@ func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	} else if f.m[key] == fl {
 		delete(f.m, key)
 	}
+	done := fl.done
 	f.mu.Unlock()
-	close(fl.done)
+	if done != nil {
+		close(done)
+	}
 }
 
 // wait returns what the run has answered, or that ctx has ended, or that the run

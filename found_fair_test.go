@@ -197,6 +197,7 @@ func TestFound07LeaksAreEndedInTurns(t *testing.T) {
 // People who report a leak have mostly not signed in: an actor says where they are, and
 // has no ID. They take turns by address too, and the log knows where it was.
 func TestFound07StrangersReportInTurns(t *testing.T) {
+	t.Parallel()
 	stranger := func(addr string) context.Context {
 		return apikey.WithActor(background, apikey.Actor{Addr: addr, UserAgent: "form", RequestID: "req-1"})
 	}
@@ -207,9 +208,9 @@ func TestFound07StrangersReportInTurns(t *testing.T) {
 				defer e.verifier.Close(background)
 				leaks := e.issueFor(5)
 				template := leaks[0].Token.Reveal()
-				end := flood(3000, func(int, int) {
+				end := flood(1500, func(int, int) {
 					e.manager.RevokeToken(stranger(fmt.Sprintf(form, "198.51.100.7")), recrc(spliceID(template)), "")
-					time.Sleep(time.Millisecond)
+					time.Sleep(20 * time.Millisecond)
 				})
 				defer end()
 				time.Sleep(50 * time.Millisecond)
@@ -295,7 +296,10 @@ func TestFound07TheHasherTakesTurns(t *testing.T) {
 	e := newEnv(t, noPepper, func(e *env) { e.mc.Hasher, e.vc.Hashers = argon, []apikey.Hasher{argon} })
 	others, leaks := e.issueFor(4), e.issueFor(4)
 	key := e.issue().Key.ID
-	end := flood(50, func(int, int) { e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: key}) })
+	end := flood(50, func(int, int) {
+		e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: key})
+		time.Sleep(time.Millisecond)
+	})
 	defer end()
 	v := e.newVerifier() // another process, in which nothing is warm
 	for i := range others {

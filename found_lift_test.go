@@ -94,6 +94,7 @@ func chance(n int) float64 { return 1 - math.Pow(1-3e-6, float64(n)) }
 // What the documentation claims of a guesser: 0.0003 in thirty days where the guards
 // are those that ship, and 0.0004 where a hand-written one leaves LiftLock free.
 func TestFound10TwoSessionsLiftEachOther(t *testing.T) {
+	t.Parallel()
 	free := func(a apikey.Action, _ apikey.Mode) []string {
 		if a == apikey.ActionRotate {
 			return []string{"password"}

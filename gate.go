@@ -46,12 +46,12 @@ func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
 	return &gate{capacity: capacity, share: capacity / slots, wait: wait, maxWaiting: maxWaiting, free: capacity}
 }
 
-// enter waits for room and returns what gives it back. A caller who has hung up
+// enter waits for room, and whoever got some leaves. A caller who has hung up
 // gets none, not even where there is some: a flood of requests that are dropped
 // at once must not run a hash each.
-func (g *gate) enter(ctx context.Context, p path, weight int64) (release func(), err error) {
+func (g *gate) enter(ctx context.Context, p path, weight int64) (room, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, unavailable(err)
+		return room{}, unavailable(err)
 	}
 	weight = min(max(weight, g.share), g.capacity)
 	if !g.tryEnter(weight) {
@@ -61,11 +61,19 @@ func (g *gate) enter(ctx context.Context, p path, weight int64) (release func(),
 			g.waited(time.Since(began), err)
 		}
 		if err != nil {
-			return nil, err
+			return room{}, err
 		}
 	}
-	return func() { g.leave(weight) }, nil
+	return room{g, weight}, nil
 }
+
+// room is what a caller holds of a gate.
+type room struct {
+	gate   *gate
+	weight int64
+}
+
+func (r room) leave() { r.gate.leave(r.weight) }
 
 func (g *gate) tryEnter(weight int64) bool {
 	g.mu.Lock()

@@ -150,11 +150,11 @@ func (a *Argon2id) run(ctx context.Context, h argonHash, secret []byte) ([]byte,
 	if a.gate == nil {
 		return nil, invalid("make an Argon2id with NewArgon2id")
 	}
-	release, err := a.gate.enter(ctx, pathOf(ctx), int64(h.memory))
+	room, err := a.gate.enter(ctx, pathOf(ctx), int64(h.memory))
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer room.leave()
 	return argon2.IDKey(secret, h.salt, h.time, h.memory, h.lanes, argonKeyLen), nil
 }
 

@@ -19,6 +19,7 @@ import (
 // refused as revoked, by that token or by another of the key, or told that his token
 // has ended, after it read so.
 func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
+	t.Parallel()
 	const rounds = 300
 	revived, refused, ends := map[string]int{}, 0, 0
 	for seed := range rounds {

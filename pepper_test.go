@@ -147,6 +147,7 @@ func TestCheckWithoutAPepperIsShort(t *testing.T) {
 
 // Every slot mints its own digit, and tokens of all of them verify together.
 func TestEverySlot(t *testing.T) {
+	t.Parallel()
 	var all []apikey.Pepper
 	for slot := uint8(1); slot <= apikey.MaxPepperSlot; slot++ {
 		all = append(all, pepper(t, slot))

@@ -22,9 +22,13 @@ import (
 //     rotated a key twelve thousand times are in one.
 type reads struct {
 	gate   *gate
-	seed   maphash.Seed // so that nobody can choose which IDs share a place
-	absent [1 << 15]atomic.Uint64
+	seed   maphash.Seed             // so that nobody can choose which IDs share a place
+	absent atomic.Pointer[absences] // nil: the store had whatever it was asked for
 }
+
+// absences are marks of IDs, each in its place. Junk overwrites junk. An ID that is
+// taken for another's loses turns, and nothing else.
+type absences [1 << 15]atomic.Uint64
 
 func newReads(atOnce, maxWaiting int) *reads {
 	return &reads{
@@ -37,7 +41,7 @@ func newReads(atOnce, maxWaiting int) *reads {
 // address (zero: unknown).
 func (r *reads) path(id CredentialID, from netip.Addr) path {
 	known := "unknown"
-	if place, mark := r.place(id); place.Load() == mark {
+	if place, mark := r.place(id); place != nil && place.Load() == mark {
 		known = "absent"
 	}
 	network, address := neighbours(from)
@@ -46,19 +50,26 @@ func (r *reads) path(id CredentialID, from netip.Addr) path {
 
 // learn notes whether the store had it.
 func (r *reads) learn(id CredentialID, err error) {
+	absent := errors.Is(err, ErrNotFound)
+	if absent && r.absent.Load() == nil {
+		r.absent.CompareAndSwap(nil, new(absences))
+	}
 	switch place, mark := r.place(id); {
-	case errors.Is(err, ErrNotFound):
+	case absent:
 		place.Store(mark)
-	case err == nil:
+	case err == nil && place != nil:
 		place.CompareAndSwap(mark, 0)
 	}
 }
 
-// place is where the absence of an ID is marked, and the mark. Junk overwrites
-// junk. An ID that is taken for another's loses turns, and nothing else.
+// place is where the absence of an ID is marked, nil if none ever was, and the mark.
 func (r *reads) place(id CredentialID) (*atomic.Uint64, uint64) {
+	all := r.absent.Load()
+	if all == nil {
+		return nil, 0
+	}
 	h := maphash.Bytes(r.seed, id[:])
-	return &r.absent[h%uint64(len(r.absent))], cmp.Or(h, 1)
+	return &all[h%uint64(len(all))], cmp.Or(h, 1)
 }
 
 // neighbours names the network and the address that a request came from: what is

@@ -253,6 +253,7 @@ func TestRevealNeedsItsEvent(t *testing.T) {
 // Of a sealed token, no bit can be turned, nothing cut or added; and it opens in
 // its own row alone: not under another key, account, mode or credential.
 func TestSealedTokenIsBoundToItsRow(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var f *factors
 		e := newEnv(t, on, withFactors(&f, nil), func(e *env) { e.mc.InsecureRevealWithoutStepUp = true })

@@ -98,11 +98,11 @@ func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 // lookUp reads the store for a token that may be junk, in a turn of its own.
 func (m *Manager) lookUp(ctx context.Context, id CredentialID) (Record, error) {
 	from := addrOf(presenterOf(ctx).Addr)
-	release, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
+	room, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
 	if err != nil {
 		return Record{}, err
 	}
-	defer release()
+	defer room.leave()
 	r, err := m.cfg.Store.Lookup(ctx, id)
 	m.cold.learn(id, err)
 	return r, err

@@ -310,6 +310,7 @@ func (k copying) Unwrap(ctx context.Context, w, aad []byte) ([]byte, error) {
 // typed nil
 // A refund whose answer was lost is not given twice: it would be another's.
 func TestLostAnswerRefundsOnce(t *testing.T) {
+	t.Parallel()
 	var p *proxy
 	var f *factors
 	e := newEnv(t, through(&p), withFactors(&f, apikey.GuardRotate("password")), func(e *env) { e.mc.Limits.LiveKeys = 1000 })
@@ -400,6 +401,7 @@ func TestRefundAfterALift(t *testing.T) {
 
 // Items that are damaged in any way cost an error, not the process.
 func TestDamagedItems(t *testing.T) {
+	t.Parallel()
 	for seed := range 60 {
 		rng := mrand.New(mrand.NewPCG(uint64(seed), 1))
 		var f *factors

@@ -15,6 +15,7 @@ import (
 // answer was lost: what is tried again finds it by itself. Otherwise an actor on a
 // bad network would be held up after five wrong answers, and after one challenge.
 func TestALostAnswerCountsOnce(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var p *proxy
 		var f *factors
@@ -57,6 +58,7 @@ func TestALostAnswerCountsOnce(t *testing.T) {
 // lost answer is followed by another attempt, must not compare what nobody pays
 // for any more.
 func TestALostRefundIsNoFreeGuess(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var p *proxy
 		var f *factors

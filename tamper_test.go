@@ -35,6 +35,7 @@ func onSQLite(db **sql.DB) func(*env) {
 // process that reads it for the first time, by one that reads it again, and by
 // management, which does not sign it anew.
 func TestRowsChangedBySQLAreRefused(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, sql string
 		gone      bool // the presented credential is not there any more
@@ -115,6 +116,7 @@ func TestRowsChangedBySQLAreRefused(t *testing.T) {
 // The columns that Upkeep swaps are outside the MAC. Whatever is written there
 // without the pepper, no other token than before is accepted.
 func TestUpkeepColumnsChangedBySQLHelpNobody(t *testing.T) {
+	t.Parallel()
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1})
 	require.NoError(t, err)
 	var db *sql.DB

@@ -354,11 +354,11 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 		if key.proven {
 			g = v.warmReads
 		}
-		release, err := g.enter(ctx, key.line, 1)
+		room, err := g.enter(ctx, key.line, 1)
 		if err != nil {
 			return row{}, err
 		}
-		defer release()
+		defer room.leave()
 		readAt, begun := v.now(), v.cache.newest()
 		r, err := v.cfg.Store.Lookup(ctx, key.id)
 		v.coldReads.learn(key.id, err)

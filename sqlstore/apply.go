@@ -74,10 +74,11 @@ func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) erro
 }
 
 func (s *Store) exists(ctx context.Context, c conn, statement string, args ...any) (found bool, err error) {
-	err = s.each(ctx, c, query{sql: statement, args: args}, func(*sql.Rows) error {
-		found = true
-		return nil
-	})
+	var v verdict
+	err = s.each(ctx, c, query{sql: statement, args: args}, func(rows *sql.Rows) error { return rows.Scan(&v, &found) })
+	if err == nil && v != 0 {
+		err = v.err()
+	}
 	return found, err
 }
 
@@ -116,16 +117,19 @@ func (s *Store) must(ctx context.Context, c conn, statement string, args []any) 
 
 // moved is why a comparison failed: somebody was faster, or the session or its server
 // is not to be written to.
-func (s *Store) moved(ctx context.Context, c conn) error {
+func (s *Store) moved(ctx context.Context, c conn) error { return cmp.Or(s.decides(ctx, c), errMoved) }
+
+// decides fails where the session or its server is not to be written to.
+func (s *Store) decides(ctx context.Context, c conn) error {
 	if s.sql.verdict == "" {
-		return errMoved
+		return nil
 	}
 	var v verdict
 	err := s.each(ctx, c, query{sql: s.sql.verdict}, func(rows *sql.Rows) error { return rows.Scan(&v) })
 	if err == nil && v != 0 {
 		err = v.err()
 	}
-	return cmp.Or(err, errMoved)
+	return err
 }
 
 func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error {
@@ -202,15 +206,11 @@ func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record)
 	}
 	err := s.each(ctx, c, query{sql: s.sql.credentialsOf, args: []any{r.ID[:]}}, func(rows *sql.Rows) error {
 		var (
-			verdict verdict
-			id      []byte
-			k       kept
+			id []byte
+			k  kept
 		)
-		if err := rows.Scan(&verdict, &id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
+		if err := rows.Scan(&id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
 			return err
-		}
-		if verdict != 0 {
-			return verdict.err()
 		}
 		var known apikey.CredentialID
 		copy(known[:], id)

@@ -78,8 +78,9 @@ type engine interface {
 	// claim locks credentials for what Upkeep writes, or fails with what is
 	// retryable where somebody else has one of them. "": nobody else can.
 	claim([]apikey.CredentialID) query
-	// claimUses is claim of those credentials that touch would write. The others
-	// are only read: most of what many nodes ask for one of them has written.
+	// claimUses is claim of those credentials that touch would write, for which it
+	// has a row each. The others are only read, or are free again at once: most of
+	// what many nodes ask for one of them has written.
 	claimUses([]use) query
 	// touch writes last_used; see use.
 	touch([]use) query
@@ -134,27 +135,29 @@ type statements struct {
 
 	// What decides is written on the server that decides, and nowhere else: a pool may
 	// reach another with its next connection, and a revocation that is committed on a
-	// server that only follows stops nobody. insertKey and insertItem fail there (see
-	// unfitWrite), and the others write no row (see verdict).
+	// server that only follows stops nobody. insertKey, insertItem and insertEvent fail
+	// there (see unfitWrite), and the other writes of Apply write no row (see verdict).
+	// Purge and Upkeep ask first.
 	insertKey string // keyArgs, key; no row if it exists
 	updateKey string // keyArgs, key, version that is stored
 
-	// verdict asks why a comparison wrote no row; "" where there is one server alone.
+	// verdict asks whether the session and its server may be written to; "" where there
+	// is one server alone.
 	verdict string
 
-	credentialsOf    string // key; rows of the verdict on the session, and kept
+	credentialsOf    string // key; rows of credential and kept
 	insertCredential string // kept.args, upkeepArgs, credential, key; no row if it exists
 	updateCredential string // kept.args, credential
 	dropCredential   string // credential
 	unseal           string // key, 1 if it is revoked: no sealed copy of what is dead
 
-	hasItem    string // kind, ID
+	hasItem    string // kind, ID; a row of the verdict, and whether it is there
 	insertItem string // itemArgs, kind, ID; no row if it exists
 	updateItem string // itemArgs, kind, ID, version that is stored
 	deleteItem string // kind, ID, version that is stored
 
 	insertEvent string // eventArgs; no row if it exists
-	hasEvent    string // ID
+	hasEvent    string // ID; a row of the verdict, and whether it is there
 
 	swapHash   string // new hash, new check, credential, old hash
 	swapSealed string // new copy, new KEK, credential, old copy

@@ -75,6 +75,9 @@ var mysqlSettings = []setting{
 	{unfit: "@@global.log_bin = 1 AND @@session.sql_log_bin = 0",
 		why:  "sql_log_bin is off, so that no replica would hear of a change, a revocation for one",
 		cure: "sql_log_bin=1"},
+	{unfit: "@@global.log_bin = 1 AND @@session.binlog_format = 'STATEMENT'",
+		why:  "binlog_format is STATEMENT, so that a replica would run the statements anew, find that it is one, and write nothing",
+		cure: "binlog_format=ROW"},
 	{needs: "@@wsrep_on", unfit: "@@global.wsrep_on = 1 AND @@session.wsrep_on = 0",
 		why:  "wsrep_on is off for the session, so that the other nodes of this Galera cluster would not hear of a change, a revocation for one",
 		cure: "wsrep_on=1"},
@@ -286,7 +289,8 @@ LEFT JOIN apikey_credentials used ON used.id = ?
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id` + mysqlAll,
 
-		// No key has no version: where the verdict is not 0, the statement fails.
+		// No key has no version, no item either, and no event no seq: where the verdict
+		// is not 0, the three INSERTs fail.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
@@ -299,7 +303,7 @@ WHERE id = ? AND version = ? AND ` + e.node + ` = 0`,
 		verdict: `SELECT ` + e.node + ` LIMIT 1`,
 
 		// Locked, which is to say: as they are now, in a transaction of the caller too.
-		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended, hint, public, pepper
+		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
 FROM apikey_credentials WHERE key_id = ?` + mysqlAll + ` FOR UPDATE`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
@@ -309,7 +313,8 @@ SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?
 		dropCredential: `DELETE FROM apikey_credentials WHERE id = ?`,
 		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = ? AND (ended = 1 OR ? = 1)`,
 
-		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ? LIMIT 1 FOR UPDATE`,
+		hasItem: `SELECT node.verdict, i.id IS NOT NULL FROM ` + e.oneNode() + `
+LEFT JOIN apikey_items i ON i.kind = ? AND i.id = ? LIMIT 1 FOR UPDATE`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
 VALUES (CASE WHEN ` + e.node + ` = 0 THEN ? END, ?, ?, ?, ?, ?)`,
 		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
@@ -317,8 +322,9 @@ WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,
 		deleteItem: `DELETE FROM apikey_items WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,
 
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) END)`,
-		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ? LIMIT 1 LOCK IN SHARE MODE`,
+VALUES (?, ?, ?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END, ?, ?, ?, ?, CASE WHEN ? = 1 THEN UTC_TIMESTAMP(6) END)`,
+		hasEvent: `SELECT node.verdict, e.id IS NOT NULL FROM ` + e.oneNode() + `
+LEFT JOIN apikey_events e ON e.id = ? LIMIT 1 LOCK IN SHARE MODE`,
 
 		swapHash: `UPDATE apikey_credentials SET hash = ?, check_value = ? WHERE id = ? AND hash = ?`,
 		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed <=> ? AND ended = 0
@@ -416,12 +422,13 @@ func (e mysql) used(b *builder, uses []use) {
 const mysqlDue = "(c.last_used IS NULL OR c.last_used < used.before_at OR c.last_used > UTC_TIMESTAMP(6))"
 
 // claimUses: a derived table has no statistics, and the other way round every
-// credential would be locked.
+// credential would be locked. A credential that is not due is locked while it is
+// looked at, so one that somebody else has makes the claim begin again.
 func (e mysql) claimUses(uses []use) query {
 	b := e.builder()
 	b.add("SELECT STRAIGHT_JOIN c.id FROM ")
 	e.used(b, uses)
-	b.add(" JOIN apikey_credentials c FORCE INDEX (PRIMARY) ON c.id = used.id WHERE ", mysqlDue, " ORDER BY c.id FOR UPDATE NOWAIT")
+	b.add(" JOIN apikey_credentials c FORCE INDEX (PRIMARY) ON c.id = used.id WHERE ", mysqlDue, " ORDER BY c.id", mysqlAll, " FOR UPDATE NOWAIT")
 	return b.query()
 }
 
@@ -429,7 +436,7 @@ func (e mysql) touch(uses []use) query {
 	b := e.builder()
 	b.add("UPDATE ")
 	e.used(b, uses)
-	b.add(" JOIN apikey_credentials c ON c.id = used.id SET c.last_used = LEAST(used.at, UTC_TIMESTAMP(6)) WHERE ", mysqlDue)
+	b.add(" STRAIGHT_JOIN apikey_credentials c FORCE INDEX (PRIMARY) ON c.id = used.id SET c.last_used = LEAST(used.at, UTC_TIMESTAMP(6)) WHERE ", mysqlDue)
 	return b.query()
 }
 

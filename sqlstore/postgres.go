@@ -227,7 +227,8 @@ func (e postgres) statements() statements {
 		getLocked: get,
 		lookup:    lookup,
 
-		// No key has no version: where the verdict is not 0, the statement fails.
+		// No key has no version, no item either, and no event no seq: where the verdict
+		// is not 0, the three INSERTs fail.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
@@ -243,7 +244,7 @@ WHERE id = $22 AND version = $23 AND ` + e.node + ` = 0`,
 
 		verdict: `SELECT ` + e.node + ` LIMIT 1`,
 
-		credentialsOf: `SELECT ` + e.fit + `, id, position, not_before, not_after, ended::int, hint, public, pepper
+		credentialsOf: `SELECT id, position, not_before, not_after, ended::int, hint, public, pepper
 FROM apikey_credentials WHERE key_id = $1`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
@@ -253,7 +254,7 @@ SET position = $1, not_before = $2, not_after = $3, ended = ($4::int = 1), hint 
 		dropCredential: `DELETE FROM apikey_credentials WHERE id = $1`,
 		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = $1 AND (ended OR $2::int = 1)`,
 
-		hasItem: `SELECT 1 FROM apikey_items WHERE kind = $1 AND id = $2`,
+		hasItem: `SELECT ` + e.node + `, EXISTS (SELECT 1 FROM apikey_items WHERE kind = $1 AND id = $2)`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
 VALUES (CASE WHEN ` + e.node + ` = 0 THEN $1::bigint END, $2, $3, $4, $5, $6) ON CONFLICT (kind, id) DO NOTHING`,
 		updateItem: `UPDATE apikey_items SET version = $1, expires_at = $2, sealed_kek = $3, data = $4
@@ -261,9 +262,9 @@ WHERE kind = $5 AND id = $6 AND version = $7 AND ` + e.node + ` = 0`,
 		deleteItem: `DELETE FROM apikey_items WHERE kind = $1 AND id = $2 AND version = $3 AND ` + e.node + ` = 0`,
 
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, CASE WHEN $12::int = 1 THEN pg_current_xact_id() END)
+VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN ` + e.node + ` = 0 THEN $7::bigint END, $8, $9, $10, $11, CASE WHEN $12::int = 1 THEN pg_current_xact_id() END)
 ON CONFLICT (id) DO NOTHING`,
-		hasEvent: `SELECT 1 FROM apikey_events WHERE id = $1`,
+		hasEvent: `SELECT ` + e.node + `, EXISTS (SELECT 1 FROM apikey_events WHERE id = $1)`,
 
 		swapHash: `UPDATE apikey_credentials SET hash = $1, check_value = $2 WHERE id = $3 AND hash = $4`,
 		swapSealed: `UPDATE apikey_credentials SET sealed = $1, sealed_kek = $2

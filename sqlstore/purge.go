@@ -27,6 +27,9 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, er
 	}
 	var keys, items int64
 	err := s.atomically(ctx, func(c conn) (err error) {
+		if err = s.decides(ctx, c); err != nil {
+			return err
+		}
 		bound := ceil(before)
 		if _, err = s.exec(ctx, c, s.sql.purgeCredentials, bound, limit); err != nil {
 			return err

@@ -194,7 +194,7 @@ ON CONFLICT (id) DO NOTHING`,
 	created_at = ?, expires_at = ?, revoked_at = ?, rotate_due = ?, event = ?, feed = (SELECT place FROM apikey_feed)
 WHERE id = ? AND version = ?`,
 
-		credentialsOf: `SELECT 0, id, position, not_before, not_after, ended, hint, public, pepper
+		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
 FROM apikey_credentials WHERE key_id = ?`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
 	last_used, hash, check_value, sealed, sealed_kek, id, key_id)
@@ -204,7 +204,7 @@ SET position = ?, not_before = ?, not_after = ?, ended = ?, hint = ?, public = ?
 		dropCredential: `DELETE FROM apikey_credentials WHERE id = ?`,
 		unseal:         `UPDATE apikey_credentials SET sealed = NULL, sealed_kek = '' WHERE key_id = ? AND (ended = 1 OR ? = 1)`,
 
-		hasItem: `SELECT 1 FROM apikey_items WHERE kind = ? AND id = ?`,
+		hasItem: `SELECT 0, EXISTS (SELECT 1 FROM apikey_items WHERE kind = ? AND id = ?)`,
 		insertItem: `INSERT INTO apikey_items (version, expires_at, sealed_kek, data, kind, id)
 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO NOTHING`,
 		updateItem: `UPDATE apikey_items SET version = ?, expires_at = ?, sealed_kek = ?, data = ?
@@ -214,7 +214,7 @@ WHERE kind = ? AND id = ? AND version = ?`,
 		insertEvent: `INSERT INTO apikey_events (id, time, account, mode, key_id, credential, seq, actor, action, body, hash, feed)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? = 1 THEN (SELECT place FROM apikey_feed) ELSE 0 END)
 ON CONFLICT (id) DO NOTHING`,
-		hasEvent: `SELECT 1 FROM apikey_events WHERE id = ?`,
+		hasEvent: `SELECT 0, EXISTS (SELECT 1 FROM apikey_events WHERE id = ?)`,
 
 		swapHash: `UPDATE apikey_credentials SET hash = ?, check_value = ? WHERE id = ? AND hash = ?`,
 		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed IS ? AND ended = 0

@@ -35,17 +35,26 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	uses, ids := lastUses(batch), swapped(batch)
 	return s.retry(ctx, "upkeep", func() error {
 		return s.atomically(ctx, func(c conn) error {
+			if err := s.decides(ctx, c); err != nil {
+				return err
+			}
 			for chunk := range slices.Chunk(ids, usesAtOnce) {
-				if err := s.claim(ctx, c, s.engine.claim(chunk)); err != nil {
+				if _, err := s.claim(ctx, c, s.engine.claim(chunk)); err != nil {
 					return err
 				}
 			}
-			for _, chunk := range uses {
-				if err := s.claim(ctx, c, s.engine.claimUses(chunk)); err != nil {
+			due := slices.Clone(uses)
+			for i, chunk := range uses {
+				claimed, err := s.claim(ctx, c, s.engine.claimUses(chunk))
+				if err != nil {
 					return err
 				}
+				due[i] = claimed.of(chunk)
 			}
-			for _, chunk := range uses {
+			for _, chunk := range due {
+				if len(chunk) == 0 {
+					continue
+				}
 				q := s.engine.touch(chunk)
 				if _, err := s.exec(ctx, c, q.sql, q.args...); err != nil {
 					return err
@@ -61,13 +70,40 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	})
 }
 
+// claimed are the credentials that a transaction has locked; nil where none are.
+type claimed map[apikey.CredentialID]bool
+
+// of leaves out what was not due: touch would look at it again, and wait for
+// whoever has it locked.
+func (c claimed) of(uses []use) []use {
+	if c == nil {
+		return uses
+	}
+	var due []use
+	for _, u := range uses {
+		if c[u.id] {
+			due = append(due, u)
+		}
+	}
+	return due
+}
+
 // claim does nothing in the caller's transaction, where nothing can be begun
 // again.
-func (s *Store) claim(ctx context.Context, c conn, q query) error {
+func (s *Store) claim(ctx context.Context, c conn, q query) (claimed, error) {
 	if s.tx != nil || q.sql == "" {
-		return nil
+		return nil, nil
 	}
-	return s.each(ctx, c, q, func(*sql.Rows) error { return nil })
+	all := claimed{}
+	err := s.each(ctx, c, q, func(rows *sql.Rows) error {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		all[apikey.CredentialID(id)] = true
+		return nil
+	})
+	return all, err
 }
 
 // swap replaces what still has its old value. Whether it had is not asked: who

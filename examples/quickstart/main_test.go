@@ -69,7 +69,7 @@ func TestREADMEPrograms(t *testing.T) {
 		}
 		file := filepath.Join(t.TempDir(), "main.go")
 		require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
-		out, err := exec.Command("go", "build", "-o", filepath.Join(t.TempDir(), "program"), file).CombinedOutput()
+		out, err := exec.Command("go", "vet", file).CombinedOutput() // not build: linking takes longer than all else
 		require.NoError(t, err, "%s\n%s", program, out)
 	}
 }

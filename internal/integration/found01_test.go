@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -65,6 +66,8 @@ var mariaSettings = []sessionSetting{
 	{"time_zone=SYSTEM", harmless},
 	{"tx_read_only=1", readOnly},
 	{"sql_log_bin=0", refused},
+	{"binlog_format=STATEMENT", refused},
+	{"binlog_format=ROW", harmless},
 	{"unique_checks=0&foreign_key_checks=0", harmless},
 	{"check_constraint_checks=0", harmless},
 	{"sql_auto_is_null=1", harmless},
@@ -226,6 +229,23 @@ func (s *shopWith) tries(t *testing.T, dsn, want string) {
 	}
 }
 
+// isUsed writes a last use, and reads it.
+func isUsed(ctx context.Context, s *sqlstore.Store, key apikey.KeyID) error {
+	var batch []apikey.Upkeep
+	r, err := s.Get(ctx, key)
+	for _, c := range r.Credentials {
+		batch = append(batch, apikey.Upkeep{Credential: c.ID, LastUsed: time.Now()})
+	}
+	err = cmp.Or(err, s.Upkeep(ctx, batch))
+	r, again := s.Get(ctx, key)
+	for _, c := range r.Credentials {
+		if c.LastUsed.IsZero() {
+			return errors.New("a last use is not written")
+		}
+	}
+	return cmp.Or(err, again)
+}
+
 const spoken = "Café 💥 'n\" \\ %"
 
 // through does what a program does, with a store that is opened otherwise, and
@@ -255,6 +275,9 @@ func (s *shopWith) through(t *testing.T, set *sqlstore.Store, writes bool) error
 	written, err := s.lives(ctx, m, s.v, set)
 	if err != nil {
 		return fmt.Errorf("written so: %w", err)
+	}
+	if err := isUsed(ctx, set, written); err != nil {
+		return err
 	}
 	for _, id := range []apikey.KeyID{read, written} {
 		for _, by := range []*apikey.Manager{m, s.m} {

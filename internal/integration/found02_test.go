@@ -182,13 +182,22 @@ func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.Record, item apikey
 	changed.Version, changed.Data = 2, []byte("2")
 	deleted.Version, deleted.Delete, deleted.Data = 2, true, nil
 	another.ID = "y"
+	event := change(newRecord("m2"))
+	event.Record = nil
 	for what, c := range map[string]apikey.Change{
 		"a new key": change(newRecord("m2")), "a change of a key": change(next(r)),
 		"a new item": items(another), "a change of an item": items(changed), "an item's end": items(deleted),
+		"an event alone": event,
 	} {
 		if err := s.Apply(t.Context(), c); !errors.Is(err, apikey.ErrUnavailable) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	if _, err := s.Purge(t.Context(), time.Now().AddDate(0, 0, -2), 10); !errors.Is(err, apikey.ErrUnavailable) {
+		t.Errorf("Purge: %v", err)
+	}
+	if err := s.Upkeep(t.Context(), []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: time.Now()}}); !errors.Is(err, apikey.ErrUnavailable) {
+		t.Errorf("Upkeep: %v", err)
 	}
 }
 
