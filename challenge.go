@@ -49,9 +49,10 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	}
 	s, ask := m.own(), what.guarded()
 	var tried []question // the last of them is put
+	var sending []string // of this call alone, which is what it marks as being sent
 	defer func() {
-		for _, q := range tried {
-			m.sending.Delete(q.ID)
+		for _, id := range sending {
+			m.sending.Delete(id)
 		}
 	}()
 	j := ask.job
@@ -68,10 +69,14 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 			return effect{}, nil
 		}
 		q, e, err := s.question(ctx, a, r, b, factor, &ask, anew)
-		if err == nil {
-			tried = append(tried, q)
+		if err != nil {
+			return effect{}, err
 		}
-		return e, err
+		if tried = append(tried, q); q.send != nil {
+			m.sending.Store(q.ID, nil)
+			sending = append(sending, q.ID)
+		}
+		return e, nil
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Challenge{}, err
@@ -120,10 +125,13 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 	}
 	if p.Changes = ask.says; ask.job.plan != nil {
 		plan, err := ask.job.plan(ctx, s, a, r, now)
+		if err == nil && ask.job.first != nil {
+			err = ask.job.first(ctx, s, a, r) // it may leave out a part of the plan
+		}
 		if err != nil {
 			return question{}, effect{}, err
 		}
-		p.Changes = append(s.changesOf(plan), p.Changes...)
+		p.Changes = append(s.changesOf(ask.job.left(plan)), p.Changes...)
 	}
 	waiting, err := s.waiting(ctx, b, p, now)
 	if err != nil || waiting.ID != "" && !anew {
@@ -139,7 +147,6 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 		var counted []Item
 		counted, err = s.countMail(ctx, &q.put, now)
 		items = append(items, counted...)
-		s.sending.Store(q.ID, nil)
 	}
 	if err != nil {
 		return question{}, effect{}, err

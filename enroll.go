@@ -82,7 +82,7 @@ func (r DisableRequest) guarded() approval {
 // ownFactor approves what somebody does to a factor of his own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
-		job: job{action: action, wide: true, own: true, factor: factor, first: func(s session, _ Actor, _ *Record) error {
+		job: job{action: action, wide: true, own: true, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *Record) error {
 			_, err := s.enroller(factor)
 			return err
 		}},
@@ -94,8 +94,12 @@ func ownFactor(action Action, factor string) approval {
 // aboutActor approves what an admin does for another; factor is empty where it is
 // about none.
 func aboutActor(action Action, factor, account, actor string) approval {
+	says := []string{"for " + quoteForMail(actor)}
+	if factor != "" {
+		says = append(says, "factor: "+factor)
+	}
 	return approval{
-		job: job{action: action, wide: true, account: account, spans: true, first: func(s session, a Actor, _ *Record) error {
+		job: job{action: action, wide: true, account: account, spans: true, first: func(_ context.Context, s session, a Actor, _ *Record) error {
 			if action != ActionLiftLock {
 				if _, err := s.enroller(factor); err != nil {
 					return err
@@ -108,7 +112,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 			c.text(factor)
 			c.text(actor)
 		}),
-		says: []string{"for " + quoteForMail(actor), "factor: " + or(factor, "all")},
+		says: says,
 	}
 }
 

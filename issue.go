@@ -60,6 +60,10 @@ func (r IssueRequest) guarded() approval {
 				}
 				return []planned{{would: blank}}, nil
 			},
+			first: func(ctx context.Context, s session, a Actor, _ *Record) error {
+				_, _, err := s.issuable(ctx, a, r)
+				return err
+			},
 		},
 		sum: sumOf(ActionIssue, func(c *canon) {
 			sum := r.sum()
@@ -93,17 +97,9 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var token Token
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
-	j.first = func(s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
-		account, now := accountOf(a, req.Account), s.cfg.Now()
-		idem, issued.Key, err = s.idempotency(ctx, account, req, now)
-		if err != nil || fresh != nil {
-			return err
-		}
-		blank, err := s.blank(account, req, now)
-		if err != nil {
-			return err
-		}
-		return s.room(ctx, a, blank, now)
+	j.first = func(ctx context.Context, s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
+		idem, issued.Key, err = s.issuable(ctx, a, req)
+		return err
 	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		account := accountOf(a, req.Account)
@@ -117,7 +113,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 		if err := r.date(now); err != nil {
 			return effect{}, err
 		}
-		growth, _, err := s.growth(ctx, a, account, 1, now)
+		growth, _, err := s.growth(ctx, a, account, 1, fresh, now)
 		if err != nil {
 			return effect{}, err
 		}
@@ -147,6 +143,21 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	return issued, nil
 }
 
+// issuable is whether a key can be made: the item of its idempotency key to write, or
+// the earlier key and why there is none, or which limit has been reached.
+func (s session) issuable(ctx context.Context, a Actor, req IssueRequest) (*Item, Info, error) {
+	account, now := accountOf(a, req.Account), s.cfg.Now()
+	idem, earlier, err := s.idempotency(ctx, account, req, now)
+	if err != nil {
+		return nil, earlier, err
+	}
+	blank, err := s.blank(account, req, now)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	return idem, Info{}, s.room(ctx, a, blank, now)
+}
+
 // fresh is the record that a request asks for, with its token: nil with an error.
 func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRequest) (*Record, Token, error) {
 	asked := s.cfg.Now()
@@ -154,7 +165,7 @@ func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRe
 	if err != nil {
 		return nil, Token{}, err
 	}
-	_, group, err := s.growth(ctx, a, account, 1, asked)
+	_, group, err := s.growth(ctx, a, account, 1, nil, asked)
 	if err != nil {
 		return nil, Token{}, err
 	}
@@ -194,7 +205,10 @@ func (s session) blank(account string, req IssueRequest, now time.Time) (*Record
 		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
 		ExpiresAt: micros(req.ExpiresAt),
 	}
-	if err := cmp.Or(validOwner(r), s.valid(r, settable), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
+	if err := validOwner(r); err != nil { // Catalog.Products is called for whom there is
+		return nil, err
+	}
+	if err := cmp.Or(s.valid(r, settable), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
 		return nil, err
 	}
 	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden

@@ -45,7 +45,7 @@ type job struct {
 	// is refused before anything has to be approved, and so is what first refuses, if
 	// that is not nil: nobody proves themselves for what would be refused afterwards.
 	plan  func(ctx context.Context, s session, a Actor, r *Record, now time.Time) ([]planned, error)
-	first func(session, Actor, *Record) error
+	first func(context.Context, session, Actor, *Record) error
 	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
 	// mode of the key.
 	modes func() []Mode
@@ -222,7 +222,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
 	}
 	if j.first != nil {
-		if err := j.first(s, a, r); err != nil {
+		if err := j.first(ctx, s, a, r); err != nil {
 			return on, err
 		}
 	}
@@ -235,6 +235,15 @@ func (j job) modesOf(about Info) []Mode {
 		return j.modes()
 	}
 	return []Mode{about.Mode}
+}
+
+// left is a plan without the keys of modes in which the job makes none.
+func (j job) left(plan []planned) []planned {
+	if j.modes == nil {
+		return plan
+	}
+	modes := j.modes()
+	return slices.DeleteFunc(plan, func(p planned) bool { return p.is == nil && !slices.Contains(modes, p.would.Mode) })
 }
 
 // transitions are what a Policy is asked about: each key that a plan changes or

@@ -68,7 +68,10 @@ func (id *KeyID) UnmarshalText(text []byte) (err error) {
 }
 
 // CredentialID identifies one version of what a key proves itself with. Tokens
-// carry it; it is public and drawn at random (UUID version 4, RFC 9562).
+// carry it; it is public, and has the form of a UUID of version 4 (RFC 9562). The
+// Manager draws 90 bits of it at random, for each; the last four bytes are drawn once
+// for an account, so that the tokens of one account can be told to belong together,
+// by whoever has two of them, and take turns as one.
 type CredentialID [16]byte
 
 // ParseCredentialID reads the 22 base62 characters that

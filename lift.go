@@ -14,7 +14,12 @@ type LiftLockRequest struct {
 }
 
 func (r LiftLockRequest) guarded() approval {
-	return aboutActor(ActionLiftLock, "", r.Account, r.Actor)
+	ask := aboutActor(ActionLiftLock, "", r.Account, r.Actor)
+	ask.job.first = func(ctx context.Context, s session, a Actor, _ *Record) error {
+		_, _, err := s.liftable(ctx, a, r)
+		return err
+	}
+	return ask
 }
 
 // LiftLock ends the lock of an actor's guarded actions, which a hundred wrong
@@ -33,10 +38,6 @@ func (r LiftLockRequest) guarded() approval {
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
-	j.first = func(s session, a Actor, _ *Record) error { // nobody proves themselves for what is refused afterwards
-		_, _, err := s.liftable(ctx, a, req)
-		return err
-	}
 	j.work = func(a Actor, _ *Record) (effect, error) {
 		b, target, err := s.liftable(ctx, a, req)
 		if err != nil {

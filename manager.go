@@ -76,7 +76,8 @@ type ManagerConfig struct {
 	Local    []*Verifier
 	Notifier Notifier // nil: other nodes poll
 	// OnEvent is called after the commit, before the method returns; by NewManager
-	// too, when a pepper is used on this database for the first time.
+	// too, when a pepper is used on this database for the first time, or vouches for
+	// the mark of another.
 	OnEvent func(Event)
 	Trace   *Trace           // nil: none
 	Logger  *slog.Logger     // as VerifierConfig.Logger; nil: silent

@@ -68,6 +68,10 @@ func TestClosedManagerDoesNothing(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrClosed)
 	require.ErrorIs(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}), apikey.ErrClosed)
 	require.ErrorIs(t, e.manager.RevokeToken(background, key.Token.Reveal(), ""), apikey.ErrClosed)
+	patient, cancel := context.WithTimeout(background, time.Minute)
+	defer cancel()
+	require.ErrorIs(t, e.manager.RevokeToken(patient, key.Token.Reveal(), ""), apikey.ErrClosed)
+	require.NoError(t, patient.Err(), "it is said at once")
 	require.NoError(t, e.verify(key.Token))
 }
 

@@ -13,7 +13,7 @@ type Action string
 // The actions of this version. Policy is never asked about ActionRevokeToken
 // (having the token is the right), ActionConfirm, ActionEnroll,
 // ActionConfirmEnrollment, ActionDisable of one's own factor, ActionWiden,
-// ActionLock, and ActionPepper when NewManager introduces one.
+// ActionLock, and ActionPepper when NewManager introduces a pepper or vouches for one.
 //
 // ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
 // ActionRevoke is also RevokeAll, asked about once for the list and once a key.

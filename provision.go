@@ -44,7 +44,7 @@ func (s session) provision(ctx context.Context, req ProvisionRequest) (done Prov
 	j.work = func(a Actor, _ *Record) (e effect, err error) {
 		var group string
 		if n := len(p.modes()); n > 0 {
-			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, s.cfg.Now())
+			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, nil, s.cfg.Now())
 			if err != nil {
 				return effect{}, err
 			}
@@ -120,7 +120,7 @@ func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *Record, 
 }
 
 // stand leaves out the modes that Standing refuses, where a key would be made.
-func (p *provisioning) stand(s session, a Actor, _ *Record) error {
+func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *Record) error {
 	var refused error
 	left := 0
 	for i := range p.parts {

@@ -137,11 +137,15 @@ func (s session) quota(ctx context.Context, account string, m Mode, now time.Tim
 }
 
 // growth counts n more keys of an account, and says to which group their credentials
-// belong. An Operator is counted, and not limited.
-func (s session) growth(ctx context.Context, a Actor, account string, n int, now time.Time) (Item, string, error) {
+// belong: that of made, if a key is made already and the account has none yet. An
+// Operator is counted, and not limited.
+func (s session) growth(ctx context.Context, a Actor, account string, n int, made *Record, now time.Time) (Item, string, error) {
 	c, err := s.count(ctx, itemGrowth, account, 0)
 	if err != nil {
 		return Item{}, "", err
+	}
+	if made != nil && c.item.Version == 0 {
+		c.group = groupOf(made.Credentials[0].ID)
 	}
 	keys := s.limits.Keys
 	if a.operator {
@@ -164,7 +168,10 @@ func (c *count) issue(n, limit int, now time.Time) error {
 	for _, i := range c.hour {
 		sum += i.keys
 	}
-	if sum > limit {
+	switch {
+	case n > limit:
+		return fmt.Errorf("%w: this makes %d keys, and an account may have %d issued in an hour: have an Operator make them", ErrLimit, n, limit)
+	case sum > limit:
 		oldest := time.Unix(second, 0)
 		if len(c.hour) > 0 {
 			oldest = time.Unix(c.hour[0].second, 0)
@@ -183,7 +190,7 @@ func (c *count) issue(n, limit int, now time.Time) error {
 // room asks, before a token is made and hashed, whether a key may be made at all.
 // The limits are held by what is written with the key.
 func (s session) room(ctx context.Context, a Actor, r *Record, now time.Time) error {
-	_, _, err := s.growth(ctx, a, r.Account, 1, now)
+	_, _, err := s.growth(ctx, a, r.Account, 1, nil, now)
 	if err == nil && r.live(now) {
 		_, err = s.quota(ctx, r.Account, r.Mode, now)
 	}

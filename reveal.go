@@ -25,7 +25,7 @@ func (r RevealRequest) guarded() approval {
 }
 
 // recoverable refuses what has no token to show.
-func recoverable(_ session, _ Actor, r *Record) error {
+func recoverable(_ context.Context, _ session, _ Actor, r *Record) error {
 	switch {
 	case r.State() == Revoked:
 		return ErrRevoked

@@ -148,7 +148,7 @@ type RevokeAllRequest struct {
 }
 
 // selects refuses a request that does not say which keys it means.
-func (r RevokeAllRequest) selects(session, Actor, *Record) error {
+func (r RevokeAllRequest) selects(context.Context, session, Actor, *Record) error {
 	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !r.UnusedSince.IsZero() || r.Pepper != 0
 	switch {
 	case !filtered && !r.All:

@@ -47,7 +47,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 		_, err := m.exits.shared(ctx, sha256.Sum256([]byte(p.text)), func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, m.endToken(ctx, p, reason)
 		})
-		if _, patient := ctx.Deadline(); !patient || ctx.Err() != nil || !errors.Is(err, ErrUnavailable) {
+		if _, patient := ctx.Deadline(); !patient || ctx.Err() != nil || !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
 			return err
 		}
 		pause(ctx, 50*time.Millisecond)

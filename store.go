@@ -29,9 +29,10 @@ import (
 //   - Times are UTC in whole microseconds (the root truncates before Apply). The
 //     zero time means "none" and comes back as the zero time. Times of the years 1
 //     to 9999 are kept exactly; of others Apply may keep exactly what it can, and
-//     refuses the rest with ErrInvalid. A time in a Filter, in an Upkeep or for
-//     Purge may be any, and finer than a microsecond: it is compared as it is, and
-//     never cut to what a column holds.
+//     refuses the rest with ErrInvalid. A time in a Filter or for Purge may be any,
+//     and finer than a microsecond: it is compared as it is, and never cut to what
+//     a column holds. A time in an Upkeep may be any; of one that is finer than a
+//     microsecond the whole microseconds count.
 //   - Versions and Seq are 0 to 1<<63 - 1; a version begins at 1. Needs has 64
 //     bits, and comes back with all of them.
 //   - Strings are valid UTF-8 without NUL, at most a few kilobytes, and come back
@@ -84,7 +85,8 @@ import (
 // credentials. It keeps the events, is not in Changed, and loses no cursor. Callers
 // repeat it until it returns less than limit. A time later than 24 hours ago is
 // ErrInvalid, because a retry may still compare with what it would remove; so is a
-// limit below 1. With an error it has removed nothing and returns 0.
+// limit below 1. With an error it returns 0, and has removed
+// nothing, unless the answer of the commit was lost.
 type Store interface {
 	// Get returns a record by its ID, tombstones included.
 	Get(ctx context.Context, id KeyID) (Record, error)

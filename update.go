@@ -185,7 +185,7 @@ func (req UpdateRequest) edit(r *Record, now time.Time) error {
 	return nil
 }
 
-func notRevoked(_ session, _ Actor, r *Record) error {
+func notRevoked(_ context.Context, _ session, _ Actor, r *Record) error {
 	if r.State() == Revoked {
 		return ErrRevoked
 	}

@@ -12,7 +12,7 @@ var basics = []testCase{
 	{"nil is empty", "nil and empty slices and maps are the same", nilIsEmpty},
 	{"update", "a new version replaces every column that is not Upkeep's, also by nothing", updateAll},
 	{"other node", "what one node has acknowledged every node answers", otherNode},
-	{"event with record", "a Record needs an Event: there is no way to change a key without a line in the log", recordNeedsEvent},
+	{"refused changes", "a Record without its Event, an Event of another change, an item without Kind or ID and a chain of no key are ErrInvalid, and leave nothing", refusedChanges},
 	{"several changes", "one Apply commits several records, items and events", severalChanges},
 	{"nothing to do", "an Apply without changes and an empty batch of Upkeep are no errors", nothingToDo},
 }
@@ -94,13 +94,24 @@ func otherNode(e *env) {
 	}
 }
 
-func recordNeedsEvent(e *env) {
+func refusedChanges(e *env) {
 	r := e.record("acct")
-	if e.Store.Apply(e.ctx, apikey.Change{ID: [16]byte{1}, Record: &r}) == nil {
-		e.Error("a record was written without an event")
+	unlogged, misnamed, nameless, kindless := e.write(r), e.write(r), e.write(r), e.write(r)
+	unlogged.Event = nil
+	misnamed.Event.ID[0] ^= 1
+	nameless.Items = []apikey.Item{item("", 1, "1")}
+	kindless.Items = []apikey.Item{{ID: "one", Version: 1}}
+	for what, change := range map[string]apikey.Change{
+		"a Record without its Event": unlogged, "an Event with another ID than its Change": misnamed,
+		"an item without ID": nameless, "an item without Kind": kindless,
+	} {
+		e.fails(what, e.Store.Apply(e.ctx, change), apikey.ErrInvalid)
+		_, err := e.Store.Get(e.ctx, r.ID)
+		e.fails("Get after "+what, err, apikey.ErrNotFound)
 	}
-	_, err := e.Store.Get(e.ctx, r.ID)
-	e.fails("Get of a refused record", err, apikey.ErrNotFound)
+	e.equal("events", e.events(apikey.EventFilter{}), []apikey.EventRecord{})
+	_, err := e.Store.Events(e.ctx, apikey.EventFilter{Chain: true})
+	e.fails("Chain without Key", err, apikey.ErrInvalid)
 }
 
 func severalChanges(e *env) {

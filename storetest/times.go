@@ -215,6 +215,8 @@ func timesFarUses(e *env) {
 			}
 		case t.Before(time.Time{}):
 			e.equal(fmt.Sprintf("LastUsed of a use in the year %d", t.Year()), got, time.Time{})
+		default:
+			e.equal(fmt.Sprintf("LastUsed of a use at %v", t), got, t.Truncate(time.Microsecond))
 		}
 	}
 }
