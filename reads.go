@@ -80,10 +80,11 @@ func neighbours(a netip.Addr) (network, address string) {
 		return "", ""
 	}
 	b := a.As16() // IPv4 in its 4-in-6 form
+	all := string(b[:])
 	if a.Unmap().Is4() {
-		return string(b[:15]), string(b[:])
+		return all[:15], all
 	}
-	return string(b[:6]), string(b[:8])
+	return all[:6], all[:8]
 }
 
 // groupOf is the group that a credential's ID says it belongs to: its last four
