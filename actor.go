@@ -93,16 +93,16 @@ func another(a Actor, account, id string) (Actor, error) {
 	case len(target.Account) > 255 || !storable(target.Account):
 		return Actor{}, invalid("Account %s: want at most 255 bytes of valid UTF-8", quote(target.Account))
 	case target.ID == a.ID && target.Account == a.Account:
-		return Actor{}, fmt.Errorf("%w: nobody does this for himself: another admin of the account or an operator does", ErrForbidden)
+		return Actor{}, fmt.Errorf("%w: nobody does this for themselves: another admin of the account or an operator does", ErrForbidden)
 	}
 	return target, nil
 }
 
 // nobody is what an operator is told who takes something from somebody that has
-// nothing: he may have forgotten the account, and believe that it is done.
+// nothing: the operator may have forgotten the account, and believe that it is done.
 func nobody(a Actor, account, id string) error {
 	if a.operator && id != "" && account == "" {
-		return invalid("no operator %s has anything to take away: for a merchant's person name his Account", quote(id))
+		return invalid("no operator %s has anything to take away: for a merchant's person name the Account", quote(id))
 	}
 	return nil
 }

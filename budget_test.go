@@ -119,7 +119,7 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
 		require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}), "it is not guarded here")
 		require.NoError(t, e.verify(key.Token))
-		require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden, "nobody lifts his own")
+		require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden, "nobody lifts their own")
 		require.ErrorIs(t, e.manager.LiftLock(as("acc_2", "admin"), apikey.LiftLockRequest{Account: "acc_1", Actor: admin.ID}), apikey.ErrNotFound)
 		require.ErrorIs(t, e.manager.LiftLock(as("acc_1", "viewer"), apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden)
 		require.NoError(t, e.proven(f, as("acc_2", "admin"), apikey.LiftLockRequest{Actor: admin.ID}), "a namesake elsewhere")
@@ -166,12 +166,12 @@ func TestOperatorsLock(t *testing.T) {
 	}
 	require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: "ops_1"}), apikey.ErrForbidden)
 	require.NoError(t, e.manager.LiftLock(apikey.WithActor(background, apikey.Operator("ops_2")), apikey.LiftLockRequest{Actor: "ops_1"}))
-	for name, err := range map[string]error{ // no operator has anything: he has forgotten the account
+	for name, err := range map[string]error{ // no operator has anything: the caller has forgotten the account
 		"lift":    e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}),
 		"disable": e.manager.Disable(e.ctx, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}),
 	} {
 		require.ErrorIs(t, err, apikey.ErrInvalid, name)
-		require.ErrorContains(t, err, "name his Account", name)
+		require.ErrorContains(t, err, "name the Account", name)
 	}
 }
 

@@ -273,7 +273,7 @@ func (c *cache) compare(k *liveKey) *liveKey {
 	return newest.forTokenOf(k)
 }
 
-// claim lets one caller read an entry again, unless that was done since he looked
+// claim lets one caller read an entry again, unless that was done since they looked
 // at k; unclaim ends it, and lets nobody before a time.
 func (c *cache) claim(id CredentialID, k *liveKey, now instant) bool {
 	c.mu.Lock()

@@ -114,7 +114,7 @@ func (c *cache) doubt() {
 }
 
 // doubtKey is doubt for one key: a write whose outcome is not known. It fences
-// that key's credentials alone: whoever hangs up on writes of his own must not
+// that key's credentials alone: whoever hangs up on writes of their own must not
 // hold up the verifications of others.
 func (c *cache) doubtKey(r *Record) {
 	c.mu.Lock()

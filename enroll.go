@@ -21,7 +21,7 @@ type Enroller interface {
 	Enroll(ctx context.Context, a Actor) (enrolled []byte, uri string, err error)
 }
 
-// Enrollment is what an actor is shown once, to set his authenticator up. It
+// Enrollment is what an actor is shown once, to set their authenticator up. It
 // prints redacted.
 type Enrollment struct {
 	Factor string
@@ -65,9 +65,9 @@ func (r EnrollRequest) guarded() approval { return ownFactor(ActionEnroll, r.Fac
 type DisableRequest struct {
 	Factor string
 	// Actor whose factor it is; empty: the caller's own, which has to be approved.
-	// Another admin of the account takes it away for one who has lost his phone.
+	// Another admin of the account takes it away for one who has lost their phone.
 	Actor   string
-	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it: his own are his fellow operators
+	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it: their own are fellow operators
 
 	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
 }
@@ -79,7 +79,7 @@ func (r DisableRequest) guarded() approval {
 	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
 }
 
-// ownFactor approves what somebody does to a factor of his own.
+// ownFactor approves what somebody does to a factor of their own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
 		job: job{action: action, wide: true, own: true, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *Record) error {
@@ -117,7 +117,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 }
 
 // Enroll begins to set a factor up, in place of one that may be there, and
-// returns what the actor is shown. It counts once he has confirmed it with
+// returns what the actor is shown. It counts once they have confirmed it with
 // [Manager.ConfirmEnrollment], within ten minutes.
 //
 // The first is approved by any factor that the actor can use already, and one that
@@ -163,7 +163,7 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 }
 
 // ConfirmEnrollment ends what Enroll began, with the first answer of the new
-// authenticator, given by the actor himself. The answer is charged like that to
+// authenticator, given by the actor who began. The answer is charged like that to
 // a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
 // confirm, or too late), ErrWrongAnswer (as *[WrongAnswerError]),
 // ErrTooManyAttempts, ErrLocked, ErrConflict, ErrCorrupt, ErrUnavailable.
@@ -219,12 +219,12 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	return s.attempt(ctx, ActionConfirmEnrollment, open, compare)
 }
 
-// Disable takes an actor's factor away, his own with a grant of that very factor,
-// or another's as an admin of the account. Where he has no other factor,
-// [Manager.AllowEnrollment] is what he needs beside it. A grant that the factor
-// has approved is valid for its two minutes. Of a factor that is not enrolled
-// Disable does nothing and returns nil. Errors: as for Enroll; ErrForbidden;
-// ErrNotFound (another's account).
+// Disable takes a factor away: the caller's own with a grant of that very factor,
+// or another actor's as an admin of the account. An actor who has no other factor
+// needs [Manager.AllowEnrollment] beside it. A grant that the factor has approved is
+// valid for its two minutes. Of a factor that is not enrolled Disable does nothing
+// and returns nil. Errors: as for Enroll; ErrForbidden; ErrNotFound (another's
+// account).
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
@@ -257,8 +257,8 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 // AllowEnrollmentRequest names who may enrol which factor.
 type AllowEnrollmentRequest struct {
 	Factor  string
-	Actor   string // his ID
-	Account string // of Actor; empty: the caller's own. An Operator names it: his own are his fellow operators
+	Actor   string // the actor's ID
+	Account string // of Actor; empty: the caller's own. An Operator names it: their own are fellow operators
 
 	Grant Grant `json:"-"` // when StepUp guards ActionAllowEnrollment
 }
@@ -269,7 +269,7 @@ func (r AllowEnrollmentRequest) guarded() approval {
 
 // AllowEnrollment lets an actor call Enroll once, within 24 hours, without
 // approving it by another factor: the first factor of a new colleague, or the next one
-// of somebody who has lost his phone. Nobody allows it to himself, and who
+// of somebody who has lost their phone. Nobody allows it to themselves, and who
 // allows it never sees the seed. Where an admin can invite another, guard it with
 // StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,
 // ErrNotFound (another's account), ErrForbidden, ErrStepUpRequired (as
@@ -344,8 +344,8 @@ func enrolledID(a Actor, factor string) string {
 	return itemID(a.Account, 0, string(c.b))
 }
 
-// enrolledAAD binds an enrolment to its actor and factor, and to whether he has
-// confirmed it.
+// enrolledAAD binds an enrolment to its actor and factor, and to whether the actor
+// has confirmed it.
 func enrolledAAD(kind ItemKind, a Actor, factor string) []byte {
 	var c canon
 	c.text("apikey enrollment v1")

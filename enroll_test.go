@@ -75,8 +75,8 @@ func TestHijackedSessionCannotEnroll(t *testing.T) {
 				require.ErrorIs(t, err, apikey.ErrStepUpRequired, "%s, %s", name, when)
 			}
 			for name, err := range map[string]error{
-				"disable by name": e.manager.Disable(e.ctx, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}),
-				"allow himself":   e.manager.AllowEnrollment(e.ctx, apikey.AllowEnrollmentRequest{Factor: "totp", Actor: admin.ID}),
+				"disable by name":  e.manager.Disable(e.ctx, apikey.DisableRequest{Factor: "totp", Actor: admin.ID}),
+				"allow themselves": e.manager.AllowEnrollment(e.ctx, apikey.AllowEnrollmentRequest{Factor: "totp", Actor: admin.ID}),
 			} {
 				require.ErrorIs(t, err, apikey.ErrForbidden, "%s, %s", name, when)
 			}
@@ -115,7 +115,7 @@ func TestHijackedSessionCannotEnroll(t *testing.T) {
 }
 
 // Another admin lets somebody enrol who has nothing yet, or has lost it, and
-// never sees his seed.
+// never sees their seed.
 func TestAllowEnrollment(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var f *factors
@@ -143,7 +143,7 @@ func TestAllowEnrollment(t *testing.T) {
 		require.ErrorIs(t, enroll(), apikey.ErrStepUpRequired, "the permission has expired")
 		require.NoError(t, allowed())
 		_, err := e.manager.Enroll(colleague, apikey.EnrollRequest{Factor: "totp"})
-		require.ErrorIs(t, err, apikey.ErrStepUpRequired, "it is not his")
+		require.ErrorIs(t, err, apikey.ErrStepUpRequired, "it is not theirs")
 		require.NoError(t, enroll())
 		require.ErrorIs(t, enroll(), apikey.ErrStepUpRequired, "it was for once")
 
@@ -181,7 +181,7 @@ func TestPermissionCannotBeForged(t *testing.T) {
 }
 
 // Where what one admin does for another is guarded, a hijacked session that can
-// invite an accomplice gains nothing by him; an operator is the way out.
+// invite an accomplice gains nothing by it; an operator is the way out.
 func TestWhatIsDoneForAnotherCanBeGuarded(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, func(a apikey.Action, _ apikey.Mode) []string {
@@ -210,7 +210,7 @@ func TestWhatIsDoneForAnotherCanBeGuarded(t *testing.T) {
 	} {
 		require.NoError(t, err, name)
 	}
-	require.ErrorIs(t, e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp"}), apikey.ErrStepUpRequired, "his own is his own")
+	require.ErrorIs(t, e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp"}), apikey.ErrStepUpRequired, "their own is their own")
 }
 
 // The answer that confirms an enrolment is charged like any other.
@@ -228,7 +228,7 @@ func TestEnrollmentIsNoOracle(t *testing.T) {
 		require.ErrorIs(t, e.manager.ConfirmEnrollment(e.ctx, "totp", "123456"), apikey.ErrWrongAnswer)
 	}
 	require.ErrorIs(t, e.manager.ConfirmEnrollment(e.ctx, "totp", "123456"), apikey.ErrTooManyAttempts)
-	require.Equal(t, map[apikey.Action]int{apikey.ActionConfirmEnrollment: 10}, told, "whoever guesses is seen, at what he guesses at")
+	require.Equal(t, map[apikey.Action]int{apikey.ActionConfirmEnrollment: 10}, told, "whoever guesses is seen, and what they guess at")
 }
 
 // Of a sealed seed, no bit can be turned, nothing cut or added, and no row put

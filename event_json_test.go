@@ -9,7 +9,7 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// whoWas is an event's actor without what no decoder may make of him: an operator.
+// whoWas is an event's actor as a decoder may make it: never an operator.
 func whoWas(ev apikey.Event) apikey.Actor {
 	a := ev.Actor
 	return apikey.Actor{ID: a.ID, Account: a.Account, Role: a.Role, Addr: a.Addr, UserAgent: a.UserAgent, RequestID: a.RequestID}

@@ -96,7 +96,7 @@ func ExampleGrant() {
 	// <nil>
 }
 
-// A Recoverable key's token can be shown again, to who proves himself.
+// A Recoverable key's token can be shown again, to whoever proves who they are.
 func ExampleManager_Reveal() {
 	admin, manager, mails := exampleStepUp(nil)
 	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live, Recoverable: true})
@@ -113,8 +113,8 @@ func ExampleManager_Reveal() {
 	// Output: true 30s
 }
 
-// An authenticator app is enrolled by each person, approved by a factor that he
-// has already.
+// Each person enrols an authenticator app of their own, approved by a factor that
+// they have already.
 func ExampleTOTP() {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	admin, manager, _ := exampleStepUp(func() time.Time { return now })

@@ -12,7 +12,7 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// A merchant and his first key are made in one transaction of the program: both
+// A merchant and their first key are made in one transaction of the program: both
 // or neither.
 func ExampleManager_Tx() {
 	ctx := context.Background()

@@ -125,11 +125,11 @@ func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error)
 	}, nil
 }
 
-// ownFactors are those that approve what somebody does to a factor of his own.
+// ownFactors are those that approve what somebody does to a factor of their own.
 // If that were free, a hijacked session would enrol its own authenticator and
 // pass. One that is enrolled answers for itself alone: it would be no stronger
 // than a mailbox if a code from there replaced it. The first is approved by
-// whatever else he can prove himself with.
+// whatever else the actor can prove themselves with.
 func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp, error) {
 	it, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
 	approve := slices.Sorted(maps.Keys(s.cfg.Factors))

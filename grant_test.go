@@ -22,7 +22,7 @@ func guardAll(act apikey.Action, _ apikey.Mode) []string {
 }
 
 // elsewhere are a request that is approved, and what somebody does with the
-// grant instead. Each does it on a key of his own, and fails.
+// grant instead. Each is tried on a key of its own, and fails.
 var elsewhere = []struct {
 	name     string
 	approved func(key, other apikey.KeyID) apikey.Guarded

@@ -231,7 +231,7 @@ func TestDroppedAbilitiesFreezeNothing(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Somebody else's damaged row is not found, as his sound ones are.
+// A damaged row of somebody else's is not found, just as a sound one is not.
 func TestForeignDamageIsNotFound(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.store = damagedRows{e.store} })
 	key := e.issue().Key.ID
@@ -666,7 +666,7 @@ func TestLocalVerifiersHaveToMatch(t *testing.T) {
 	}
 }
 
-// A holder relabels his token to have no tag, while untagged ones are accepted.
+// A holder relabels their token to have no tag, while untagged ones are accepted.
 // It is the same wrong token for whoever asks.
 func TestRelabelledTokensAreWrongForEveryCaller(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.mc.AcceptUntagged, e.vc.AcceptUntagged = true, true })

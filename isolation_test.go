@@ -160,7 +160,7 @@ func TestNoActor(t *testing.T) {
 	require.NoError(t, e.verify(key.Token))
 }
 
-// What the program says of an actor has to be storable. What his client wrote
+// What the program says of an actor has to be storable. What their client wrote
 // into a header is made so: it must not stop a revocation.
 func TestActorFieldsAreBounded(t *testing.T) {
 	e := newEnv(t)
@@ -238,7 +238,7 @@ func TestOperatorCannotBeForged(t *testing.T) {
 	}
 }
 
-// An Operator sees every account, and names the one for which he makes keys.
+// An Operator sees every account, and names the one for which they make keys.
 func TestOperatorSpansAccounts(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		e := newEnv(t, on)
@@ -268,7 +268,7 @@ func TestOperatorSpansAccounts(t *testing.T) {
 		require.NoError(t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: theirs.Key.ID}))
 		log, err := e.manager.Events(as("acc_2", "admin"), apikey.EventsRequest{Key: theirs.Key.ID, Limit: 1})
 		require.NoError(t, err)
-		require.Equal(t, "ops_1", log.Events[0].Actor.ID, "the merchant's log names him")
+		require.Equal(t, "ops_1", log.Events[0].Actor.ID, "the merchant's log names the operator")
 		require.True(t, log.Events[0].Actor.IsOperator())
 	})
 }

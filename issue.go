@@ -296,8 +296,8 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 }
 
 // named reads a key that an item names. No MAC covers items: one that was bent
-// to the key of another merchant would show that key here, or put his
-// publishable key on this merchant's pages.
+// to the key of another merchant would show that key here, or put a
+// foreign publishable key on this merchant's pages.
 func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*Record, error) {
 	r, err := s.store.Get(ctx, id)
 	if err != nil {

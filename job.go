@@ -24,8 +24,8 @@ type job struct {
 	reads   bool   // changes nothing
 	spans   bool   // wide: an operator may leave the account empty: every account
 	staff   bool   // for operators alone, whatever Policy says
-	own     bool   // wide: about the actor himself; no policy is asked
-	factor  string // own: which of his factors
+	own     bool   // wide: about the actor alone; no policy is asked
+	factor  string // own: which of the actor's factors
 	silent  bool   // writes items without an event, by which a commit whose answer is lost is found: work has to find it
 	stands  bool   // asks Standing
 	damaged bool   // goes on although the record cannot be believed
@@ -90,7 +90,7 @@ type made struct {
 	unsigned bool
 }
 
-// do is passed by every management call. It finds the actor, compares his account
+// do is passed by every management call. It finds the actor, compares their account
 // with the key's, asks Policy and Standing, redeems the grant, writes record and
 // event together, and tells this node's Verifiers before it returns. No method can
 // forget one of these, because no method does any. Three writes go round it, none
@@ -354,9 +354,9 @@ func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
 	return &r, nil
 }
 
-// always: is done for an operator who was given an Account too, which all else
-// refuses: somebody believes that it bounds him. It is about the actor alone, or it
-// ends a key or its token, which waits for nothing.
+// always: is done for an operator who was given an Account too. All else refuses
+// that: somebody believes that the Account bounds them. It is about the actor alone,
+// or it ends a key or its token, which waits for nothing.
 func (j job) always() bool {
 	return j.own || !j.wide && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
 }

@@ -153,7 +153,7 @@ func TestAnotherKeysRecordAfterTheProof(t *testing.T) {
 	require.NoError(t, e.verify(k.Token))
 }
 
-// And to the holder of a valid key it is damage, not the end of his token.
+// And to the holder of a valid key it is damage, not the end of their token.
 func TestAnotherKeysRecordIsDamage(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))
@@ -271,7 +271,7 @@ func TestAnEndedTokenStaysEnded(t *testing.T) {
 	require.NoError(t, e.verify(k.Token))
 	require.NoError(t, e.manager.RevokeToken(background, k.Token.Reveal(), ""))
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrCredentialEnded)
-	// The old row is put back, and its owner renames his key twice.
+	// The old row is put back, and its owner renames the key twice.
 	p := &getter{Store: s, r: &one}
 	e.mc.Store = p
 	m := e.newManager()

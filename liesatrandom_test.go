@@ -15,9 +15,9 @@ import (
 )
 
 // A store answers anything that was ever true of two keys, each with three
-// histories that fork, and damage besides. Nobody is accepted whom this process has
-// refused as revoked, by that token or by another of the key, or told that his token
-// has ended, after it read so.
+// histories that fork, and damage besides. Once this process has refused a token as
+// revoked, it accepts none of that key's tokens. Once it has refused one as ended, after
+// it read so, it does not accept that one.
 func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 	t.Parallel()
 	const rounds = 300

@@ -19,7 +19,7 @@ import (
 
 // A Manager issues, changes and ends keys. It is the control plane: the key
 // page and the scripts. It is safe for concurrent use. Every method but
-// RevokeToken needs an [Actor] in its context and answers for his account
+// RevokeToken needs an [Actor] in its context and answers for their account
 // alone: a foreign key is ErrNotFound, exactly as one that does not exist.
 type Manager struct {
 	core

@@ -161,7 +161,7 @@ func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(a
 // takeAwayAgain repeats what took power away since the moment that the database
 // was put back to. since is what OnEvent said, kept elsewhere (an Event's JSON reads
 // back), oldest first. What needs people is returned: a rotation, after which the
-// merchant's new token is unknown and his old one works again, and an update, of
+// merchant's new token is unknown and the old one works again, and an update, of
 // which the event says the fields and not the values.
 func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event) (look []apikey.Event, err error) {
 	var failed []error
@@ -664,7 +664,7 @@ func aRestoredBackup(t *testing.T) {
 
 	require.NoError(t, verifyBy(e.newVerifier(), keys[0].Token), "the premise: who starts now believes the backup")
 	require.NoError(t, e.verifier.Sync(background))
-	require.ErrorIs(t, e.verify(keys[0].Token), apikey.ErrRevoked, "who ran on remembers what he saw die")
+	require.ErrorIs(t, e.verify(keys[0].Token), apikey.ErrRevoked, "a process that ran on remembers what it saw die")
 
 	m := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
 	e.setRight(m, d.since(at), keys[3].Key.ID)

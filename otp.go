@@ -8,14 +8,14 @@ import (
 	"github.com/go-apikey/apikey/internal/base62"
 )
 
-// A Factor is how an actor proves himself once more before a guarded action:
+// A Factor is how an actor proves once more who they are, before a guarded action:
 // [TOTP], [EmailCode] and [Password] ship. It only makes and compares; limits,
 // locks and storage are the Manager's, so that no factor can forget one. It is
 // safe for concurrent use.
 type Factor interface {
 	// Begin prepares a challenge. state is kept until the answer comes. send, if
 	// not nil, is called once the challenge is committed; when it fails the
-	// challenge is withdrawn. enrolled is the actor's own, nil if he has none.
+	// challenge is withdrawn. enrolled is the actor's own, nil if they have none.
 	Begin(ctx context.Context, a Actor, c Challenge, enrolled []byte) (state []byte, send func(context.Context) error, err error)
 	// Check compares an answer, which is not empty and at most 1 KiB, right or
 	// wrong on the same path. It has 30 s, and may run more than once for one
@@ -81,7 +81,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 	}
 	compare := func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error) {
 		q, err := s.putTo(ctx, a, challenge, now)
-		answered := errors.Is(err, ErrChallenge) // meanwhile, by another request of his
+		answered := errors.Is(err, ErrChallenge) // meanwhile, by another request of theirs
 		if err != nil && !answered {
 			return effect{}, err
 		}
@@ -217,8 +217,8 @@ func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time
 	})
 }
 
-// swapping writes items that are about the actor himself, again after every
-// conflict: his budget, his challenges, his enrolments. It authorises nothing.
+// swapping writes items that are about the actor alone, again after every
+// conflict: the budget, the challenges, the enrolments. It authorises nothing.
 func (s session) swapping(ctx context.Context, work func(Actor, *Record) (effect, error)) error {
 	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
 }
@@ -277,7 +277,7 @@ func decodePut(it Item, data []byte) (p put, ok bool) {
 // putTo finds a challenge of this actor. Whatever is wrong with it is one
 // answer.
 func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
-	// Only what has an ID's form is looked for: who puts his password into the
+	// Only what has an ID's form is looked for: whoever puts their password into the
 	// wrong field must not find it in the log of a database's queries.
 	if len(id) != challengeIDLen || !base62.Valid(id) {
 		return put{}, ErrChallenge

@@ -13,7 +13,7 @@ import (
 
 // Xendit: public keys are there from the start, secret ones are made with a
 // level for each product. The password stands before making and deleting one,
-// with an exception of ours: nobody is asked to find his password while a key is
+// with an exception of ours: nobody is asked to find their password while a key is
 // being abused.
 func TestPageXendit(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {

@@ -187,7 +187,7 @@ func TestNewCatalog(t *testing.T) {
 	}
 }
 
-// Entries is for showing: what a caller does to it, or to what he passed, never
+// Entries is for showing: what a caller does to it, or to what they passed, never
 // reaches the catalog.
 func TestCatalogIsImmutable(t *testing.T) {
 	entries := []apikey.Entry{{Scope: "payment:refund"}}

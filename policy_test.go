@@ -53,7 +53,7 @@ func TestPolicyStandsBeforeEveryMethod(t *testing.T) {
 	e := newEnv(t, withFactors(&f, nil))
 	free := []string{
 		"RevokeToken by token",                                                      // having the token is the right
-		"Confirm by challenge", "Enroll by nothing", "ConfirmEnrollment by nothing", // about the actor himself
+		"Confirm by challenge", "Enroll by nothing", "ConfirmEnrollment by nothing", // about the actor alone
 	}
 	key := e.issue()
 	own := target{key: key.Key.ID, account: "acc_1"}

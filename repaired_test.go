@@ -39,7 +39,7 @@ func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 			require.Error(t, e.verify(a.Token), "while it is damaged")
 			p.r = &alive // put back
 			lie(e, s, alive)
-			for range 3 { // and its owner does all that is in his power
+			for range 3 { // and its owner does all that is in their power
 				require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
 				require.NoError(t, m.Resume(e.ctx, apikey.ResumeRequest{Key: a.Key.ID}))
 				lie(e, s, p.wrote)

@@ -39,7 +39,7 @@ func TestReveal(t *testing.T) {
 		require.False(t, once.Key.Recoverable)
 		req = apikey.RevealRequest{Key: once.Key.ID}
 		_, err = e.manager.Challenge(e.ctx, "password", req)
-		require.ErrorIs(t, err, apikey.ErrNotRecoverable, "nobody proves himself for nothing")
+		require.ErrorIs(t, err, apikey.ErrNotRecoverable, "nobody proves who they are for nothing")
 		shown, err = e.manager.Reveal(e.ctx, req)
 		require.ErrorIs(t, err, apikey.ErrNotRecoverable)
 		require.ErrorContains(t, err, "rotate")

@@ -36,7 +36,7 @@ type RevokeRequest struct {
 	Reason Reason // empty: ReasonRequested
 
 	// Grant, when StepUp guards ActionRevoke. Revoking as ReasonCompromised is
-	// never guarded: nobody has to find his phone while a key is being abused.
+	// never guarded: nobody has to find their phone while a key is being abused.
 	Grant Grant `json:"-"`
 }
 

@@ -26,7 +26,7 @@ func TestRevokeTokenByPossession(t *testing.T) {
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: dead.Key.ID}))
 		require.NoError(t, e.verify(key.Token))
 		e.clock.move(2 * time.Hour)
-		m := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nobody{} }) // not even he asks
+		m := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nobody{} }) // who is not even asked
 		for name, k := range map[string]apikey.Issued{"live": key, "suspended": asleep, "expired": expired, "test": sandbox} {
 			before := len(e.allEvents(apikey.EventsRequest{Key: k.Key.ID}))
 			require.NoError(t, m.RevokeToken(background, k.Token.Reveal(), apikey.ReasonCompromised), name)

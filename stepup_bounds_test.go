@@ -14,8 +14,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// What somebody proved himself for in one account issues in no other: an
-// operator's requests differ in the account alone.
+// What an operator's proof allows in one account it allows in no other: their
+// requests differ in the account alone.
 func TestOperatorsGrantIsOfOneAccount(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, guardAll))
@@ -159,7 +159,7 @@ func TestUnconfirmedSeedIsNoFactor(t *testing.T) {
 	})
 }
 
-// Without a pepper no MAC tells that a database writer has moved a record to his
+// Without a pepper no MAC tells that a database writer has moved a record to their
 // own account or mode. Its sealed token does not open there.
 func TestSealedTokenOfAMovedRecord(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -182,7 +182,7 @@ func TestSealedTokenOfAMovedRecord(t *testing.T) {
 	}
 }
 
-// Nor under another key, to which he has moved the credential with its copy.
+// Nor under another key, to which the writer has moved the credential with its copy.
 func TestSealedTokenOfAMovedCredential(t *testing.T) {
 	var f *factors
 	var p *proxy
@@ -203,9 +203,9 @@ func TestSealedTokenOfAMovedCredential(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Who may encrypt with the KEK, which clouds give away more freely than to
-// decrypt, and write to the database, can seal what he likes for a row. It is
-// shown only if it is that credential's token: nobody is handed another's.
+// Who may encrypt with the KEK and write to the database can seal what they like for
+// a row; clouds allow encrypting more freely than decrypting. It is shown only if it
+// is that credential's token: nobody is handed another's.
 func TestSealedTokenIsTheCredentialsOwn(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil), func(e *env) { e.mc.InsecureRevealWithoutStepUp = true })

@@ -119,7 +119,7 @@ func (f *factors) scan(actorID string, e apikey.Enrollment) {
 	f.seeds[actorID] = seed
 }
 
-// enroll sets TOTP up for the actor of ctx, approved by his password. The app
+// enroll sets TOTP up for the actor of ctx, approved by their password. The app
 // shows another code afterwards.
 func (e *env) enroll(f *factors, ctx context.Context, actorID string) {
 	e.t.Helper()

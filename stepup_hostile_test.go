@@ -494,7 +494,7 @@ func TestGrantInATransaction(t *testing.T) {
 	require.Error(t, e.verify(k.Token))
 }
 
-// An operator who forgets the actor does not take his own factor away.
+// An operator who forgets the actor does not take their own factor away.
 func TestDisableNamesWhose(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))

@@ -70,7 +70,7 @@ func TestEveryFieldIsApproved(t *testing.T) {
 			bv := reflect.ValueOf(base)
 			for n := range bv.NumField() {
 				name := bv.Type().Field(n).Name
-				if name == "Grant" || op && name == "Actor" { // what an operator does for another he is not asked about
+				if name == "Grant" || op && name == "Actor" { // an operator is not asked about what they do for another
 					continue
 				}
 				bound := false

@@ -6,7 +6,7 @@ import (
 	"reflect"
 )
 
-// Tx is a Manager inside a caller's transaction: the merchant's row and his
+// Tx is a Manager inside a caller's transaction: the merchant's row and the
 // keys commit or roll back together. Nothing in it is retried, and no second
 // connection is opened. Call Committed after the commit. Like the transaction it
 // belongs to one goroutine; while it is open use nothing else there: a Manager

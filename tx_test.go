@@ -63,7 +63,7 @@ func (s *shop) rows(query string) (n int) {
 	return n
 }
 
-// The merchant's row and his keys are there together, or none of them is.
+// The merchant's row and the keys are there together, or none of them is.
 func TestTxCommitsTogether(t *testing.T) {
 	for name, commit := range map[string]bool{"committed": true, "rolled back": false} {
 		t.Run(name, func(t *testing.T) {
@@ -202,7 +202,7 @@ func TestTxRetriesNothing(t *testing.T) {
 }
 
 // What is refused inside leaves the transaction usable: no failed statement
-// stands between the caller and his commit.
+// stands between the caller and the commit.
 func TestTxGoesOnAfterARefusal(t *testing.T) {
 	s := newShop(t)
 	key, dead := s.issue(), s.issue()

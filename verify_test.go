@@ -96,7 +96,7 @@ func (s standing) Allowed(account string, m apikey.Mode) error { return s(accoun
 // forge is a token of the same credential with another secret and, as only a
 // holder of the pepper could make it, a right tag and checksum: it is issued by
 // a Manager on an empty store, and the ID is put in by force. Without the
-// pepper's holder no such token exists; with him, the secret still decides.
+// pepper nobody makes such a token; with it, the secret still decides.
 func forge(t *testing.T, token apikey.Token, p apikey.Pepper) string {
 	t.Helper()
 	return retag(t, p, spliceSecret(token.Reveal()))

@@ -157,7 +157,7 @@ var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 // answer writes a refusal. The program's functions get a copy of the request
 // that has no credentials. The original is not touched: a verification that a
 // timeout has ended is refused at the very moment at which whoever set the
-// timeout may read the headers for his log, and Go ends a program that reads
+// timeout may read the headers for their log, and Go ends a program that reads
 // and writes a map at once.
 func (g *Guard) answer(w http.ResponseWriter, r *http.Request, err error) {
 	r = r.WithContext(r.Context())

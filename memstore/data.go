@@ -161,5 +161,5 @@ func cloneEvent(e apikey.EventRecord) apikey.EventRecord {
 }
 
 // canonical keeps of a time what every engine keeps. A caller who forgot to
-// truncate finds out here, in his unit tests, and not in his database.
+// truncate finds out here, in their unit tests, and not in their database.
 func canonical(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

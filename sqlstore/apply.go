@@ -76,10 +76,7 @@ func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) erro
 func (s *Store) exists(ctx context.Context, c conn, statement string, args ...any) (found bool, err error) {
 	var v verdict
 	err = s.each(ctx, c, query{sql: statement, args: args}, func(rows *sql.Rows) error { return rows.Scan(&v, &found) })
-	if err == nil && v != 0 {
-		err = v.err()
-	}
-	return found, err
+	return found, cmp.Or(err, v.err())
 }
 
 func (s *Store) write(ctx context.Context, c conn, changes []apikey.Change) error {
@@ -126,10 +123,7 @@ func (s *Store) decides(ctx context.Context, c conn) error {
 	}
 	var v verdict
 	err := s.each(ctx, c, query{sql: s.sql.verdict}, func(rows *sql.Rows) error { return rows.Scan(&v) })
-	if err == nil && v != 0 {
-		err = v.err()
-	}
-	return err
+	return cmp.Or(err, v.err())
 }
 
 func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error {

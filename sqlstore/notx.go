@@ -8,7 +8,7 @@ import (
 )
 
 // noTx is the store in no transaction: to go on without one would commit by
-// itself what the caller believes he can still roll back.
+// itself what the caller believes can still be rolled back.
 type noTx struct{}
 
 var _ apikey.Store = noTx{}

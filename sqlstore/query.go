@@ -51,7 +51,7 @@ type lookups struct {
 
 // ready returns the statement, or nil where the text is to be sent. Those who
 // find none all prepare one, and the first stays: whoever waited for another's
-// would wait past the end of his own context.
+// would wait past the end of their own context.
 func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
 	if s.tx != nil || !s.engine.embedded() {
 		return nil

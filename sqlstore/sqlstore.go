@@ -11,7 +11,7 @@
 // # SQLite
 //
 // SQLite has one writer at a time, and whoever comes second has to wait for it.
-// Two settings make him wait instead of failing, and [New] refuses a database
+// Two settings make it a wait and not a failure, and [New] refuses a database
 // that is opened without them: busy_timeout says for how long, and
 // _txlock=immediate takes the write lock when a transaction begins (one that
 // takes it later, after it has read, cannot wait and fails with SQLITE_BUSY).
@@ -119,7 +119,7 @@
 //
 // # The caller's transaction
 //
-// [Store.In] joins a transaction of the program, so that a merchant and his
+// [Store.In] joins a transaction of the program, so that a merchant and their
 // first key are committed together or not at all:
 //
 //	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // nil on SQLite
@@ -166,8 +166,8 @@ var _ apikey.Store = (*Store)(nil)
 // checkTimeout bounds what New asks the database.
 const checkTimeout = 10 * time.Second
 
-// New returns a Store in db, which stays the caller's: he sizes the pool and
-// closes it. New looks at one or two connections, and writes nothing: the tables
+// New returns a Store in db, which stays the caller's: they size the pool and
+// close it. New looks at one or two connections, and writes nothing: the tables
 // need not exist yet (see [Store.Migrate]). Make one for a database and keep it,
 // not one a request: on SQLite each Store leaves a prepared statement in db for as
 // long as that is open.

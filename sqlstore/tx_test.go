@@ -139,7 +139,7 @@ func TestInFindsItsOwnEvent(t *testing.T) {
 }
 
 // An Apply that fails at any of its calls has written nothing when the caller
-// commits all the same, and nothing is tried again behind his back.
+// commits all the same, and nothing is tried again behind their back.
 func TestInFailsAtEveryCall(t *testing.T) {
 	for _, f := range faults {
 		for _, late := range []bool{false, true} {
@@ -224,7 +224,7 @@ func TestInCancelledMidway(t *testing.T) {
 }
 
 // When even the savepoint cannot be undone the transaction ends, and the caller is
-// not told that it was a conflict, after which he might go on.
+// not told that it was a conflict, after which they might go on.
 func TestInCannotUndo(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)

@@ -10,7 +10,7 @@ import (
 )
 
 var sharing = []testCase{
-	{"returned", "what is returned shares nothing with the store: whoever writes to it changes only his own", sharingReturned},
+	{"returned", "what is returned shares nothing with the store: whoever writes to it changes only their own copy", sharingReturned},
 	{"passed in", "what is passed in is not kept: whoever writes to it later changes nothing stored", sharingPassed},
 }
 
@@ -77,7 +77,7 @@ func sharingPassed(e *env) {
 	e.apply(changes...)
 	spoilChange(&passed)
 	changes[0] = apikey.Change{}
-	e.comesBack("after the caller reused what he passed", want)
+	e.comesBack("after the caller reused what they passed", want)
 	shown, _ := e.changed(from, 10)
 	e.shows("Changed", shown, *want.Record)
 
@@ -92,7 +92,7 @@ func sharingPassed(e *env) {
 	wipe(batch[0].NewSealed)
 	batch[0] = apikey.Upkeep{}
 	c.Hash, c.Check, c.Sealed, c.SealedKEK = "$new$", []byte("check"), []byte("sealed"), "kek"
-	e.comesBack("after the caller reused his batch", want)
+	e.comesBack("after the caller reused their batch", want)
 }
 
 func sharingReturned(e *env) {
@@ -128,7 +128,7 @@ func sharingReturned(e *env) {
 			for i := range events.Events {
 				wipe(events.Events[i].Body)
 			}
-			e.comesBack("after the caller wrote to what he got", want)
+			e.comesBack("after the caller wrote to what they got", want)
 			shown, _ := e.changed(from, 10)
 			e.shows("Changed", shown, *want.Record)
 		}

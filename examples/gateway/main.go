@@ -2,7 +2,7 @@
 //
 //	go run ./examples/gateway
 //
-// The first start makes a merchant and his keys, shows them, and prints curl
+// The first start makes a merchant and their keys, shows them, and prints curl
 // commands to try them with. In production TLS stands in front of it.
 package main
 

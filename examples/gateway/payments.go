@@ -12,7 +12,7 @@ import (
 )
 
 // ledger keeps merchants and their money in the database that keeps the keys,
-// so that a merchant and his first keys are made in one transaction.
+// so that a merchant and their first keys are made in one transaction.
 type ledger struct{ db *sql.DB }
 
 // owner is whose money a statement is about: what the verified key says of its

@@ -121,7 +121,7 @@ type merchantKeys struct {
 	secret      []apikey.Issued // live and test, the first time only
 }
 
-// provision makes the merchant and his keys in one transaction, once; later it
+// provision makes the merchant and their keys in one transaction, once; later it
 // finds them.
 func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) error {
 	ctx = apikey.WithActor(ctx, apikey.Operator("gateway"))

@@ -204,7 +204,7 @@ func TestIssue(t *testing.T) {
 }
 
 // Two gateways that start at once on files that do not exist yet share one
-// pepper, one merchant and his keys.
+// pepper, one merchant and that merchant's keys.
 func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -43,7 +43,7 @@ func TestGarbageOverHTTP(t *testing.T) {
 	t.Logf("%d garbage requests, %.0f a second: honest p99 %v, with the same rate of honest requests %v; %d were told to come back",
 		sent.Load(), float64(n)/took.Seconds(), attacked, idle, g.busy.Load())
 	t.Logf("the server's resident memory grew by %s at most, from %s; after a collection by %s", mib(growth), mib(before), mib(after-before))
-	t.Logf("argon2 runs %d (the cold merchant's own is one); store reads at once %d; his first verification %v", runs, most, first)
+	t.Logf("argon2 runs %d (the cold merchant's own is one); store reads at once %d; that merchant's first verification %v", runs, most, first)
 	if sent.Load() < int64(n-1) {
 		t.Errorf("only %d were sent", sent.Load())
 	}

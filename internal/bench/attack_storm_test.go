@@ -103,7 +103,7 @@ func TestArgon2Flood(t *testing.T) {
 	// What else runs on the machine can only make it worse: the best of three
 	// counts. Nobody may be refused in any of them.
 	slowest, grown := time.Duration(math.MaxInt64), int64(math.MaxInt64)
-	// A caller has a stack, and the work that is done for him another, of 8 KiB each.
+	// A caller has a stack, and the work that is done for them another, of 8 KiB each.
 	limit := int64(allowed) + int64(w.Callers)*16<<10
 	for try := 0; try < 3 && (slowest > 2500*time.Millisecond || grown > limit); try++ {
 		o := blow(t, w)
@@ -231,7 +231,7 @@ func warmed(n int) (*program, *costly, error) {
 	return p, hasher, nil
 }
 
-// rush is all callers at once, each with a token of his own, from the first-th on.
+// rush is all callers at once, each with a token of its own, from the first-th on.
 func (o *outcome) rush(p *program, w weather, first int) {
 	var busy, failed, slowest atomic.Int64
 	end := time.Now().Add(w.Length)

@@ -212,7 +212,7 @@ func approvals() []operation {
 	}
 }
 
-// approve proves the shopkeeper with his password.
+// approve proves the shopkeeper with the password.
 func (s shopkeeper) approve(req apikey.Guarded) (apikey.Grant, error) {
 	return s.prove("password", password, req)
 }

@@ -182,7 +182,7 @@ func readsAreCurrent(t *testing.T, stores []*sqlstore.Store) {
 	}
 }
 
-// work has every writer on his node make so many changes of random keys. In the
+// work has every writer on its node make so many changes of random keys. In the
 // middle something happens; near the end every key is revoked, by two writers at
 // once. A writer whose node is gone goes to another, as a pool does that has
 // several hosts.

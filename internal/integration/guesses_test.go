@@ -50,7 +50,7 @@ func guessAll(t *testing.T, open func() apikey.Store, total int64) {
 	if evaluated < 90 || g.made.Load() < total/10 || g.clock.now().Sub(day) < 31*24*time.Hour {
 		t.Error("this proves nothing: there were too few guesses, or too little time")
 	}
-	// He who knows the code is locked out too, until somebody else lifts it.
+	// Whoever knows the code is locked out too, until somebody else lifts it.
 	req := apikey.RevealRequest{Key: g.key}
 	if _, err := g.nodes[3].manager.Challenge(as("usr_1"), "totp", req); !errors.Is(err, apikey.ErrLocked) {
 		t.Errorf("a challenge after the guesses: %v", err)
@@ -62,7 +62,7 @@ func guessAll(t *testing.T, open func() apikey.Store, total int64) {
 	must(t, err)
 }
 
-// guesser is somebody with the session of usr_1 and without his phone.
+// guesser is somebody with the session of usr_1 and without the phone.
 type guesser struct {
 	t        *testing.T
 	clock    *clock
@@ -108,7 +108,7 @@ func newGuesser(t *testing.T, open func() apikey.Store, total int64) *guesser {
 	must(t, err)
 	g.key = issued.Key.ID
 	g.people.enroll(t, g.nodes[0], "usr_1", g.clock)
-	g.compared.Store(0) // the first code was his own
+	g.compared.Store(0) // the first code was usr_1's own
 	return g
 }
 

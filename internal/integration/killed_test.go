@@ -209,7 +209,7 @@ func (a *aftermath) issueKeys(n int) {
 	}
 }
 
-// seeds has every owner answer with his app, and counts who could.
+// seeds has every owner answer with their app, and counts who could.
 func (a *aftermath) seeds() (opened int) {
 	a.t.Helper()
 	issued, err := a.manager.Issue(as("owner"), apikey.IssueRequest{Mode: apikey.Test, Recoverable: true})

@@ -19,7 +19,7 @@ import (
 // takeAwayAgain repeats what took power away since the moment that the database
 // was put back to. since is what OnEvent said, kept elsewhere (an Event's JSON reads
 // back), oldest first. What needs people is returned: a rotation, after which the
-// merchant's new token is unknown and his old one works again, and an update, of
+// merchant's new token is unknown and the old one works again, and an update, of
 // which the event says the fields and not the values.
 func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event) (look []apikey.Event, err error) {
 	var failed []error

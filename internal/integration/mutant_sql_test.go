@@ -11,8 +11,8 @@ var sqlMutants = []mutant{
 		new:   "WHERE kind = ? AND id = ? AND version = ?`,\n\t\tdeleteItem",
 		tests: "TestFound02NothingIsWrittenWhereReadOnlyIsSet"},
 	{name: "a server that follows is taken for a lost race", file: "sqlstore/apply.go", pkg: here,
-		old:   "if err == nil && v != 0 {",
-		new:   "if false {",
+		old:   "return cmp.Or(s.decides(ctx, c), errMoved)",
+		new:   "return errMoved",
 		tests: "TestFound02NothingIsWrittenOnASubscriber"},
 	{name: "the floor follows transactions that may be lost", file: "sqlstore/feed.go", pkg: here,
 		old:   "min(w.floor, w.shown+1), nil, 0",
@@ -105,10 +105,12 @@ var sqlMutants = []mutant{
 	{name: "MariaDB: a new key is written in any session", file: "sqlstore/mysql.go", pkg: here,
 		old:   "VALUES (?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END",
 		new:   "VALUES (?, ?, ?, ?, ?",
+		more:  [][2]string{{"VALUES (?, ?, ?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END", "VALUES (?, ?, ?, ?, ?, ?, ?"}}, // its event's
 		tests: "TestFound01SettingsOfALaterConnection"},
 	{name: "PostgreSQL: a new key is written in any session", file: "sqlstore/postgres.go", pkg: here,
 		old:   "CASE WHEN ` + e.node + ` = 0 THEN $5::bigint END",
 		new:   "$5::bigint",
+		more:  [][2]string{{"CASE WHEN ` + e.node + ` = 0 THEN $7::bigint END", "$7"}}, // its event's
 		tests: "TestFound03EncodingOfARole"},
 	{name: "a key is changed in any session", file: "sqlstore/mysql.go", pkg: here,
 		old:   "WHERE id = ? AND version = ? AND ` + e.node + ` = 0`",

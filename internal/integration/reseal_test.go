@@ -187,7 +187,7 @@ func (r *resealed) use(ctx context.Context, n *node) {
 	}
 }
 
-// openAll has every actor answer with his app.
+// openAll has every actor answer with their app.
 func (r *resealed) openAll(n *node) (opened int) {
 	r.clock.move(time.Minute)
 	for _, actor := range r.actors {

@@ -44,8 +44,8 @@ func TestRestoredByThisPage(t *testing.T) {
 	})
 }
 
-// shell is where somebody types the commands: in a folder that is his home, with
-// the server's address in his environment.
+// shell is where somebody types the commands: in a folder that is their home, with
+// the server's address in their environment.
 type shell struct{ *exec.Cmd }
 
 func newShell(t *testing.T, env ...string) shell {

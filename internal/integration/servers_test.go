@@ -48,7 +48,7 @@ func needs(t testing.TB, name string, paths ...string) string {
 
 // account is who runs a server: no database runs as root.
 type account struct {
-	home       string // the server's folder, which only he enters
+	home       string // the server's folder, which only this account enters
 	credential *syscall.Credential
 }
 

@@ -10,7 +10,7 @@ var stepUpMutants = []mutant{
 		new:   "if false {",
 		tests: "TestFound26ANameIsNoLinkInAMail"},
 	{name: "a mail does not say what changes", file: "challenge.go",
-		old:   "p.Changes = append(s.changesOf(plan), p.Changes...)",
+		old:   "p.Changes = append(s.changesOf(ask.job.left(plan)), p.Changes...)",
 		new:   "_ = plan",
 		tests: "TestFound26AMailSaysWhatChanges"},
 	{name: "accounts of one person have one entry in an app", file: "factor_totp.go",

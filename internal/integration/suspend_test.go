@@ -13,8 +13,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// The worst day to suspend a key: mail, KEK and authenticator fail or hang, he
-// who sees the abuse is locked out of every guarded action, sixteen writers
+// The worst day to suspend a key: mail, KEK and authenticator fail or hang, whoever
+// sees the abuse is locked out of every guarded action, sixteen writers
 // change the key all the time, and a thousand actions a second are denied on the
 // account. Suspend needs none of what is broken, and nothing outruns it.
 func TestSuspendAlwaysWorks(t *testing.T) {
@@ -247,7 +247,7 @@ func (s *siege) surround(ctx context.Context) {
 	} {
 		s.others.Go(func() {
 			for round := 0; ctx.Err() == nil; round++ {
-				// A person each time, so that it is what is away that refuses him.
+				// A person each time, so that it is what is away that refuses them.
 				who := apikey.Actor{ID: fmt.Sprintf("usr_%d_%d", i, round), Account: "acc_1", Role: "admin"}
 				if i == 2 {
 					who.ID = "usr_2" // who has enrolled

@@ -18,7 +18,7 @@ func everywhere() []engine {
 	return named("sqlite/modernc", "postgres/pgx", "postgres/pq", "pgbouncer/pgx exec", "pgbouncer/pgx simple", "mariadb/prepared", "mariadb/interpolated")
 }
 
-// A merchant's row and his keys are committed together, or not at all.
+// A merchant's row and the keys are committed together, or not at all.
 func TestInCommitsAndRollsBackTogether(t *testing.T) {
 	for _, e := range everywhere() {
 		t.Run(e.name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestInAfterAConflict(t *testing.T) {
 	}
 }
 
-// Whoever reads a key in his transaction has it until the end, so that nothing
+// Whoever reads a key in their transaction has it until the end, so that nothing
 // conflicts there: many transactions change one key, one after the other.
 func TestInLocksWhatItReads(t *testing.T) {
 	const writers, each = 8, 6
@@ -245,7 +245,7 @@ func TestInLocksTheQuota(t *testing.T) {
 }
 
 // A transaction that has changed one key, and stays open, holds up nobody who
-// changes another: however few keys there are, whatever he does.
+// changes another: however few keys there are, whatever they do.
 func TestInHoldsUpNobodyElse(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
@@ -344,9 +344,9 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 }
 
 // A deadlock takes the whole of the caller's transaction back on MariaDB, and
-// its savepoints with it; on PostgreSQL the savepoint is all that is lost. He is not
-// told that there was a conflict, after which he might go on, and what he says after
-// it in that transaction is not committed alone.
+// its savepoints with it; on PostgreSQL the savepoint is all that is lost. The
+// caller is not told that there was a conflict, after which they might go on. What they
+// say after it in that transaction is not committed alone.
 func TestInADeadlock(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 -- For an administrator, once, in the database of the tables and after they are
--- made. Grant a role to the user that a process connects as, and make it his
--- default:
+-- made. Grant a role to the user that a process connects as, and make it the
+-- default one:
 --
 --     GRANT apikey_verifier TO 'api'@'%';
 --     SET DEFAULT ROLE apikey_verifier FOR 'api'@'%';
