@@ -104,7 +104,13 @@ type proxyConn struct {
 }
 
 func (c *proxyConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
-	tx, err := through(c.p, call{sql: "BEGIN"}, func() (driver.Tx, error) { return c.sqliteConn.BeginTx(ctx, o) })
+	tx, err := through(c.p, call{sql: "BEGIN"}, func() (driver.Tx, error) {
+		tx, err := c.sqliteConn.BeginTx(ctx, o)
+		if err != nil {
+			return nil, err // the driver's tx is a nil pointer then, and no nil interface
+		}
+		return tx, nil
+	})
 	if err != nil && tx != nil {
 		tx.Rollback() // as a driver has to: database/sql knows of no transaction
 	}
