@@ -100,10 +100,8 @@ func aboutActor(action Action, factor, account, actor string) approval {
 	}
 	return approval{
 		job: job{action: action, wide: true, account: account, spans: true, first: func(_ context.Context, s session, a Actor, _ *Record) error {
-			if action != ActionLiftLock {
-				if _, err := s.enroller(factor); err != nil {
-					return err
-				}
+			if _, err := s.enroller(factor); err != nil {
+				return err
 			}
 			_, err := another(a, account, actor)
 			return err

@@ -220,7 +220,7 @@ type WrongAnswerError struct {
 func (e *WrongAnswerError) Error() string {
 	switch e.Left {
 	case 0:
-		return fmt.Sprintf("%v: no attempt is left: begin with a new challenge or enrollment", ErrWrongAnswer)
+		return fmt.Sprintf("%v: no attempt is left", ErrWrongAnswer)
 	case 1:
 		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
 	}

@@ -97,7 +97,9 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	var token Token
 	var idem *Item
 	j := req.guarded().asking(req.Grant)
-	j.first = func(ctx context.Context, s session, a Actor, _ *Record) (err error) { // a replay's grant was spent by what it repeats
+	// As guarded has it, and keeps what it found. A replay's grant was spent by what
+	// it repeats.
+	j.first = func(ctx context.Context, s session, a Actor, _ *Record) (err error) {
 		idem, issued.Key, err = s.issuable(ctx, a, req)
 		return err
 	}

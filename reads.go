@@ -88,7 +88,8 @@ func neighbours(a netip.Addr) (network, address string) {
 }
 
 // groupOf is the group that a credential's ID says it belongs to: its last four
-// bytes, which are drawn once for an account (see count) and kept by rotation. They
+// bytes, which are drawn once for an account (see count) and kept by rotation; keys
+// that are issued at the same moment as an account's first may have others. They
 // tell which tokens belong together, and not to whom. With a pepper the tag vouches
 // for them; without one anybody can write what they like, and is told apart by the
 // address.

@@ -12,7 +12,7 @@ import (
 // Get implements [apikey.Store].
 func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
 	if s.tx != nil && s.sql.lock != "" {
-		if _, err := s.exists(ctx, s.tx, s.sql.lock, id[:]); err != nil {
+		if _, err := s.exec(ctx, s.tx, s.sql.lock, id[:]); err != nil {
 			return apikey.Record{}, s.failure(ctx, "get", s.over(err))
 		}
 	}

@@ -115,7 +115,13 @@ var sqlMutants = []mutant{
 	{name: "a key is changed in any session", file: "sqlstore/mysql.go", pkg: here,
 		old:   "WHERE id = ? AND version = ? AND ` + e.node + ` = 0`",
 		new:   "WHERE id = ? AND version = ?`",
+		more:  [][2]string{{"VALUES (?, ?, ?, ?, ?, ?, CASE WHEN ` + e.node + ` = 0 THEN ? END", "VALUES (?, ?, ?, ?, ?, ?, ?"}}, // its event's
 		tests: "TestFound01SettingsOfALaterConnection"},
+	{name: "PostgreSQL: a key is changed in any session", file: "sqlstore/postgres.go", pkg: here,
+		old:   "WHERE id = $22 AND version = $23 AND ` + e.node + ` = 0`",
+		new:   "WHERE id = $22 AND version = $23`",
+		more:  [][2]string{{"CASE WHEN ` + e.node + ` = 0 THEN $7::bigint END", "$7"}}, // its event's
+		tests: "TestFound02|TestFound03EncodingOfARole"},
 	{name: "an event alone is written on a server that only follows", file: "sqlstore/postgres.go", pkg: here,
 		old:   "CASE WHEN ` + e.node + ` = 0 THEN $7::bigint END",
 		new:   "$7",
