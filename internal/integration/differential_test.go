@@ -281,9 +281,12 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 // The same random operations, by one seed, on every store: they give the same
 // answers, and each feed shows what has changed.
 func TestDifferential(t *testing.T) {
-	operations := 100_000
-	if testing.Short() {
+	operations := 20_000
+	switch {
+	case testing.Short():
 		operations = 5_000
+	case *full:
+		operations = 100_000
 	}
 	names, stores := []string{"memstore"}, []apikey.Store{memstore.New()}
 	for _, e := range named("sqlite/modernc", "postgres/pgx", "mariadb/interpolated") {

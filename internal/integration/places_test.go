@@ -11,7 +11,7 @@ import (
 
 // full: SQLite is asked for all of a long figure in every run, the servers for a
 // part of it, with the same assertions.
-var full = flag.Bool("full", false, "ask PostgreSQL and MariaDB for the long figures in full, and build every mutant")
+var full = flag.Bool("full", false, "the long figures in full, and every mutant")
 
 // A place is a migrated database that another process can be told of: the path of
 // a file, or driver, DSN and prefix of its tables.
