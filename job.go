@@ -133,7 +133,8 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		case j.lessens && conflict: // at once
 		default:
 			cause = err
-			pause(ctx, time.Duration(2+rand.IntN(48))*time.Millisecond)
+			// Longer each time: on a slow cluster sixteen who want one key would meet again.
+			pause(ctx, time.Duration(2+rand.IntN(48*attempt))*time.Millisecond)
 		}
 	}
 }
