@@ -24,7 +24,7 @@ var gateMutants = []mutant{
 		tests: "TestFound11StandingIsAskedWhereverAKeyIsEmpowered"},
 	{name: "Retire calls a rotation off unasked", file: "rotation.go",
 		old:   "e.also = ActionCancelRotation //",
-		new:   "_ = p //",
+		new:   "e.also = \"\" //",
 		tests: "TestFound11RetireIsNoWayAroundCancelRotation"},
 	{name: "Policy is shown what the key is, twice", file: "job.go",
 		old:   "j.action, t.before, t.after)",
