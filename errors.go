@@ -87,7 +87,7 @@ var (
 	// ErrLimit: the request is beyond one of the [Limits]. Issue, Provision, Update, Resume.
 	// Or a [Factor] wants to keep more than 64 KiB.
 	ErrLimit = errors.New("apikey: limit reached")
-	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or ten attempts were in vain.
+	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or sixteen attempts were in vain.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")
 	// ErrAlreadyIssued: this idempotency key was used by the same request before; the answer
 	// carries that key, never its secret again. Issue.

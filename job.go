@@ -134,13 +134,13 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		default:
 			cause = err
 			// Longer each time: on a slow cluster sixteen who want one key would meet again.
-			pause(ctx, time.Duration(2+rand.IntN(48*attempt))*time.Millisecond)
+			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
 		}
 	}
 }
 
 const (
-	maxAttempts = 10
+	maxAttempts = 16
 	lessenTime  = 5 * time.Second
 )
 

@@ -74,7 +74,7 @@ func TestOperationsNamesTheBounds(t *testing.T) {
 		{"cache.go", "negativeTime = 2 * time.Second", "| absence is remembered | 2 s |"},
 		{"flights.go", "flightTime = 5 * time.Second", "| one read of the store | 5 s |"},
 		{"job.go", "lessenTime  = 5 * time.Second", "| a revocation without a deadline | 5 s |"},
-		{"job.go", "maxAttempts = 10", "| any other change that meets another | 10 attempts |"},
+		{"job.go", "maxAttempts = 16", "| any other change that meets another | 16 attempts |"},
 		{"seal.go", "kekTime = 5 * time.Second", "| one call of a KEK | 5 s |"},
 		{"usage.go", "flushEvery = 3 * time.Second", "| last used, until it is written | 3 s |"},
 		{"verify.go", "or(c.LastUsedEvery, time.Minute)", "| `VerifierConfig.LastUsedEvery` | 1 min |"},

@@ -31,7 +31,7 @@ var ends = map[string]struct {
 // try again, and nobody's edit brings it back.
 func TestEndingAKeyWinsOverRacingUpdates(t *testing.T) {
 	t.Parallel()
-	const rounds, editors = 20, 16
+	const rounds, editors = 50, 16
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {
 			onStores(t, func(t *testing.T, on func(*env)) {

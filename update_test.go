@@ -376,7 +376,7 @@ func TestUpdatesUnderRacingLoseNothing(t *testing.T) {
 		errs := together(16, func(i int) (err error) {
 			req := fields[i%8]
 			req.Key = key.Key.ID
-			for range 50 { // a caller whose ten attempts were in vain tries again
+			for range 50 { // a caller whose sixteen attempts were in vain tries again
 				if _, err = e.manager.Update(e.ctx, req); err == nil {
 					return nil
 				}

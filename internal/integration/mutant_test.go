@@ -473,7 +473,7 @@ func TestMutantsAreCaught(t *testing.T) {
 				text = strings.Replace(text, patch[0], patch[1], 1)
 			}
 			if !m.hasTurn(source) {
-				t.Skip("its patch applies; it is built another time")
+				t.Skip("its patch applies; go test -run Mutants -full builds it")
 			}
 			turns++
 			dir := t.TempDir()
