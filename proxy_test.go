@@ -145,6 +145,7 @@ func sqliteOf(t *testing.T) (*sqlstore.Store, *sql.DB) {
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	db.SetMaxOpenConns(8)
+	db.SetMaxIdleConns(8)
 	store, err := sqlstore.New(db, sqlstore.SQLite)
 	require.NoError(t, err)
 	require.NoError(t, store.Migrate(t.Context()))

@@ -8,6 +8,19 @@
 //	…
 //	err = store.Migrate(ctx)
 //
+// # The pool
+//
+// Say how many connections the pool may open, and let it keep them:
+//
+//	db.SetMaxOpenConns(16)
+//	db.SetMaxIdleConns(16)
+//
+// database/sql keeps two idle connections unless it is told otherwise and closes
+// the others after each use. On a busy server that speaks over a network, most
+// calls then open a connection first, which costs the database more than the
+// query: with 16 writers, a pool of 8 that keeps 2 was ten times slower than one
+// that keeps 8.
+//
 // # SQLite
 //
 // SQLite has one writer at a time, and whoever comes second has to wait for it.

@@ -58,6 +58,7 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 		return err
 	}
 	g.db.SetMaxOpenConns(poolSize)
+	g.db.SetMaxIdleConns(poolSize) // or the pool keeps two and opens the others again and again
 	if g.store, err = sqlstore.New(g.db, sqlstore.SQLite); err != nil {
 		return err
 	}

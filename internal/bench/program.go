@@ -121,6 +121,7 @@ func openSQLite(path string) (*sqlstore.Store, *sql.DB, error) {
 		db.SetMaxOpenConns(1)
 	} else {
 		db.SetMaxOpenConns(8)
+		db.SetMaxIdleConns(8)
 	}
 	store, err := sqlstore.New(db, sqlstore.SQLite)
 	if err == nil {

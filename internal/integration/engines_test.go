@@ -56,6 +56,7 @@ func (e engine) pool(t *testing.T, dsn string) *sql.DB {
 	db, err := sql.Open(e.driver, dsn)
 	must(t, err)
 	db.SetMaxOpenConns(8)
+	db.SetMaxIdleConns(8)
 	t.Cleanup(func() { db.Close() })
 	return db
 }

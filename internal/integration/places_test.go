@@ -45,6 +45,7 @@ func (p place) open() (*sqlstore.Store, *sql.DB, error) {
 		return nil, nil, err
 	}
 	db.SetMaxOpenConns(8)
+	db.SetMaxIdleConns(8)
 	store, err := sqlstore.New(db, d)
 	return store, db, err
 }

@@ -54,6 +54,7 @@ func (p site) open() (*sqlstore.Store, *sql.DB, error) {
 		return nil, nil, err
 	}
 	db.SetMaxOpenConns(8)
+	db.SetMaxIdleConns(8)
 	store, err := sqlstore.New(db, e.dialect.WithPrefix(p.prefix))
 	return store, db, err
 }
