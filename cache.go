@@ -28,7 +28,9 @@ import (
 type cache struct {
 	process [16]byte // keys the digests: a proof is worthless outside this process
 	warm    *warm
-	epoch   atomic.Uint64 // moves when every record is in doubt
+	// epoch moves when every record is in doubt. It comes round after 2³² of
+	// that, each a run of the feed, when no record is left that is not too old.
+	epoch atomic.Uint32
 
 	mu       sync.Mutex // for everything else, and for writing
 	bytes    int64
@@ -103,7 +105,7 @@ func (c *cache) get(p *parsed) (*liveKey, found) {
 	proof := k.proof // is on its way while the token is hashed
 	digest := c.digest(p.text)
 	for subtle.ConstantTimeCompare(proof[:], digest[:len(proof)]) != 1 {
-		if k.info.Credential == p.id {
+		if k.id == p.id {
 			return nil, mismatch
 		}
 		if k = s.next(); k == nil {
@@ -330,7 +332,7 @@ func (c *cache) expired(k *liveKey) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.warm.entry(k.info.Credential); e != nil && e.key == k {
+	if e := c.warm.entry(k.id); e != nil && e.key == k {
 		c.warm.sort(e, true)
 	}
 }

@@ -62,7 +62,7 @@ func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
 		if known == nil {
 			continue // evicted for the one before
 		}
-		id := known.info.Credential
+		id := known.id
 		k := live(id, e.claims)
 		switch damaged := k.trouble().damage != nil; {
 		case !damaged && k.unlisted && (known.info.ID != r.ID || k.same(known) && !known.unlisted):
@@ -126,7 +126,7 @@ func (c *cache) doubtKey(r *Record) {
 	}
 	all := c.warm.siblings(r.ID)
 	for _, e := range all {
-		c.changed[e.key.info.Credential] = c.gen
+		c.changed[e.key.id] = c.gen
 	}
 	for _, e := range all {
 		if old := e.key; old != nil { // else it was evicted for the one before

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"encoding/binary"
 	"math"
 	"net/netip"
 	"slices"
@@ -15,14 +16,14 @@ type terms struct {
 	kind     Kind
 	mode     Mode
 	ended    bool  // the credential
-	bound    uint8 // to networks: 0 not, else 4 or 6, which is that of network
+	bound    uint8 // to networks: 0 not, else 4 or 6, which is the IP version of network
 	bits     uint8 // of network
 	origins  bool  // bound to them
 	troubled bool  // see about.trouble
 
-	until     int64    // microseconds since 1970: the end of the credential or the key, whichever is first
-	notBefore int64    // likewise
-	network   [16]byte // the first, which is mostly the one
+	until     int64  // microseconds since 1970: the end of the credential or the key, whichever is first
+	notBefore int64  // likewise
+	network   uint64 // the first, which is mostly the one: see topBits
 	account   string
 	abilities *abilities
 }
@@ -51,10 +52,8 @@ func (k *liveKey) judgedBy(cred *Credential, list *abilities) {
 		abilities: list, origins: len(info.Origins.s) > 0,
 	}
 	if n := info.Networks.s; len(n) > 0 {
-		k.network, k.bits, k.bound = n[0].Addr().As16(), uint8(n[0].Bits()), 6
-		if n[0].Addr().Is4() {
-			k.bound = 4
-		}
+		k.network, k.bound = topBits(n[0].Addr())
+		k.bits = uint8(n[0].Bits())
 	}
 	if cred == nil {
 		k.ended, k.unlisted = true, true
@@ -124,11 +123,23 @@ func (k *liveKey) dead(now int64) error {
 // A zone names an interface of this machine, and no network contains an address
 // that has one.
 func (k *liveKey) addrAllowed(addr netip.Addr) bool {
-	first := netip.AddrFrom16(k.network)
-	if k.bound == 4 {
-		first = first.Unmap()
+	if !addr.IsValid() {
+		return false
 	}
 	addr = addr.Unmap().WithZone("")
-	return addr.IsValid() && (netip.PrefixFrom(first, int(k.bits)).Contains(addr) ||
-		slices.ContainsFunc(k.info.Networks.s[1:], func(n netip.Prefix) bool { return n.Contains(addr) }))
+	if top, version := topBits(addr); version == k.bound && k.bits <= 64 && (top^k.network)>>(64-k.bits) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(k.info.Networks.s, func(n netip.Prefix) bool { return n.Contains(addr) })
+}
+
+// topBits are an address's first 64 bits, those behind an IPv4 address zero, and
+// its IP version.
+func topBits(addr netip.Addr) (bits uint64, version uint8) {
+	if addr.Is4() {
+		b := addr.As4()
+		return uint64(binary.BigEndian.Uint32(b[:])) << 32, 4
+	}
+	b := addr.As16()
+	return binary.BigEndian.Uint64(b[:8]), 6
 }

@@ -11,9 +11,10 @@ import (
 //
 // It is two lines of memory, of 64 bytes each, and begins where one does.
 type liveKey struct {
-	usedUntil atomic.Int64  // see usage.mark
-	marks     atomic.Uint32 // markTouched and the other
+	usedUntil atomic.Int64 // see usage.mark
 	view
+	marks atomic.Uint32 // markTouched and the other
+	epoch uint32        // readAt counts while cache.epoch is this
 }
 
 // The marks of a liveKey.
@@ -25,8 +26,8 @@ const (
 // view is what is known of a key.
 type view struct {
 	proof  [16]byte // what cache.digest makes of the token; zero while it is not warm
-	epoch  uint64   // readAt counts while cache.epoch is this
-	readAt instant  // start of the read; zero: read again before the next answer
+	id     CredentialID
+	readAt instant // start of the read; zero: read again before the next answer
 	terms
 	*about
 }
@@ -95,9 +96,9 @@ func (k *liveKey) agrees(other *liveKey) bool {
 // forbidden too. Window and end are row's, and nobody knows whether the newer
 // record lists the token.
 func (k *liveKey) forTokenOf(row *liveKey) *liveKey {
-	seen := &liveKey{view: view{terms: k.terms, about: k.about}}
+	seen := &liveKey{view: view{id: row.id, terms: k.terms, about: k.about}}
 	seen.own()
-	seen.info.Credential = row.info.Credential
+	seen.info.Credential = row.id
 	seen.notBefore, seen.notAfter = row.notBefore, row.notAfter
 	seen.until = min(row.notAfter, microsOr(k.info.ExpiresAt, never))
 	seen.ended, seen.unlisted = row.ended, true

@@ -58,7 +58,7 @@ func (u *usage) mark(k *liveKey, at int64) {
 	if uint64(end-1-at) < uint64(u.every) {
 		return
 	}
-	id := k.info.Credential
+	id := k.id
 	if k.usedUntil.CompareAndSwap(end, u.window(id, at)+u.every) {
 		u.mu.Lock()
 		u.last[id] = max(at, u.last[id])

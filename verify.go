@@ -313,7 +313,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liv
 func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
 	cred := r.credential(id)
 	list, _ := v.abilities(r.Abilities)
-	k := &liveKey{view: view{about: &about{info: describe(r, id, list.held), head: r.Head}}}
+	k := &liveKey{view: view{id: id, about: &about{info: describe(r, id, list.held), head: r.Head}}}
 	k.judgedBy(cred, list)
 	switch {
 	case damage != nil:

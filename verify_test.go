@@ -142,6 +142,39 @@ func TestNetworksAndOrigins(t *testing.T) {
 	}
 }
 
+// A key bound to one network, of every length: addresses that differ from it in one
+// bit, whichever that is.
+func TestNetworkOfEveryLength(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	key := e.issue()
+	tried := map[bool]int{}
+	for _, at := range []string{"203.0.113.170", "2001:db8:aaaa:5555:aaaa:5555:aaaa:5555"} {
+		addr := netip.MustParseAddr(at)
+		for bits := range addr.BitLen() + 1 {
+			network := netip.PrefixFrom(addr, bits)
+			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Networks: apikey.Set([]netip.Prefix{network})})
+			require.NoError(t, err)
+			for flip := range addr.BitLen() {
+				b := addr.AsSlice()
+				b[flip/8] ^= 0x80 >> (flip % 8)
+				other, _ := netip.AddrFromSlice(b)
+				in := network.Contains(other)
+				if _, err := e.verifier.Verify(background, key.Token.Reveal(), apikey.Request{Addr: other}); in != (err == nil) {
+					t.Fatalf("%s in %s: %v, Verify says %v", other, network, in, err)
+				}
+				tried[in]++
+			}
+			for _, foreign := range []string{"203.0.113.170", "2001:db8:aaaa:5555:aaaa:5555:aaaa:5555", "cb00:71aa::"} { // the last begins as the first does
+				other := netip.MustParseAddr(foreign)
+				_, err := e.verifier.Verify(background, key.Token.Reveal(), apikey.Request{Addr: other})
+				require.Equal(t, network.Contains(other), err == nil, "%s in %s", other, network)
+			}
+		}
+	}
+	require.Equal(t, map[bool]int{true: 32*33/2 + 128*129/2, false: 32*33/2 + 128*129/2}, tried)
+}
+
 func TestModesAndKinds(t *testing.T) {
 	e := newEnv(t)
 	both := e.newVerifier(func(c *apikey.VerifierConfig) { c.Mode = apikey.AnyMode })

@@ -61,7 +61,7 @@ func newWarm(seed [16]byte) *warm {
 		seed:  [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
 		byKey: map[KeyID]*entry{},
 	}
-	w.keys = newTable(func(k *liveKey) uint64 { return w.hash(&k.info.Credential) })
+	w.keys = newTable(func(k *liveKey) uint64 { return w.hash(&k.id) })
 	return w
 }
 
@@ -74,7 +74,7 @@ func (w *warm) hash(id *CredentialID) uint64 {
 func (w *warm) entry(id CredentialID) *entry {
 	s := w.keys.search(w.hash(&id))
 	for k := s.next(); k != nil; k = s.next() {
-		if k.info.Credential != id {
+		if k.id != id {
 			continue
 		}
 		for e := w.byKey[k.info.ID]; e != nil; e = e.sibling {

@@ -109,17 +109,17 @@ func (r *report) floor() {
 	}
 	ratios := func(unit string) []float64 { return values["BenchmarkRatios/10000-2 "+unit] }
 	for _, size := range []struct {
-		n    string
-		want float64
-	}{{"1000", 1.3}, {"10000", 1.6}} {
+		n            string
+		want, secret float64
+	}{{"1000", 1.3, 1}, {"10000", 1.6, 1.25}} {
 		at := func(unit string) []float64 { return values["BenchmarkRatios/"+size.n+"-2 "+unit] }
 		r.add("warm, every check on, with a pepper ÷ floor, at "+size.n+" keys", "×", size.want, at("warm/floor"))
 		r.add("the same with the token's text near, at "+size.n+" keys", "×", size.want, at("warm-near/floor"))
 		r.add("warm without a pepper ÷ floor, at "+size.n+" keys", "×", size.want, at("warm-no-pepper/floor"))
+		r.add("wrong secret of a warm ID ÷ floor, at "+size.n+" keys", "×", size.secret, at("secret/floor"))
 	}
 	r.add("bad checksum ÷ floor", "×", 0.4, ratios("checksum/floor"))
 	r.add("bad tag ÷ floor", "×", 1.2, ratios("tag/floor"))
-	r.add("wrong secret of a warm ID ÷ floor", "×", 1, ratios("secret/floor"))
 	// Wall time an operation on 2 processors is half of CPU time an operation.
 	warm := over(values["BenchmarkVerifyWarm/pepper-2 ns/op"], values["BenchmarkVerifyWarm/pepper ns/op"])
 	floor := over(values["BenchmarkFloor-2 ns/op"], values["BenchmarkFloor ns/op"])
