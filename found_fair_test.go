@@ -143,6 +143,31 @@ func TestFound07ColdKeysAreReadInTurns(t *testing.T) {
 	}
 }
 
+// A caller beside one long line waits for the work that is under way, and for none
+// more of that line.
+func TestFound07WhoComesIsAheadOfTheLineThatIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnv(t, slowly, func(e *env) { e.vc.ColdReads = 1 })
+		defer e.verifier.Close(background)
+		others := e.issueFor(100)
+		texts, from := floods["tokens that nobody issued, from one network"](e)
+		end := flood(50, func(caller, round int) {
+			e.verifier.Verify(background, texts[(caller+50*round)%len(texts)], apikey.Request{Addr: from})
+		})
+		defer end()
+		var longest time.Duration
+		for i, o := range others {
+			time.Sleep(5*time.Millisecond + time.Duration(i)*100*time.Microsecond) // at every moment of a read
+			began := time.Now()
+			_, err := e.verifier.Verify(background, o.Token.Reveal(), apikey.Request{Addr: netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})})
+			require.NoError(t, err, "merchant %d", i)
+			longest = max(longest, time.Since(began))
+		}
+		require.LessOrEqual(t, longest, 4*time.Millisecond, "the read that ran, and their own")
+		require.Greater(t, longest, 3*time.Millisecond, "nothing ran")
+	})
+}
+
 // All tokens of an account say that they belong together, however they were made, so
 // that they share the turns of one; and to no other account.
 func TestFound07AnAccountsTokensAreOneGroup(t *testing.T) {

@@ -10,13 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/argon2"
+
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/memstore"
 )
 
 // One merchant, or one network, fills whatever has a bound, without a pepper, while
 // others issue keys, verify cold ones and end leaks. None of those is refused, and
-// each kind of call is at most three times as slow as on the idle program.
+// each kind of call is at most three times as slow as on the idle program, or beside
+// a loop that keeps one processor busy and asks the program for nothing: a machine
+// with a quota of processor time stops every process then, for tens of milliseconds.
 func TestOneMerchantAgainstTheOthers(t *testing.T) {
 	during, rate := 3*time.Second, 45
 	if *full {
@@ -53,24 +57,28 @@ func TestOneMerchantAgainstTheOthers(t *testing.T) {
 			attack := prepare(o)
 			// What else runs on the machine can only make a time worse: the best of
 			// three of each is compared. Nobody may be refused in any of them.
-			idle, attacked := map[string]time.Duration{}, map[string]time.Duration{}
+			idle, beside, attacked := map[string]time.Duration{}, map[string]time.Duration{}, map[string]time.Duration{}
 			slow := kinds
 			for try := 0; try < 3 && len(slow) > 0; try++ {
 				o.least(t, idle, rate, during)
-				end := o.begin(attack)
+				end := busy()
+				o.least(t, beside, rate, during)
+				end()
+				end = o.begin(attack)
 				o.least(t, attacked, rate, during)
 				end()
-				slow = slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool { return attacked[kind] <= 3*idle[kind] })
+				slow = slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool { return attacked[kind] <= 3*max(idle[kind], beside[kind]) })
 			}
 			for _, kind := range kinds {
-				t.Logf("%s: p99 %v, idle %v, %.1f ×", kind, attacked[kind], idle[kind], float64(attacked[kind])/float64(idle[kind]))
+				t.Logf("%s: p99 %v, %.1f × idle (%v), %.1f × beside a loop (%v)", kind, attacked[kind],
+					float64(attacked[kind])/float64(idle[kind]), idle[kind], float64(attacked[kind])/float64(beside[kind]), beside[kind])
 			}
 			t.Logf("the attackers made %d calls, of which %d were told to come back", o.made.Load(), o.busy.Load())
 			if o.made.Load() < int64(o.attackers) {
 				t.Error("no attack")
 			}
 			if len(slow) > 0 {
-				t.Errorf("more than three times as slow as on the idle program: %v", slow)
+				t.Errorf("more than three times as slow as on the idle program and beside a loop: %v", slow)
 			}
 		})
 	}
@@ -86,6 +94,22 @@ func (o *others) least(t *testing.T, p99 map[string]time.Duration, rate int, dur
 		if p := percentile(all, 0.99); p99[kind] == 0 || p < p99[kind] {
 			p99[kind] = p
 		}
+	}
+}
+
+// busy keeps one processor busy with hashes that wait for nobody, until its end is
+// called.
+func busy() (end func()) {
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !over.Load() {
+			argon2.IDKey([]byte("a loop"), make([]byte, 16), 1, 7168, 1, 32)
+		}
+	})
+	return func() {
+		over.Store(true)
+		wg.Wait()
 	}
 }
 
