@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -21,6 +22,9 @@ func (o *outbox) Send(_ context.Context, _ string, m apikey.Message) error {
 	o.last = m
 	return nil
 }
+
+// code is what the mail is about.
+func (o *outbox) code() string { return regexp.MustCompile(`\b\d{6}\b`).FindString(o.last.Text()) }
 
 // exampleStepUp is a Manager whose Reveal and Rotate want a code, by mail or from
 // an app.
@@ -64,7 +68,7 @@ func ExampleManager_Challenge() {
 
 	challenge, err := manager.Challenge(admin, "email", request) // sends the code
 	must(err)
-	typed := sixDigits.FindString(mails.last.Text())
+	typed := mails.code()
 	request.Grant, err = manager.Confirm(admin, challenge.ID, typed)
 	must(err)
 	_, err = manager.Rotate(admin, request)
@@ -84,7 +88,7 @@ func ExampleGrant() {
 	must(err)
 	challenge, err := manager.Challenge(admin, "email", apikey.RotateRequest{Key: issued.Key.ID})
 	must(err)
-	grant, err := manager.Confirm(admin, challenge.ID, sixDigits.FindString(mails.last.Text()))
+	grant, err := manager.Confirm(admin, challenge.ID, mails.code())
 	must(err)
 
 	hidden := grant.Reveal() // into the form; log lines show grant(…)
@@ -105,7 +109,7 @@ func ExampleManager_Reveal() {
 	request := apikey.RevealRequest{Key: issued.Key.ID}
 	challenge, err := manager.Challenge(admin, "email", request)
 	must(err)
-	request.Grant, err = manager.Confirm(admin, challenge.ID, sixDigits.FindString(mails.last.Text()))
+	request.Grant, err = manager.Confirm(admin, challenge.ID, mails.code())
 	must(err)
 	shown, err := manager.Reveal(admin, request)
 	must(err)

@@ -91,14 +91,14 @@ func scale(a []float64, by float64) (s []float64) {
 	return s
 }
 
-// floor runs the benchmarks of the root package, where the floor is written,
+// floor runs the benchmarks of internal/apitest, where the floor is written,
 // in turns.
 func (r *report) floor() {
 	dir, err := os.MkdirTemp("", "bench")
 	check(err)
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "root.test")
-	build := exec.Command("go", "test", "-c", "-o", binary, "github.com/go-apikey/apikey")
+	binary := filepath.Join(dir, "api.test")
+	build := exec.Command("go", "test", "-c", "-o", binary, "github.com/go-apikey/apikey/internal/apitest")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		check(fmt.Errorf("%w: %s", err, out))
