@@ -12,7 +12,7 @@ import (
 
 // cache is the warm cache: for tokens that were proven, the proof and the
 // newest record. Three rules hold in this file and in
-// change.go, and nowhere else:
+// cache_change.go, and nowhere else:
 //
 //   - Only a proven token makes an entry, so junk can neither fill it nor drive
 //     anything out of it.
@@ -20,7 +20,7 @@ import (
 //     key neither fills the cache nor is answered (enter, settle).
 //   - A change replaces the record and keeps the proof. A record older than the
 //     one that is here revives nothing: of the two, what either forbids is
-//     forbidden (renew, in change.go), whichever of the key's tokens it came by
+//     forbidden (renew, in cache_change.go), whichever of the key's tokens it came by
 //     (compare).
 //
 // A hit takes no lock: it reads the table, and then one pointer, which a change

@@ -260,7 +260,7 @@ func (s session) newCredential(ctx context.Context, r *Record, group string) (Cr
 	return cred, token, nil
 }
 
-// The kinds of items that issuing uses, besides those in quota.go.
+// The kinds of items that issuing uses, besides those in manager_quota.go.
 const (
 	itemIdem      ItemKind = "idem"      // an idempotency key: request hash, key ID
 	itemProvision ItemKind = "provision" // the publishable key of an account and mode

@@ -94,7 +94,7 @@ type made struct {
 // with the key's, asks Policy and Standing, redeems the grant, writes record and
 // event together, and tells this node's Verifiers before it returns. No method can
 // forget one of these, because no method does any. Three writes go round it, none
-// of which changes what a key may do: the mark of a pepper (mark.go), a denial
+// of which changes what a key may do: the mark of a pepper (pepper_mark.go), a denial
 // (denial.go) and a value that is sealed anew (reseal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
