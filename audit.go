@@ -26,8 +26,8 @@ type Event struct {
 	// had afterwards; 0: outside the chain.
 	Seq   uint64
 	Actor Actor
-	// Changed names the fields that changed, sorted, without their values. Of an
-	// event that is about no key it says what it is about: "actor:usr_7",
+	// Changed names the fields that changed, sorted, without their values. If the
+	// event is about no key, Changed says what it is about: "actor:usr_7",
 	// "factor:totp", "approves:key.rotate", "sealed:100".
 	Changed []string
 	Reason  Reason // of a revocation

@@ -94,8 +94,7 @@ const (
 )
 
 // get looks a token up. A bare ID never hits: the digest of the whole token has
-// to be equal, compared in constant time. Of an ID that is not here nothing is
-// hashed.
+// to be equal, compared in constant time. If the ID is not here, nothing is hashed.
 func (c *cache) get(p *parsed) (*liveKey, found) {
 	s := c.warm.keys.search(c.warm.hash(&p.id))
 	k := s.next()
@@ -247,9 +246,9 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 
 // compare holds the first record of a token against what the key's other tokens
 // have shown, and returns what this token is to be judged by. A death counts for
-// all. Of two versions the newer counts, and so does what the older one forbids;
-// whichever token had the older is read again before its next answer. Two records
-// of one version that differ both count.
+// all. If the versions differ, the newer record counts, and so does what the older one
+// forbids; the token that had the older record is read again before its next answer.
+// If two records of one version differ, both count.
 func (c *cache) compare(k *liveKey) *liveKey {
 	newest := k
 	for _, e := range c.warm.siblings(k.info.ID) {

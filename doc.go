@@ -156,8 +156,8 @@
 // other nodes at once on PostgreSQL; [Manager.Tx] works inside a transaction of
 // the program.
 //
-// Of this package, Store itself and Record, Recovery with its constants,
-// Credential, Change, Changes, Item, ItemFilter, ItemKind, ItemPage, Filter, Page,
-// EventFilter, EventPage, EventRecord, Upkeep, NewKeyID, NewCredentialID and
-// ErrCursorLost are for those who write a store; others can pass them over.
+// Some names are for authors of a store, and everybody else can skip them: Store,
+// Record, Recovery with its constants, Credential, Change, Changes, Item, ItemFilter,
+// ItemKind, ItemPage, Filter, Page, EventFilter, EventPage, EventRecord, Upkeep,
+// NewKeyID, NewCredentialID and ErrCursorLost.
 package apikey

@@ -91,9 +91,9 @@ type Policy interface {
 // origins as browsers write them. It differs from before for ActionIssue,
 // ActionProvision (asked once a mode), ActionUpdate, ActionSuspend, ActionResume,
 // ActionRotate, ActionCancelRotation, ActionRetire and ActionRevoke of a single key.
-// A key that is not there yet has the zero ID in both, and a Version is that of
-// before. Of a rotation after has the windows of the tokens that there are; the new
-// token is not drawn yet. If the request cannot be right, after is before: it is
+// A key that does not exist yet has the zero ID in both, and after has the Version of
+// before. For a rotation, after has the windows of the existing tokens; the new token
+// is not drawn yet. If the request is invalid, after equals before: the request is
 // refused, whatever the answer is.
 type ChangePolicy interface {
 	Policy

@@ -11,10 +11,11 @@ import (
 // SuspendRequest names a key.
 type SuspendRequest struct{ Key KeyID }
 
-// Suspend refuses a key until it is resumed. It only takes power away, so it
-// needs a role and nothing else, is applied to the newest record however often
-// others change it, and works on a damaged record too. Of a dead or suspended
-// key it is nil and writes nothing. Without a deadline it ends after 5 s.
+// Suspend has every verification of a key refused until the key is resumed.
+// Suspend only takes power away, so it needs a role and nothing else, is applied to
+// the newest record however often others change the key, and works on a damaged
+// record too. If the key is already suspended or revoked, Suspend returns nil and
+// writes nothing. If ctx has no deadline, Suspend ends after 5 s.
 // Errors: ErrNoActor, ErrInvalid (an actor that cannot be stored), ErrNotFound,
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
@@ -52,12 +53,12 @@ func (r RevokeRequest) guarded() approval {
 	}
 }
 
-// Revoke ends a key for ever: no Verify that starts after it returned succeeds
-// on this node, and none on the others after their next sync. The record stays
-// as a tombstone. Of a revoked key it is nil and writes nothing. Otherwise as
-// for Suspend; where StepUp guards it, for another reason than
-// [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]), ErrGrant and
-// ErrLocked.
+// Revoke ends a key for ever: no Verify that starts after Revoke returned succeeds
+// on this node, and none on the others after their next sync. The record stays in
+// the store. If the key is already revoked, Revoke returns nil and writes nothing.
+// Its errors are those of [Manager.Suspend]; if StepUp guards ActionRevoke and the
+// reason is not [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]),
+// ErrGrant and ErrLocked.
 func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 	return m.own().revoke(ctx, req)
 }

@@ -21,10 +21,11 @@ import (
 // "Bearer " beside it, in a header, in a line of an .env file. A text with two
 // different tokens is ErrInvalid.
 //
-// It is the last to fail when the program is busy: a token that is in use here needs
-// neither a read nor a hash to be proven, an ended one no hash, and the others have
-// turns of their own. Of several calls at once with one token the first is carried
-// out, and is the answer of all. Without a deadline it ends after 5 s.
+// RevokeToken is the last to fail when the program is busy: a token that is in use on
+// this node needs neither a read nor a hash to be proven, an ended token needs no
+// hash, and all others have turns of their own. If several calls present one token at
+// once, the first is carried out and its result is that of all. If ctx has no
+// deadline, RevokeToken ends after 5 s.
 //
 // Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason, two tokens), ErrBusy,
 // ErrCorrupt, ErrUnavailable, ErrClosed.

@@ -333,12 +333,12 @@ type RetireRequest struct {
 	Credential CredentialID
 }
 
-// Retire ends one token of a key at once: the old one, when CredentialInfo
-// shows that nobody uses it any more, or a leaked one. It only takes power
-// away, like Suspend. Retiring a pending token is CancelRotation; retiring the
-// only one leaves a key that nothing proves until it is rotated. Of an ended
-// credential it is nil. Errors: as for Suspend; a credential that the key does
-// not have is ErrNotFound.
+// Retire ends one token of a key at once: the old token, when CredentialInfo
+// shows that nobody uses it any more, or a leaked one. Like Suspend, Retire only
+// takes power away. Retiring a pending token is CancelRotation. If the token is the
+// key's only one, no token proves the key until the key is rotated. If the credential
+// has ended already, Retire returns nil. Its errors are those of [Manager.Suspend]; a
+// credential that the key does not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	s := m.own()
 	edit := func(r *Record, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }

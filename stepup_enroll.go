@@ -219,10 +219,10 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 
 // Disable takes a factor away: the caller's own with a grant of that very factor,
 // or another actor's as an admin of the account. An actor who has no other factor
-// needs [Manager.AllowEnrollment] beside it. A grant that the factor has approved is
-// valid for its two minutes. Of a factor that is not enrolled Disable does nothing
-// and returns nil. Errors: as for Enroll; ErrForbidden; ErrNotFound (another's
-// account).
+// needs [Manager.AllowEnrollment] as well. A grant that the factor has approved stays
+// valid for its two minutes. If the factor is not enrolled, Disable returns nil and
+// writes nothing. Its errors are those of [Manager.Enroll], ErrForbidden, and
+// ErrNotFound if the other actor belongs to another account.
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)

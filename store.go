@@ -124,10 +124,10 @@ type Store interface {
 	// Apply commits all changes or none, in one transaction.
 	//
 	//   - A Record is written if and only if the stored record's Version is the
-	//     new Version less one (Version 1: if there is none). Of its credentials
-	//     those that are not stored yet are inserted whole; a credential ID that
-	//     another record lists, live or ended, is a failed comparison. Of stored
-	//     ones NotBefore, NotAfter, Ended, Hint, Public and Pepper are written,
+	//     new Version less one (Version 1: if there is none). Credentials that are
+	//     not stored yet are inserted whole; a credential ID that
+	//     another record lists, live or ended, is a failed comparison. For a stored
+	//     credential NotBefore, NotAfter, Ended, Hint, Public and Pepper are written,
 	//     and Hash, Check, Sealed, SealedKEK and LastUsed are left as Upkeep made
 	//     them, whatever the record passed in says, except that Sealed and
 	//     SealedKEK are cleared when the credential is Ended or the record has

@@ -60,10 +60,10 @@ type VerifierConfig struct {
 	AcceptUntagged bool
 	// ReadOnly writes nothing: no last used, no renewed hashes.
 	ReadOnly bool
-	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. Of a token that is in
-	// use all the time the last use is written once in this time, by all nodes
-	// together, if they have the same value here. A use that is written, as the first
-	// one of a token is, is in the store within 3 s.
+	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. If a token is in use all
+	// the time, its last use is written once in this time, by all nodes together, if
+	// they have the same value here. The first use of a token is written at once. A
+	// use that is written is in the store within 3 s.
 	LastUsedEvery time.Duration
 
 	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache. Entries that no

@@ -22,9 +22,10 @@ type Extractor interface {
 	// repetitions and to hide the header from handlers.
 	Header() string
 	// Extract returns the key in value, which is not empty and has no space
-	// around it, but may be as long as the server lets headers be. Not of its
-	// form (another scheme): "" and no error, and the header counts as absent.
-	// Of its form, but broken: an error, whose text is shown to nobody.
+	// around it, but may be as long as the server lets headers be. If value has
+	// another form (another scheme), Extract returns "" and no error, and the header
+	// counts as absent. If value has the form but is broken, Extract returns an error,
+	// whose text is shown to nobody.
 	Extract(value string) (token string, err error)
 }
 

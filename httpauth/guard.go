@@ -110,8 +110,8 @@ type Config struct {
 	// up to 64 plain characters, else a random ID.
 	RequestID func(*http.Request) string
 	// Deny writes a refusal's body in a form of the program's own: the vendor's
-	// error format that its SDKs look for. Of the headers only Content-Type is
-	// taken from it; status and all other headers stay what they are. It sees the
+	// error format that its SDKs look for. Deny may set the Content-Type; the status
+	// and all other headers stay what they are. It sees the
 	// request without its credentials. Nil: application/problem+json.
 	Deny func(w http.ResponseWriter, r *http.Request, d Denial)
 	// Logger gets what ends in a 5xx, with the request ID: of each code, and of each
@@ -224,8 +224,8 @@ func satisfiable(a apikey.Ability) error {
 // is a panic: a forgotten requirement must not pass for none.
 //
 // The credential headers are gone from the request that the handler sees, so a
-// handler that proxies, logs or dumps it cannot give a key away. Of a request
-// that is let through they are deleted and not hidden in a copy: an access log
+// handler that proxies, logs or dumps it cannot give a key away. If the request is
+// let through, they are deleted, not hidden in a copy: an access log
 // or a recovery around Require does not find the key either, and a copy of the
 // header would double what Require allocates. Hence such a request can be
 // served once, which is what servers do, and a second Require inside a first

@@ -16,8 +16,8 @@ import (
 //
 // A time later than 24 hours ago is ErrInvalid: for so long a challenge, an
 // idempotency key or a budget that has expired is still compared with. So is a
-// limit below 1. Of all the package's writes this is the only one that is not
-// tried again by itself: whoever calls it calls it again.
+// limit below 1. Purge is the only write of this package that is not tried again by
+// itself: the caller calls Purge again.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
 	switch {
 	case limit < 1:

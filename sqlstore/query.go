@@ -116,10 +116,10 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 	return s.engine.changed(ctx, s, after, limit)
 }
 
-// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid. Of a
-// row whose ID or hash is damaged those are zero, and Body is as stored: it is
-// for the verification of the log to say that the row is not sound, and a
-// reader shall see that it is there.
+// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid. If the ID or
+// the hash of a row is damaged, that field is zero and Body is as stored: the
+// verification of the log says that the row is damaged, and a reader sees that the row
+// exists.
 func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
 	list := byte(logCursor)
 	if f.Chain {

@@ -236,7 +236,7 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 // is REPEATABLE READ, locks the gaps beside the key too, so that whoever issues
 // or rotates its neighbour waits until it ends.
 //
-// Of a nil tx, which is what a BeginTx that failed returns, every method is
+// If tx is nil, which is what a failed BeginTx returns, every method returns
 // ErrInvalid.
 func (s *Store) In(tx *sql.Tx) apikey.Store {
 	if tx == nil {
