@@ -245,7 +245,7 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 }
 
 // compare holds the first record of a token against what the key's other tokens
-// have shown, and returns what this token is to be judged by. A death counts for
+// have shown, and returns what this token is to be judged by. A revocation counts for
 // all. If the versions differ, the newer record counts, and so does what the older one
 // forbids; the token that had the older record is read again before its next answer.
 // If two records of one version differ, both count.
@@ -315,7 +315,7 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	c.put(e, k, readAt)
 }
 
-// idle reports whether no request can be answered with a key as it is: it is dead,
+// idle reports whether no request can be answered with a key as it is: it is revoked, suspended or ended,
 // or of another mode than this Verifier's, or its record is not to be believed.
 func (c *cache) idle(k *liveKey, now int64) bool {
 	t, err := k.trouble(), k.dead(now)

@@ -150,11 +150,11 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 
 // renew puts a record beside an existing proof.
 //
-// When a record disagrees with a newer one that was here before, somebody is
+// If a record disagrees with a newer one that was here before, either the record comes
 // late, or history was rewritten: a backup restored, a failover, a row put back
-// by hand. Nobody can tell which, so both count: what either forbids is
-// forbidden (liveKey.also), until a read of the store decides. And no record
-// but a dead one follows a death.
+// by hand. Nothing here can tell which, so both count: what either forbids is
+// forbidden (trouble.also), until a read of the store decides. After a revocation was
+// seen, only a record that is revoked takes its place.
 func (c *cache) renew(e *entry, k *liveKey, n news) {
 	old, readAt, from := e.key, n.readAt, n.from
 	known := &liveKey{view: old.view} // which is not changed, but replaced

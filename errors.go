@@ -11,7 +11,8 @@ import (
 // below wrap them, so errors.Is(err, ErrDenied) and errors.Is(err, ErrAbility)
 // both hold.
 var (
-	// ErrUnauthenticated: the token proves nothing, or proves a key that is dead.
+	// ErrUnauthenticated: the token is not valid, or its key is revoked, suspended,
+	// expired or not valid yet.
 	ErrUnauthenticated = errors.New("apikey: not authenticated")
 	// ErrDenied: we know who asks, and they may not.
 	ErrDenied = errors.New("apikey: denied")
@@ -23,11 +24,12 @@ var (
 var (
 	// ErrInvalidToken: malformed, unknown, forged or wrong. Verify, RevokeToken.
 	ErrInvalidToken = wrap("apikey: invalid token", ErrUnauthenticated)
-	// ErrRevoked: the key was revoked, for ever. Verify; Update, Resume, Rotate, CancelRotation and Reveal of a dead key.
+	// ErrRevoked: the key was revoked, for ever. Verify, Update, Resume, Rotate,
+	// CancelRotation, Reveal.
 	ErrRevoked = wrap("apikey: key is revoked", ErrUnauthenticated)
 	// ErrSuspended: the key is disabled until somebody resumes it. Verify, Rotate.
 	ErrSuspended = wrap("apikey: key is suspended", ErrUnauthenticated)
-	// ErrCredentialEnded: the key lives, but this token of it has ended. Verify.
+	// ErrCredentialEnded: the key is not revoked, but this token of the key has ended. Verify.
 	ErrCredentialEnded = wrap("apikey: this token has ended", ErrUnauthenticated)
 	// ErrNotYetValid: the token's time has not come. Verify.
 	ErrNotYetValid = wrap("apikey: token is not valid yet", ErrUnauthenticated)
@@ -54,8 +56,8 @@ var (
 	ErrAbility = wrap("apikey: ability is missing", ErrDenied)
 )
 
-// Answers that are about us: nothing is known about the caller, who should try
-// again. None of them ever stands for "yes".
+// Failures of the program itself: nothing is known about the caller, who should try
+// again. None of them ever means that a token is valid.
 var (
 	// ErrBusy: too many hashes or cold reads wait already. Verify, Issue, Rotate, RevokeToken.
 	ErrBusy = errors.New("apikey: busy, try again")

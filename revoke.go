@@ -101,7 +101,7 @@ func lessens(edit func(*Record, time.Time) (made, bool)) func(context.Context, s
 	}
 }
 
-// lessen takes power away from a key that is not dead yet.
+// lessen takes power away from a key that is not revoked yet.
 func (s session) lessen(ctx context.Context, j job, edit func(*Record, time.Time) (made, bool)) error {
 	j.lessens = true
 	j.work = func(_ Actor, r *Record) (effect, error) { return s.lessened(r, edit), nil }
@@ -109,9 +109,9 @@ func (s session) lessen(ctx context.Context, j job, edit func(*Record, time.Time
 }
 
 func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, bool)) effect {
-	// "It is so already" is believed of a sound record only. Otherwise whoever
-	// writes to the database could fake a death, let a revocation pass as done,
-	// and take the death back.
+	// Only skip the write if the record's MAC holds. Otherwise whoever writes to the
+	// database could put RevokedAt there, let a revocation pass as done, and clear
+	// RevokedAt again.
 	sound := s.authentic(stored) == nil
 	if sound && stored.State() == Revoked {
 		return effect{}
@@ -199,8 +199,8 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 				chunk = append(chunk, r.ID)
 				continue
 			}
-			// It is dead already, or not of this pepper. Another node may have made it so
-			// a moment ago: this one's Verifiers may not know yet.
+			// The key is revoked already, or its tokens are not of this pepper. Another
+			// node may have done that a moment ago: this node's Verifiers may not know yet.
 			s.announce(ctx, notice{action: ActionRevoke, changes: []Change{{Record: r}}, start: start})
 		}
 		for _, d := range page.Damaged { // what cannot be believed can still be ended

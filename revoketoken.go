@@ -10,9 +10,9 @@ import (
 
 // RevokeToken ends the credential that is presented: whoever holds a leaked
 // token can make it harmless, from anywhere, with no account and no actor. It
-// works on a suspended key too; of an ended credential it is nil. Secret keys
-// only: a publishable token is public, and whoever reads a web page must not
-// end it. Where it was presented (Addr, UserAgent, RequestID) is taken from the
+// works on a suspended key too. If the credential has ended already, RevokeToken
+// returns nil. It takes secret keys only: a publishable token is public, and whoever
+// reads a web page must not end it. Where it was presented (Addr, UserAgent, RequestID) is taken from the
 // context's actor, if there is one; for this an actor needs no ID and no account. Set
 // Addr where people report leaks who have not signed in: callers take turns by it, so
 // that one who presents junk holds up nobody else.

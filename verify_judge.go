@@ -65,7 +65,8 @@ func (k *liveKey) judgedBy(cred *Credential, list *abilities) {
 }
 
 // judge is asked on every hit, against the clock: what the proven key may do now.
-// The order is part of the contract: dead before denied.
+// The order is part of the contract: whether the key can be used at all comes first,
+// then whether it may be used for this request.
 func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 	if also := k.trouble().also; also != nil {
 		if err := v.judge(also, r, now); err != nil {

@@ -86,7 +86,7 @@ func (v *Verifier) runSync(ctx context.Context) (int64, error) {
 }
 
 // freshen is Sync for a request that found the Verifier stale: it may have been
-// frozen for minutes, and what it has in memory may be dead by now. It waits a
+// frozen for minutes, and what it has in memory may be revoked by now. It waits a
 // second at most, then says that we cannot know.
 func (v *Verifier) freshen(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, time.Second)
