@@ -62,7 +62,7 @@ type VerifierConfig struct {
 	ReadOnly bool
 	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. If a token is in use all
 	// the time, its last use is written once in this time, by all nodes together, if
-	// they have the same value here. The first use of a token is written at once. A
+	// they have the same value here. The first use of a token is always written. A
 	// use that is written is in the store within 3 s.
 	LastUsedEvery time.Duration
 
