@@ -28,8 +28,8 @@ import (
 type cache struct {
 	process [16]byte // keys the digests: a proof is worthless outside this process
 	warm    *warm
-	// epoch moves when every record is in doubt. It comes round after 2³² of
-	// that, each a run of the feed, when no record is left that is not too old.
+	// epoch moves when every record is in doubt. It comes round after 2³² calls of
+	// the store, when no record is left that is not too old.
 	epoch atomic.Uint32
 
 	mu       sync.Mutex // for everything else, and for writing

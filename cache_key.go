@@ -3,6 +3,7 @@ package apikey
 import (
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // liveKey is a verified key, shared by all who hold it: immutable but for the
@@ -16,6 +17,9 @@ type liveKey struct {
 	marks atomic.Uint32 // markTouched and the other
 	epoch uint32        // readAt counts while cache.epoch is this
 }
+
+// It does not build with a larger one.
+const _ = 128 - unsafe.Sizeof(liveKey{})
 
 // The marks of a liveKey.
 const (

@@ -120,9 +120,9 @@
 // The default Hasher is [Argon2id], which each first verification without a
 // pepper waits for: 17 ms of one processor and 19.9 MB a run (BenchmarkHasher: 19
 // MiB, 2 passes, one core of a 2026 cloud machine; a whole first verification:
-// 22 ms, and 83 ms where processor time has a quota, docs/figures.md). A token's secret has 196 random bits, which no slow
-// hash makes harder to guess, so with a pepper [HMACSHA256] loses nothing and takes 0.65 µs
-// on the same machine. Choose Argon2id if an auditor asks for it or if there is
+// 22 ms there, 83 ms on the slower machine of docs/figures.md). A token's secret has
+// 196 random bits, which no slow hash makes harder to guess, so with a pepper
+// [HMACSHA256] loses nothing and takes 0.65 µs on the first of these machines. Choose Argon2id if an auditor asks for it or if there is
 // no pepper; with a pepper it runs when a key is issued, and once for a key that
 // is older than the pepper or whose parameters were raised since.
 //

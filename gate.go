@@ -162,7 +162,7 @@ type line struct {
 	name    string
 	waiting int
 	lines   []*line // in which somebody waits; the first has the next turn
-	served  *line   // which had the last turn
+	served  *string // the name of that which had the last turn
 	byName  map[string]*line
 	callers []*caller
 }
@@ -182,10 +182,11 @@ func (l *line) add(p []string, c *caller) {
 		}
 		l.byName[p[0]] = sub
 		l.lines = append(l.lines, sub)
-		// The line whose caller is at work just now went behind the others then. Whoever
-		// comes first thereafter shall not wait for the next of that line as well.
-		if n := len(l.lines); n > 1 && l.lines[n-2] == l.served {
-			l.lines[n-2], l.lines[n-1] = sub, l.served
+		// The line that had the last turn went to the end then. Who comes before the next
+		// turn shall not wait for one more of that line: it passes that line, and no other,
+		// so that each line still waits for at most one turn of every other.
+		if n := len(l.lines); n > 1 && l.served != nil && l.lines[n-2].name == *l.served {
+			l.lines[n-2], l.lines[n-1] = sub, l.lines[n-2]
 		}
 	}
 	sub.add(p[1:], c)
@@ -208,7 +209,7 @@ func (l *line) next() (c *caller) {
 		return c
 	}
 	sub := l.lines[0]
-	l.lines, l.served = l.lines[1:], sub
+	l.lines, l.served = l.lines[1:], &sub.name
 	c = sub.next()
 	if sub.waiting > 0 {
 		l.lines = append(l.lines, sub)

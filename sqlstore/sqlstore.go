@@ -10,16 +10,20 @@
 //
 // # The pool
 //
-// Say how many connections the pool may open, and let it keep them:
+// For a database server, say how many connections the pool may open, let the pool
+// keep them, and end each of them some day:
 //
 //	db.SetMaxOpenConns(16)
 //	db.SetMaxIdleConns(16)
+//	db.SetConnMaxLifetime(5 * time.Minute)
 //
 // database/sql keeps two idle connections unless it is told otherwise and closes
 // the others after each use. On a busy server that speaks over a network, most
 // calls then open a connection first, which costs the database more than the
 // query: with 16 writers, a pool of 8 that keeps 2 was ten times slower than one
-// that keeps 8.
+// that keeps 8. Without a lifetime a connection stays at a server that was demoted
+// meanwhile. The server's max_connections has to be larger than the pools of all
+// nodes together.
 //
 // # SQLite
 //

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
@@ -165,6 +166,32 @@ func TestFound07WhoComesIsAheadOfTheLineThatIsServed(t *testing.T) {
 		}
 		require.LessOrEqual(t, longest, 4*time.Millisecond, "the read that ran, and their own")
 		require.Greater(t, longest, 3*time.Millisecond, "nothing ran")
+	})
+}
+
+// Two callers whose lines come and go pass somebody who waits once, and not again and
+// again.
+func TestFound07NobodyIsPassedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnv(t, slowly, func(e *env) { e.vc.ColdReads = 1 })
+		defer e.verifier.Close(background)
+		cold := e.issueFor(3)
+		texts, _ := floods["tokens that nobody issued, from one network"](e)
+		end := flood(2, func(caller, round int) {
+			e.verifier.Verify(background, texts[(caller+2*round)%len(texts)], apikey.Request{Addr: netip.AddrFrom4([4]byte{198, 51, byte(caller), 7})})
+		})
+		defer end()
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		var together sync.WaitGroup
+		for _, o := range cold { // of one network: the second waits while others come
+			together.Go(func() {
+				_, err := e.verifier.Verify(background, o.Token.Reveal(), apikey.Request{Addr: netip.AddrFrom4([4]byte{203, 0, 113, 7})})
+				assert.NoError(t, err)
+			})
+		}
+		together.Wait()
+		require.LessOrEqual(t, time.Since(began), 2*time.Millisecond+3*3*2*time.Millisecond, "three turns of three lines")
 	})
 }
 
