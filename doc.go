@@ -63,6 +63,8 @@
 //	now := time.Now()
 //	due, err := m.List(ctx, apikey.ListRequest{DueBefore: now, State: apikey.Active, NotExpiredAt: now})
 //
+// Go on with Cursor: due.Next until Next is empty, also after a page without keys.
+//
 // What is to end sooner than VerifierConfig.Sync is heard of by other nodes
 // when they next ask.
 //

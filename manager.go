@@ -51,8 +51,9 @@ type ManagerConfig struct {
 	Policy   Policy   // nil: RolePolicy{}
 	Standing Standing // nil: every account is in good standing
 	// Products says whether an account may have an ability in a mode at all
-	// (products enabled). It is asked when keys are issued and updated; an error
-	// refuses, wrapped in ErrStanding. nil: every product is enabled.
+	// (products enabled). It is asked when a key is issued, when an update names its
+	// abilities, and about all its abilities when it is resumed or an update lets it do
+	// more. An error refuses, wrapped in ErrStanding. nil: every product is enabled.
 	Products func(account string, m Mode, a Ability) error
 	Limits   Limits
 
@@ -94,8 +95,8 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		return nil, invalid("ManagerConfig.Catalog is required: apikey.MustCatalog lists the abilities that keys can have")
 	case slices.Contains(c.Local, nil):
 		return nil, invalid("a Verifier in ManagerConfig.Local is nil")
-	case c.Limits.negative():
-		return nil, invalid("ManagerConfig.Limits: a limit cannot be negative; 0 is its default")
+	case c.Limits.outOfRange():
+		return nil, invalid("ManagerConfig.Limits: a limit cannot be negative, and none of keys above 2^30; 0 is its default")
 	}
 	c.Local = slices.Clone(c.Local)
 	if c.Skew < 0 || c.Skew > time.Minute {
@@ -278,6 +279,9 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
 	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := req.filter(accountOf(a, req.Account))
+		if err := selectable(f.Mode, f.Kind, f.Pepper); err != nil {
+			return effect{}, err
+		}
 		if f.NameContains != "" && f.Account == "" {
 			return effect{}, invalid("NameContains needs an Account")
 		}

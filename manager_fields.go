@@ -164,6 +164,21 @@ func (s session) validMetadata(r *Record) error {
 	return atMost(len(r.Metadata), l.MetadataPairs, "metadata pairs")
 }
 
+// selectable refuses a mode, kind or pepper that no key has: a filter with it would
+// find nothing, and whoever ends keys by it would be told that all are ended. The
+// zero values select all.
+func selectable(m Mode, k Kind, pepper uint8) error {
+	switch {
+	case m != 0 && m != Live && m != Test:
+		return invalid("no key is of mode %d: want Live or Test, or leave Mode out for both", m)
+	case k != 0 && k != Secret && k != Publishable:
+		return invalid("no key is of kind %d: want Secret or Publishable, or leave Kind out for both", k)
+	case pepper > MaxPepperSlot:
+		return invalid("Pepper is slot %d: want 1 to %d, or 0 for all", pepper, MaxPepperSlot)
+	}
+	return nil
+}
+
 func (s session) validAbilities(r *Record) error {
 	if err := atMost(len(r.Abilities), s.limits.Abilities, "abilities"); err != nil {
 		return err
@@ -178,11 +193,20 @@ func (s session) validAbilities(r *Record) error {
 		if r.Kind == Publishable && !s.catalog.publishable(a) {
 			return invalid("ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text))
 		}
-		if s.cfg.Products != nil {
-			if err := s.cfg.Products(r.Account, r.Mode, a); err != nil {
-				return joined(ErrStanding, err)
-			}
+		if err := s.hasProduct(r, a); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// hasProduct asks whether the account may have an ability at all.
+func (s session) hasProduct(r *Record, a Ability) error {
+	if s.cfg.Products == nil {
+		return nil
+	}
+	if err := s.cfg.Products(r.Account, r.Mode, a); err != nil {
+		return joined(ErrStanding, err)
 	}
 	return nil
 }

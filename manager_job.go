@@ -209,8 +209,14 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 	if err := s.permit(ctx, a, j, on.asked); err != nil {
 		return on, err
 	}
-	if j.stands || s.empowers(plan) {
+	empowers := s.empowers(plan)
+	if j.stands || empowers {
 		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
+			return on, err
+		}
+	}
+	if empowers {
+		if err := s.products(a, j, plan); err != nil {
 			return on, err
 		}
 	}
@@ -281,6 +287,28 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 	if err := s.cfg.Standing.Allowed(account, m); err != nil {
 		s.cfg.Trace.denied(a, j.action, j.key, err)
 		return joined(ErrStanding, err)
+	}
+	return nil
+}
+
+// products asks ManagerConfig.Products about every ability of a key that is brought
+// back or would do more: an account that may not have an ability any more must not
+// get it by an old key. An ability that the catalog has dropped is not asked about.
+func (s session) products(a Actor, j job, plan []planned) error {
+	for _, p := range plan {
+		if p.is == nil {
+			continue // asked when it is made, with all else that is valid
+		}
+		for _, text := range p.would.Abilities {
+			ability, err := s.catalog.Parse(text)
+			if err != nil {
+				continue
+			}
+			if err := s.hasProduct(p.would, ability); err != nil {
+				s.cfg.Trace.denied(a, j.action, j.key, err)
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -66,6 +67,7 @@ const (
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
 	s := m.own()
 	var p put
+	var before Item                                           // the enrolment, as it was when the answer came
 	grant := ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
 	open := func(a Actor, b *budget, now time.Time) (items []Item, err error) {
 		if p, err = s.putTo(ctx, a, challenge, now); err != nil {
@@ -73,6 +75,9 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		}
 		if p.attempts >= wrongAnswers {
 			return nil, ErrChallenge
+		}
+		if before, err = s.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
+			return nil, err
 		}
 		if p.attempts++; p.attempts == wrongAnswers {
 			b.closed(p.ID) // whatever comes of this one, it is the last
@@ -85,27 +90,27 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		if err != nil && !answered {
 			return effect{}, err
 		}
-		enrolled, kept, err := s.enrolled(ctx, itemEnrolled, a, p.Factor)
-		if err != nil {
-			return effect{}, err
-		}
-		next, err := s.check(ctx, a, p.Challenge, enrolled, p.state, answer)
-		if err == nil && answered {
-			err = ErrChallenge
-		}
-		if err != nil {
-			return effect{}, err
-		}
-		b.closed(q.ID)
-		e := effect{items: []Item{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
-		e.note.Key, e.note.Mode = q.Key, q.Mode
-		if next != nil {
-			if kept, err = s.sealEnrolled(ctx, a, q.Factor, kept, next); err != nil {
+		kept := before // a second click is compared with what the first one was, and charged nothing
+		if !answered {
+			if kept, err = s.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
 				return effect{}, err
 			}
-			e.items = append(e.items, kept)
 		}
-		return e, nil
+		next, err := s.compared(ctx, a, p, kept, answer)
+		if answered {
+			return effect{}, cmp.Or(err, ErrChallenge)
+		}
+		var e effect
+		if err == nil {
+			e, err = s.approved(ctx, a, q, grant, kept, next)
+		}
+		switch {
+		case err == nil:
+			b.closed(q.ID)
+		case !errors.Is(err, ErrWrongAnswer):
+			e = s.givenBack(b, q)
+		}
+		return e, err
 	}
 	err := s.attempt(ctx, ActionConfirm, open, compare)
 	if wrong, ok := errors.AsType[*WrongAnswerError](err); ok {
@@ -115,6 +120,39 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		return Grant{}, err
 	}
 	return grant, nil
+}
+
+// approved ends an answered challenge, and writes its grant.
+func (s session) approved(ctx context.Context, a Actor, q put, grant Grant, kept Item, next []byte) (effect, error) {
+	e := effect{items: []Item{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
+	e.note.Key, e.note.Mode = q.Key, q.Mode
+	if next == nil {
+		return e, nil
+	}
+	kept, err := s.sealEnrolled(ctx, a, q.Factor, kept, next)
+	if err != nil {
+		return effect{}, err
+	}
+	e.items = append(e.items, kept)
+	return e, nil
+}
+
+// givenBack takes one attempt off a challenge: we have failed, and compared nothing.
+func (s session) givenBack(b *budget, q put) effect {
+	if q.attempts == wrongAnswers {
+		b.opened(q.Challenge) // it was the last one, and waits again
+	}
+	q.attempts--
+	return effect{items: []Item{s.vouch(q.item, q.encode())}}
+}
+
+// compared opens an enrolment and asks the factor of a challenge.
+func (s session) compared(ctx context.Context, a Actor, p put, kept Item, answer string) (next []byte, err error) {
+	enrolled, err := s.openEnrolled(ctx, kept, a, p.Factor)
+	if err != nil {
+		return nil, err
+	}
+	return s.check(ctx, a, p.Challenge, enrolled, p.state, answer)
 }
 
 // check asks a factor, and tells its own failure from a wrong answer.

@@ -101,7 +101,8 @@ type ChangePolicy interface {
 }
 
 // RolePolicy lets the listed roles do everything and others nothing. Operators
-// may always. The zero RolePolicy lists "superadmin" and "admin".
+// may always, and an Actor without a Role never. The zero RolePolicy lists
+// "superadmin" and "admin".
 type RolePolicy struct{ Roles []string }
 
 // Authorize implements [Policy].
@@ -110,7 +111,7 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 	if roles == nil {
 		roles = []string{"superadmin", "admin"}
 	}
-	if a.operator || slices.Contains(roles, a.Role) {
+	if a.operator || a.Role != "" && slices.Contains(roles, a.Role) {
 		return nil
 	}
 	return fmt.Errorf("role %s may not do %s; allowed roles: %v", quote(a.Role), act, roles)
@@ -161,8 +162,9 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-func (l Limits) negative() bool {
-	return l.Overlap < 0 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, l.Keys, l.IssuesAnHour) < 0
+// outOfRange: negative, or so large that sums of it are not what they say.
+func (l Limits) outOfRange() bool {
+	return l.Overlap < 0 || max(l.LiveKeys, l.Keys, l.IssuesAnHour) > 1<<30 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, l.Keys, l.IssuesAnHour) < 0
 }
 
 // or returns v, or the default if v is the zero value.

@@ -86,10 +86,11 @@ func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 }
 
 // usedHere finds a token in the memory of this process's Verifiers, which have proven
-// it and know whose it is.
+// it and know whose it is. One that has ended is not in use, and waits for its turn
+// like others: a merchant may have made thousands of those warm.
 func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 	for _, v := range m.cfg.Local {
-		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && k.kind == Secret {
+		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && !k.ended && k.state != Revoked && k.kind == Secret {
 			return k.info.ID, k.account, true
 		}
 	}

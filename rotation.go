@@ -124,8 +124,12 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 			return effect{}, err
 		}
 		c := *cred
+		var also Action
 		switch {
 		case !req.At.IsZero():
+			if stored.pending(now, s.skew) != nil { // called off for a later one: the old token goes on
+				also = ActionCancelRotation
+			}
 			c.NotBefore = micros(req.At.Add(-s.skew))
 			r.RotateDue = r.due(s.skew) // what Credential.NotBefore says is added when it is read
 		case r.RotateMonths > 0:
@@ -135,7 +139,7 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		r.trim(now)
 		issued = Issued{token, s.describeAll(&r, now)}
 		issued.Key.Version++
-		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}}, nil
+		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}, also: also}, nil
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Issued{}, err
@@ -178,7 +182,7 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	if !r.ExpiresAt.IsZero() && (!from.Before(r.ExpiresAt) || req.Overlap > 0 && until.After(r.ExpiresAt)) {
 		return invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
 	}
-	p := r.places(now)
+	p := r.placesOf(now, s.skew)
 	// An older token is in the way only if it would still be there when the
 	// current one becomes the older one.
 	overlaps := p.outgoing != nil && (req.At.IsZero() || p.outgoing.NotAfter.After(req.At.Add(-s.skew)))
@@ -227,6 +231,16 @@ func (r *Record) places(now time.Time) (p places) {
 		case p.outgoing == nil:
 			p.outgoing = c
 		}
+	}
+	return p
+}
+
+// placesOf are the places for a rotation: in the last Skew before its time a scheduled
+// token is accepted already, and is still the one that is pending.
+func (r *Record) placesOf(now time.Time, skew time.Duration) places {
+	p := r.places(now)
+	if c := r.pending(now, skew); c != nil && p.current == c {
+		p = places{pending: c, current: p.outgoing}
 	}
 	return p
 }

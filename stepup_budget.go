@@ -66,16 +66,18 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	return b, nil
 }
 
-// forget drops what no longer counts.
+// forget drops what no longer counts. Nobody is to wait for a year because one machine
+// was a year ahead. But last stays in that future: that machine would forgive all
+// guesses again and again, if another brought last back to the present.
 func (b *budget) forget(now time.Time) {
 	for _, t := range b.hour {
-		if now.UnixMicro() >= t.until {
+		if !t.counts(now, time.Hour) {
 			b.last = max(b.last, time.UnixMicro(t.until).Add(-time.Hour).Unix())
 		}
 	}
-	for _, list := range []*tallies{&b.hour, &b.asked, &b.lifts} {
-		list.forget(now)
-	}
+	b.hour.forget(now, time.Hour)
+	b.asked.forget(now, challengeTime)
+	b.lifts.forget(now, liftsFor)
 	if !b.locked() && len(b.hour) == 0 && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
 		b.all = 0
 	}
@@ -188,9 +190,18 @@ func (l *tallies) drop(id string) {
 	*l = slices.DeleteFunc(*l, func(t tally) bool { return t.id == id })
 }
 
+// clockSlack is how far ahead a clock may have been for what it has noted to count.
+const clockSlack = time.Hour
+
+// counts reports whether a tally that counts for so long still does. One that would
+// count for longer was noted by a clock that was ahead.
+func (t tally) counts(now time.Time, long time.Duration) bool {
+	return now.UnixMicro() < t.until && t.until <= now.Add(long+clockSlack).UnixMicro()
+}
+
 // forget drops what no longer counts.
-func (l *tallies) forget(now time.Time) {
-	*l = slices.DeleteFunc(*l, func(t tally) bool { return now.UnixMicro() >= t.until })
+func (l *tallies) forget(now time.Time, long time.Duration) {
+	*l = slices.DeleteFunc(*l, func(t tally) bool { return !t.counts(now, long) })
 }
 
 // first is the first of the list to stop counting. The list is not empty.

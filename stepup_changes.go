@@ -1,7 +1,9 @@
 package apikey
 
 import (
+	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -28,9 +30,14 @@ func newKey(r *Record) []string {
 		fmt.Sprintf("a new %s key, %s", r.Kind, r.Mode),
 		"abilities: " + some(r.Abilities),
 		"expires: " + moment(r.ExpiresAt),
+		"networks: " + networks(r.Networks),
+		"origins: " + origins(r.Origins),
 	}
 	if r.Recovery == Recoverable {
 		lines = append(lines, "its token can be shown again")
+	}
+	if r.Disabled {
+		lines = append(lines, "it is suspended at first")
 	}
 	return lines
 }
@@ -48,9 +55,9 @@ func changedFields(is, would *Record) (lines []string) {
 		case "expires_at":
 			line = "expires: " + moment(would.ExpiresAt) + ", before: " + moment(is.ExpiresAt)
 		case "networks":
-			line = "networks: " + restriction(len(would.Networks)) + ", before: " + restriction(len(is.Networks))
+			line = "networks: " + networks(would.Networks) + ", before: " + networks(is.Networks) + replaced(is.Networks, would.Networks)
 		case "origins":
-			line = "origins: " + restriction(len(would.Origins)) + ", before: " + restriction(len(is.Origins))
+			line = "origins: " + origins(would.Origins) + ", before: " + origins(is.Origins) + replaced(is.Origins, would.Origins)
 		case "rotate_months":
 			line = fmt.Sprintf("reminder to rotate: every %d months, before: %d; 0 is never", would.RotateMonths, is.RotateMonths)
 		case "disabled":
@@ -63,12 +70,52 @@ func changedFields(is, would *Record) (lines []string) {
 	return lines
 }
 
-// restriction is how many entries a list has; an empty list restricts nothing.
-func restriction(n int) string {
-	if n == 0 {
+// origins says how many a list has; an empty list restricts nothing.
+func origins(list []string) string {
+	if len(list) == 0 {
 		return "any"
 	}
-	return fmt.Sprint(n, " listed")
+	return fmt.Sprint(len(list), " listed")
+}
+
+// networks says how many a list has, and how wide the widest is: one address and all
+// addresses are one entry each.
+func networks(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return "any"
+	}
+	widest := slices.MinFunc(list, func(a, b netip.Prefix) int {
+		return cmp.Compare(a.Bits()-a.Addr().BitLen(), b.Bits()-b.Addr().BitLen())
+	})
+	for _, n := range list {
+		if n.Bits() == 0 {
+			return fmt.Sprintf("%d listed, among them every %s address", len(list), version(n))
+		}
+	}
+	return fmt.Sprintf("%d listed, the widest an %s /%d", len(list), version(widest), widest.Bits())
+}
+
+func version(n netip.Prefix) string {
+	if n.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// replaced says how many entries of two lists differ, where neither is empty.
+func replaced[T comparable](is, would []T) string {
+	if len(is) == 0 || len(would) == 0 {
+		return ""
+	}
+	without := func(list, other []T) (n int) {
+		for _, e := range list {
+			if !slices.Contains(other, e) {
+				n++
+			}
+		}
+		return n
+	}
+	return fmt.Sprintf("; %d added, %d removed", without(would, is), without(is, would))
 }
 
 func moment(t time.Time) string {

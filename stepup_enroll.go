@@ -359,24 +359,38 @@ var errEnrolled = fmt.Errorf("%w: what is kept of an actor's factor does not ope
 // enrolled opens what a factor keeps of an actor: nil if there is none. The
 // item is what sealEnrolled swaps.
 func (s session) enrolled(ctx context.Context, kind ItemKind, a Actor, factor string) ([]byte, Item, error) {
-	if _, err := s.enroller(factor); err != nil {
-		return nil, Item{}, nil // it keeps nothing
-	}
-	it, err := s.item(ctx, kind, enrolledID(a, factor))
-	if err != nil || it.Version == 0 {
+	it, err := s.enrolledItem(ctx, kind, a, factor)
+	if err != nil {
 		return nil, it, err
+	}
+	plain, err := s.openEnrolled(ctx, it, a, factor)
+	return plain, it, err
+}
+
+// enrolledItem reads what a factor keeps of an actor, sealed: the zero Version says
+// that there is none.
+func (s session) enrolledItem(ctx context.Context, kind ItemKind, a Actor, factor string) (Item, error) {
+	if _, err := s.enroller(factor); err != nil {
+		return Item{}, nil // it keeps nothing
+	}
+	return s.item(ctx, kind, enrolledID(a, factor))
+}
+
+func (s session) openEnrolled(ctx context.Context, it Item, a Actor, factor string) ([]byte, error) {
+	if it.Version == 0 {
+		return nil, nil
 	}
 	// The additional data stands beside the sealed value, for Reseal. It has to be
 	// that of this actor: another's row, moved here, is not opened.
 	aad, sealed, ok := splitSealed(it.Data)
-	if !ok || string(aad) != string(enrolledAAD(kind, a, factor)) {
-		return nil, it, errEnrolled
+	if !ok || string(aad) != string(enrolledAAD(it.Kind, a, factor)) {
+		return nil, errEnrolled
 	}
 	plain, err := s.vault.open(ctx, sealed, it.SealedKEK, aad)
 	if errors.Is(err, errOpen) {
 		err = errEnrolled
 	}
-	return plain, it, err
+	return plain, err
 }
 
 func (s session) sealEnrolled(ctx context.Context, a Actor, factor string, it Item, plain []byte) (Item, error) {

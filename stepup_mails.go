@@ -123,7 +123,7 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (Item, t
 			sent[i].until = it.ExpiresAt.UnixMicro()
 		}
 	}
-	sent.forget(now)
+	sent.forget(now, time.Hour)
 	return it, sent, nil
 }
 

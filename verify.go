@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -103,7 +104,7 @@ func (c VerifierConfig) withDefaults() VerifierConfig {
 	c.ColdReads = or(c.ColdReads, 8)
 	c.Sync = or(c.Sync, time.Second)
 	c.MaxStale = or(c.MaxStale, 120*time.Second)
-	c.MaxAge = or(c.MaxAge, 5*time.Minute)
+	c.MaxAge = min(or(c.MaxAge, 5*time.Minute), math.MaxInt64/4) // it is doubled
 	c.LastUsedEvery = or(c.LastUsedEvery, time.Minute)
 	c.Trace = or(c.Trace, &Trace{})
 	c.Logger = seldom.Logger(or(c.Logger, slog.New(slog.DiscardHandler)))

@@ -22,6 +22,9 @@ const (
 const (
 	minBits4 = 8
 	minBits6 = 7
+	// A registry of the Internet has a /12 (2600::/12 is ARIN's), so /7 of those is
+	// a large part of all networks.
+	publicBits6 = 16
 )
 
 // validProxies finds what would make anybody's header believed, or nobody's.
@@ -30,13 +33,16 @@ func (c *Config) validProxies() error {
 		switch {
 		case !p.IsValid() || p.Addr().Is4In6():
 			return fmt.Errorf("TrustedProxies: %v matches nothing: write 10.0.0.0/8 or fd00::/8", p)
-		case p.Addr().Is4() && p.Bits() < minBits4, p.Addr().Is6() && p.Bits() < minBits6:
+		case p.Addr().Is4() && p.Bits() < minBits4, p.Addr().Is6() && p.Bits() < minBits6,
+			p.Addr().Is6() && p.Bits() < publicBits6 && !p.Addr().IsPrivate() && !p.Addr().IsLinkLocalUnicast():
 			return fmt.Errorf("TrustedProxies: %v holds more of the Internet than anybody's proxies, and whoever is in it names their own address: list your proxies' networks, or set TrustedHops behind a platform's", p)
 		}
 	}
 	switch {
 	case c.TrustedHops < 0 || c.TrustedHops > maxHops:
 		return fmt.Errorf("TrustedHops is %d: want 1 to %d, or 0 for TrustedProxies", c.TrustedHops, maxHops)
+	case len(c.TrustedProxies) > 0 && c.ForwardedHeader == "":
+		return fmt.Errorf("TrustedProxies needs the ForwardedHeader in which the proxies name the client: without it every client has the proxy's address")
 	case c.TrustedHops > 0 && c.ForwardedHeader == "":
 		return fmt.Errorf("TrustedHops needs the ForwardedHeader to which the proxies append")
 	case c.TrustedHops > 0 && len(c.TrustedProxies) > 0:

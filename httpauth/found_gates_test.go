@@ -56,7 +56,7 @@ func TestFound13ASecondRequireTakesNoOtherKey(t *testing.T) {
 func TestFound13TrustedProxiesOfEverybody(t *testing.T) {
 	e := newEnv(t)
 	for _, n := range []string{
-		"0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "203.0.113.7/0", "8.0.0.0/7", "::/1", "8000::/1", "2000::/3", "fc00::/6",
+		"0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "203.0.113.7/0", "8.0.0.0/7", "::/1", "8000::/1", "2000::/3", "fc00::/6", "2600::/7", "2a00::/12",
 	} {
 		require.PanicsWithValue(t, fmt.Sprintf("httpauth: Config.TrustedProxies: %s holds more of the Internet than anybody's proxies, "+
 			"and whoever is in it names their own address: list your proxies' networks, or set TrustedHops behind a platform's", n), func() {
@@ -70,6 +70,14 @@ func TestFound13TrustedProxiesOfEverybody(t *testing.T) {
 			e.guard(httpauth.Config{ForwardedHeader: "X-Forwarded-For", TrustedProxies: []netip.Prefix{netip.MustParsePrefix(n)}})
 		}, n)
 	}
+}
+
+// Without the header every client has the proxy's address.
+func TestFound13TrustedProxiesWithoutAHeader(t *testing.T) {
+	e := newEnv(t)
+	require.Panics(t, func() {
+		e.guard(httpauth.Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	})
 }
 
 func TestFound13TrustedHopsAreWellFormed(t *testing.T) {

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -314,8 +315,26 @@ func (m *moment) Scan(value any) error {
 		*m = moment{v, true}
 	case time.Time:
 		*m = moment{v.UnixMicro(), true}
+	case string:
+		return m.infinite(v)
+	case []byte:
+		return m.infinite(string(v))
 	default:
 		return fmt.Errorf("a time came as %T", value)
+	}
+	return nil
+}
+
+// infinite reads the two times of PostgreSQL that are none. Nothing here writes them;
+// one row with such a time must not make all others of its page unreadable.
+func (m *moment) infinite(text string) error {
+	switch text {
+	case "infinity":
+		*m = moment{math.MaxInt64, true}
+	case "-infinity":
+		*m = moment{math.MinInt64, true}
+	default:
+		return errors.New("a time came as text")
 	}
 	return nil
 }

@@ -103,8 +103,8 @@ func (s *Store) pending(ctx context.Context, c conn, files []migration) (todo []
 }
 
 func (s *Store) migrate(ctx context.Context, c conn, m migration) error {
-	for _, statement := range m.statements() {
-		if _, err := s.exec(ctx, c, statement); err != nil {
+	for _, statement := range m.statements() { // which have their prefix
+		if _, err := c.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
@@ -118,4 +119,18 @@ func ddl(t *testing.T, db *sql.DB) (all []string) {
 	}
 	require.NotEmpty(t, all)
 	return all
+}
+
+// A prefix that begins with the usual one is put before the names once, not twice.
+func TestMigrateWithAPrefixOfTheUsualOne(t *testing.T) {
+	db, err := sql.Open("sqlite", "file:"+file(t)+"?_pragma=busy_timeout(5000)&_txlock=immediate")
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	for range 2 {
+		s, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix("apikey_prod_"))
+		require.NoError(t, err)
+		require.NoError(t, s.Migrate(t.Context()))
+		_, err = s.List(t.Context(), apikey.Filter{Limit: 1})
+		require.NoError(t, err)
+	}
 }

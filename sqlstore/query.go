@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"sync/atomic"
 
 	"github.com/go-apikey/apikey"
@@ -173,14 +174,26 @@ func scanEvent(all *[]event, rows *sql.Rows) error {
 	if verdict != 0 {
 		return verdict.err()
 	}
-	copy(e.ID[:], e.stored)
-	copy(e.Key[:], key)
-	copy(e.Credential[:], cred)
-	copy(e.Hash[:], hash)
+	// A column that was changed behind the store's back is not cut to what it was: SQL
+	// filters by the whole of it, and the event would be missing in silence.
+	sized(e.ID[:], e.stored)
+	sized(e.Key[:], key)
+	sized(e.Credential[:], cred)
+	sized(e.Hash[:], hash)
+	if mode < 0 || mode > math.MaxUint8 {
+		mode = math.MaxUint8
+	}
 	e.Time, e.Account, e.Mode, e.Seq = at.time(), account, apikey.Mode(mode), uint64(seq)
 	e.Actor, e.Action = actor, apikey.Action(action)
 	*all = append(*all, e)
 	return nil
+}
+
+// sized copies what has the right length. Anything else is zero.
+func sized(to, stored []byte) {
+	if len(to) == len(stored) {
+		copy(to, stored)
+	}
 }
 
 // Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.

@@ -134,27 +134,34 @@ func resealAll(ctx context.Context, m *apikey.Manager) error {
 	}
 }
 
-// sealedBefore says that a key's current token was sealed before that time:
+// sealedBefore says that one of a key's live tokens was sealed before that time:
 // whoever has an old backup and the old KEK can read it.
 func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(apikey.Info) (bool, error) {
 	return func(key apikey.Info) (bool, error) {
 		if !key.Recoverable || key.State == apikey.Revoked || key.CreatedAt.After(leak) {
 			return false, nil
 		}
-		for req := (apikey.EventsRequest{Key: key.ID, Limit: 1000}); ; { // newest first
+		later := map[apikey.CredentialID]bool{} // made after the leak
+		for req := (apikey.EventsRequest{Key: key.ID, Limit: 1000}); ; {
 			log, err := m.Events(ctx, req)
 			if err != nil {
 				return false, err
 			}
 			for _, e := range log.Events {
-				if e.Time.After(leak) && e.Action == apikey.ActionRotate && e.Credential == key.Credential {
-					return false, nil
+				if e.Time.After(leak) && e.Action == apikey.ActionRotate {
+					later[e.Credential] = true
 				}
 			}
 			if req.Cursor = log.Next; req.Cursor == "" {
+				break
+			}
+		}
+		for c := range key.Credentials.All() {
+			if !c.Ended && !later[c.ID] {
 				return true, nil
 			}
 		}
+		return false, nil
 	}
 }
 
@@ -223,8 +230,9 @@ func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []str
 	return events, unsure, errors.Join(append(failed, err)...)
 }
 
-// verifyOutside looks at the events outside the chains: enrolments, lifted locks,
-// refusals. Each is checked by itself, so that one is missing is not found.
+// verifyOutside looks at every event by itself: those outside the chains (enrolments,
+// lifted locks, refusals) and those of keys that are gone. That one is missing outside
+// the chains is not found.
 func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err error) {
 	var failed []error
 	for req := (apikey.EventsRequest{Limit: 1000}); ; {
@@ -234,10 +242,9 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 		}
 		for _, e := range log.Events {
 			switch {
-			case e.Seq > 0 && !e.Key.IsZero(): // in its chain
-			case e.Doubt == apikey.Failed:
+			case e.Doubt == apikey.Failed: // perhaps of a key that is not there, whose chain nobody walks
 				failed = append(failed, fmt.Errorf("event %s was changed, or put there: it calls itself %s by %q", e.ID, e.Action, e.Actor.ID))
-			case e.Doubt == apikey.Unverifiable:
+			case e.Doubt == apikey.Unverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
 				unsure++
 			}
 		}
