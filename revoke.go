@@ -140,7 +140,7 @@ type RevokeAllRequest struct {
 	NeverUsed bool // no token of it was ever used
 	// UnusedSince selects keys that were not used at or after it, and were created
 	// before it. The last use that is stored is older than the real one by up to
-	// VerifierConfig.LastUsedEvery and 3 s. A time in the future is no filter.
+	// VerifierConfig.LastUsedEvery and 3 s. A time in the future is ErrInvalid.
 	UnusedSince time.Time
 	// Pepper selects keys with a live credential that the pepper of this slot has
 	// minted: what its leak lets others forge.
@@ -153,14 +153,13 @@ type RevokeAllRequest struct {
 
 // selects refuses a request that does not say which keys it means.
 func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *Record) error {
-	// A time that every use is before selects nothing: a sign that was turned round
-	// would end the keys that are in use.
-	unused := !micros(r.UnusedSince).IsZero() && !r.UnusedSince.After(s.cfg.Now().Add(s.skew))
-	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || unused || r.Pepper != 0
+	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
 	if err := selectable(r.Mode, r.Kind, r.Pepper); err != nil {
 		return err
 	}
 	switch {
+	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // a sign that was turned round
+		return invalid("UnusedSince is in the future: every key counts as unused since then, those in use too")
 	case !filtered && !r.All:
 		return invalid("RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
 	case filtered && r.All:

@@ -18,8 +18,9 @@ import (
 // that one who presents junk holds up nobody else.
 //
 // The token may stand in what a person has pasted, up to 8 KiB: with a line break or
-// "Bearer " beside it, in a header, in a line of an .env file. A text with two
-// different tokens is ErrInvalid.
+// "Bearer " beside it, in a header (also of Basic, which is base64), in an .env file
+// that holds a publishable token too, in a quoted mail. A text with two different
+// secret tokens is ErrInvalid.
 //
 // RevokeToken is the last to fail when the program is busy: a token that is in use on
 // this node needs neither a read nor a hash to be proven, an ended token needs no

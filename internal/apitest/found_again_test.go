@@ -122,6 +122,7 @@ func TestFound13RevokeAllSelectsWhatThereIs(t *testing.T) {
 		"a reserved kind":  {Kind: 3},
 		"no slot":          {Pepper: 200},
 		"in the future":    {UnusedSince: e.clock.now().Add(90 * 24 * time.Hour)},
+		"and of a mode":    {UnusedSince: e.clock.now().Add(90 * 24 * time.Hour), Mode: apikey.Live},
 		"before all times": {UnusedSince: time.Time{}.Add(time.Nanosecond)},
 	} {
 		_, err := e.manager.RevokeAll(e.ctx, req)

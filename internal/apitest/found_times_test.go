@@ -54,10 +54,16 @@ func TestFound15FarTimesInAList(t *testing.T) {
 			ask("none had expired", apikey.ListRequest{NotExpiredAt: at}, expires, never)
 			ask("none was there", apikey.ListRequest{UnusedSince: at})
 		}
-		for _, at := range append(past, future...) {
+		for _, at := range past {
 			t.Run(fmt.Sprint(at.Year()), func(t *testing.T) {
 				_, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{UnusedSince: at, Kind: apikey.Publishable})
 				require.NoError(t, err)
+			})
+		}
+		for _, at := range future {
+			t.Run(fmt.Sprint(at.Year()), func(t *testing.T) {
+				_, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{UnusedSince: at, Kind: apikey.Publishable})
+				require.ErrorIs(t, err, apikey.ErrInvalid, "every key is unused since then")
 			})
 		}
 	})
