@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"sync"
@@ -142,7 +143,7 @@ func TestFound13AnActorWithoutARole(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.mc.Policy = apikey.RolePolicy{Roles: strings.Split("", ",")} })
 	_, err := e.manager.Issue(as("acc_1", ""), apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrForbidden)
-	_, err = apikey.NewManager(background, apikey.ManagerConfig{Store: e.store, Prefix: prefix, Catalog: catalog, Limits: apikey.Limits{LiveKeys: 1 << 62}})
+	_, err = apikey.NewManager(background, apikey.ManagerConfig{Store: e.store, Prefix: prefix, Catalog: catalog, Limits: apikey.Limits{LiveKeys: math.MaxInt}})
 	require.ErrorIs(t, err, apikey.ErrInvalid, "twice as many is another number")
 }
 
