@@ -201,6 +201,7 @@ func forgedEvent(last apikey.EventRecord, seq uint64) apikey.EventRecord {
 
 // Every bit of every event's body counts.
 func TestEveryBitOfAnEventCounts(t *testing.T) {
+	t.Parallel()
 	for name, option := range map[string]func(*env){"peppered": func(*env) {}, "plain": noPepper} {
 		var p *proxy
 		e := newEnv(t, through(&p), option)

@@ -157,6 +157,7 @@ func revealKey(key, _ apikey.KeyID) apikey.Guarded { return apikey.RevealRequest
 
 // A grant is for the very request that was approved.
 func TestGrantUsedElsewhere(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		accepted := 0
 		for _, c := range elsewhere {

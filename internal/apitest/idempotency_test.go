@@ -99,6 +99,7 @@ func TestIdempotencyUnderRacing(t *testing.T) {
 // An Issue that loses its race sixteen times says so; one that wins at last has
 // hashed its secret once.
 func TestIssueAfterConflicts(t *testing.T) {
+	t.Parallel()
 	for conflicts, want := range map[int]error{15: nil, 16: apikey.ErrConflict} {
 		var p *proxy
 		hashes := &hashCounter{}

@@ -113,6 +113,7 @@ func TestTwoPeppersRaceForASlot(t *testing.T) {
 // the old ones any more, which until then anybody who writes to the database
 // could forge.
 func TestPepperIsIntroduced(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		e := newEnv(t, on, noPepper)
 		var old []apikey.Issued

@@ -114,6 +114,7 @@ func TestReseal(t *testing.T) {
 // Whatever call to the store is the last one before the process dies, nothing is
 // lost and the next run goes on.
 func TestResealDies(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		deaths := 0
 		for at := 0; ; at++ {

@@ -92,6 +92,7 @@ func TestALostRefundIsNoFreeGuess(t *testing.T) {
 // IfVersion is about the key. A budget that changed meanwhile is no reason to give
 // up, be it by a commit of our own whose answer was lost or by another tab.
 func TestIfVersionIsAboutTheKey(t *testing.T) {
+	t.Parallel()
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var p *proxy
 		var f *factors
