@@ -137,7 +137,8 @@ func (s session) approved(ctx context.Context, a Actor, q put, grant Grant, kept
 	return e, nil
 }
 
-// givenBack takes one attempt off a challenge: we have failed, and compared nothing.
+// givenBack takes one attempt off a challenge, because we have failed: nothing was
+// compared, or a right answer could not be kept.
 func (s session) givenBack(b *budget, q put) effect {
 	if q.attempts == wrongAnswers {
 		b.opened(q.Challenge) // it was the last one, and waits again
