@@ -3,13 +3,11 @@ package apikey
 import (
 	"context"
 	"crypto/subtle"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -60,80 +58,6 @@ func (c *core) parse(text string) (p parsed, err error) {
 		return parsed{}, ErrInvalidToken
 	}
 	return p, nil
-}
-
-// maxPaste bounds what pasted looks at: anybody on the Internet may have it looked at.
-const maxPaste = 8 << 10
-
-// pasted finds the one token in what a person has copied out of a log, a header, a
-// mail or a file. A secret token is looked for first: beside it in a file there may be
-// a publishable one, which is no secret. Where there is none, it may stand in base64, as
-// in a Basic header. Verify never reads a token so, because a program knows where its
-// token ends.
-func (c *core) pasted(text string) (parsed, error) {
-	if len(text) > maxPaste {
-		return parsed{}, ErrInvalidToken
-	}
-	p, err := c.within(text)
-	if err != ErrInvalidToken {
-		return p, err
-	}
-	inBase64 := func(r rune) bool { return strings.ContainsRune("+/-_", r) || isDigitOrLetter(r) }
-	for _, run := range strings.FieldsFunc(text, func(r rune) bool { return !inBase64(r) }) {
-		if len(run) < len(c.prefix)+headLen+bodyLen {
-			continue
-		}
-		plain, err := base64.RawStdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/").Replace(run))
-		if err != nil {
-			continue
-		}
-		if p, err = c.within(string(plain)); err != ErrInvalidToken {
-			return p, err
-		}
-	}
-	return parsed{}, ErrInvalidToken
-}
-
-// within finds the one token in a text. It leaves out whatever is no part of a token:
-// white space and invisible characters, which copying adds, and what mail programs and
-// formats put into a long line. Then it looks for the head: a token has one length, and
-// its checksum tells whether it is whole.
-func (c *core) within(text string) (p parsed, err error) {
-	text = strings.Map(func(r rune) rune {
-		if r == '_' || isDigitOrLetter(r) {
-			return r
-		}
-		return -1
-	}, text)
-	var public parsed
-	length := len(c.prefix) + headLen + bodyLen
-	for at := range text {
-		if len(text)-at < length || !strings.HasPrefix(text[at:], c.prefix) {
-			continue
-		}
-		q, err := c.parse(text[at : at+length])
-		switch {
-		case err != nil:
-		case q.kind != Secret:
-			public = q
-		case p.text != "" && p.text != q.text:
-			return parsed{}, invalid("the text holds more than one token: pass one at a time")
-		default:
-			p = q
-		}
-	}
-	switch {
-	case p.text != "":
-		return p, nil
-	case public.text != "":
-		return public, nil
-	}
-	return parsed{}, ErrInvalidToken
-}
-
-// isDigitOrLetter reports whether a character is one of ASCII's.
-func isDigitOrLetter(r rune) bool {
-	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
 
 // locate is parse without the form of what only a proof needs; see parsed.read.

@@ -3,8 +3,11 @@ package apikey
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"iter"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -12,8 +15,9 @@ import (
 // token can make it harmless, from anywhere, with no account and no actor. It
 // works on a suspended key too. If the credential has ended already, RevokeToken
 // returns nil. It takes secret keys only: a publishable token is public, and whoever
-// reads a web page must not end it. Where it was presented (Addr, UserAgent, RequestID) is taken from the
-// context's actor, if there is one; for this an actor needs no ID and no account. Set
+// reads a web page must not end it. Where the token was presented (Addr, UserAgent,
+// RequestID) is taken from the context's actor, if there is one; for this an actor
+// needs no ID and no account. Set
 // Addr where people report leaks who have not signed in: callers take turns by it, so
 // that one who presents junk holds up nobody else.
 //
@@ -54,6 +58,75 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 		}
 		pause(ctx, 50*time.Millisecond)
 	}
+}
+
+// maxPaste bounds what pasted looks at: anybody on the Internet may have it looked at.
+const maxPaste = 8 << 10
+
+// pasted finds the one token in what a person has copied out of a log, a header, a
+// mail or a file, where it may stand in base64, as in a Basic header. Of a secret and a
+// publishable token it is the secret one: the other is no secret. Verify never reads a
+// token so, because a program knows where its token ends.
+func (c *core) pasted(text string) (p parsed, err error) {
+	if len(text) > maxPaste {
+		return parsed{}, ErrInvalidToken
+	}
+	for _, text := range append(decoded(text, len(c.prefix)+headLen+bodyLen), text) {
+		for q := range c.within(text) {
+			switch {
+			case p.text == "" || p.kind != Secret && q.kind == Secret:
+				p = q
+			case q.kind == Secret && q.text != p.text:
+				return parsed{}, invalid("the text holds more than one token: pass one at a time")
+			}
+		}
+	}
+	if p.text == "" {
+		return parsed{}, ErrInvalidToken
+	}
+	return p, nil
+}
+
+// within yields the tokens in a text. It leaves out whatever is no part of a token:
+// white space and invisible characters, which copying adds, and what mail programs and
+// formats put into a long line. Then it looks for the head: a token has one length, and
+// its checksum tells whether it is whole.
+func (c *core) within(text string) iter.Seq[parsed] {
+	text = strings.Map(func(r rune) rune {
+		if r == '_' || isDigitOrLetter(r) {
+			return r
+		}
+		return -1
+	}, text)
+	length := len(c.prefix) + headLen + bodyLen
+	return func(yield func(parsed) bool) {
+		for at := range len(text) - length + 1 {
+			if !strings.HasPrefix(text[at:], c.prefix) {
+				continue
+			}
+			if p, err := c.parse(text[at : at+length]); err == nil && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// decoded are the parts of a text that are base64, of either alphabet, and at least so
+// long.
+func decoded(text string, length int) (all []string) {
+	outside := func(r rune) bool { return !strings.ContainsRune("+/-_", r) && !isDigitOrLetter(r) }
+	for _, run := range strings.FieldsFunc(text, outside) {
+		run = strings.NewReplacer("-", "+", "_", "/").Replace(run)
+		if plain, err := base64.RawStdEncoding.DecodeString(run); err == nil && len(plain) >= length {
+			all = append(all, string(plain))
+		}
+	}
+	return all
+}
+
+// isDigitOrLetter reports whether a character is one of ASCII's.
+func isDigitOrLetter(r rune) bool {
+	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
 
 // endToken proves a token by what is cheapest, and ends its credential.
