@@ -240,7 +240,7 @@ type EventList struct {
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
-		if err := selectable(f.Mode, 0, 0); err != nil {
+		if err := (Filter{Mode: f.Mode}).selectable(); err != nil {
 			return effect{}, err
 		}
 		bind := fmt.Sprint("events", f)

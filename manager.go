@@ -279,9 +279,6 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
 	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
 		f := req.filter(accountOf(a, req.Account))
-		if err := selectable(f.Mode, f.Kind, f.Pepper); err != nil {
-			return effect{}, err
-		}
 		if f.NameContains != "" && f.Account == "" {
 			return effect{}, invalid("NameContains needs an Account")
 		}
@@ -309,6 +306,9 @@ func (r ListRequest) filter(account string) Filter {
 // page lists records, with those that cannot be believed among the damaged, and
 // a cursor that fits this filter alone.
 func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error) {
+	if err := f.selectable(); err != nil {
+		return Page{}, err
+	}
 	limit := f.Limit
 	f.Limit = 0
 	bind := fmt.Sprint("keys", f)

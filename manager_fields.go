@@ -164,17 +164,19 @@ func (s session) validMetadata(r *Record) error {
 	return atMost(len(r.Metadata), l.MetadataPairs, "metadata pairs")
 }
 
-// selectable refuses a mode, kind or pepper that no key has: a filter with it would
-// find nothing, and whoever ends keys by it would be told that all are ended. The
+// selectable refuses a mode, kind, state or pepper that no key has: a filter with it
+// would find nothing, and whoever ends keys by it would be told that all are ended. The
 // zero values select all.
-func selectable(m Mode, k Kind, pepper uint8) error {
+func (f Filter) selectable() error {
 	switch {
-	case m != 0 && m != Live && m != Test:
-		return invalid("no key is of mode %d: want Live or Test, or leave Mode out for both", m)
-	case k != 0 && k != Secret && k != Publishable:
-		return invalid("no key is of kind %d: want Secret or Publishable, or leave Kind out for both", k)
-	case pepper > MaxPepperSlot:
-		return invalid("Pepper is slot %d: want 1 to %d, or 0 for all", pepper, MaxPepperSlot)
+	case f.Mode != 0 && f.Mode != Live && f.Mode != Test:
+		return invalid("no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
+	case f.Kind != 0 && f.Kind != Secret && f.Kind != Publishable:
+		return invalid("no key is of kind %d: want Secret or Publishable, or leave Kind out for both", f.Kind)
+	case f.State > Revoked:
+		return invalid("no key is in state %d: want Active, Suspended or Revoked, or leave State out for all", f.State)
+	case f.Pepper > MaxPepperSlot:
+		return invalid("Pepper is slot %d: want 1 to %d, or 0 for all", f.Pepper, MaxPepperSlot)
 	}
 	return nil
 }
@@ -207,6 +209,28 @@ func (s session) hasProduct(r *Record, a Ability) error {
 	}
 	if err := s.cfg.Products(r.Account, r.Mode, a); err != nil {
 		return joined(ErrStanding, err)
+	}
+	return nil
+}
+
+// products asks ManagerConfig.Products about every ability of a key that is brought
+// back or would do more: an account that may not have an ability any more must not
+// get it by an old key. An ability that the catalog has dropped is not asked about.
+func (s session) products(a Actor, j job, plan []planned) error {
+	for _, p := range plan {
+		if p.is == nil {
+			continue // asked when it is made, with all else that is valid
+		}
+		for _, text := range p.would.Abilities {
+			ability, err := s.catalog.Parse(text)
+			if err != nil {
+				continue
+			}
+			if err := s.hasProduct(p.would, ability); err != nil {
+				s.cfg.Trace.denied(a, j.action, j.key, err)
+				return err
+			}
+		}
 	}
 	return nil
 }

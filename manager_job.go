@@ -291,28 +291,6 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 	return nil
 }
 
-// products asks ManagerConfig.Products about every ability of a key that is brought
-// back or would do more: an account that may not have an ability any more must not
-// get it by an old key. An ability that the catalog has dropped is not asked about.
-func (s session) products(a Actor, j job, plan []planned) error {
-	for _, p := range plan {
-		if p.is == nil {
-			continue // asked when it is made, with all else that is valid
-		}
-		for _, text := range p.would.Abilities {
-			ability, err := s.catalog.Parse(text)
-			if err != nil {
-				continue
-			}
-			if err := s.hasProduct(p.would, ability); err != nil {
-				s.cfg.Trace.denied(a, j.action, j.key, err)
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // permit asks Policy, and records what it refuses.
 func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
 	for _, t := range asked {

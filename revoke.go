@@ -154,9 +154,6 @@ type RevokeAllRequest struct {
 // selects refuses a request that does not say which keys it means.
 func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *Record) error {
 	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
-	if err := selectable(r.Mode, r.Kind, r.Pepper); err != nil {
-		return err
-	}
 	switch {
 	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // a sign that was turned round
 		return invalid("UnusedSince is in the future: every key counts as unused since then, those in use too")

@@ -33,7 +33,8 @@ type RotateRequest struct {
 	Overlap time.Duration
 	// Replace ends what stands in the way of At and of Overlap: a rotation that is
 	// pending, and an older token that still overlaps. Now without overlap ends
-	// both anyway.
+	// both anyway. With At, to replace a pending rotation is to call it off: Policy is
+	// asked about ActionCancelRotation as well.
 	Replace bool
 
 	Grant Grant `json:"-"` // when StepUp guards ActionRotate

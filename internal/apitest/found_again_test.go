@@ -129,7 +129,7 @@ func TestFound13RevokeAllSelectsWhatThereIs(t *testing.T) {
 		_, err := e.manager.RevokeAll(e.ctx, req)
 		require.ErrorIs(t, err, apikey.ErrInvalid, name)
 	}
-	for name, req := range map[string]apikey.ListRequest{"every mode": {Mode: apikey.AnyMode}, "a reserved kind": {Kind: 3}, "no slot": {Pepper: 200}} {
+	for name, req := range map[string]apikey.ListRequest{"every mode": {Mode: apikey.AnyMode}, "a reserved kind": {Kind: 3}, "no slot": {Pepper: 200}, "no state": {State: 9}} {
 		_, err := e.manager.List(e.ctx, req)
 		require.ErrorIs(t, err, apikey.ErrInvalid, name)
 	}
@@ -277,8 +277,11 @@ func TestFound24WhatElseIsPasted(t *testing.T) {
 	e := newEnv(t)
 	public := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, nil })
 	require.ErrorIs(t, e.manager.RevokeToken(background, public.Token.Reveal(), ""), apikey.ErrKind)
-	two := base64.StdEncoding.EncodeToString([]byte(e.issue().Token.Reveal() + " " + e.issue().Token.Reveal()))
-	require.ErrorIs(t, e.manager.RevokeToken(background, two, ""), apikey.ErrInvalid)
+	a, b := e.issue().Token.Reveal(), e.issue().Token.Reveal()
+	in64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	for _, two := range []string{in64(a + " " + b), in64(a) + "\n" + in64(b), a + "\n" + in64(b), in64(a) + " " + b} {
+		require.ErrorIs(t, e.manager.RevokeToken(background, two, ""), apikey.ErrInvalid, "which of both was meant?")
+	}
 }
 
 // Two clicks with one right code of an app: the second is told that the challenge is

@@ -71,7 +71,7 @@ var gateMutants = []mutant{
 		new:   "case false:",
 		tests: "TestFound13LocalCatalogHasTheForms"},
 	{name: "a filter that no key matches ends all", file: "manager_fields.go",
-		old:   "case m != 0 && m != Live && m != Test:",
+		old:   "case f.Mode != 0 && f.Mode != Live && f.Mode != Test:",
 		new:   "case false:",
 		tests: "TestFound13RevokeAllSelectsWhatThereIs"},
 	{name: "a time to come selects keys that are unused", file: "revoke.go",
