@@ -315,8 +315,9 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	c.put(e, k, readAt)
 }
 
-// idle reports whether no request can be answered with a key as it is: it is revoked, suspended or ended,
-// or of another mode than this Verifier's, or its record is not to be believed.
+// idle reports whether no request can be answered with a key as it is: it is revoked,
+// suspended or ended, or of another mode than this Verifier's, or its record is not to
+// be believed.
 func (c *cache) idle(k *liveKey, now int64) bool {
 	t, err := k.trouble(), k.dead(now)
 	return err != nil && err != ErrNotYetValid || t.damage != nil || c.mode != AnyMode && k.mode != c.mode ||

@@ -30,7 +30,7 @@ func TestFailsAtEveryCall(t *testing.T) {
 	for _, e := range named("sqlite/modernc", "postgres/pgx", "postgres/pq", "mariadb/interpolated") {
 		t.Run(e.name, func(t *testing.T) {
 			if e.name == "postgres/pq" && !*full {
-				t.Skip("another driver of the same engine: with -full")
+				t.Skip("another driver of the same engine: go test -run FailsAtEveryCall -full runs it")
 			}
 			tables := []struct {
 				operations []operation
