@@ -240,10 +240,23 @@ func (p points) exponent() float64 {
 	return (n*sxy - sx*sy) / (n*sxx - sx*sx)
 }
 
+// powers are ticks at powers of ten, with labels so short that the last one fits.
+type powers struct{}
+
+func (powers) Ticks(least, greatest float64) []plot.Tick {
+	ticks := plot.LogTicks{Prec: -1}.Ticks(least, greatest)
+	for i, t := range ticks {
+		if !t.IsMinor() {
+			ticks[i].Label = "10" + string([]rune("⁰¹²³⁴⁵⁶⁷⁸⁹")[int(math.Round(math.Log10(t.Value)))])
+		}
+	}
+	return ticks
+}
+
 func draw(file, title, unit string, ours, other points, names ...string) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "keys", unit
-	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, powers{}
 	p.Y.Min = 0
 	p.Legend.Top, p.Legend.Left = true, true
 	for i, xy := range []points{ours, other} {
