@@ -269,5 +269,6 @@ func draw(file, title, unit string, ours, other points, names ...string) error {
 		p.Add(line, dots)
 		p.Legend.Add(names[i], line)
 	}
+	p.X.Max *= 1.3 // room for half of the last label
 	return p.Save(16*vg.Centimeter, 10*vg.Centimeter, file)
 }
