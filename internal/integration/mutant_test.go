@@ -466,6 +466,71 @@ func (m mutant) hasTurn(source []byte) bool {
 	return *full || h.Sum32()%12 == 0
 }
 
+func allMutants() []mutant {
+	return slices.Concat(mutants, stepUpMutants, sqlMutants, gateMutants)
+}
+
+// patched returns the mutant's file as it is and with the guard taken out.
+func (m mutant) patched(root string) (source []byte, text string, err error) {
+	if source, err = os.ReadFile(filepath.Join(root, m.file)); err != nil {
+		return nil, "", err
+	}
+	text = string(source)
+	for _, patch := range append([][2]string{{m.old, m.new}}, m.more...) {
+		if n := strings.Count(text, patch[0]); n != 1 {
+			return nil, "", fmt.Errorf("the patch no longer applies: %s has its text %d times: %s", m.file, n, patch[0])
+		}
+		text = strings.Replace(text, patch[0], patch[1], 1)
+	}
+	return source, text, nil
+}
+
+// TestMutantsAreUpToDate builds nothing and takes a second, so that .ci/run can ask it
+// first: whoever changes a guarded line learns at once which mutant has to follow, and
+// whoever renames a test which mutants name it.
+func TestMutantsAreUpToDate(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string][]string{} // of tests, by package
+	for _, m := range allMutants() {
+		if _, _, err := m.patched(root); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+		pkg := cmp.Or(m.pkg, "internal/apitest")
+		if names[pkg] == nil {
+			names[pkg] = testNames(t, filepath.Join(root, pkg))
+		}
+		for alternative := range strings.SplitSeq(m.tests, "|") {
+			top, _, _ := strings.Cut(alternative, "/")
+			if !slices.ContainsFunc(names[pkg], func(name string) bool { return strings.HasPrefix(name, top) }) {
+				t.Errorf("%s: %s has no test %s", m.name, pkg, top)
+			}
+		}
+	}
+}
+
+var testFunc = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+
+func testNames(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range testFunc.FindAllSubmatch(source, -1) {
+			names = append(names, string(name[1]))
+		}
+	}
+	return names
+}
+
 func TestMutantsAreCaught(t *testing.T) {
 	if len(mutants) == 0 {
 		t.Fatal("no mutants")
@@ -476,18 +541,11 @@ func TestMutantsAreCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range slices.Concat(mutants, stepUpMutants, sqlMutants, gateMutants) {
+	for _, m := range allMutants() {
 		t.Run(m.name, func(t *testing.T) {
-			source, err := os.ReadFile(filepath.Join(root, m.file))
+			source, text, err := m.patched(root)
 			if err != nil {
 				t.Fatal(err)
-			}
-			text := string(source)
-			for _, patch := range append([][2]string{{m.old, m.new}}, m.more...) {
-				if n := strings.Count(text, patch[0]); n != 1 {
-					t.Fatalf("the patch no longer applies: %s has its text %d times: %s", m.file, n, patch[0])
-				}
-				text = strings.Replace(text, patch[0], patch[1], 1)
 			}
 			if !m.hasTurn(source) {
 				t.Skip("its patch applies; go test -run Mutants -full builds it")
