@@ -44,16 +44,16 @@ type Event struct {
 type Doubt string
 
 const (
-	// Unverifiable: nobody can tell. The event was made without a pepper, with one
+	// DoubtUnverifiable: nobody can tell. The event was made without a pepper, with one
 	// that is no longer configured, or by a newer version. It is shown as it is
 	// stored, and whoever writes to the database may have written it: label it.
-	Unverifiable Doubt = "unverifiable"
-	// Failed: the event was damaged, or was written or moved behind the library's
+	DoubtUnverifiable Doubt = "unverifiable"
+	// DoubtFailed: the event was damaged, or was written or moved behind the library's
 	// back: its MAC does not hold, its columns differ from its body, or it names a
 	// pepper that nobody vouches for. The body is withheld, and the Outcome is
-	// Unreadable. What is shown are the columns by which it was found, which
+	// OutcomeUnreadable. What is shown are the columns by which it was found, which
 	// somebody may have written too.
-	Failed Doubt = "failed"
+	DoubtFailed Doubt = "failed"
 )
 
 // EventID identifies an event: a UUID of version 7 (RFC 9562); of version 8 for
@@ -77,15 +77,15 @@ func (id *EventID) UnmarshalText(text []byte) error {
 type Outcome string
 
 const (
-	// Done: it was performed.
-	Done Outcome = "done"
-	// Refused: the policy said no. At most one such event an actor, action, key
+	// OutcomeDone: it was performed.
+	OutcomeDone Outcome = "done"
+	// OutcomeRefused: the policy said no. At most one such event an actor, action, key
 	// and minute, 200 an account and minute, and 10,000 a process and minute; none
 	// inside a caller's transaction. Trace.Denied is told of all.
-	Refused Outcome = "refused"
-	// Unreadable: the stored event is damaged or forged (its Doubt is Failed), or was
+	OutcomeRefused Outcome = "refused"
+	// OutcomeUnreadable: the stored event is damaged or forged (its Doubt is DoubtFailed), or was
 	// written by a newer version; only its columns are shown.
-	Unreadable Outcome = "unreadable"
+	OutcomeUnreadable Outcome = "unreadable"
 )
 
 // chainHash is what the next event's Prev and the record's Head are made of.
@@ -208,9 +208,9 @@ func (c *core) maker() maker {
 }
 
 // record makes what the store keeps, chained behind prev.
-func (c *core) record(e Event, by maker, prev [32]byte) EventRecord {
+func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 	body := e.encode(by, prev)
-	return EventRecord{
+	return StoreEvent{
 		ID: e.ID, Time: e.Time, Account: e.Account, Mode: e.Mode, Key: e.Key, Credential: e.Credential,
 		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.first, body),
 	}
@@ -238,9 +238,9 @@ type EventList struct {
 // ErrNoActor, ErrNotFound (a key or account that is not the actor's), ErrForbidden,
 // ErrInvalid (a cursor of another list), ErrUnavailable.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
-	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
-		f := EventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
-		if err := (Filter{Mode: f.Mode}).selectable(); err != nil {
+	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
+		if err := (StoreFilter{Mode: f.Mode}).selectable(); err != nil {
 			return effect{}, err
 		}
 		bind := fmt.Sprint("events", f)
@@ -282,7 +282,7 @@ func (m *Manager) examiner(ctx context.Context) examiner {
 
 // at says of a stored event what can be said without the others: it is passed by
 // every event that is shown or walked over. Its fault is not an error of ours.
-func (x examiner) at(e *EventRecord) (link, error) {
+func (x examiner) at(e *StoreEvent) (link, error) {
 	l, ok := decodeEvent(e.Body)
 	l.hash = e.Hash
 	if ok && l.newer {
@@ -317,21 +317,21 @@ func (x examiner) at(e *EventRecord) (link, error) {
 
 // shown is an event as Events shows it: a body that fails its check is withheld,
 // because people act on what a log says.
-func (l link) shown(e *EventRecord) Event {
+func (l link) shown(e *StoreEvent) Event {
 	switch {
 	case l.fault != "":
 		l.Event = byColumns(e)
-		l.Doubt = Failed
+		l.Doubt = DoubtFailed
 	case !l.sound || l.slot == 0:
-		l.Doubt = Unverifiable
+		l.Doubt = DoubtUnverifiable
 	}
 	return l.Event
 }
 
 // byColumns is an event whose body cannot be read here.
-func byColumns(e *EventRecord) Event {
+func byColumns(e *StoreEvent) Event {
 	return Event{
-		ID: e.ID, Time: e.Time, Action: e.Action, Outcome: Unreadable, Account: e.Account, Mode: e.Mode,
+		ID: e.ID, Time: e.Time, Action: e.Action, Outcome: OutcomeUnreadable, Account: e.Account, Mode: e.Mode,
 		Key: e.Key, Credential: e.Credential, Seq: e.Seq, Actor: Actor{ID: e.Actor},
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 // news is a record that was read or written, and how it came to be known.
 type news struct {
-	record *Record
+	record *StoreRecord
 	readAt instant // the start of the reading or writing
 	from   via
 	did    Action       // toldHere: what was done, or was so already; empty: nothing
@@ -116,7 +116,7 @@ func (c *cache) doubt() {
 // doubtKey is doubt for one key: a write whose outcome is not known. It fences
 // that key's credentials alone: whoever hangs up on writes of their own must not
 // hold up the verifications of others.
-func (c *cache) doubtKey(r *Record) {
+func (c *cache) doubtKey(r *StoreRecord) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.gen++

@@ -41,7 +41,7 @@ type VerifyEventsRequest struct{ Key KeyID }
 // even be read), ErrUnavailable.
 func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (ChainReport, error) {
 	var report ChainReport
-	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *Record) (effect, error) {
+	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
 		var err error
 		report, err = m.walk(ctx, *r)
 		return effect{}, err
@@ -51,13 +51,13 @@ func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (Ch
 
 // walk checks the chain up to the version that r has. What was added behind r
 // meanwhile is left for the next time.
-func (m *Manager) walk(ctx context.Context, r Record) (report ChainReport, err error) {
+func (m *Manager) walk(ctx context.Context, r StoreRecord) (report ChainReport, err error) {
 	var last link
 	var ends ends
 	loose := 0 // events without a pepper that no event with one has continued yet
 	defer func() { report.Unverifiable += loose }()
 	look := m.examiner(ctx)
-	f := EventFilter{Key: r.ID, Chain: true, Limit: 500}
+	f := StoreEventFilter{Key: r.ID, Chain: true, Limit: 500}
 	for {
 		page, err := m.cfg.Store.Events(ctx, f)
 		if err != nil {
@@ -132,7 +132,7 @@ func (l link) behind(last link) *BrokenLink {
 // agrees checks a record against the newest event of it. Both were made at once,
 // so by one pepper: an event that nobody can check is not the newest of a record
 // that is believed.
-func (m *Manager) agrees(r *Record, l link) *BrokenLink {
+func (m *Manager) agrees(r *StoreRecord, l link) *BrokenLink {
 	if l.hash != r.Head {
 		return &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
 	}
@@ -147,7 +147,7 @@ func (m *Manager) agrees(r *Record, l link) *BrokenLink {
 
 // beyond looks at a record whose log goes on after its version: it was changed
 // since it was read, or it was put back to an older version.
-func (m *Manager) beyond(ctx context.Context, r Record) (*BrokenLink, error) {
+func (m *Manager) beyond(ctx context.Context, r StoreRecord) (*BrokenLink, error) {
 	now, err := m.cfg.Store.Get(ctx, r.ID)
 	switch {
 	case err != nil:

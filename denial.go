@@ -27,13 +27,13 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 		return // the caller's transaction would roll it back, or it is there already
 	}
 	ev := s.record(Event{
-		ID: id, Time: micros(now), Action: j.action, Outcome: Refused,
+		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
 		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
 	}, s.maker(), [32]byte{})
 	// Whoever is refused must not escape the log by hanging up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := s.store.Apply(ctx, Change{ID: id, Event: &ev}); err != nil {
+	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
 		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
 	}
 }

@@ -158,8 +158,6 @@
 // other nodes at once on PostgreSQL; [Manager.Tx] works inside a transaction of
 // the program.
 //
-// Some names are for authors of a store, and everybody else can skip them: Store,
-// Record, Recovery with its constants, Credential, Change, Changes, Item, ItemFilter,
-// ItemKind, ItemPage, Filter, Page, EventFilter, EventPage, EventRecord, Upkeep,
-// NewKeyID, NewCredentialID and ErrCursorLost.
+// Names that begin with Store, and ErrCursorLost, are for authors of a store.
+// Everybody else can skip them.
 package apikey

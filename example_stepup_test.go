@@ -45,7 +45,7 @@ func exampleStepUp(now func() time.Time) (admin context.Context, m *apikey.Manag
 	must(err)
 	admin = apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 	m, err = apikey.NewManager(admin, apikey.ManagerConfig{
-		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}),
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
 		Peppers: []apikey.Pepper{pepper}, KEKs: []apikey.KEK{kek}, Now: now,
 		Factors: map[string]apikey.Factor{"email": email, "totp": app, "password": password},
 		StepUp:  apikey.GuardRevealAndRotate("email", "totp"),
@@ -198,7 +198,7 @@ func ExampleStepUp() {
 // To replace a KEK put the new one first, reseal, and take the old one out.
 func ExampleManager_Reseal() {
 	store, operator := memstore.New(), apikey.WithActor(context.Background(), apikey.Operator("ops_1"))
-	catalog := apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"})
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
 	kek := func(id string) apikey.KEK {
 		key := make([]byte, 32)
 		rand.Read(key)

@@ -19,9 +19,9 @@ func Example() {
 	ctx := context.Background()
 	store := memstore.New() // sqlstore.New in production
 	catalog := apikey.MustCatalog(
-		apikey.Entry{Scope: "payment:verify", Description: "Look payments up"},
-		apikey.Entry{Scope: "payment:refund", Description: "Refund payments"},
-		apikey.Entry{Product: "balance", Description: "The account's balance"},
+		apikey.CatalogEntry{Scope: "payment:verify", Description: "Look payments up"},
+		apikey.CatalogEntry{Scope: "payment:refund", Description: "Refund payments"},
+		apikey.CatalogEntry{Product: "balance", Description: "The account's balance"},
 	)
 
 	// The data plane: one Verifier a mode, in every process that serves the API.
@@ -76,8 +76,8 @@ func exampleProgram() (admin context.Context, m *apikey.Manager, live *apikey.Ve
 	m, err = apikey.NewManager(admin, apikey.ManagerConfig{
 		Store: store, Prefix: "acme", Hasher: hasher, Peppers: peppers, Local: []*apikey.Verifier{live},
 		Catalog: apikey.MustCatalog(
-			apikey.Entry{Scope: "payment:verify"}, apikey.Entry{Scope: "payment:refund"},
-			apikey.Entry{Scope: "card:tokenise", Publishable: true}, apikey.Entry{Product: "balance"},
+			apikey.CatalogEntry{Scope: "payment:verify"}, apikey.CatalogEntry{Scope: "payment:refund"},
+			apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true}, apikey.CatalogEntry{Product: "balance"},
 		),
 	})
 	must(err)

@@ -16,9 +16,9 @@ import (
 
 func ExampleCatalog_Parse() {
 	catalog := apikey.MustCatalog(
-		apikey.Entry{Scope: "payment:verify"},
-		apikey.Entry{Scope: "payment:refund"},
-		apikey.Entry{Product: "balance"},
+		apikey.CatalogEntry{Scope: "payment:verify"},
+		apikey.CatalogEntry{Scope: "payment:refund"},
+		apikey.CatalogEntry{Product: "balance"},
 	)
 	for _, text := range []string{"payment:refund", "payment:*", "balance=read", "payment:refnd"} {
 		ability, err := catalog.Parse(text)
@@ -69,8 +69,8 @@ func parseUpTo(text string) (apikey.Ability, bool) {
 }
 
 // A program adds its own form of ability: a limit on refunds.
-func ExampleEntry() {
-	catalog := apikey.MustCatalog(apikey.Entry{Parse: parseUpTo, Description: "Refunds up to an amount"})
+func ExampleCatalogEntry() {
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Parse: parseUpTo, Description: "Refunds up to an amount"})
 	held, err := catalog.Parse("refund<=5000")
 	fmt.Println(held, err)
 	fmt.Println(held.Allows(upTo(4999)), held.Allows(upTo(5001)))

@@ -53,14 +53,14 @@ func (r IssueRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
-			plan: func(_ context.Context, s session, a Actor, _ *Record, now time.Time) ([]planned, error) {
+			plan: func(_ context.Context, s session, a Actor, _ *StoreRecord, now time.Time) ([]planned, error) {
 				blank, err := s.blank(accountOf(a, r.Account), r, now)
 				if err != nil {
 					return nil, err
 				}
 				return []planned{{would: blank}}, nil
 			},
-			first: func(ctx context.Context, s session, a Actor, _ *Record) error {
+			first: func(ctx context.Context, s session, a Actor, _ *StoreRecord) error {
 				_, _, err := s.issuable(ctx, a, r)
 				return err
 			},
@@ -93,17 +93,17 @@ func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 
 func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, err error) {
 	req.Kind = or(req.Kind, Secret)
-	var fresh *Record
+	var fresh *StoreRecord
 	var token Token
-	var idem *Item
+	var idem *StoreItem
 	j := req.guarded().asking(req.Grant)
 	// As guarded has it, and keeps what it found. A replay's grant was spent by what
 	// it repeats.
-	j.first = func(ctx context.Context, s session, a Actor, _ *Record) (err error) {
+	j.first = func(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
 		idem, issued.Key, err = s.issuable(ctx, a, req)
 		return err
 	}
-	j.work = func(a Actor, _ *Record) (effect, error) {
+	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		account := accountOf(a, req.Account)
 		if fresh == nil { // once: a retry after a conflict keeps token and hash
 			var err error
@@ -119,7 +119,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 		if err != nil {
 			return effect{}, err
 		}
-		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}, items: []Item{growth}}
+		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}, items: []StoreItem{growth}}
 		if idem != nil {
 			idem.Data, idem.ExpiresAt = append(idem.Data, r.ID[:]...), micros(now.Add(idemTime))
 			e.items = append(e.items, *idem)
@@ -147,7 +147,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 
 // issuable is whether a key can be made: the item of its idempotency key to write, or
 // the earlier key and why there is none, or which limit has been reached.
-func (s session) issuable(ctx context.Context, a Actor, req IssueRequest) (*Item, Info, error) {
+func (s session) issuable(ctx context.Context, a Actor, req IssueRequest) (*StoreItem, Info, error) {
 	account, now := accountOf(a, req.Account), s.cfg.Now()
 	idem, earlier, err := s.idempotency(ctx, account, req, now)
 	if err != nil {
@@ -161,7 +161,7 @@ func (s session) issuable(ctx context.Context, a Actor, req IssueRequest) (*Item
 }
 
 // fresh is the record that a request asks for, with its token: nil with an error.
-func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRequest) (*Record, Token, error) {
+func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRequest) (*StoreRecord, Token, error) {
 	asked := s.cfg.Now()
 	blank, err := s.blank(account, req, asked)
 	if err != nil {
@@ -180,18 +180,18 @@ func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRe
 
 // draw gives a blank record its first credential, of the account's group, and returns
 // the token. Hashing may wait for seconds, so the record is dated afterwards.
-func (s session) draw(ctx context.Context, r *Record, group string) (Token, error) {
+func (s session) draw(ctx context.Context, r *StoreRecord, group string) (Token, error) {
 	cred, token, err := s.newCredential(ctx, r, group)
 	if err != nil {
 		return Token{}, err
 	}
-	r.Credentials = []Credential{cred}
+	r.Credentials = []StoreCredential{cred}
 	return token, nil
 }
 
 // date gives a record that was drawn the dates of now. The key's end may have come
 // while its token was hashed.
-func (r *Record) date(now time.Time) error {
+func (r *StoreRecord) date(now time.Time) error {
 	r.CreatedAt = micros(now)
 	if r.RotateMonths > 0 {
 		r.RotateDue = monthsAfter(now, r.RotateMonths)
@@ -200,8 +200,8 @@ func (r *Record) date(now time.Time) error {
 }
 
 // blank is the record that a request asks for, checked, without a credential.
-func (s session) blank(account string, req IssueRequest, now time.Time) (*Record, error) {
-	r := &Record{
+func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
+	r := &StoreRecord{
 		ID: NewKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
 		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
 		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
@@ -237,24 +237,24 @@ func validEnd(t, now time.Time) error {
 }
 
 // newCredential mints a token of a group (see reads), and what is kept of it.
-func (s session) newCredential(ctx context.Context, r *Record, group string) (Credential, Token, error) {
+func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
 	id := NewCredentialID()
 	copy(id[len(id)-groupLen:], group)
 	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.first)
 	token := newToken(p.text)
-	cred := Credential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
+	cred := StoreCredential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
 	if r.Kind == Publishable {
 		cred.Public = p.text
 		return cred, token, nil
 	}
 	encoded, err := s.hash(withPath(ctx, hashLine(r)), p)
 	if err != nil {
-		return Credential{}, Token{}, err
+		return StoreCredential{}, Token{}, err
 	}
 	cred.Hash, cred.Check = encoded, makeCheck(s.ring.first, p)
 	if r.Recovery == Recoverable {
 		if cred.Sealed, cred.SealedKEK, err = s.vault.seal(ctx, []byte(p.text), sealedAAD(r, p.id)); err != nil {
-			return Credential{}, Token{}, err
+			return StoreCredential{}, Token{}, err
 		}
 	}
 	return cred, token, nil
@@ -262,15 +262,15 @@ func (s session) newCredential(ctx context.Context, r *Record, group string) (Cr
 
 // The kinds of items that issuing uses, besides those in manager_quota.go.
 const (
-	itemIdem      ItemKind = "idem"      // an idempotency key: request hash, key ID
-	itemProvision ItemKind = "provision" // the publishable key of an account and mode
+	itemIdem      StoreItemKind = "idem"      // an idempotency key: request hash, key ID
+	itemProvision StoreItemKind = "provision" // the publishable key of an account and mode
 )
 
 const idemTime = 24 * time.Hour
 
 // idempotency looks an idempotency key up. It returns the item to write, or
 // the earlier key and why nothing is to be written.
-func (s session) idempotency(ctx context.Context, account string, req IssueRequest, now time.Time) (*Item, Info, error) {
+func (s session) idempotency(ctx context.Context, account string, req IssueRequest, now time.Time) (*StoreItem, Info, error) {
 	if req.IdempotencyKey == "" {
 		return nil, Info{}, nil
 	}
@@ -300,7 +300,7 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 // named reads a key that an item names. No MAC covers items: one that was bent
 // to the key of another merchant would show that key here, or put a
 // foreign publishable key on this merchant's pages.
-func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*Record, error) {
+func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*StoreRecord, error) {
 	r, err := s.store.Get(ctx, id)
 	if err != nil {
 		return nil, storeError(err)

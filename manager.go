@@ -167,7 +167,7 @@ func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store}
 // something that this node may not have heard of yet.
 type notice struct {
 	action  Action
-	changes []Change
+	changes []StoreChange
 	events  []Event
 	start   time.Time
 }
@@ -212,7 +212,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 }
 
 // doubt makes this node's Verifiers read again what may have been written.
-func (s session) doubt(changes []Change) {
+func (s session) doubt(changes []StoreChange) {
 	for _, c := range changes {
 		for _, v := range s.cfg.Local {
 			if c.Record != nil {
@@ -232,7 +232,7 @@ func (m *Manager) Get(ctx context.Context, req GetRequest) (Info, error) {
 }
 
 func (s session) get(ctx context.Context, req GetRequest) (info Info, err error) {
-	err = s.do(ctx, job{action: ActionRead, key: req.Key, reads: true, work: func(_ Actor, r *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRead, key: req.Key, reads: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
 		info = s.describeAll(r, s.cfg.Now())
 		return effect{}, nil
 	}})
@@ -277,7 +277,7 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 }
 
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
-	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
 		f := req.filter(accountOf(a, req.Account))
 		if f.NameContains != "" && f.Account == "" {
 			return effect{}, invalid("NameContains needs an Account")
@@ -295,8 +295,8 @@ func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err e
 	return list, err
 }
 
-func (r ListRequest) filter(account string) Filter {
-	return Filter{
+func (r ListRequest) filter(account string) StoreFilter {
+	return StoreFilter{
 		Account: account, Mode: r.Mode, Kind: r.Kind, State: r.State, NameContains: r.NameContains,
 		NeverUsed: r.NeverUsed, UnusedSince: micros(r.UnusedSince), ExpiringBefore: micros(r.ExpiringBefore),
 		NotExpiredAt: micros(r.NotExpiredAt), DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Untagged: r.Untagged, Limit: r.Limit,
@@ -305,9 +305,9 @@ func (r ListRequest) filter(account string) Filter {
 
 // page lists records, with those that cannot be believed among the damaged, and
 // a cursor that fits this filter alone.
-func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error) {
+func (s session) page(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
 	if err := f.selectable(); err != nil {
-		return Page{}, err
+		return StorePage{}, err
 	}
 	limit := f.Limit
 	f.Limit = 0
@@ -315,11 +315,11 @@ func (s session) page(ctx context.Context, f Filter, cursor Cursor) (Page, error
 	f.Limit = limit
 	var err error
 	if f.After, err = openCursor(cursor, bind); err != nil {
-		return Page{}, err
+		return StorePage{}, err
 	}
 	page, err := s.store.List(ctx, f)
 	if err != nil {
-		return Page{}, storeError(err)
+		return StorePage{}, storeError(err)
 	}
 	believed := page.Records[:0]
 	for i := range page.Records {

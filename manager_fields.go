@@ -16,7 +16,7 @@ var settable = []string{"name", "abilities", "expires_at", "networks", "origins"
 // disabled cannot be wrong. An update names only what it changes, so that a key
 // which holds an ability that the catalog has dropped since, or more than a lower
 // limit allows now, can still be narrowed and resumed.
-func (s session) valid(r *Record, names []string) error {
+func (s session) valid(r *StoreRecord, names []string) error {
 	for _, name := range names {
 		var err error
 		switch name {
@@ -43,7 +43,7 @@ func (s session) valid(r *Record, names []string) error {
 }
 
 // validOwner checks what a key is born with and never changes.
-func validOwner(r *Record) error {
+func validOwner(r *StoreRecord) error {
 	switch {
 	case r.Mode != Live && r.Mode != Test:
 		return invalid("IssueRequest.Mode is required: apikey.Live or apikey.Test")
@@ -55,7 +55,7 @@ func validOwner(r *Record) error {
 	return nil
 }
 
-func (s session) validName(r *Record) error {
+func (s session) validName(r *StoreRecord) error {
 	switch {
 	case len(r.Name) > s.limits.NameBytes:
 		return fmt.Errorf("%w: name has %d bytes, at most %d", ErrLimit, len(r.Name), s.limits.NameBytes)
@@ -151,7 +151,7 @@ func atMost(got, limit int, what string) error {
 	return nil
 }
 
-func (s session) validMetadata(r *Record) error {
+func (s session) validMetadata(r *StoreRecord) error {
 	l := s.limits
 	for name, value := range r.Metadata {
 		switch {
@@ -167,7 +167,7 @@ func (s session) validMetadata(r *Record) error {
 // selectable refuses a mode, kind, state or pepper that no key has: a filter with it
 // would find nothing, and whoever ends keys by it would be told that all are ended. The
 // zero values select all.
-func (f Filter) selectable() error {
+func (f StoreFilter) selectable() error {
 	switch {
 	case f.Mode != 0 && f.Mode != Live && f.Mode != Test:
 		return invalid("no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
@@ -181,7 +181,7 @@ func (f Filter) selectable() error {
 	return nil
 }
 
-func (s session) validAbilities(r *Record) error {
+func (s session) validAbilities(r *StoreRecord) error {
 	if err := atMost(len(r.Abilities), s.limits.Abilities, "abilities"); err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (s session) validAbilities(r *Record) error {
 }
 
 // hasProduct asks whether the account may have an ability at all.
-func (s session) hasProduct(r *Record, a Ability) error {
+func (s session) hasProduct(r *StoreRecord, a Ability) error {
 	if s.cfg.Products == nil {
 		return nil
 	}
@@ -235,7 +235,7 @@ func (s session) products(a Actor, j job, plan []planned) error {
 	return nil
 }
 
-func (s session) validNetworks(r *Record) error {
+func (s session) validNetworks(r *StoreRecord) error {
 	if err := atMost(len(r.Networks), s.limits.Networks, "networks"); err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (s session) validNetworks(r *Record) error {
 	return nil
 }
 
-func (s session) validOrigins(r *Record) error {
+func (s session) validOrigins(r *StoreRecord) error {
 	if err := atMost(len(r.Origins), s.limits.Origins, "origins"); err != nil {
 		return err
 	}
@@ -273,7 +273,7 @@ func (s session) validOrigins(r *Record) error {
 }
 
 // fieldsSet names what an issue event calls changed.
-func fieldsSet(r *Record) []string {
+func fieldsSet(r *StoreRecord) []string {
 	fields := []string{"name", "abilities"}
 	for name, set := range map[string]bool{
 		"expires_at": !r.ExpiresAt.IsZero(), "networks": len(r.Networks) > 0, "origins": len(r.Origins) > 0,

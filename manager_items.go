@@ -19,19 +19,19 @@ func itemID(account string, m Mode, rest string) string {
 }
 
 // item reads one item by its name; the zero Version says that there is none.
-func (s session) item(ctx context.Context, kind ItemKind, id string) (Item, error) {
-	page, err := s.store.Items(ctx, ItemFilter{Kind: kind, ID: id})
+func (s session) item(ctx context.Context, kind StoreItemKind, id string) (StoreItem, error) {
+	page, err := s.store.Items(ctx, StoreItemFilter{Kind: kind, ID: id})
 	if err != nil {
-		return Item{}, storeError(err)
+		return StoreItem{}, storeError(err)
 	}
 	if len(page.Items) == 0 {
-		return Item{Kind: kind, ID: id}, nil
+		return StoreItem{Kind: kind, ID: id}, nil
 	}
 	return page.Items[0], nil
 }
 
 // gone is the deletion of an item as it was read.
-func (it Item) gone() Item {
+func (it StoreItem) gone() StoreItem {
 	it.Version++
 	it.Delete, it.Data, it.SealedKEK = true, nil, ""
 	return it
@@ -41,7 +41,7 @@ func (it Item) gone() Item {
 // writes to the database without the pepper can neither make up a grant nor
 // bend a challenge, so that its answer approves something else. Without a
 // pepper there is no MAC.
-func (c *core) vouch(it Item, data []byte) Item {
+func (c *core) vouch(it StoreItem, data []byte) StoreItem {
 	it.Version++
 	if !c.ring.has() {
 		it.Data = append([]byte{0}, data...)
@@ -54,7 +54,7 @@ func (c *core) vouch(it Item, data []byte) Item {
 
 // vouched returns what vouch took, if it did. Of an item that is not there it
 // is false.
-func (c *core) vouched(it Item) ([]byte, bool) {
+func (c *core) vouched(it StoreItem) ([]byte, bool) {
 	switch {
 	case len(it.Data) == 0:
 		return nil, false
@@ -72,7 +72,7 @@ func (c *core) vouched(it Item) ([]byte, bool) {
 
 // vouchedText is what the MAC covers: also the item's name and expiry, so that
 // neither another item's data fits nor an old grant lives on.
-func vouchedText(it Item, data []byte) []byte {
+func vouchedText(it StoreItem, data []byte) []byte {
 	var c canon
 	c.text("apikey item v1")
 	c.text(string(it.Kind))

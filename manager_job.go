@@ -39,30 +39,30 @@ type job struct {
 	// finds an item that stands for one.
 	asks  *approval
 	grant Grant
-	pass  func(context.Context, Actor) (Item, error)
+	pass  func(context.Context, Actor) (StoreItem, error)
 	// plan, if not nil, is what the job would make of the key, or which keys it
 	// would make: checked, and in their one form. Policy is shown it. What it refuses
 	// is refused before anything has to be approved, and so is what first refuses, if
 	// that is not nil: nobody proves themselves for what would be refused afterwards.
-	plan  func(ctx context.Context, s session, a Actor, r *Record, now time.Time) ([]planned, error)
-	first func(context.Context, session, Actor, *Record) error
+	plan  func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
+	first func(context.Context, session, Actor, *StoreRecord) error
 	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
 	// mode of the key.
 	modes func() []Mode
 
 	// work says what is to be done. r is a private copy, nil if the job is about
 	// no key. It may run several times, each time on what is stored then.
-	work func(a Actor, r *Record) (effect, error)
+	work func(a Actor, r *StoreRecord) (effect, error)
 }
 
 // planned is what a key is, nil if there is none yet, and what a job would make of
 // it.
-type planned struct{ is, would *Record }
+type planned struct{ is, would *StoreRecord }
 
 // matter is what one attempt at a job is about.
 type matter struct {
-	record *Record // nil: no existing key
-	about  Info    // of the record; without one, what is known
+	record *StoreRecord // nil: no existing key
+	about  Info         // of the record; without one, what is known
 	asked  []transition
 }
 
@@ -72,7 +72,7 @@ type transition struct{ before, after Info }
 // effect is what a job's work asks to be written; the zero effect is nothing.
 type effect struct {
 	made  []made
-	items []Item
+	items []StoreItem
 	note  *Event // an event outside every chain
 	also  Action // what the work turned out to be, besides; the policy is asked about it too
 	// widens: some request passes afterwards that was refused before.
@@ -81,7 +81,7 @@ type effect struct {
 
 // made is one record to be written, and what its event says.
 type made struct {
-	record     *Record
+	record     *StoreRecord
 	credential CredentialID
 	changed    []string
 	reason     Reason
@@ -180,7 +180,7 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		// What was asked for is so already, because another node did it, or an
 		// earlier attempt of ours whose answer was lost. This node's Verifiers may
 		// not know yet, and after a Revoke that returned nil they have to.
-		s.announce(ctx, notice{action: j.action, changes: []Change{{Record: r}}, start: start})
+		s.announce(ctx, notice{action: j.action, changes: []StoreChange{{Record: r}}, start: start})
 	}
 	return nil
 }
@@ -333,7 +333,7 @@ func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 &&
 // target loads the key that a job is about, and is the one place where accounts
 // are compared: before Policy is asked, so that no Policy can widen it, and with
 // one answer for a foreign key and one that does not exist.
-func (s session) target(ctx context.Context, a Actor, j job) (*Record, error) {
+func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, error) {
 	if a.operator && a.Account != "" && !j.always() {
 		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
 	}
@@ -384,13 +384,13 @@ const maxItem = 64 << 10
 func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	start := s.cfg.Now()
 	a.holder = false // OnEvent is told what the log says
-	var changes []Change
+	var changes []StoreChange
 	var events []Event
 	for _, m := range e.made {
 		r := m.record
 		r.boundTimes()
 		ev := Event{
-			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: Done, Account: r.Account, Mode: r.Mode,
+			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: OutcomeDone, Account: r.Account, Mode: r.Mode,
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
 			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
 		}
@@ -403,7 +403,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 		if !m.unsigned {
 			s.sign(r)
 		}
-		changes = append(changes, Change{ID: ev.ID, Record: r, Event: &stored})
+		changes = append(changes, StoreChange{ID: ev.ID, Record: r, Event: &stored})
 		events = append(events, ev)
 	}
 	switch {
@@ -411,12 +411,12 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	case e.note == nil && !j.silent:
 		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
 	case e.note == nil:
-		changes = append(changes, Change{ID: newEventID()})
+		changes = append(changes, StoreChange{ID: newEventID()})
 	default:
 		ev := *e.note
 		ev.Time = micros(start)
 		stored := s.record(ev, s.maker(), [32]byte{})
-		changes = append(changes, Change{ID: ev.ID, Event: &stored})
+		changes = append(changes, StoreChange{ID: ev.ID, Event: &stored})
 		events = append(events, ev)
 	}
 	for _, it := range e.items {
@@ -447,5 +447,5 @@ func pause(ctx context.Context, d time.Duration) {
 // Event.Changed.
 func (s session) note(a Actor, action Action, account string, about ...string) *Event {
 	slices.Sort(about)
-	return &Event{ID: newEventID(), Action: action, Outcome: Done, Account: account, Actor: a, Changed: about}
+	return &Event{ID: newEventID(), Action: action, Outcome: OutcomeDone, Account: account, Actor: a, Changed: about}
 }

@@ -16,7 +16,7 @@ import (
 // counted only when the bound has reached the limit, and once for an account that
 // has no count yet.
 type count struct {
-	item  Item
+	item  StoreItem
 	known bool // bound counts every key
 	bound int
 
@@ -32,11 +32,11 @@ type issued struct {
 }
 
 const (
-	itemQuota  ItemKind = "quota"  // of an account and mode: its live keys
-	itemGrowth ItemKind = "growth" // of an account: its keys that are not revoked, and those of the last hour
+	itemQuota  StoreItemKind = "quota"  // of an account and mode: its live keys
+	itemGrowth StoreItemKind = "growth" // of an account: its keys that are not revoked, and those of the last hour
 )
 
-func (s session) count(ctx context.Context, kind ItemKind, account string, m Mode) (*count, error) {
+func (s session) count(ctx context.Context, kind StoreItemKind, account string, m Mode) (*count, error) {
 	it, err := s.item(ctx, kind, itemID(account, m, ""))
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func newGroup() string {
 }
 
 // swap is the item to write.
-func (c *count) swap() Item {
+func (c *count) swap() StoreItem {
 	it := c.item
 	it.Version++
 	var data canon
@@ -89,7 +89,7 @@ func (c *count) swap() Item {
 
 // atMost makes room for n more keys below a limit, which is on those that match one
 // of the filters. The item was read before the keys are counted.
-func (s session) atMost(ctx context.Context, c *count, n, limit int, filters ...Filter) error {
+func (s session) atMost(ctx context.Context, c *count, n, limit int, filters ...StoreFilter) error {
 	if !c.known || c.bound > limit-n {
 		c.known, c.bound = true, 0
 		for _, f := range filters {
@@ -106,7 +106,7 @@ func (s session) atMost(ctx context.Context, c *count, n, limit int, filters ...
 }
 
 // walkKeys counts keys, up to a limit.
-func (s session) walkKeys(ctx context.Context, n *int, limit int, f Filter) error {
+func (s session) walkKeys(ctx context.Context, n *int, limit int, f StoreFilter) error {
 	for *n < limit {
 		f.Limit = min(1000, limit-*n)
 		page, err := s.store.List(ctx, f)
@@ -123,13 +123,13 @@ func (s session) walkKeys(ctx context.Context, n *int, limit int, f Filter) erro
 }
 
 // quota counts one more live key of an account and mode.
-func (s session) quota(ctx context.Context, account string, m Mode, now time.Time) (Item, error) {
+func (s session) quota(ctx context.Context, account string, m Mode, now time.Time) (StoreItem, error) {
 	c, err := s.count(ctx, itemQuota, account, m)
 	if err != nil {
-		return Item{}, err
+		return StoreItem{}, err
 	}
 	limit := s.limits.LiveKeys
-	err = s.atMost(ctx, c, 1, limit, Filter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now)})
+	err = s.atMost(ctx, c, 1, limit, StoreFilter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now)})
 	if err == ErrLimit {
 		err = fmt.Errorf("%w: %d live keys in mode %s, at most %d: revoke one that is not used", ErrLimit, c.bound, m, limit)
 	}
@@ -139,10 +139,10 @@ func (s session) quota(ctx context.Context, account string, m Mode, now time.Tim
 // growth counts n more keys of an account, and says to which group their credentials
 // belong: that of made, if a key is made already and the account has none yet. An
 // Operator is counted, and not limited.
-func (s session) growth(ctx context.Context, a Actor, account string, n int, made *Record, now time.Time) (Item, string, error) {
+func (s session) growth(ctx context.Context, a Actor, account string, n int, made *StoreRecord, now time.Time) (StoreItem, string, error) {
 	c, err := s.count(ctx, itemGrowth, account, 0)
 	if err != nil {
-		return Item{}, "", err
+		return StoreItem{}, "", err
 	}
 	if made != nil && c.item.Version == 0 {
 		c.group = groupOf(made.Credentials[0].ID)
@@ -151,9 +151,9 @@ func (s session) growth(ctx context.Context, a Actor, account string, n int, mad
 	if a.operator {
 		keys = math.MaxInt32
 	} else if err := c.issue(n, s.limits.IssuesAnHour, now); err != nil {
-		return Item{}, "", err
+		return StoreItem{}, "", err
 	}
-	err = s.atMost(ctx, c, n, keys, Filter{Account: account, State: Active}, Filter{Account: account, State: Suspended})
+	err = s.atMost(ctx, c, n, keys, StoreFilter{Account: account, State: Active}, StoreFilter{Account: account, State: Suspended})
 	if err == ErrLimit {
 		err = fmt.Errorf("%w: %d keys that are not revoked, at most %d: revoke those that are not used", ErrLimit, c.bound, keys)
 	}
@@ -189,7 +189,7 @@ func (c *count) issue(n, limit int, now time.Time) error {
 
 // room asks, before a token is made and hashed, whether a key may be made at all.
 // The limits are held by what is written with the key.
-func (s session) room(ctx context.Context, a Actor, r *Record, now time.Time) error {
+func (s session) room(ctx context.Context, a Actor, r *StoreRecord, now time.Time) error {
 	_, _, err := s.growth(ctx, a, r.Account, 1, nil, now)
 	if err == nil && r.live(now) {
 		_, err = s.quota(ctx, r.Account, r.Mode, now)

@@ -67,9 +67,9 @@ const (
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
 	s := m.own()
 	var p put
-	var before Item                                           // the enrolment, as it was when the answer came
+	var before StoreItem                                      // the enrolment, as it was when the answer came
 	grant := ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
-	open := func(a Actor, b *budget, now time.Time) (items []Item, err error) {
+	open := func(a Actor, b *budget, now time.Time) (items []StoreItem, err error) {
 		if p, err = s.putTo(ctx, a, challenge, now); err != nil {
 			return nil, err
 		}
@@ -82,7 +82,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 		if p.attempts++; p.attempts == wrongAnswers {
 			b.closed(p.ID) // whatever comes of this one, it is the last
 		}
-		return []Item{s.vouch(p.item, p.encode())}, nil
+		return []StoreItem{s.vouch(p.item, p.encode())}, nil
 	}
 	compare := func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error) {
 		q, err := s.putTo(ctx, a, challenge, now)
@@ -123,8 +123,8 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 }
 
 // approved ends an answered challenge, and writes its grant.
-func (s session) approved(ctx context.Context, a Actor, q put, grant Grant, kept Item, next []byte) (effect, error) {
-	e := effect{items: []Item{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
+func (s session) approved(ctx context.Context, a Actor, q put, grant Grant, kept StoreItem, next []byte) (effect, error) {
+	e := effect{items: []StoreItem{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
 	e.note.Key, e.note.Mode = q.Key, q.Mode
 	if next == nil {
 		return e, nil
@@ -144,11 +144,11 @@ func (s session) givenBack(b *budget, q put) effect {
 		b.opened(q.Challenge) // it was the last one, and waits again
 	}
 	q.attempts--
-	return effect{items: []Item{s.vouch(q.item, q.encode())}}
+	return effect{items: []StoreItem{s.vouch(q.item, q.encode())}}
 }
 
 // compared opens an enrolment and asks the factor of a challenge.
-func (s session) compared(ctx context.Context, a Actor, p put, kept Item, answer string) (next []byte, err error) {
+func (s session) compared(ctx context.Context, a Actor, p put, kept StoreItem, answer string) (next []byte, err error) {
 	enrolled, err := s.openEnrolled(ctx, kept, a, p.Factor)
 	if err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 // ours, which has compared nothing, and compares nothing any more.
 func (s session) attempt(
 	ctx context.Context, action Action,
-	open func(a Actor, b *budget, now time.Time) ([]Item, error),
+	open func(a Actor, b *budget, now time.Time) ([]StoreItem, error),
 	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
 ) error {
 	charged, err := s.charge(ctx, open)
@@ -192,7 +192,7 @@ func (s session) attempt(
 	_, err = bounded(ctx, checkTime+flightTime, func(ctx context.Context) (struct{}, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
 		defer cancel()
-		return struct{}{}, s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+		return struct{}{}, s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
 			now := s.cfg.Now()
 			b, err := s.budgetOf(ctx, a)
 			if err != nil {
@@ -237,9 +237,9 @@ func (s session) attempt(
 // and returns the charge's ID. That is drawn before the first try: a COMMIT whose
 // answer is lost is followed by another, which finds it, and charges nothing more,
 // unless somebody has lifted it meanwhile.
-func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]Item, error)) (id string, err error) {
+func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]StoreItem, error)) (id string, err error) {
 	id = string(base62.AppendRandom(nil, chargeIDLen))
-	return id, s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+	return id, s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
 		now := s.cfg.Now()
 		b, err := s.budgetOf(ctx, a)
 		if err != nil || b.charged(id) {
@@ -258,12 +258,12 @@ func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time
 
 // swapping writes items that are about the actor alone, again after every
 // conflict: the budget, the challenges, the enrolments. It authorises nothing.
-func (s session) swapping(ctx context.Context, work func(Actor, *Record) (effect, error)) error {
+func (s session) swapping(ctx context.Context, work func(Actor, *StoreRecord) (effect, error)) error {
 	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
 }
 
 // itemChallenge is the kind of the items that keep challenges.
-const itemChallenge ItemKind = "challenge"
+const itemChallenge StoreItemKind = "challenge"
 
 // put is a stored challenge.
 type put struct {
@@ -274,7 +274,7 @@ type put struct {
 	attempts uint64
 	mails    []string // items in which its message counts; none: it sends nothing
 	sent     bool     // its message went out
-	item     Item
+	item     StoreItem
 }
 
 func (p *put) encode() []byte {
@@ -298,7 +298,7 @@ func (p *put) encode() []byte {
 	return c.b
 }
 
-func decodePut(it Item, data []byte) (p put, ok bool) {
+func decodePut(it StoreItem, data []byte) (p put, ok bool) {
 	u := uncanon{data, true}
 	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
 	p.actor = Actor{ID: u.text(), Account: u.text(), operator: u.uint() == 1}

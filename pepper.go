@@ -67,10 +67,10 @@ type purpose uint8
 
 const (
 	purposeTag   purpose = iota // 64 bits in the token
-	purposeProof                // Credential.Check
+	purposeProof                // StoreCredential.Check
 	purposeHash                 // HMACSHA256, the Hasher
 	purposeCode                 // e-mailed codes
-	purposeRow                  // Record.MAC
+	purposeRow                  // StoreRecord.MAC
 	purposeEvent                // the activity log's chain
 	purposeItem                 // challenges and grants
 	purposeMark                 // the check values in the store, and what vouches for them

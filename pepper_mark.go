@@ -18,7 +18,7 @@ import (
 // proves itself. Once it is retired nobody can check that any more, and whoever
 // writes to the database could make up a mark, and say of an event that it was
 // made with that pepper: so the others vouch for it while it is there.
-const itemMark ItemKind = "pepper"
+const itemMark StoreItemKind = "pepper"
 
 const (
 	markSize  = sha256.Size
@@ -33,13 +33,13 @@ func markOf(k *pepperKeys) []byte {
 func markID(slot uint8) string { return fmt.Sprintf("%02d", slot) }
 
 // marks are the items of the peppers that a database was used with, by slot.
-type marks map[uint8]Item
+type marks map[uint8]StoreItem
 
 // readMarks reads all that are named as mark names them: junk beside them neither
 // stops a start nor hides one.
 func readMarks(ctx context.Context, store Store) (marks, error) {
 	all := marks{}
-	for f := (ItemFilter{Kind: itemMark}); ; {
+	for f := (StoreItemFilter{Kind: itemMark}); ; {
 		page, err := store.Items(ctx, f)
 		if err != nil {
 			return nil, storeError(err)
@@ -83,7 +83,7 @@ func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
 }
 
 // mark is a mark and what vouches for it.
-func (it Item) mark() (mark, vouches []byte) {
+func (it StoreItem) mark() (mark, vouches []byte) {
 	n := min(len(it.Data), markSize)
 	return it.Data[:n], it.Data[n:]
 }
@@ -100,7 +100,7 @@ func vouchOf(k *pepperKeys, slot uint8, mark []byte) []byte {
 
 // genuine reports whether a Manager with a pepper that is configured here has seen
 // the pepper of slot at work on this database.
-func (c *core) genuine(slot uint8, it Item) bool {
+func (c *core) genuine(slot uint8, it StoreItem) bool {
 	mark, vouches := it.mark()
 	if k := c.ring.at(slot); k != nil {
 		return sameText(string(markOf(k)), string(mark))
@@ -116,7 +116,7 @@ func (c *core) genuine(slot uint8, it Item) bool {
 // vouchedFor is the next version of a mark, with a vouch of each other pepper that
 // is configured here; false if all of them are there. Those of peppers that are
 // not stay: another node may have them.
-func (c *core) vouchedFor(slot uint8, it Item) (Item, bool) {
+func (c *core) vouchedFor(slot uint8, it StoreItem) (StoreItem, bool) {
 	mark, vouches := it.mark()
 	by := map[uint8][]byte{}
 	for v := range slices.Chunk(vouches, vouchSize) {
@@ -171,7 +171,7 @@ func (m *Manager) unmarked(all marks) (e effect) {
 	about := []string{}
 	for slot, k := range m.ring.slots {
 		if _, ok := all[uint8(slot)]; k != nil && !ok {
-			it, _ := m.vouchedFor(uint8(slot), Item{Kind: itemMark, ID: markID(uint8(slot)), Data: markOf(k)})
+			it, _ := m.vouchedFor(uint8(slot), StoreItem{Kind: itemMark, ID: markID(uint8(slot)), Data: markOf(k)})
 			e.items, about = append(e.items, it), append(about, it.ID)
 			break
 		}
@@ -210,7 +210,7 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 	if m.acceptUntagged {
 		return
 	}
-	page, err := m.cfg.Store.List(ctx, Filter{Untagged: true, Limit: 1})
+	page, err := m.cfg.Store.List(ctx, StoreFilter{Untagged: true, Limit: 1})
 	if err == nil && len(page.Records) > 0 {
 		m.cfg.Logger.Warn("apikey: this database has tokens that were made without a pepper, which are refused: set AcceptUntagged until they are rotated", "key", page.Records[0].ID)
 	}
@@ -236,7 +236,7 @@ type AdoptPepperRequest struct {
 // has no mark of this slot), ErrConflict, ErrUnavailable, ErrClosed.
 func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *Record) (effect, error) {
+	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
 		switch {
 		case !s.ring.has():
 			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set ManagerConfig.Peppers")
@@ -255,6 +255,6 @@ func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error
 			return effect{}, nil
 		}
 		it, _ = s.vouchedFor(req.Slot, it)
-		return effect{items: []Item{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
+		return effect{items: []StoreItem{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
 	}})
 }

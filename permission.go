@@ -9,7 +9,7 @@ import (
 
 // An Ability is something a key may do. Two forms ship: [Scope] and [Access].
 // They never allow each other. A program adds forms of its own through
-// [Entry.Parse].
+// [CatalogEntry.Parse].
 type Ability interface {
 	// Allows reports whether holding this ability satisfies a requirement. It
 	// must be false for every form that it does not know.
@@ -118,9 +118,9 @@ func (a Access) String() string { return a.Product + "=" + a.Level.String() }
 // MarshalText writes the canonical text.
 func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// Entry is one line of a [Catalog]. Exactly one of Scope, Product and Parse is
+// CatalogEntry is one line of a [Catalog]. Exactly one of Scope, Product and Parse is
 // set.
-type Entry struct {
+type CatalogEntry struct {
 	Scope   string // "payment:refund"
 	Product string // "balance": known at levels read and write
 	// Parse reads a form of the program's own; false if the text is not of that
@@ -135,13 +135,13 @@ type Entry struct {
 // Catalog is the closed list of abilities that keys may be given. It is
 // immutable and safe for concurrent use.
 type Catalog struct {
-	entries []Entry
+	entries []CatalogEntry
 	byText  map[string]int // scope, product=read, product=write → entry
 }
 
 // NewCatalog refuses empty, malformed and doubled entries with an error that
 // wraps ErrInvalid.
-func NewCatalog(entries ...Entry) (*Catalog, error) {
+func NewCatalog(entries ...CatalogEntry) (*Catalog, error) {
 	c := &Catalog{entries: slices.Clone(entries), byText: map[string]int{}}
 	for i, e := range entries {
 		texts, err := e.texts()
@@ -159,7 +159,7 @@ func NewCatalog(entries ...Entry) (*Catalog, error) {
 }
 
 // MustCatalog is [NewCatalog] for package variables: it panics on an error.
-func MustCatalog(entries ...Entry) *Catalog {
+func MustCatalog(entries ...CatalogEntry) *Catalog {
 	c, err := NewCatalog(entries...)
 	if err != nil {
 		panic(err)
@@ -167,7 +167,7 @@ func MustCatalog(entries ...Entry) *Catalog {
 	return c
 }
 
-func (e Entry) texts() ([]string, error) {
+func (e CatalogEntry) texts() ([]string, error) {
 	set := 0
 	for _, is := range []bool{e.Scope != "", e.Product != "", e.Parse != nil} {
 		if is {
@@ -193,7 +193,7 @@ func (e Entry) texts() ([]string, error) {
 }
 
 // Entries returns the lines of the catalog, for a form that lists them.
-func (c *Catalog) Entries() []Entry { return slices.Clone(c.entries) }
+func (c *Catalog) Entries() []CatalogEntry { return slices.Clone(c.entries) }
 
 // Parse reads an ability that a key may be given. An unknown one is refused
 // with an error that wraps ErrInvalid and names the nearest known ones. A

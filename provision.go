@@ -41,7 +41,7 @@ func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisio
 func (s session) provision(ctx context.Context, req ProvisionRequest) (done Provisioned, err error) {
 	p := &provisioning{ProvisionRequest: req}
 	j := p.approval().asking(req.Grant)
-	j.work = func(a Actor, _ *Record) (e effect, err error) {
+	j.work = func(a Actor, _ *StoreRecord) (e effect, err error) {
 		var group string
 		if n := len(p.modes()); n > 0 {
 			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, nil, s.cfg.Now())
@@ -72,8 +72,8 @@ type provisioning struct {
 // part is what is done in one mode: has was made by an earlier call, blank is to be
 // made. With neither, Standing has refused the mode.
 type part struct {
-	mark       Item
-	has, blank *Record
+	mark       StoreItem
+	has, blank *StoreRecord
 }
 
 func (p *provisioning) approval() approval {
@@ -90,7 +90,7 @@ func (p *provisioning) approval() approval {
 }
 
 // plan finds the keys that are there, and checks those that are to be made.
-func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *Record, now time.Time) (plan []planned, err error) {
+func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRecord, now time.Time) (plan []planned, err error) {
 	account := accountOf(a, p.Account)
 	for i, mode := range []Mode{Live, Test} {
 		p.parts[i] = part{}
@@ -120,7 +120,7 @@ func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *Record, 
 }
 
 // stand leaves out the modes that Standing refuses, where a key would be made.
-func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *Record) error {
+func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *StoreRecord) error {
 	var refused error
 	left := 0
 	for i := range p.parts {
@@ -182,7 +182,7 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 }
 
 // provisioned finds the key that a mark names.
-func (s session) provisioned(ctx context.Context, mark Item, account string, m Mode) (*Record, error) {
+func (s session) provisioned(ctx context.Context, mark StoreItem, account string, m Mode) (*StoreRecord, error) {
 	if len(mark.Data) != 16 {
 		return nil, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
 	}

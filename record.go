@@ -48,7 +48,7 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 	}, nil
 }
 
-// knownNeeds are the feature bits of Record.Needs that this version knows. A
+// knownNeeds are the feature bits of StoreRecord.Needs that this version knows. A
 // newer version that writes something this one would skip sets a bit.
 const knownNeeds = 0
 
@@ -82,7 +82,7 @@ func (c *core) tagged(p *parsed) error {
 // passed by every token that is proven, whoever asks. byCheck takes the check for
 // the whole proof, where there is one: 32 bits without a pepper, which is enough to
 // be told that there is nothing to do.
-func (c *core) proveRow(ctx context.Context, p parsed, r *Record, byCheck bool) (renew bool, err error) {
+func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck bool) (renew bool, err error) {
 	cred := r.credential(p.id)
 	if cred == nil {
 		return false, notListed(r)
@@ -106,7 +106,7 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *Record, byCheck bool) 
 }
 
 // notListed: a lookup by a credential led to a record that does not list it.
-func notListed(r *Record) *CorruptError {
+func notListed(r *StoreRecord) *CorruptError {
 	return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
 }
 
@@ -114,7 +114,7 @@ func notListed(r *Record) *CorruptError {
 // should be made anew from it. The comparisons are constant-time; a stored
 // hash, check or ID can never pass, because what is compared is always derived
 // from the presented text.
-func (c *core) prove(ctx context.Context, p parsed, cred *Credential, byCheck bool) (renew bool, err error) {
+func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byCheck bool) (renew bool, err error) {
 	if p.kind == Publishable { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
 			return false, ErrInvalidToken
@@ -167,7 +167,7 @@ func (c *core) weak(check []byte) bool {
 
 // believe checks that a record is what a Manager wrote, and that this version
 // knows all of it. What a newer version wrote is refused, never skipped.
-func (c *core) believe(r *Record) error {
+func (c *core) believe(r *StoreRecord) error {
 	if err := c.authentic(r); err != nil {
 		return err
 	}
@@ -176,12 +176,12 @@ func (c *core) believe(r *Record) error {
 
 // authentic checks a record's MAC. A database writer who moves a key to another
 // account, prolongs it or adds an ability is found here.
-func (c *core) authentic(r *Record) error {
+func (c *core) authentic(r *StoreRecord) error {
 	bad := func(detail string) error { return &CorruptError{Key: r.ID, Detail: detail} }
 	if c.ring.has() {
 		switch {
 		case len(r.MAC) == 0:
-			if !c.acceptUntagged || slices.ContainsFunc(r.Credentials, func(c Credential) bool { return c.Pepper != 0 }) {
+			if !c.acceptUntagged || slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return c.Pepper != 0 }) {
 				return bad("record has no MAC")
 			}
 		case c.ring.at(r.MAC[0]) == nil:
@@ -193,7 +193,7 @@ func (c *core) authentic(r *Record) error {
 	return nil
 }
 
-func (c *core) understood(r *Record) error {
+func (c *core) understood(r *StoreRecord) error {
 	bad := func(detail string) error { return &CorruptError{Key: r.ID, Detail: detail} }
 	switch {
 	case r.Needs&^knownNeeds != 0:
@@ -210,7 +210,7 @@ func (c *core) understood(r *Record) error {
 }
 
 // sign renews the MAC. Without a pepper there is none.
-func (c *core) sign(r *Record) {
+func (c *core) sign(r *StoreRecord) {
 	r.MAC = nil
 	if c.ring.has() {
 		r.MAC = recordMAC(c.ring.first, r)
@@ -220,7 +220,7 @@ func (c *core) sign(r *Record) {
 // recordMAC covers everything that says what a key may do, and its place in its
 // chain. What Upkeep swaps is outside, because it changes without a version,
 // and protects itself: tag and check need the pepper, the sealed copy its KEK.
-func recordMAC(k *pepperKeys, r *Record) []byte {
+func recordMAC(k *pepperKeys, r *StoreRecord) []byte {
 	c := canon{make([]byte, 0, 512)} // room for most records: it is on the way of every cold verification
 	c.text("apikey record v1")
 	c.bytes(r.ID[:])
@@ -265,7 +265,7 @@ func recordMAC(k *pepperKeys, r *Record) []byte {
 
 // clone copies a record, all but the bytes inside its credentials, which nobody
 // changes in place, so that a job can edit it.
-func (r Record) clone() Record {
+func (r StoreRecord) clone() StoreRecord {
 	r.MAC = slices.Clone(r.MAC)
 	r.Abilities = slices.Clone(r.Abilities)
 	r.Networks = slices.Clone(r.Networks)
@@ -276,7 +276,7 @@ func (r Record) clone() Record {
 }
 
 // credential finds one by its ID, nil if the record does not list it.
-func (r *Record) credential(id CredentialID) *Credential {
+func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
 	for i := range r.Credentials {
 		if r.Credentials[i].ID == id {
 			return &r.Credentials[i]
@@ -287,21 +287,21 @@ func (r *Record) credential(id CredentialID) *Credential {
 
 // live reports whether the key works at now: what the limit of live keys
 // counts.
-func (r *Record) live(now time.Time) bool {
+func (r *StoreRecord) live(now time.Time) bool {
 	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
 }
 
 // describe makes the Info of a record. It shares the record's slices, so the
 // record must not be changed afterwards. Abilities of an unknown form are left
 // out: such a record is never believed, only shown.
-func (c *core) describe(r *Record, presented CredentialID) Info {
+func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
 	list, _ := c.abilities(r.Abilities)
 	info := describe(r, presented, list.held)
 	info.RotateDue = shownTime(r.due(c.skew))
 	return info
 }
 
-func describe(r *Record, presented CredentialID, abilities []Ability) Info {
+func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info {
 	info := Info{
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
 		State: r.State(), Recoverable: r.Recovery == Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
@@ -320,7 +320,7 @@ func describe(r *Record, presented CredentialID, abilities []Ability) Info {
 
 // describeAll is describe for management: with the list of credentials, and the
 // current one in Credential.
-func (c *core) describeAll(r *Record, now time.Time) Info {
+func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
 	info := c.describe(r, r.current(now))
 	for _, cred := range r.Credentials {
 		ci := CredentialInfo{
@@ -336,7 +336,7 @@ func (c *core) describeAll(r *Record, now time.Time) Info {
 }
 
 // current is the newest credential that is valid now; failing that, the newest.
-func (r *Record) current(now time.Time) CredentialID {
+func (r *StoreRecord) current(now time.Time) CredentialID {
 	for _, c := range r.Credentials {
 		if !c.Ended && !now.Before(c.NotBefore) && (c.NotAfter.IsZero() || now.Before(c.NotAfter)) {
 			return c.ID

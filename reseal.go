@@ -31,9 +31,9 @@ func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err 
 		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
 	}
 	batch := resealing{session: s, kek: s.vault.keks[0].ID(), left: limit}
-	err = s.do(ctx, job{action: ActionReseal, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionReseal, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
 		err := batch.tokens(ctx)
-		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling} {
+		for _, kind := range []StoreItemKind{itemEnrolled, itemEnrolling} {
 			if err == nil {
 				err = batch.enrolments(ctx, kind)
 			}
@@ -42,7 +42,7 @@ func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err 
 	}})
 	if done = limit - batch.left; done > 0 {
 		// What was done is done: its event is written as soon as the store takes it.
-		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, lessens: true, work: func(a Actor, _ *Record) (effect, error) {
+		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, lessens: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
 		}}))
 	}
@@ -98,7 +98,7 @@ func (b *resealing) again(ctx context.Context, sealed []byte, kek string, aad []
 }
 
 func (b *resealing) tokens(ctx context.Context) error {
-	f := Filter{SealedKEKNot: b.kek, Limit: 100}
+	f := StoreFilter{SealedKEKNot: b.kek, Limit: 100}
 	for b.left > 0 {
 		page, err := b.store.List(ctx, f)
 		if err != nil {
@@ -127,16 +127,16 @@ func (b *resealing) tokens(ctx context.Context) error {
 	return nil
 }
 
-func (b *resealing) token(ctx context.Context, r *Record, cred Credential) (err error) {
-	up := Upkeep{Credential: cred.ID, OldSealed: cred.Sealed}
+func (b *resealing) token(ctx context.Context, r *StoreRecord, cred StoreCredential) (err error) {
+	up := StoreUpkeep{Credential: cred.ID, OldSealed: cred.Sealed}
 	if up.NewSealed, up.NewKEK, err = b.again(ctx, cred.Sealed, cred.SealedKEK, sealedAAD(r, cred.ID)); err != nil {
 		return err
 	}
-	return b.store.Upkeep(ctx, []Upkeep{up})
+	return b.store.Upkeep(ctx, []StoreUpkeep{up})
 }
 
-func (b *resealing) enrolments(ctx context.Context, kind ItemKind) error {
-	f := ItemFilter{Kind: kind, SealedKEKNot: b.kek, Limit: 100}
+func (b *resealing) enrolments(ctx context.Context, kind StoreItemKind) error {
+	f := StoreItemFilter{Kind: kind, SealedKEKNot: b.kek, Limit: 100}
 	for b.left > 0 {
 		page, err := b.store.Items(ctx, f)
 		if err != nil {
@@ -158,7 +158,7 @@ func (b *resealing) enrolments(ctx context.Context, kind ItemKind) error {
 	return nil
 }
 
-func (b *resealing) enrolment(ctx context.Context, it Item) error {
+func (b *resealing) enrolment(ctx context.Context, it StoreItem) error {
 	aad, sealed, ok := splitSealed(it.Data)
 	if !ok {
 		return errEnrolled
@@ -171,5 +171,5 @@ func (b *resealing) enrolment(ctx context.Context, it Item) error {
 	it.Data, it.SealedKEK = joinSealed(aad, again), kek
 	// Without an event, as the swaps of tokens are: what is kept is the same, and
 	// the batch has one.
-	return b.store.Apply(ctx, Change{ID: newEventID(), Items: []Item{it}})
+	return b.store.Apply(ctx, StoreChange{ID: newEventID(), Items: []StoreItem{it}})
 }

@@ -25,7 +25,7 @@ func (r RevealRequest) guarded() approval {
 }
 
 // recoverable refuses what has no token to show.
-func recoverable(_ context.Context, _ session, _ Actor, r *Record) error {
+func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	switch {
 	case r.State() == Revoked:
 		return ErrRevoked
@@ -60,7 +60,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	s := m.own()
 	var shown Revealed
 	j := req.guarded().asking(req.Grant)
-	j.work = func(a Actor, stored *Record) (effect, error) {
+	j.work = func(a Actor, stored *StoreRecord) (effect, error) {
 		now := s.cfg.Now()
 		r := stored.clone()
 		stepUp, err := s.factorsFor(ctx, a, j)
@@ -94,7 +94,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 
 // unseal opens a credential's copy, and believes it only if it is that
 // credential's token.
-func (s session) unseal(ctx context.Context, r *Record, cred *Credential) (string, error) {
+func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredential) (string, error) {
 	if cred.Public != "" {
 		return cred.Public, nil
 	}

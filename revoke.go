@@ -23,7 +23,7 @@ func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
 	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key, plan: lessens(suspend)}, suspend)
 }
 
-func suspend(r *Record, _ time.Time) (made, bool) {
+func suspend(r *StoreRecord, _ time.Time) (made, bool) {
 	if r.Disabled {
 		return made{}, false
 	}
@@ -76,7 +76,7 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 }
 
 // edit is what the request does to a record.
-func (r RevokeRequest) edit(stored *Record, now time.Time) (made, bool) {
+func (r RevokeRequest) edit(stored *StoreRecord, now time.Time) (made, bool) {
 	reason := or(r.Reason, ReasonRequested)
 	stored.RevokedAt, stored.RevokeReason = micros(now), reason
 	return made{changed: []string{"revoked_at"}, reason: reason}, true
@@ -91,8 +91,8 @@ func (r Reason) valid() (Reason, error) {
 
 // lessens is the plan of what takes power away. It refuses nothing: that never waits
 // for anything but a role.
-func lessens(edit func(*Record, time.Time) (made, bool)) func(context.Context, session, Actor, *Record, time.Time) ([]planned, error) {
-	return func(_ context.Context, _ session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+func lessens(edit func(*StoreRecord, time.Time) (made, bool)) func(context.Context, session, Actor, *StoreRecord, time.Time) ([]planned, error) {
+	return func(_ context.Context, _ session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 		r := stored.clone()
 		if stored.State() != Revoked {
 			edit(&r, now)
@@ -102,13 +102,13 @@ func lessens(edit func(*Record, time.Time) (made, bool)) func(context.Context, s
 }
 
 // lessen takes power away from a key that is not revoked yet.
-func (s session) lessen(ctx context.Context, j job, edit func(*Record, time.Time) (made, bool)) error {
+func (s session) lessen(ctx context.Context, j job, edit func(*StoreRecord, time.Time) (made, bool)) error {
 	j.lessens = true
-	j.work = func(_ Actor, r *Record) (effect, error) { return s.lessened(r, edit), nil }
+	j.work = func(_ Actor, r *StoreRecord) (effect, error) { return s.lessened(r, edit), nil }
 	return s.do(ctx, j)
 }
 
-func (s session) lessened(stored *Record, edit func(*Record, time.Time) (made, bool)) effect {
+func (s session) lessened(stored *StoreRecord, edit func(*StoreRecord, time.Time) (made, bool)) effect {
 	// Only skip the write if the record's MAC holds. Otherwise whoever writes to the
 	// database could put RevokedAt there, let a revocation pass as done, and clear
 	// RevokedAt again.
@@ -152,7 +152,7 @@ type RevokeAllRequest struct {
 }
 
 // selects refuses a request that does not say which keys it means.
-func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *Record) error {
+func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
 	switch {
 	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // a sign that was turned round
@@ -189,8 +189,8 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	var chunk []KeyID
 	var failed []error
 	start := s.cfg.Now()
-	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, first: req.selects, work: func(a Actor, _ *Record) (effect, error) {
-		page, err := s.page(ctx, Filter{
+	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, first: req.selects, work: func(a Actor, _ *StoreRecord) (effect, error) {
+		page, err := s.page(ctx, StoreFilter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
 		}, req.Cursor)
@@ -199,14 +199,14 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		}
 		for i := range page.Records {
 			r := &page.Records[i] // the store's filter looks at the MAC's slot too
-			minted := slices.ContainsFunc(r.Credentials, func(c Credential) bool { return !c.Ended && c.Pepper == req.Pepper })
+			minted := slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return !c.Ended && c.Pepper == req.Pepper })
 			if r.State() != Revoked && (req.Pepper == 0 || minted) {
 				chunk = append(chunk, r.ID)
 				continue
 			}
 			// The key is revoked already, or its tokens are not of this pepper. Another
 			// node may have done that a moment ago: this node's Verifiers may not know yet.
-			s.announce(ctx, notice{action: ActionRevoke, changes: []Change{{Record: r}}, start: start})
+			s.announce(ctx, notice{action: ActionRevoke, changes: []StoreChange{{Record: r}}, start: start})
 		}
 		for _, d := range page.Damaged { // what cannot be believed can still be ended
 			if d.Key.IsZero() {
@@ -252,11 +252,11 @@ func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err
 	if limit < 1 || limit > 1000 {
 		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
 	}
-	f := Filter{OtherMAC: m.ring.first.slot, Limit: limit}
+	f := StoreFilter{OtherMAC: m.ring.first.slot, Limit: limit}
 	var failed []error
 	for renewed < limit {
-		var page Page
-		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *Record) (effect, error) {
+		var page StorePage
+		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
 			var err error
 			if page, err = s.store.List(ctx, f); err != nil {
 				err = storeError(err)
@@ -288,7 +288,7 @@ func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err
 }
 
 func (s session) remac(ctx context.Context, key KeyID) error {
-	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *Record) (effect, error) {
+	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
 		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
 			return effect{}, nil // somebody else was faster
 		}

@@ -172,11 +172,11 @@ func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 }
 
 // lookUp reads the store for a token that may be junk, in a turn of its own.
-func (m *Manager) lookUp(ctx context.Context, id CredentialID) (Record, error) {
+func (m *Manager) lookUp(ctx context.Context, id CredentialID) (StoreRecord, error) {
 	from := addrOf(presenterOf(ctx).Addr)
 	room, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
 	if err != nil {
-		return Record{}, err
+		return StoreRecord{}, err
 	}
 	defer room.leave()
 	r, err := m.cfg.Store.Lookup(ctx, id)
@@ -204,11 +204,11 @@ func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account str
 		ID: "credential:" + p.id.String(), Account: account, holder: true,
 		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
 	}
-	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: key, lessens: true, work: func(_ Actor, stored *Record) (effect, error) {
+	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: key, lessens: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
 		if stored.credential(p.id) == nil {
 			return effect{}, ErrNotFound
 		}
-		return s.lessened(stored, func(r *Record, now time.Time) (made, bool) {
+		return s.lessened(stored, func(r *StoreRecord, now time.Time) (made, bool) {
 			m, ended := r.retire(p.id, now, s.skew)
 			m.reason = reason
 			return m, ended

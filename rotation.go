@@ -44,7 +44,7 @@ func (r RotateRequest) guarded() approval {
 	return approval{
 		job: job{
 			action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true,
-			plan: func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+			plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 				unrotated := stored.clone()
 				if err := s.makeRoom(&unrotated, r, now); err != nil {
 					return nil, err
@@ -102,10 +102,10 @@ func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error)
 }
 
 func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, err error) {
-	var cred *Credential
+	var cred *StoreCredential
 	var token Token
 	j := req.guarded().asking(req.Grant)
-	j.work = func(_ Actor, stored *Record) (effect, error) {
+	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
 		if cred == nil { // once: a retry after a conflict keeps token and hash
 			var group string
 			if len(stored.Credentials) > 0 {
@@ -150,7 +150,7 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 
 // makeRoom ends or bounds the credentials that there are, so that at most one
 // outgoing, one current and one pending are live afterwards.
-func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
+func (s session) makeRoom(r *StoreRecord, req RotateRequest, now time.Time) error {
 	switch {
 	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
 		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
@@ -212,15 +212,15 @@ func (s session) makeRoom(r *Record, req RotateRequest, now time.Time) error {
 	return nil
 }
 
-func overlapRunning(c *Credential) error {
+func overlapRunning(c *StoreCredential) error {
 	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace; if nobody was given the newer one, retire that", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
 }
 
 // places are the at most three live credentials of a record; they point into
 // it.
-type places struct{ pending, current, outgoing *Credential }
+type places struct{ pending, current, outgoing *StoreCredential }
 
-func (r *Record) places(now time.Time) (p places) {
+func (r *StoreRecord) places(now time.Time) (p places) {
 	for i := range r.Credentials { // newest first
 		c := &r.Credentials[i]
 		switch {
@@ -238,7 +238,7 @@ func (r *Record) places(now time.Time) (p places) {
 
 // placesOf are the places for a rotation: in the last Skew before its time a scheduled
 // token is accepted already, and is still the one that is pending.
-func (r *Record) placesOf(now time.Time, skew time.Duration) places {
+func (r *StoreRecord) placesOf(now time.Time, skew time.Duration) places {
 	p := r.places(now)
 	if c := r.pending(now, skew); c != nil && p.current == c {
 		p = places{pending: c, current: p.outgoing}
@@ -247,16 +247,16 @@ func (r *Record) placesOf(now time.Time, skew time.Duration) places {
 }
 
 // live: not ended, and its end has not come. A pending credential is live.
-func (c *Credential) live(now time.Time) bool {
+func (c *StoreCredential) live(now time.Time) bool {
 	return !c.Ended && (c.NotAfter.IsZero() || now.Before(c.NotAfter))
 }
 
 // end is for ever, and needs no clock. The sealed copy goes with it.
-func (c *Credential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
+func (c *StoreCredential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
 
 // pending is the credential whose time T has not come, nil if there is none. Its
 // window opens Skew before T, and until T itself it can be called off.
-func (r *Record) pending(now time.Time, skew time.Duration) *Credential {
+func (r *StoreRecord) pending(now time.Time, skew time.Duration) *StoreCredential {
 	return r.places(now.Add(-skew)).pending
 }
 
@@ -265,7 +265,7 @@ func (r *Record) pending(now time.Time, skew time.Duration) *Credential {
 // called off. Only that one was bounded for its sake, beyond the begin of c. A
 // token that was to end before c begins is not in its way, was bounded by an
 // earlier rotation, and still ends then, also if it is the current one by now.
-func (r *Record) withdraw(c *Credential, now time.Time) {
+func (r *StoreRecord) withdraw(c *StoreCredential, now time.Time) {
 	c.end()
 	if p := r.places(now); p.current != nil && p.current.NotAfter.After(c.NotBefore) {
 		p.current.NotAfter = time.Time{}
@@ -276,7 +276,7 @@ func (r *Record) withdraw(c *Credential, now time.Time) {
 // that off, and moves nothing in the record: RotateDue stays that of the tokens
 // before, and the months count from the time of each token that has one and has
 // not ended. So one that is called off leaves no trace.
-func (r *Record) due(skew time.Duration) time.Time {
+func (r *StoreRecord) due(skew time.Duration) time.Time {
 	due := r.RotateDue
 	for _, c := range r.Credentials {
 		if r.RotateMonths == 0 || c.Ended || c.NotBefore.IsZero() {
@@ -293,9 +293,9 @@ func (r *Record) due(skew time.Duration) time.Time {
 const keptEnded = 8
 
 // trim drops the oldest of those that are over. Their events stay.
-func (r *Record) trim(now time.Time) {
+func (r *StoreRecord) trim(now time.Time) {
 	over := 0
-	r.Credentials = slices.DeleteFunc(r.Credentials, func(c Credential) bool {
+	r.Credentials = slices.DeleteFunc(r.Credentials, func(c StoreCredential) bool {
 		if c.live(now) {
 			return false
 		}
@@ -316,11 +316,11 @@ func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest)
 	s := m.own()
 	return s.do(ctx, job{
 		action: ActionCancelRotation, key: req.Key,
-		plan: func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+		plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 			m, err := s.callOff(stored, now)
 			return []planned{{stored, m.record}}, err
 		},
-		work: func(_ Actor, stored *Record) (effect, error) {
+		work: func(_ Actor, stored *StoreRecord) (effect, error) {
 			m, err := s.callOff(stored, s.cfg.Now())
 			return effect{made: []made{m}}, err
 		},
@@ -329,7 +329,7 @@ func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest)
 
 // callOff is a record without the rotation that was pending. Where it returns an
 // error the record is as it was.
-func (s session) callOff(stored *Record, now time.Time) (made, error) {
+func (s session) callOff(stored *StoreRecord, now time.Time) (made, error) {
 	r := stored.clone()
 	if r.State() == Revoked {
 		return made{record: &r}, ErrRevoked
@@ -356,8 +356,8 @@ type RetireRequest struct {
 // credential that the key does not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	s := m.own()
-	edit := func(r *Record, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }
-	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, plan: lessens(edit), work: func(_ Actor, stored *Record) (effect, error) {
+	edit := func(r *StoreRecord, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }
+	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, plan: lessens(edit), work: func(_ Actor, stored *StoreRecord) (effect, error) {
 		if stored.credential(req.Credential) == nil {
 			return effect{}, ErrNotFound
 		}
@@ -370,7 +370,7 @@ func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 }
 
 // retire is how a single credential ends, whoever wants it.
-func (r *Record) retire(id CredentialID, now time.Time, skew time.Duration) (made, bool) {
+func (r *StoreRecord) retire(id CredentialID, now time.Time, skew time.Duration) (made, bool) {
 	c := r.credential(id)
 	if c == nil || c.Ended {
 		return made{}, false

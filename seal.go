@@ -202,7 +202,7 @@ func kekError(id string, err error) error {
 }
 
 // sealedAAD binds a sealed token to its place.
-func sealedAAD(r *Record, id CredentialID) []byte {
+func sealedAAD(r *StoreRecord, id CredentialID) []byte {
 	var c canon
 	c.text("apikey sealed token v1")
 	c.bytes(r.ID[:])

@@ -22,7 +22,7 @@ import (
 // Items carry no more protection than the database: who may delete its rows
 // can empty a budget, and guess on.
 type budget struct {
-	item  Item
+	item  StoreItem
 	all   uint64  // charges that count towards the lock: not given back, not lifted
 	last  int64   // when the newest charge was that has left hour, Unix seconds
 	hour  tallies // charges of the last hour, which may still be given back
@@ -41,7 +41,7 @@ const (
 )
 
 // itemBudget is the kind of the items that keep budgets.
-const itemBudget ItemKind = "budget"
+const itemBudget StoreItemKind = "budget"
 
 func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	it, err := s.item(ctx, itemBudget, itemID(a.Account, 0, a.ID))
@@ -84,7 +84,7 @@ func (b *budget) forget(now time.Time) {
 }
 
 // swap is the item to write.
-func (b *budget) swap(now time.Time) Item {
+func (b *budget) swap(now time.Time) StoreItem {
 	var c canon
 	c.uint(b.all)
 	c.uint(uint64(b.last))

@@ -57,7 +57,7 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	}()
 	j := ask.job
 	j.silent, j.lessens = true, false
-	j.work = func(a Actor, r *Record) (effect, error) {
+	j.work = func(a Actor, r *StoreRecord) (effect, error) {
 		b, err := s.budgetOf(ctx, a)
 		if err != nil {
 			return effect{}, err
@@ -106,7 +106,7 @@ type question struct {
 
 // question is the challenge that waits for this request and factor already; or, where
 // none waits or it is asked anew, another, with the items that keep it and count it.
-func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, factor string, ask *approval, anew bool) (question, effect, error) {
+func (s session) question(ctx context.Context, a Actor, r *StoreRecord, b *budget, factor string, ask *approval, anew bool) (question, effect, error) {
 	now := s.cfg.Now()
 	about := Info{Account: accountOf(a, ask.job.account), Mode: ask.job.mode, Name: ask.job.name}
 	if r != nil {
@@ -144,7 +144,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 	}
 	items, err := s.endOthers(ctx, b, waiting.ID)
 	if err == nil && q.send != nil {
-		var counted []Item
+		var counted []StoreItem
 		counted, err = s.countMail(ctx, &q.put, now)
 		items = append(items, counted...)
 	}
@@ -152,7 +152,7 @@ func (s session) question(ctx context.Context, a Actor, r *Record, b *budget, fa
 		return question{}, effect{}, err
 	}
 	b.opened(q.Challenge)
-	q.item = Item{Kind: itemChallenge, ID: q.ID, ExpiresAt: q.ExpiresAt}
+	q.item = StoreItem{Kind: itemChallenge, ID: q.ID, ExpiresAt: q.ExpiresAt}
 	return q, effect{items: append(items, s.vouch(q.item, q.encode()), b.swap(now))}, nil
 }
 
@@ -228,7 +228,7 @@ func (s session) begun(ctx context.Context, p put, ask *approval, may []string) 
 
 // endOthers ends the challenge that is replaced, if one is named, and the oldest where
 // no more may wait. Nobody is refused a challenge because they have closed others.
-func (s session) endOthers(ctx context.Context, b *budget, replaced string) (items []Item, err error) {
+func (s session) endOthers(ctx context.Context, b *budget, replaced string) (items []StoreItem, err error) {
 	end := func(id string) error {
 		b.closed(id)
 		it, err := s.item(ctx, itemChallenge, id)
@@ -251,7 +251,7 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 func (s session) markSent(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
-	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+	err := s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
 		p, err := s.putTo(ctx, a, id, s.cfg.Now())
 		if errors.Is(err, ErrChallenge) || err == nil && p.sent { // answered or ended meanwhile
 			return effect{}, nil
@@ -260,7 +260,7 @@ func (s session) markSent(ctx context.Context, id string) {
 			return effect{}, err
 		}
 		p.sent = true
-		return effect{items: []Item{s.vouch(p.item, p.encode())}}, nil
+		return effect{items: []StoreItem{s.vouch(p.item, p.encode())}}, nil
 	})
 	if err != nil {
 		s.cfg.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
@@ -273,7 +273,7 @@ func (s session) markSent(ctx context.Context, id string) {
 func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
-	err := s.swapping(ctx, func(a Actor, _ *Record) (effect, error) {
+	err := s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
 		it, err := s.item(ctx, itemChallenge, p.ID)
 		if err != nil || it.Version == 0 {
 			return effect{}, err
@@ -284,7 +284,7 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 		}
 		b.closed(p.ID)
 		now := s.cfg.Now()
-		items := []Item{it.gone(), b.swap(now)}
+		items := []StoreItem{it.gone(), b.swap(now)}
 		if !mayCome {
 			uncounted, err := s.uncountMail(ctx, p, now)
 			if err != nil {

@@ -25,7 +25,7 @@ func (c *core) changesOf(plan []planned) (lines []string) {
 }
 
 // newKey describes a key that is to be made.
-func newKey(r *Record) []string {
+func newKey(r *StoreRecord) []string {
 	lines := []string{
 		fmt.Sprintf("a new %s key, %s", r.Kind, r.Mode),
 		"abilities: " + some(r.Abilities),
@@ -44,7 +44,7 @@ func newKey(r *Record) []string {
 
 // changedFields describes what an update does to a key. Origins and networks are
 // counted: their texts are what a mail program makes links of.
-func changedFields(is, would *Record) (lines []string) {
+func changedFields(is, would *StoreRecord) (lines []string) {
 	for _, field := range slices.Sorted(slices.Values(differences(is, would))) {
 		var line string
 		switch field {

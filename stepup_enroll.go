@@ -82,7 +82,7 @@ func (r DisableRequest) guarded() approval {
 // ownFactor approves what somebody does to a factor of their own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
-		job: job{action: action, wide: true, own: true, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *Record) error {
+		job: job{action: action, wide: true, own: true, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 			_, err := s.enroller(factor)
 			return err
 		}},
@@ -99,7 +99,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 		says = append(says, "factor: "+factor)
 	}
 	return approval{
-		job: job{action: action, wide: true, account: account, spans: true, first: func(_ context.Context, s session, a Actor, _ *Record) error {
+		job: job{action: action, wide: true, account: account, spans: true, first: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
 			if _, err := s.enroller(factor); err != nil {
 				return err
 			}
@@ -132,8 +132,8 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 	}
 	var uri string
 	j := req.guarded().asking(req.Grant)
-	j.pass = func(ctx context.Context, a Actor) (Item, error) { return s.allowed(ctx, a, req.Factor) }
-	j.work = func(a Actor, _ *Record) (effect, error) {
+	j.pass = func(ctx context.Context, a Actor) (StoreItem, error) { return s.allowed(ctx, a, req.Factor) }
+	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		plain, shown, err := f.Enroll(ctx, a)
 		if err != nil {
 			return effect{}, unavailable(err)
@@ -144,7 +144,7 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 			it, err = s.sealEnrolled(ctx, a, req.Factor, it, plain)
 			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime)) // a KEK may have taken seconds
 		}
-		return effect{items: []Item{it}, note: s.note(a, ActionEnroll, a.Account, "factor:"+req.Factor)}, err
+		return effect{items: []StoreItem{it}, note: s.note(a, ActionEnroll, a.Account, "factor:"+req.Factor)}, err
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Enrollment{}, err
@@ -170,14 +170,14 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 	if _, err := m.enroller(factor); err != nil {
 		return err
 	}
-	begun := func(ctx context.Context, a Actor, now time.Time) (Item, error) {
+	begun := func(ctx context.Context, a Actor, now time.Time) (StoreItem, error) {
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
 		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
 			err = fmt.Errorf("%w: nothing waits for a first code: call Enroll, and confirm within ten minutes", ErrNotEnrolled)
 		}
 		return it, err
 	}
-	open := func(a Actor, _ *budget, now time.Time) ([]Item, error) {
+	open := func(a Actor, _ *budget, now time.Time) ([]StoreItem, error) {
 		_, err := begun(ctx, a, now)
 		return nil, err
 	}
@@ -204,7 +204,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 		if err != nil {
 			return effect{}, err
 		}
-		e := effect{items: []Item{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, "factor:"+factor)}
+		e := effect{items: []StoreItem{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, "factor:"+factor)}
 		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
 		if err != nil {
 			return effect{}, err // nothing of e: what is answered with an error is not confirmed
@@ -226,7 +226,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
-	j.work = func(a Actor, _ *Record) (effect, error) {
+	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		target := a
 		if req.Actor != "" {
 			var err error
@@ -235,7 +235,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 			}
 		}
 		e := effect{note: s.note(a, ActionDisable, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}
-		for _, kind := range []ItemKind{itemEnrolled, itemEnrolling, itemAllowed} {
+		for _, kind := range []StoreItemKind{itemEnrolled, itemEnrolling, itemAllowed} {
 			it, err := s.item(ctx, kind, enrolledID(target, req.Factor))
 			if err != nil {
 				return effect{}, err
@@ -275,7 +275,7 @@ func (r AllowEnrollmentRequest) guarded() approval {
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
-	j.work = func(a Actor, _ *Record) (effect, error) {
+	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		target, err := another(a, req.Account, req.Actor)
 		if err != nil {
 			return effect{}, err
@@ -285,7 +285,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 			return effect{}, err
 		}
 		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
-		return effect{items: []Item{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}, nil
+		return effect{items: []StoreItem{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}, nil
 	}
 	return s.do(ctx, j)
 }
@@ -294,7 +294,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 // ErrNoActor, ErrUnavailable.
 func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 	s := m.own()
-	err = s.do(ctx, job{action: ActionRead, wide: true, own: true, reads: true, work: func(a Actor, _ *Record) (effect, error) {
+	err = s.do(ctx, job{action: ActionRead, wide: true, own: true, reads: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
 		factors = nil
 		for _, name := range slices.Sorted(maps.Keys(s.cfg.Factors)) {
 			if _, err := s.enroller(name); err != nil {
@@ -315,22 +315,22 @@ func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 
 // The kinds of items that enrolments use.
 const (
-	itemEnrolled  ItemKind = "enrolled"
-	itemEnrolling ItemKind = "enrolling" // not confirmed yet
-	itemAllowed   ItemKind = "enrollable"
+	itemEnrolled  StoreItemKind = "enrolled"
+	itemEnrolling StoreItemKind = "enrolling" // not confirmed yet
+	itemAllowed   StoreItemKind = "enrollable"
 )
 
 const allowedTime = 24 * time.Hour
 
 // allowed is the deletion of the permission that another admin gave; the zero
 // Item says that there is none.
-func (s session) allowed(ctx context.Context, a Actor, factor string) (Item, error) {
+func (s session) allowed(ctx context.Context, a Actor, factor string) (StoreItem, error) {
 	it, err := s.item(ctx, itemAllowed, enrolledID(a, factor))
 	if err != nil {
-		return Item{}, err
+		return StoreItem{}, err
 	}
 	if _, genuine := s.vouched(it); !genuine || !s.cfg.Now().Before(it.ExpiresAt) {
-		return Item{}, nil
+		return StoreItem{}, nil
 	}
 	return it.gone(), nil
 }
@@ -344,7 +344,7 @@ func enrolledID(a Actor, factor string) string {
 
 // enrolledAAD binds an enrolment to its actor and factor, and to whether the actor
 // has confirmed it.
-func enrolledAAD(kind ItemKind, a Actor, factor string) []byte {
+func enrolledAAD(kind StoreItemKind, a Actor, factor string) []byte {
 	var c canon
 	c.text("apikey enrollment v1")
 	c.text(string(kind))
@@ -358,7 +358,7 @@ var errEnrolled = fmt.Errorf("%w: what is kept of an actor's factor does not ope
 
 // enrolled opens what a factor keeps of an actor: nil if there is none. The
 // item is what sealEnrolled swaps.
-func (s session) enrolled(ctx context.Context, kind ItemKind, a Actor, factor string) ([]byte, Item, error) {
+func (s session) enrolled(ctx context.Context, kind StoreItemKind, a Actor, factor string) ([]byte, StoreItem, error) {
 	it, err := s.enrolledItem(ctx, kind, a, factor)
 	if err != nil {
 		return nil, it, err
@@ -369,14 +369,14 @@ func (s session) enrolled(ctx context.Context, kind ItemKind, a Actor, factor st
 
 // enrolledItem reads what a factor keeps of an actor, sealed: the zero Version says
 // that there is none.
-func (s session) enrolledItem(ctx context.Context, kind ItemKind, a Actor, factor string) (Item, error) {
+func (s session) enrolledItem(ctx context.Context, kind StoreItemKind, a Actor, factor string) (StoreItem, error) {
 	if _, err := s.enroller(factor); err != nil {
-		return Item{}, nil // it keeps nothing
+		return StoreItem{}, nil // it keeps nothing
 	}
 	return s.item(ctx, kind, enrolledID(a, factor))
 }
 
-func (s session) openEnrolled(ctx context.Context, it Item, a Actor, factor string) ([]byte, error) {
+func (s session) openEnrolled(ctx context.Context, it StoreItem, a Actor, factor string) ([]byte, error) {
 	if it.Version == 0 {
 		return nil, nil
 	}
@@ -393,11 +393,11 @@ func (s session) openEnrolled(ctx context.Context, it Item, a Actor, factor stri
 	return plain, err
 }
 
-func (s session) sealEnrolled(ctx context.Context, a Actor, factor string, it Item, plain []byte) (Item, error) {
+func (s session) sealEnrolled(ctx context.Context, a Actor, factor string, it StoreItem, plain []byte) (StoreItem, error) {
 	aad := enrolledAAD(it.Kind, a, factor)
 	sealed, kek, err := s.vault.seal(ctx, plain, aad)
 	if err != nil {
-		return Item{}, err
+		return StoreItem{}, err
 	}
 	it.Version++
 	it.Data, it.SealedKEK = joinSealed(aad, sealed), kek

@@ -93,17 +93,17 @@ func sumOf(action Action, fields func(*canon)) [32]byte {
 
 // itemGrant is the kind of the items that keep grants, each under the hash of
 // its text: what is stored redeems nothing.
-const itemGrant ItemKind = "grant"
+const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
 // granted is the item of a new grant. Its time begins now: a factor may have
 // compared for half a minute.
-func (s session) granted(g Grant, p put) Item {
+func (s session) granted(g Grant, p put) StoreItem {
 	var c canon
 	c.bytes(p.bound)
 	c.text(p.Factor)
-	return s.vouch(Item{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.b)
+	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.b)
 }
 
 func grantID(g Grant) string {
@@ -143,7 +143,7 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 // returns its deletion, which goes into the Apply of the action: of two that
 // redeem one grant, one conflicts. The grant's factor has to approve each of
 // the actions that are guarded.
-func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Record, acts ...Action) ([]Item, error) {
+func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *StoreRecord, acts ...Action) ([]StoreItem, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
 	}
@@ -162,7 +162,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Re
 	if j.grant.IsZero() {
 		if j.pass != nil {
 			if it, err := j.pass(ctx, a); err != nil || it.Version > 0 {
-				return []Item{it}, err
+				return []StoreItem{it}, err
 			}
 		}
 		return nil, s.asked(ctx, a, j, acts[first], factors)
@@ -184,7 +184,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *Re
 	if !slices.Contains(factors, factor) {
 		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
-	return []Item{it.gone()}, nil
+	return []StoreItem{it.gone()}, nil
 }
 
 // asked refuses an action that has to be approved first.
@@ -217,7 +217,7 @@ func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors
 	others, _, err := s.usable(ctx, a, slices.Sorted(maps.Keys(s.cfg.Factors)))
 	e.ByAnother = len(others) == 0
 	for _, factor := range e.Enroll {
-		var it Item
+		var it StoreItem
 		if err == nil {
 			it, err = s.allowed(ctx, a, factor)
 		}
@@ -247,7 +247,7 @@ func (s session) usable(ctx context.Context, a Actor, factors []string) (usable,
 
 // binding is everything that must be the same when a grant is redeemed as when
 // its challenge was put. The key's version is in it, so any change voids it.
-func binding(a Actor, account string, p *approval, mode Mode, r *Record) []byte {
+func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) []byte {
 	var c canon
 	c.text("apikey approval v1")
 	c.text(a.ID)

@@ -15,7 +15,7 @@ type LiftLockRequest struct {
 
 func (r LiftLockRequest) guarded() approval {
 	ask := aboutActor(ActionLiftLock, "", r.Account, r.Actor)
-	ask.job.first = func(ctx context.Context, s session, a Actor, _ *Record) error {
+	ask.job.first = func(ctx context.Context, s session, a Actor, _ *StoreRecord) error {
 		_, _, err := s.liftable(ctx, a, r)
 		return err
 	}
@@ -38,7 +38,7 @@ func (r LiftLockRequest) guarded() approval {
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
-	j.work = func(a Actor, _ *Record) (effect, error) {
+	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		b, target, err := s.liftable(ctx, a, req)
 		if err != nil {
 			return effect{}, err
@@ -48,7 +48,7 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 		}
 		now, note := s.cfg.Now(), s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)
 		b.lift(note.ID.String(), now)
-		return effect{items: []Item{b.swap(now)}, note: note}, nil
+		return effect{items: []StoreItem{b.swap(now)}, note: note}, nil
 	}
 	return s.do(ctx, j)
 }

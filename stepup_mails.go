@@ -32,16 +32,16 @@ const (
 // and one for an address over all actors. The latter is larger, so that whoever
 // registers under somebody's address elsewhere has to spend the codes of four
 // actors to silence that person.
-const itemMails ItemKind = "mails"
+const itemMails StoreItemKind = "mails"
 
 // countMail counts the message of a challenge, or refuses it. It returns the items
 // to write with the challenge, whose names p keeps for uncountMail.
-func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]Item, error) {
+func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreItem, error) {
 	counters, err := s.mailCounters(ctx, p.actor, p.Factor)
 	if err != nil {
 		return nil, err
 	}
-	var items []Item
+	var items []StoreItem
 	for _, of := range counters {
 		it, sent, err := s.mailsOf(ctx, of.item, now)
 		switch {
@@ -58,8 +58,8 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]Item, 
 }
 
 // uncountMail takes a message back that was never sent.
-func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]Item, error) {
-	var items []Item
+func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
+	var items []StoreItem
 	for _, id := range p.mails {
 		it, sent, err := s.mailsOf(ctx, id, now)
 		if err != nil {
@@ -110,7 +110,7 @@ func (c *core) addressID(address string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func (s session) mailsOf(ctx context.Context, id string, now time.Time) (Item, tallies, error) {
+func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreItem, tallies, error) {
 	it, err := s.item(ctx, itemMails, id)
 	if err != nil || it.Version == 0 {
 		return it, nil, err
@@ -127,7 +127,7 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (Item, t
 	return it, sent, nil
 }
 
-func swapMails(it Item, sent tallies, now time.Time) Item {
+func swapMails(it StoreItem, sent tallies, now time.Time) StoreItem {
 	var c canon
 	sent.write(&c)
 	it.Version++

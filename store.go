@@ -29,9 +29,9 @@ import (
 //   - Times are UTC in whole microseconds (the root truncates before Apply). The
 //     zero time means "none" and comes back as the zero time. Times of the years 1
 //     to 9999 are kept exactly; of others Apply may keep exactly what it can, and
-//     refuses the rest with ErrInvalid. A time in a Filter or for Purge may be any,
+//     refuses the rest with ErrInvalid. A time in a StoreFilter or for Purge may be any,
 //     and finer than a microsecond: it is compared as it is, and never cut to what
-//     a column holds. A time in an Upkeep may be any; of one that is finer than a
+//     a column holds. A time in a StoreUpkeep may be any; of one that is finer than a
 //     microsecond the whole microseconds count.
 //   - Versions and Seq are 0 to 1<<63 - 1; a version begins at 1. Needs has 64
 //     bits, and comes back with all of them.
@@ -45,8 +45,8 @@ import (
 //   - ErrConflict: Apply, whose comparison failed.
 //   - ErrCursorLost: Changed, whose history was rewritten.
 //   - ErrInvalid: a cursor that this store did not make, a Limit out of its
-//     range, a Record without its Event, an Event whose ID is not the change's,
-//     an Item or ItemFilter without its name, Chain without Key, a time that
+//     range, a StoreRecord without its Event, an Event whose ID is not the change's,
+//     a StoreItem or StoreItemFilter without its name, Chain without Key, a time that
 //     cannot be kept.
 //   - ErrCorrupt, as *[CorruptError]: Get and Lookup of a row that cannot be
 //     read. List and Changed go on with the other rows and name the damaged
@@ -89,21 +89,21 @@ import (
 // nothing, unless the answer of the commit was lost.
 type Store interface {
 	// Get returns a record by its ID, tombstones included.
-	Get(ctx context.Context, id KeyID) (Record, error)
+	Get(ctx context.Context, id KeyID) (StoreRecord, error)
 
 	// Lookup returns the whole record that has this credential, live or ended,
 	// tombstones included. It is what an unknown token costs: one round trip,
 	// one index. It answers from a node that has every acknowledged change.
-	Lookup(ctx context.Context, id CredentialID) (Record, error)
+	Lookup(ctx context.Context, id CredentialID) (StoreRecord, error)
 
 	// List returns a page of the records that match, CreatedAt descending, then
 	// ID descending. A record that exists during the whole walk and matches all
 	// the time is seen exactly once, whatever is inserted meanwhile.
-	List(ctx context.Context, f Filter) (Page, error)
+	List(ctx context.Context, f StoreFilter) (StorePage, error)
 
 	// Events returns a page of the activity log: newest first (Time, then ID
 	// descending), or a key's chain by Seq ascending.
-	Events(ctx context.Context, f EventFilter) (EventPage, error)
+	Events(ctx context.Context, f StoreEventFilter) (StoreEventPage, error)
 
 	// Changed returns the records whose change became visible since the cursor,
 	// as they are now, at most limit (1 to 1000) of them, in any order that its cursor can
@@ -115,15 +115,15 @@ type Store interface {
 	// A cursor also names the last event that it has shown. When the store no
 	// longer has that event, or is behind the cursor's position, its history was
 	// rewritten: ErrCursorLost.
-	Changed(ctx context.Context, after Cursor, limit int) (Changes, error)
+	Changed(ctx context.Context, after Cursor, limit int) (StoreChanges, error)
 
 	// Items returns items by ID ascending. Expired ones are returned too: a
 	// store never judges an expiry.
-	Items(ctx context.Context, f ItemFilter) (ItemPage, error)
+	Items(ctx context.Context, f StoreItemFilter) (StoreItemPage, error)
 
 	// Apply commits all changes or none, in one transaction.
 	//
-	//   - A Record is written if and only if the stored record's Version is the
+	//   - A StoreRecord is written if and only if the stored record's Version is the
 	//     new Version less one (Version 1: if there is none). Credentials that are
 	//     not stored yet are inserted whole; a credential ID that
 	//     another record lists, live or ended, is a failed comparison. For a stored
@@ -133,7 +133,7 @@ type Store interface {
 	//     SealedKEK are cleared when the credential is Ended or the record has
 	//     RevokedAt. Stored credentials that the record does not list are dropped.
 	//     Their order is kept.
-	//   - An Item is written, or deleted if Delete is set, if and only if the
+	//   - A StoreItem is written, or deleted if Delete is set, if and only if the
 	//     stored item's Version is the new Version less one (Version 1: if there
 	//     is none).
 	//   - The Event is appended; its ID is the change's ID. An ID that exists
@@ -151,18 +151,18 @@ type Store interface {
 	// under way. (A change without an event is never found: its retry is
 	// ErrConflict.) A store retries deadlocks, serialization failures and locked
 	// databases itself, a bounded number of times, with jitter.
-	Apply(ctx context.Context, changes ...Change) error
+	Apply(ctx context.Context, changes ...StoreChange) error
 
 	// Upkeep swaps single columns of credentials by their old value. It changes
 	// no version, writes no event and is not in Changed. A swap whose old value
 	// does not match, or whose credential is gone, is skipped without an error.
 	// The others of the batch are done, in one transaction, in the order of the
 	// batch, which may list a credential more than once.
-	Upkeep(ctx context.Context, batch []Upkeep) error
+	Upkeep(ctx context.Context, batch []StoreUpkeep) error
 }
 
-// Record is a key as stored.
-type Record struct {
+// StoreRecord is a key as stored.
+type StoreRecord struct {
 	ID      KeyID
 	Account string // at most 255 bytes
 	Name    string
@@ -172,7 +172,7 @@ type Record struct {
 	Head    [32]byte // the hash of that event
 	Needs   uint64   // features that a verifier must know, one bit each
 	// MAC is opaque but for its first byte, the slot of the pepper that made it
-	// (see Filter). Empty: none.
+	// (see StoreFilter). Empty: none.
 	MAC []byte
 
 	Abilities []string // canonical texts, in order; stores never parse them
@@ -185,16 +185,16 @@ type Record struct {
 	RotateMonths int
 	Recovery     Recovery
 
-	// RotateDue is what Filter.DueBefore compares. A scheduled rotation does not
+	// RotateDue is what StoreFilter.DueBefore compares. A scheduled rotation does not
 	// move it: what puts the date off is its credential's NotBefore, which
 	// [Info.RotateDue] counts and a store does not.
 	CreatedAt, ExpiresAt, RevokedAt, RotateDue time.Time
 
-	Credentials []Credential // newest first
+	Credentials []StoreCredential // newest first
 }
 
-// State derives the state that Filter.State compares.
-func (r *Record) State() State {
+// State derives the state that StoreFilter.State compares.
+func (r *StoreRecord) State() State {
 	switch {
 	case !r.RevokedAt.IsZero():
 		return Revoked
@@ -204,9 +204,9 @@ func (r *Record) State() State {
 	return Active
 }
 
-// Credential is one credential of a record, as stored. Its ID is unique among
+// StoreCredential is one credential of a record, as stored. Its ID is unique among
 // all records.
-type Credential struct {
+type StoreCredential struct {
 	ID CredentialID
 	// [NotBefore, NotAfter); zero: no bound.
 	NotBefore, NotAfter time.Time
@@ -233,18 +233,18 @@ const (
 	Recoverable Recovery = 1
 )
 
-// Change is one unit of an Apply.
-type Change struct {
-	ID     [16]byte // the event's ID
-	Record *Record  // nil: items or an event alone
-	Items  []Item
-	Event  *EventRecord // required with a Record
+// StoreChange is one unit of an Apply.
+type StoreChange struct {
+	ID     [16]byte     // the event's ID
+	Record *StoreRecord // nil: items or an event alone
+	Items  []StoreItem
+	Event  *StoreEvent // required with a StoreRecord
 }
 
-// Item is a small versioned value with an expiry: a challenge, a failure
+// StoreItem is a small versioned value with an expiry: a challenge, a failure
 // budget, a provision mark, an idempotency key. Kind and ID name it.
-type Item struct {
-	Kind      ItemKind
+type StoreItem struct {
+	Kind      StoreItemKind
 	ID        string // at most 255 bytes
 	Version   uint64
 	Delete    bool
@@ -253,14 +253,14 @@ type Item struct {
 	Data      []byte    // at most 64 KiB
 }
 
-// ItemKind separates the items of different purposes; at most 32 bytes.
-type ItemKind string
+// StoreItemKind separates the items of different purposes; at most 32 bytes.
+type StoreItemKind string
 
-// Upkeep is up to three swaps on one credential, live or ended, each on its own:
+// StoreUpkeep is up to three swaps on one credential, live or ended, each on its own:
 // of LastUsed if it is later than the zero time, of the hash if NewHash is not
 // empty, of the sealed copy if NewSealed is not empty. An empty old value stands
 // for "there is none".
-type Upkeep struct {
+type StoreUpkeep struct {
 	Credential CredentialID
 	// LastUsed is written where no time is stored, where the stored time is
 	// before UsedBefore, and where the stored time is later than the store's own
@@ -288,8 +288,8 @@ type Upkeep struct {
 // It is text that can stand in a URL. The empty Cursor is the start.
 type Cursor string
 
-// Filter selects records; a zero field selects all.
-type Filter struct {
+// StoreFilter selects records; a zero field selects all.
+type StoreFilter struct {
 	Account string
 	Mode    Mode
 	Kind    Kind
@@ -321,9 +321,9 @@ type Filter struct {
 	Limit int // 1 to 1000; 0: 100
 }
 
-// Match is the definition of a Filter, without After and Limit. A store may
+// Match is the definition of a StoreFilter, without After and Limit. A store may
 // call it or say the same in its own language.
-func (f Filter) Match(r *Record) bool {
+func (f StoreFilter) Match(r *StoreRecord) bool {
 	var used time.Time
 	pepper, kek, untagged := len(r.MAC) > 0 && r.MAC[0] == f.Pepper, false, false
 	for _, c := range r.Credentials {
@@ -363,15 +363,15 @@ func foldASCII(s string) string {
 	}, s)
 }
 
-// Page is one page of records.
-type Page struct {
-	Records []Record
+// StorePage is one page of records.
+type StorePage struct {
+	Records []StoreRecord
 	Damaged []*CorruptError // rows of this page that cannot be read
 	Next    Cursor          // empty: this was the last page
 }
 
-// EventFilter selects events; a zero field selects all.
-type EventFilter struct {
+// StoreEventFilter selects events; a zero field selects all.
+type StoreEventFilter struct {
 	Account string
 	Mode    Mode
 	Key     KeyID
@@ -382,15 +382,15 @@ type EventFilter struct {
 	Limit int // 1 to 1000; 0: 100
 }
 
-// EventPage is one page of the activity log.
-type EventPage struct {
-	Events []EventRecord
+// StoreEventPage is one page of the activity log.
+type StoreEventPage struct {
+	Events []StoreEvent
 	Next   Cursor // empty: this was the last page
 }
 
-// EventRecord is an event as stored. The columns are there to be found by; what
+// StoreEvent is an event as stored. The columns are there to be found by; what
 // counts is Body, which is kept verbatim.
-type EventRecord struct {
+type StoreEvent struct {
 	ID         [16]byte // unique
 	Time       time.Time
 	Account    string
@@ -404,10 +404,10 @@ type EventRecord struct {
 	Hash       [32]byte
 }
 
-// ItemFilter selects items of one Kind.
-type ItemFilter struct {
-	Kind ItemKind // required
-	ID   string   // set: at most this one
+// StoreItemFilter selects items of one Kind.
+type StoreItemFilter struct {
+	Kind StoreItemKind // required
+	ID   string        // set: at most this one
 	// SealedKEKNot: sealed by some KEK, but not by this one.
 	SealedKEKNot string
 
@@ -415,15 +415,15 @@ type ItemFilter struct {
 	Limit int    // 1 to 1000; 0: 100
 }
 
-// ItemPage is one page of items.
-type ItemPage struct {
-	Items []Item
+// StoreItemPage is one page of items.
+type StoreItemPage struct {
+	Items []StoreItem
 	Next  string // ID to continue after; empty: this was the last page
 }
 
-// Changes is one page of the change feed.
-type Changes struct {
-	Records []Record
+// StoreChanges is one page of the change feed.
+type StoreChanges struct {
+	Records []StoreRecord
 	Damaged []*CorruptError // rows that cannot be read; the feed goes on
 	Next    Cursor          // where to continue
 	More    bool            // there is more to fetch at once

@@ -56,7 +56,7 @@ func monthsAfter(t time.Time, months int) time.Time {
 // boundTimes brings the times of a record that is about to be written into the years
 // that stores take. Otherwise a key that holds another since an earlier version could
 // not even be revoked.
-func (r *Record) boundTimes() {
+func (r *StoreRecord) boundTimes() {
 	times := []*time.Time{&r.CreatedAt, &r.ExpiresAt, &r.RevokedAt, &r.RotateDue}
 	for i := range r.Credentials {
 		c := &r.Credentials[i]

@@ -94,7 +94,7 @@ func (t *Tx) Committed(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
-	after := aftermath{session: t.s.own(), keys: map[KeyID]*Record{}}
+	after := aftermath{session: t.s.own(), keys: map[KeyID]*StoreRecord{}}
 	var left []notice
 	var failed []error
 	for _, n := range t.notices {
@@ -121,7 +121,7 @@ func (m *Manager) deaf() bool {
 // aftermath is what the store says after a transaction.
 type aftermath struct {
 	session
-	keys map[KeyID]*Record // as they are now; nil: there is none
+	keys map[KeyID]*StoreRecord // as they are now; nil: there is none
 }
 
 // confirm reports whether the store has what a notice tells, and puts the records
@@ -129,7 +129,7 @@ type aftermath struct {
 // no trace in a notice, and others may have changed the key since.
 func (a aftermath) confirm(ctx context.Context, n *notice) (there bool, err error) {
 	n.start = a.cfg.Now()
-	changes := make([]Change, len(n.changes))
+	changes := make([]StoreChange, len(n.changes))
 	for i, c := range n.changes {
 		now, err := a.record(ctx, c.Record.ID)
 		if err != nil || now == nil {
@@ -147,7 +147,7 @@ func (a aftermath) confirm(ctx context.Context, n *notice) (there bool, err erro
 	return true, nil
 }
 
-func (a aftermath) record(ctx context.Context, id KeyID) (*Record, error) {
+func (a aftermath) record(ctx context.Context, id KeyID) (*StoreRecord, error) {
 	if r, ok := a.keys[id]; ok {
 		return r, nil
 	}
@@ -165,11 +165,11 @@ func (a aftermath) record(ctx context.Context, id KeyID) (*Record, error) {
 
 // has reports whether an event is in the log. Mostly it is the newest of its key,
 // and the record says so.
-func (a aftermath) has(ctx context.Context, e *EventRecord, now *Record) (bool, error) {
+func (a aftermath) has(ctx context.Context, e *StoreEvent, now *StoreRecord) (bool, error) {
 	if now.Version <= e.Seq {
 		return now.Version == e.Seq && now.Head == e.Hash, nil
 	}
-	for f := (EventFilter{Key: e.Key}); ; {
+	for f := (StoreEventFilter{Key: e.Key}); ; {
 		page, err := a.store.Events(ctx, f)
 		if err != nil {
 			return false, storeError(err)

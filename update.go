@@ -126,7 +126,7 @@ func (r UpdateRequest) guarded() approval {
 // plain refuses a value that says less than what would come of it: one that is
 // empty because somebody forgot to fill it in must not take away the end of a key,
 // or what restricts it. Clear says that.
-func (r UpdateRequest) plain(stored *Record) error {
+func (r UpdateRequest) plain(stored *StoreRecord) error {
 	switch {
 	case r.ExpiresAt.state == 2 && micros(r.ExpiresAt.value).IsZero():
 		return invalid("ExpiresAt is the zero time: clear it (null in JSON) for a key that never expires")
@@ -160,7 +160,7 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 }
 
 // edit is what the request does to a record.
-func (req UpdateRequest) edit(r *Record, now time.Time) error {
+func (req UpdateRequest) edit(r *StoreRecord, now time.Time) error {
 	if err := req.plain(r); err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (req UpdateRequest) edit(r *Record, now time.Time) error {
 	return nil
 }
 
-func notRevoked(_ context.Context, _ session, _ Actor, r *Record) error {
+func notRevoked(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	if r.State() == Revoked {
 		return ErrRevoked
 	}
@@ -194,8 +194,8 @@ func notRevoked(_ context.Context, _ session, _ Actor, r *Record) error {
 
 // change is what every method does that edits a living key: it checks the result,
 // counts a key that comes to life, and names what changed.
-func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time) error) (info Info, err error) {
-	j.work = func(_ Actor, stored *Record) (effect, error) {
+func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time.Time) error) (info Info, err error) {
+	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
 		now := s.cfg.Now()
 		r, err := s.edited(stored, now, edit)
 		if err != nil {
@@ -229,8 +229,8 @@ func (s session) change(ctx context.Context, j job, edit func(*Record, time.Time
 }
 
 // edits is the plan of what edits a key.
-func edits(edit func(*Record, time.Time) error) func(context.Context, session, Actor, *Record, time.Time) ([]planned, error) {
-	return func(_ context.Context, s session, _ Actor, stored *Record, now time.Time) ([]planned, error) {
+func edits(edit func(*StoreRecord, time.Time) error) func(context.Context, session, Actor, *StoreRecord, time.Time) ([]planned, error) {
+	return func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 		r, err := s.edited(stored, now, edit)
 		if err != nil {
 			return nil, err
@@ -240,7 +240,7 @@ func edits(edit func(*Record, time.Time) error) func(context.Context, session, A
 }
 
 // edited is a copy of a record as an edit leaves it: checked, and in its one form.
-func (s session) edited(stored *Record, now time.Time, edit func(*Record, time.Time) error) (*Record, error) {
+func (s session) edited(stored *StoreRecord, now time.Time, edit func(*StoreRecord, time.Time) error) (*StoreRecord, error) {
 	shallow := *stored
 	if err := edit(&shallow, now); err != nil {
 		return nil, err
@@ -252,17 +252,17 @@ func (s session) edited(stored *Record, now time.Time, edit func(*Record, time.T
 // revived keeps the count of live keys exact: a key that comes to life is
 // counted; one that is prolonged only makes those who count now count again,
 // because its old end may come before this is written.
-func (s session) revived(ctx context.Context, stored, r *Record, now time.Time) ([]Item, error) {
+func (s session) revived(ctx context.Context, stored, r *StoreRecord, now time.Time) ([]StoreItem, error) {
 	switch {
 	case !stored.live(now):
 		quota, err := s.quota(ctx, r.Account, r.Mode, now)
-		return []Item{quota}, err
+		return []StoreItem{quota}, err
 	case !stored.ExpiresAt.IsZero() && !r.ExpiresAt.Equal(stored.ExpiresAt):
 		c, err := s.count(ctx, itemQuota, r.Account, r.Mode)
 		if err != nil {
 			return nil, err
 		}
-		return []Item{c.swap()}, nil
+		return []StoreItem{c.swap()}, nil
 	}
 	return nil, nil
 }
@@ -270,7 +270,7 @@ func (s session) revived(ctx context.Context, stored, r *Record, now time.Time) 
 // widens reports whether some request passes with the edited record that was
 // refused with the stored one: an ability that nothing held before allows, more
 // networks or origins, a later end, a suspended key that works again.
-func (c *core) widens(stored, edited *Record) bool {
+func (c *core) widens(stored, edited *StoreRecord) bool {
 	before, after := c.describe(stored, CredentialID{}), c.describe(edited, CredentialID{})
 	beyond := func(end, was time.Time) bool { return !was.IsZero() && (end.IsZero() || end.After(was)) }
 	switch {
@@ -297,7 +297,7 @@ func allIn[T any](items, were []T, covers func(item, was T) bool) bool {
 }
 
 // differences names the fields that an edit changed.
-func differences(a, b *Record) (names []string) {
+func differences(a, b *StoreRecord) (names []string) {
 	for name, same := range map[string]bool{
 		"name":          a.Name == b.Name,
 		"abilities":     slices.Equal(a.Abilities, b.Abilities),
@@ -341,7 +341,7 @@ func (m *Manager) Resume(ctx context.Context, req ResumeRequest) error {
 	return err
 }
 
-func resume(r *Record, _ time.Time) error {
+func resume(r *StoreRecord, _ time.Time) error {
 	r.Disabled = false
 	return nil
 }

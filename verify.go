@@ -311,7 +311,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liv
 // live is whether the record is believed, and what judge needs. The record must
 // agree with what the proven token says of itself: its text is bound by the hash,
 // so where they differ the record was changed.
-func (v *Verifier) live(r *Record, id CredentialID, said claims, damage error) *liveKey {
+func (v *Verifier) live(r *StoreRecord, id CredentialID, said claims, damage error) *liveKey {
 	cred := r.credential(id)
 	list, _ := v.abilities(r.Abilities)
 	k := &liveKey{view: view{id: id, about: &about{info: describe(r, id, list.held), head: r.Head}}}
@@ -342,9 +342,9 @@ type rowKey struct {
 }
 
 type row struct {
-	record *Record // shared: read only
-	readAt instant // the start of the read: the record is at least as new
-	begun  uint64  // likewise, see cache.settle
+	record *StoreRecord // shared: read only
+	readAt instant      // the start of the read: the record is at least as new
+	begun  uint64       // likewise, see cache.settle
 }
 
 // read looks a record up for a task, under a bound: one for tokens that may be

@@ -45,7 +45,7 @@ func microsOr(t time.Time, zero int64) int64 {
 
 // judgedBy puts the terms of a described record, and of its credential, into a
 // liveKey. A record drops a credential that ended long ago: cred is nil then.
-func (k *liveKey) judgedBy(cred *Credential, list *abilities) {
+func (k *liveKey) judgedBy(cred *StoreCredential, list *abilities) {
 	info := &k.info
 	k.terms = terms{
 		state: info.State, kind: info.Kind, mode: info.Mode, account: info.Account,
@@ -57,7 +57,7 @@ func (k *liveKey) judgedBy(cred *Credential, list *abilities) {
 	}
 	if cred == nil {
 		k.ended, k.unlisted = true, true
-		cred = &Credential{}
+		cred = &StoreCredential{}
 	}
 	k.ended = k.ended || cred.Ended
 	k.notBefore, k.notAfter = microsOr(cred.NotBefore, always), microsOr(cred.NotAfter, never)

@@ -99,4 +99,4 @@ const groupLen = 4
 
 // hashLine is where the hash of a key's token waits: accounts take turns, and in each
 // its keys. RevokeToken has turns of its own.
-func hashLine(r *Record) path { return path{"", r.Account, string(r.ID[:])} }
+func hashLine(r *StoreRecord) path { return path{"", r.Account, string(r.ID[:])} }

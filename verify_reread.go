@@ -66,7 +66,7 @@ func (v *Verifier) rereadBehind(id CredentialID, k *liveKey, now instant) {
 // hasher or another pepper, by swapping them on the old hash: no version, no
 // event, and nothing undone if somebody else was faster. One at a time: what is
 // skipped now is done at the key's next cold verification.
-func (v *Verifier) renewBehind(p parsed, cred Credential, line path) {
+func (v *Verifier) renewBehind(p parsed, cred StoreCredential, line path) {
 	if v.cfg.ReadOnly {
 		return
 	}
@@ -77,7 +77,7 @@ func (v *Verifier) renewBehind(p parsed, cred Credential, line path) {
 	}
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {
 		defer func() { <-v.renewing }()
-		up := Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
+		up := StoreUpkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
 		if v.hashers[0].Outdated(cred.Hash) {
 			encoded, err := v.hash(withPath(ctx, line), p)
 			if err != nil {
@@ -85,7 +85,7 @@ func (v *Verifier) renewBehind(p parsed, cred Credential, line path) {
 			}
 			up.NewHash = encoded
 		}
-		if err := v.cfg.Store.Upkeep(ctx, []Upkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
+		if err := v.cfg.Store.Upkeep(ctx, []StoreUpkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
 			v.cfg.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
 		}
 	})

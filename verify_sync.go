@@ -148,7 +148,7 @@ type walk struct {
 }
 
 // page applies what the store has answered.
-func (v *Verifier) page(w *walk, changes Changes, err error, start instant) (more bool, _ error) {
+func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant) (more bool, _ error) {
 	switch {
 	case errors.Is(err, ErrCursorLost) && w.cursor == "": // which is no position
 		return false, joined(ErrUnavailable, err)

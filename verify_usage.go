@@ -97,10 +97,10 @@ func (v *Verifier) flush(ctx context.Context) error {
 	var failed error
 	failures := 0
 	for batch := range slices.Chunk(ids, flushBatch) {
-		ups := make([]Upkeep, len(batch))
+		ups := make([]StoreUpkeep, len(batch))
 		for i, id := range batch {
 			at := last[id]
-			ups[i] = Upkeep{Credential: id, LastUsed: time.UnixMicro(at).UTC(), UsedBefore: time.UnixMicro(v.usage.window(id, at)).UTC()}
+			ups[i] = StoreUpkeep{Credential: id, LastUsed: time.UnixMicro(at).UTC(), UsedBefore: time.UnixMicro(v.usage.window(id, at)).UTC()}
 		}
 		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
 			failed = unavailable(err)

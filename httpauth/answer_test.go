@@ -30,9 +30,9 @@ func TestAnswers(t *testing.T) {
 
 	type set = func(*env)
 	type req = func(*apikey.IssueRequest)
-	edit := func(f func(*apikey.Record)) set {
+	edit := func(f func(*apikey.StoreRecord)) set {
 		return func(e *env) {
-			e.store.onLookup(func(_ context.Context, r *apikey.Record) error { f(r); return nil })
+			e.store.onLookup(func(_ context.Context, r *apikey.StoreRecord) error { f(r); return nil })
 		}
 	}
 	revoke := func(e *env, k apikey.KeyID) {
@@ -85,9 +85,9 @@ func TestAnswers(t *testing.T) {
 		{name: "revoked", after: revoke, status: 401, code: "key_revoked", detail: "The API key was revoked.", challenge: invalid("The API key was revoked.")},
 		{name: "suspended", after: suspend, status: 401, code: "key_suspended", detail: "The API key is suspended.", challenge: invalid("The API key is suspended.")},
 		{name: "expired", key: hour, later: func(e *env) { e.move(time.Hour) }, status: 401, code: "key_expired", detail: "The API key has expired.", challenge: invalid("The API key has expired.")},
-		{name: "replaced", program: []set{unsealed}, later: edit(func(r *apikey.Record) { r.Credentials[0].Ended = true }), status: 401, code: "token_ended",
+		{name: "replaced", program: []set{unsealed}, later: edit(func(r *apikey.StoreRecord) { r.Credentials[0].Ended = true }), status: 401, code: "token_ended",
 			detail: "This token of the API key has ended.", challenge: invalid("This token of the API key has ended.")},
-		{name: "too early", program: []set{unsealed}, later: edit(func(r *apikey.Record) { r.Credentials[0].NotBefore = r.CreatedAt.Add(time.Hour) }), status: 401, code: "token_not_yet_valid",
+		{name: "too early", program: []set{unsealed}, later: edit(func(r *apikey.StoreRecord) { r.Credentials[0].NotBefore = r.CreatedAt.Add(time.Hour) }), status: 401, code: "token_not_yet_valid",
 			detail: "This token of the API key is not valid yet.", challenge: invalid("This token of the API key is not valid yet.")},
 		{name: "kind", key: publishable, status: 403, code: "kind_not_allowed", detail: "This kind of API key is not accepted here.", challenge: plain},
 		{name: "mode", key: test, status: 403, code: "mode_mismatch", detail: "The API key belongs to the other mode, live or test.", challenge: plain},
@@ -100,7 +100,7 @@ func TestAnswers(t *testing.T) {
 		{name: "busy", program: []set{unsealed, busy}, status: 503, code: "busy", detail: "Try again shortly.", retry: "1", logged: true},
 		{name: "store down", later: down(errors.New("connection refused")), status: 503, code: "unavailable", detail: "API keys cannot be verified at the moment.", retry: "5", logged: true},
 		{name: "closed", later: func(e *env) { e.verifier.Close(e.ctx) }, status: 503, code: "unavailable", detail: "API keys cannot be verified at the moment.", retry: "5", logged: true},
-		{name: "damaged row", later: edit(func(r *apikey.Record) { r.Account = "acc_2" }), status: 500, code: "internal_error", detail: "The request could not be processed.", logged: true},
+		{name: "damaged row", later: edit(func(r *apikey.StoreRecord) { r.Account = "acc_2" }), status: 500, code: "internal_error", detail: "The request could not be processed.", logged: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := newEnv(t, c.program...)
@@ -204,7 +204,7 @@ func (busyHasher) Verify(context.Context, string, []byte) (bool, error) {
 func TestDamagedRow(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
-	e.store.onLookup(func(_ context.Context, r *apikey.Record) error { r.Abilities = []string{"payment:*"}; return nil })
+	e.store.onLookup(func(_ context.Context, r *apikey.StoreRecord) error { r.Abilities = []string{"payment:*"}; return nil })
 	h, ran := e.ok()
 	got := e.send(e.guard(httpauth.Config{}).Require()(h), get("Authorization", bearer(issued), "X-Request-ID", "req-7"))
 	require.Equal(t, 500, got.StatusCode)

@@ -63,8 +63,8 @@ func newEnv(t testing.TB, options ...func(*env)) *env {
 	e.manager, err = apikey.NewManager(t.Context(), apikey.ManagerConfig{
 		Store: e.store.Store, Prefix: "acme", Hasher: hasher, Peppers: e.vc.Peppers, Now: e.clock, Local: []*apikey.Verifier{e.verifier},
 		Catalog: apikey.MustCatalog(
-			apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "payment:verify"},
-			apikey.Entry{Scope: "card:tokenise", Publishable: true}),
+			apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Scope: "payment:verify"},
+			apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true}),
 	})
 	require.NoError(t, err)
 	return e
@@ -178,11 +178,11 @@ func bearer(i apikey.Issued) string { return "Bearer " + i.Token.Reveal() }
 type store struct {
 	apikey.Store
 	mu     sync.Mutex
-	lookup func(context.Context, *apikey.Record) error
+	lookup func(context.Context, *apikey.StoreRecord) error
 	down   error
 }
 
-func (s *store) onLookup(f func(context.Context, *apikey.Record) error) {
+func (s *store) onLookup(f func(context.Context, *apikey.StoreRecord) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookup = f
@@ -194,12 +194,12 @@ func (s *store) fail(err error) {
 	s.down = err
 }
 
-func (s *store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s *store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	s.mu.Lock()
 	lookup, down := s.lookup, s.down
 	s.mu.Unlock()
 	if down != nil {
-		return apikey.Record{}, down
+		return apikey.StoreRecord{}, down
 	}
 	r, err := s.Store.Lookup(ctx, id)
 	if err == nil && lookup != nil {
@@ -208,12 +208,12 @@ func (s *store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Reco
 	return r, err
 }
 
-func (s *store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s *store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	s.mu.Lock()
 	down := s.down
 	s.mu.Unlock()
 	if down != nil {
-		return apikey.Changes{}, down
+		return apikey.StoreChanges{}, down
 	}
 	return s.Store.Changed(ctx, after, limit)
 }

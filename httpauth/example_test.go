@@ -106,7 +106,7 @@ func program() (*apikey.Verifier, apikey.Token) {
 	}))
 	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
 		Store: store, Prefix: "acme", Hasher: hasher, Peppers: peppers, Local: []*apikey.Verifier{verifier},
-		Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "payout:send"}),
+		Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Scope: "payout:send"}),
 	}))
 	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:refund"}}))
 	return verifier, issued.Token

@@ -43,7 +43,7 @@ func TestFound07AFloodFillsNoLog(t *testing.T) {
 func junkToken(t *testing.T) string {
 	t.Helper()
 	ctx := apikey.WithActor(t.Context(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "a:b"})})
+	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "a:b"})})
 	require.NoError(t, err)
 	issued, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)

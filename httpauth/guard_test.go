@@ -197,7 +197,7 @@ func TestStoreClosedMidRequest(t *testing.T) {
 	h, ran := e.ok()
 	guarded := e.guard(httpauth.Config{}).Require()(h)
 	reading, closed := make(chan struct{}), make(chan struct{})
-	e.store.onLookup(func(context.Context, *apikey.Record) error {
+	e.store.onLookup(func(context.Context, *apikey.StoreRecord) error {
 		close(reading)
 		<-closed
 		return errors.New("sql: database is closed")
@@ -244,7 +244,7 @@ func TestClientGone(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	reading := make(chan struct{})
-	e.store.onLookup(func(ctx context.Context, _ *apikey.Record) error {
+	e.store.onLookup(func(ctx context.Context, _ *apikey.StoreRecord) error {
 		cancel()
 		<-reading
 		return nil
@@ -294,7 +294,7 @@ func TestTimeout(t *testing.T) {
 	issued := e.issue()
 	h, ran := e.ok()
 	waiting, refused := make(chan struct{}), make(chan struct{})
-	e.store.onLookup(func(ctx context.Context, _ *apikey.Record) error {
+	e.store.onLookup(func(ctx context.Context, _ *apikey.StoreRecord) error {
 		close(waiting)
 		<-refused
 		return nil

@@ -10,12 +10,12 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Apply implements [apikey.Store]. A Change that no store could keep, a Record
-// without its Event or an Item without a name, is ErrInvalid.
+// Apply implements [apikey.Store]. A StoreChange that no store could keep, a StoreRecord
+// without its Event or a StoreItem without a name, is ErrInvalid.
 //
 // All comparisons are made before anything is written, so there is nothing to
 // undo.
-func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	now := comparison{
 		data:    &s.data,
 		records: map[apikey.KeyID]uint64{},
-		lists:   map[apikey.KeyID][]apikey.Credential{},
+		lists:   map[apikey.KeyID][]apikey.StoreCredential{},
 		owners:  map[apikey.CredentialID]apikey.KeyID{},
 		items:   map[itemName]uint64{},
 		events:  map[[16]byte]bool{},
@@ -45,7 +45,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return nil
 }
 
-func check(c apikey.Change) error {
+func check(c apikey.StoreChange) error {
 	switch {
 	case c.Record != nil && c.Event == nil:
 		return fmt.Errorf("%w: a record is never written without its event", apikey.ErrInvalid)
@@ -64,7 +64,7 @@ func check(c apikey.Change) error {
 
 // outside reports whether a change has a time that not every database can keep. A
 // caller finds out here, in unit tests, and not in production.
-func outside(c apikey.Change) bool {
+func outside(c apikey.StoreChange) bool {
 	var times []time.Time
 	if r := c.Record; r != nil {
 		times = append(times, r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue)
@@ -83,7 +83,7 @@ func outside(c apikey.Change) bool {
 }
 
 // afterConflict tells a lost race from a lost answer.
-func (s *Store) afterConflict(changes []apikey.Change) error {
+func (s *Store) afterConflict(changes []apikey.StoreChange) error {
 	for _, c := range changes {
 		if _, committed := s.events[c.ID]; !committed || c.Event == nil {
 			return apikey.ErrConflict
@@ -97,7 +97,7 @@ func (s *Store) afterConflict(changes []apikey.Change) error {
 type comparison struct {
 	*data
 	records map[apikey.KeyID]uint64
-	lists   map[apikey.KeyID][]apikey.Credential
+	lists   map[apikey.KeyID][]apikey.StoreCredential
 	owners  map[apikey.CredentialID]apikey.KeyID // zero: nobody's any more
 	items   map[itemName]uint64
 	events  map[[16]byte]bool
@@ -105,7 +105,7 @@ type comparison struct {
 
 // holds reports whether c may be written, and from then on counts it as
 // written.
-func (n *comparison) holds(c apikey.Change) bool {
+func (n *comparison) holds(c apikey.StoreChange) bool {
 	if c.Record != nil && !n.recordHolds(c.Record) {
 		return false
 	}
@@ -134,7 +134,7 @@ func (n *comparison) holds(c apikey.Change) bool {
 	return true
 }
 
-func (n *comparison) recordHolds(r *apikey.Record) bool {
+func (n *comparison) recordHolds(r *apikey.StoreRecord) bool {
 	version, touched := n.records[r.ID]
 	if !touched {
 		version = n.data.records[r.ID].Version
@@ -166,7 +166,7 @@ func (n *comparison) recordHolds(r *apikey.Record) bool {
 }
 
 // write is the second half of an Apply. It cannot fail.
-func (s *Store) write(c apikey.Change) {
+func (s *Store) write(c apikey.StoreChange) {
 	if c.Record != nil {
 		s.writeRecord(cloneRecord(*c.Record), c.ID)
 	}
@@ -182,8 +182,8 @@ func (s *Store) write(c apikey.Change) {
 	}
 }
 
-func (s *Store) writeRecord(r apikey.Record, event [16]byte) {
-	stored := map[apikey.CredentialID]apikey.Credential{}
+func (s *Store) writeRecord(r apikey.StoreRecord, event [16]byte) {
+	stored := map[apikey.CredentialID]apikey.StoreCredential{}
 	for _, c := range s.records[r.ID].Credentials {
 		stored[c.ID] = c
 	}
@@ -203,12 +203,12 @@ func (s *Store) writeRecord(r apikey.Record, event [16]byte) {
 }
 
 // dead: its token will never be shown again, so no copy of it is kept.
-func dead(r *apikey.Record, c *apikey.Credential) bool {
+func dead(r *apikey.StoreRecord, c *apikey.StoreCredential) bool {
 	return c.Ended || !r.RevokedAt.IsZero()
 }
 
 // Upkeep implements [apikey.Store].
-func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -219,10 +219,10 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 		if !ok {
 			continue
 		}
-		row.Record = cloneRecord(row.Record) // rows are replaced, never changed
+		row.StoreRecord = cloneRecord(row.StoreRecord) // rows are replaced, never changed
 		for i := range row.Credentials {
 			if c := &row.Credentials[i]; c.ID == u.Credential {
-				swap(c, u, dead(&row.Record, c))
+				swap(c, u, dead(&row.StoreRecord, c))
 			}
 		}
 		s.records[row.ID] = row
@@ -231,7 +231,7 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 }
 
 // lastUsed is the time that is stored after an Upkeep, where it was until now.
-func lastUsed(was time.Time, u apikey.Upkeep, now time.Time) time.Time {
+func lastUsed(was time.Time, u apikey.StoreUpkeep, now time.Time) time.Time {
 	used := canonical(u.LastUsed)
 	before := canonical(u.UsedBefore)
 	if before.IsZero() || before.After(used) {
@@ -247,7 +247,7 @@ func lastUsed(was time.Time, u apikey.Upkeep, now time.Time) time.Time {
 }
 
 // swap does those of the three swaps whose old value is the stored one.
-func swap(c *apikey.Credential, u apikey.Upkeep, dead bool) {
+func swap(c *apikey.StoreCredential, u apikey.StoreUpkeep, dead bool) {
 	c.LastUsed = lastUsed(c.LastUsed, u, canonical(time.Now()))
 	if u.NewHash != "" && c.Hash == u.OldHash {
 		c.Hash, c.Check = u.NewHash, bytes.Clone(u.NewCheck)

@@ -16,19 +16,19 @@ type data struct {
 	owners  map[apikey.CredentialID]apikey.KeyID
 	order   []place // of records, by CreatedAt
 
-	events map[[16]byte]apikey.EventRecord
+	events map[[16]byte]apikey.StoreEvent
 	log    []place // of events, by Time
 	chains map[apikey.KeyID][]place
 
-	items   map[itemName]apikey.Item
-	itemIDs map[apikey.ItemKind][]string // sorted
+	items   map[itemName]apikey.StoreItem
+	itemIDs map[apikey.StoreItemKind][]string // sorted
 
 	feed []written
 }
 
 // row is a record and the number of its last write in the feed.
 type row struct {
-	apikey.Record
+	apikey.StoreRecord
 	feed int
 }
 
@@ -39,7 +39,7 @@ type written struct {
 }
 
 type itemName struct {
-	kind apikey.ItemKind
+	kind apikey.StoreItemKind
 	id   string
 }
 
@@ -47,10 +47,10 @@ func newData() data {
 	return data{
 		records: map[apikey.KeyID]row{},
 		owners:  map[apikey.CredentialID]apikey.KeyID{},
-		events:  map[[16]byte]apikey.EventRecord{},
+		events:  map[[16]byte]apikey.StoreEvent{},
 		chains:  map[apikey.KeyID][]place{},
-		items:   map[itemName]apikey.Item{},
-		itemIDs: map[apikey.ItemKind][]string{},
+		items:   map[itemName]apikey.StoreItem{},
+		itemIDs: map[apikey.StoreItemKind][]string{},
 	}
 }
 
@@ -96,7 +96,7 @@ func (d *data) deleteRecord(id apikey.KeyID) {
 	delete(d.records, id)
 }
 
-func (d *data) putEvent(e apikey.EventRecord) {
+func (d *data) putEvent(e apikey.StoreEvent) {
 	d.events[e.ID] = e
 	d.log = insert(d.log, placeAt(e.Time, e.ID))
 	if e.Seq != 0 {
@@ -104,7 +104,7 @@ func (d *data) putEvent(e apikey.EventRecord) {
 	}
 }
 
-func (d *data) putItem(it apikey.Item) {
+func (d *data) putItem(it apikey.StoreItem) {
 	d.items[itemName{it.Kind, it.ID}] = it
 	ids := d.itemIDs[it.Kind]
 	if i, found := slices.BinarySearch(ids, it.ID); !found {
@@ -130,7 +130,7 @@ func (d *data) feedPlace(n int) place {
 
 // Copies are made on the way in and on the way out.
 
-func cloneRecord(r apikey.Record) apikey.Record {
+func cloneRecord(r apikey.StoreRecord) apikey.StoreRecord {
 	r.MAC = bytes.Clone(r.MAC)
 	r.Abilities = slices.Clone(r.Abilities)
 	r.Networks = slices.Clone(r.Networks)
@@ -148,13 +148,13 @@ func cloneRecord(r apikey.Record) apikey.Record {
 	return r
 }
 
-func cloneItem(it apikey.Item) apikey.Item {
+func cloneItem(it apikey.StoreItem) apikey.StoreItem {
 	it.ExpiresAt = canonical(it.ExpiresAt)
 	it.Data = bytes.Clone(it.Data)
 	return it
 }
 
-func cloneEvent(e apikey.EventRecord) apikey.EventRecord {
+func cloneEvent(e apikey.StoreEvent) apikey.StoreEvent {
 	e.Time = canonical(e.Time)
 	e.Body = bytes.Clone(e.Body)
 	return e

@@ -12,7 +12,7 @@ import (
 func ExampleNew() {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}),
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
 	})
 	if err != nil {
 		panic(err)

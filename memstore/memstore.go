@@ -38,9 +38,9 @@ func New() *Store { return &Store{data: newData()} }
 func (s *Store) InTransaction() bool { return false }
 
 // Get implements [apikey.Store].
-func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if err := ctx.Err(); err != nil {
-		return apikey.Record{}, err
+		return apikey.StoreRecord{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,42 +48,42 @@ func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 }
 
 // Lookup implements [apikey.Store].
-func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	if err := ctx.Err(); err != nil {
-		return apikey.Record{}, err
+		return apikey.StoreRecord{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	owner, ok := s.owners[id]
 	if !ok {
-		return apikey.Record{}, apikey.ErrNotFound
+		return apikey.StoreRecord{}, apikey.ErrNotFound
 	}
 	return s.get(owner)
 }
 
-func (s *Store) get(id apikey.KeyID) (apikey.Record, error) {
+func (s *Store) get(id apikey.KeyID) (apikey.StoreRecord, error) {
 	row, ok := s.records[id]
 	if !ok {
-		return apikey.Record{}, apikey.ErrNotFound
+		return apikey.StoreRecord{}, apikey.ErrNotFound
 	}
-	return cloneRecord(row.Record), nil
+	return cloneRecord(row.StoreRecord), nil
 }
 
 // List implements [apikey.Store].
-func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *Store) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	from, limit, err := begin(ctx, f.After, listCursor, f.Limit)
 	if err != nil {
-		return apikey.Page{}, err
+		return apikey.StorePage{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shown, more := take(newestFirst(s.order, from), limit, func(p place) bool {
 		row := s.records[p.id]
-		return f.Match(&row.Record)
+		return f.Match(&row.StoreRecord)
 	})
-	var page apikey.Page
+	var page apikey.StorePage
 	for _, p := range shown {
-		page.Records = append(page.Records, cloneRecord(s.records[p.id].Record))
+		page.Records = append(page.Records, cloneRecord(s.records[p.id].StoreRecord))
 	}
 	if more {
 		page.Next = shown[limit-1].cursor(listCursor)
@@ -92,17 +92,17 @@ func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) 
 }
 
 // Events implements [apikey.Store]. A Chain without a Key is ErrInvalid.
-func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	kind := logCursor
 	if f.Chain {
 		kind = chainCursor
 	}
 	from, limit, err := begin(ctx, f.After, kind, f.Limit)
 	if err != nil {
-		return apikey.EventPage{}, err
+		return apikey.StoreEventPage{}, err
 	}
 	if f.Chain && f.Key.IsZero() {
-		return apikey.EventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
+		return apikey.StoreEventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +116,7 @@ func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 			(f.Mode == 0 || e.Mode == f.Mode) &&
 			(f.Key.IsZero() || e.Key == f.Key)
 	})
-	var page apikey.EventPage
+	var page apikey.StoreEventPage
 	for _, p := range shown {
 		page.Events = append(page.Events, cloneEvent(s.events[p.id]))
 	}
@@ -130,18 +130,18 @@ func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 // number of the feed, and a cursor is such a number with the ID of the event
 // that came with it. A restored [Store.Snapshot] has another event at that
 // number or none, and so a lost cursor never passes for a good one.
-func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	from, limit, err := begin(ctx, after, feedCursor, limit)
 	if err != nil {
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if after == "" {
-		return apikey.Changes{Next: s.feedPlace(len(s.feed)).cursor(feedCursor), Current: true}, nil
+		return apikey.StoreChanges{Next: s.feedPlace(len(s.feed)).cursor(feedCursor), Current: true}, nil
 	}
 	if from.at < 0 || from.at > int64(len(s.feed)) || s.feedPlace(int(from.at)) != from {
-		return apikey.Changes{}, apikey.ErrCursorLost
+		return apikey.StoreChanges{}, apikey.ErrCursorLost
 	}
 	var positions iter.Seq[int] = func(yield func(int) bool) {
 		for n := int(from.at) + 1; n <= len(s.feed); n++ {
@@ -155,22 +155,22 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 		row, kept := s.records[s.feed[n-1].key]
 		return kept && row.feed == n
 	})
-	changes := apikey.Changes{Next: after, More: more, Current: true}
+	changes := apikey.StoreChanges{Next: after, More: more, Current: true}
 	for _, n := range shown {
-		changes.Records = append(changes.Records, cloneRecord(s.records[s.feed[n-1].key].Record))
+		changes.Records = append(changes.Records, cloneRecord(s.records[s.feed[n-1].key].StoreRecord))
 		changes.Next = s.feedPlace(n).cursor(feedCursor)
 	}
 	return changes, nil
 }
 
 // Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.
-func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (s *Store) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	_, limit, err := begin(ctx, "", "", f.Limit)
 	if err != nil {
-		return apikey.ItemPage{}, err
+		return apikey.StoreItemPage{}, err
 	}
 	if f.Kind == "" {
-		return apikey.ItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
+		return apikey.StoreItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,7 +184,7 @@ func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage
 		return (f.ID == "" || id == f.ID) &&
 			(f.SealedKEKNot == "" || sealedBy != "" && sealedBy != f.SealedKEKNot)
 	})
-	var page apikey.ItemPage
+	var page apikey.StoreItemPage
 	for _, id := range shown {
 		page.Items = append(page.Items, cloneItem(s.items[itemName{f.Kind, id}]))
 	}

@@ -31,35 +31,35 @@ func TestContract(t *testing.T) {
 
 var epoch = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 
-func record(n int) apikey.Record {
-	return apikey.Record{
+func record(n int) apikey.StoreRecord {
+	return apikey.StoreRecord{
 		ID: apikey.NewKeyID(), Account: "acct", Name: fmt.Sprint(n), Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
 		CreatedAt:   epoch.Add(time.Duration(n*7919%10_007) * time.Second), // in no order
-		Credentials: []apikey.Credential{{ID: apikey.NewCredentialID(), Hash: "hash"}},
+		Credentials: []apikey.StoreCredential{{ID: apikey.NewCredentialID(), Hash: "hash"}},
 	}
 }
 
-func write(r apikey.Record, items ...apikey.Item) apikey.Change {
+func write(r apikey.StoreRecord, items ...apikey.StoreItem) apikey.StoreChange {
 	id := [16]byte(apikey.NewKeyID())
-	return apikey.Change{ID: id, Record: &r, Items: items, Event: &apikey.EventRecord{
+	return apikey.StoreChange{ID: id, Record: &r, Items: items, Event: &apikey.StoreEvent{
 		ID: id, Time: r.CreatedAt, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version,
 	}}
 }
 
 // contents is everything that can be read, but for the feed.
 type contents struct {
-	records []apikey.Record
-	events  []apikey.EventRecord
-	items   []apikey.Item
+	records []apikey.StoreRecord
+	events  []apikey.StoreEvent
+	items   []apikey.StoreItem
 }
 
 func read(t *testing.T, s apikey.Store) contents {
 	t.Helper()
-	page, err := s.List(t.Context(), apikey.Filter{Limit: 1000})
+	page, err := s.List(t.Context(), apikey.StoreFilter{Limit: 1000})
 	require.NoError(t, err)
-	events, err := s.Events(t.Context(), apikey.EventFilter{Limit: 1000})
+	events, err := s.Events(t.Context(), apikey.StoreEventFilter{Limit: 1000})
 	require.NoError(t, err)
-	items, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "test", Limit: 1000})
+	items, err := s.Items(t.Context(), apikey.StoreItemFilter{Kind: "test", Limit: 1000})
 	require.NoError(t, err)
 	return contents{page.Records, events.Events, items.Items}
 }
@@ -67,7 +67,7 @@ func read(t *testing.T, s apikey.Store) contents {
 func TestSnapshotForgetsWhatCameLater(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	old, other := record(1), record(2)
-	item := apikey.Item{Kind: "test", ID: "m", Version: 1}
+	item := apikey.StoreItem{Kind: "test", ID: "m", Version: 1}
 	require.NoError(t, s.Apply(ctx, write(old, item), write(other)))
 	want := read(t, s)
 	restore := s.Snapshot()
@@ -79,7 +79,7 @@ func TestSnapshotForgetsWhatCameLater(t *testing.T) {
 		gone, before, after := item, item, item
 		gone.Version, gone.Delete, before.ID, after.ID = 2, true, "a", "z"
 		require.NoError(t, s.Apply(ctx, write(changed, gone, before, after), write(fresh)))
-		require.NoError(t, s.Upkeep(ctx, []apikey.Upkeep{{Credential: other.Credentials[0].ID, LastUsed: epoch}}))
+		require.NoError(t, s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: other.Credentials[0].ID, LastUsed: epoch}}))
 		require.NotEqual(t, want, read(t, s), "round %d", round)
 
 		restore()
@@ -89,7 +89,7 @@ func TestSnapshotForgetsWhatCameLater(t *testing.T) {
 		got, err := s.Lookup(ctx, old.Credentials[0].ID)
 		require.NoError(t, err)
 		require.Equal(t, old, got)
-		chain, err := s.Events(ctx, apikey.EventFilter{Key: old.ID, Chain: true})
+		chain, err := s.Events(ctx, apikey.StoreEventFilter{Key: old.ID, Chain: true})
 		require.NoError(t, err)
 		require.Len(t, chain.Events, 1)
 	}
@@ -149,7 +149,7 @@ func TestMisuseIsRefused(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	r := record(1)
 	require.NoError(t, s.Apply(ctx, write(r), write(record(2))))
-	page, err := s.List(ctx, apikey.Filter{Limit: 1})
+	page, err := s.List(ctx, apikey.StoreFilter{Limit: 1})
 	require.NoError(t, err)
 	list := page.Next
 	mismatch := write(record(3))
@@ -159,16 +159,16 @@ func TestMisuseIsRefused(t *testing.T) {
 	for name, call := range map[string]func() error{
 		"event of another change": func() error { return s.Apply(ctx, mismatch) },
 		"record without event":    func() error { return s.Apply(ctx, eventless) },
-		"item without kind":       func() error { return s.Apply(ctx, write(record(3), apikey.Item{ID: "x", Version: 1})) },
-		"item without ID":         func() error { return s.Apply(ctx, write(record(3), apikey.Item{Kind: "test", Version: 1})) },
-		"items of every kind":     func() error { _, err := s.Items(ctx, apikey.ItemFilter{}); return err },
-		"chain of every key":      func() error { _, err := s.Events(ctx, apikey.EventFilter{Chain: true}); return err },
+		"item without kind":       func() error { return s.Apply(ctx, write(record(3), apikey.StoreItem{ID: "x", Version: 1})) },
+		"item without ID":         func() error { return s.Apply(ctx, write(record(3), apikey.StoreItem{Kind: "test", Version: 1})) },
+		"items of every kind":     func() error { _, err := s.Items(ctx, apikey.StoreItemFilter{}); return err },
+		"chain of every key":      func() error { _, err := s.Events(ctx, apikey.StoreEventFilter{Chain: true}); return err },
 		"cursor of List in Events": func() error {
-			_, err := s.Events(ctx, apikey.EventFilter{After: list})
+			_, err := s.Events(ctx, apikey.StoreEventFilter{After: list})
 			return err
 		},
 		"cursor of List in Changed": func() error { _, err := s.Changed(ctx, list, 1); return err },
-		"cursor cut short":          func() error { _, err := s.List(ctx, apikey.Filter{After: list[:len(list)-1]}); return err },
+		"cursor cut short":          func() error { _, err := s.List(ctx, apikey.StoreFilter{After: list[:len(list)-1]}); return err },
 		"Changed of 1001":           func() error { _, err := s.Changed(ctx, "", 1001); return err },
 	} {
 		require.ErrorIs(t, call(), apikey.ErrInvalid, name)
@@ -182,13 +182,13 @@ func TestChangesBuildOnEachOther(t *testing.T) {
 	first := record(1)
 	second := first
 	second.Version, second.Name = 2, "second"
-	item := func(version uint64, gone bool) apikey.Item {
-		return apikey.Item{Kind: "test", ID: "x", Version: version, Delete: gone}
+	item := func(version uint64, gone bool) apikey.StoreItem {
+		return apikey.StoreItem{Kind: "test", ID: "x", Version: version, Delete: gone}
 	}
 	require.NoError(t, s.Apply(ctx, write(first, item(1, false), item(2, false)), write(second, item(3, true), item(1, false))))
 	got := read(t, s)
-	require.Equal(t, []apikey.Record{second}, got.records)
-	require.Equal(t, []apikey.Item{item(1, false)}, got.items)
+	require.Equal(t, []apikey.StoreRecord{second}, got.records)
+	require.Equal(t, []apikey.StoreItem{item(1, false)}, got.items)
 	require.Len(t, got.events, 2)
 }
 
@@ -197,7 +197,7 @@ func TestItemsAreNotFoundByAnothersEvent(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	c := write(record(1))
 	require.NoError(t, s.Apply(ctx, c))
-	stale := apikey.Change{ID: c.ID, Items: []apikey.Item{{Kind: "test", ID: "x", Version: 2}}}
+	stale := apikey.StoreChange{ID: c.ID, Items: []apikey.StoreItem{{Kind: "test", ID: "x", Version: 2}}}
 	require.ErrorIs(t, s.Apply(ctx, stale), apikey.ErrConflict)
 }
 
@@ -219,7 +219,7 @@ func TestTenThousand(t *testing.T) {
 		require.NoError(t, s.Apply(ctx, write(record(i))))
 	}
 	records, events := 0, 0
-	for f := (apikey.Filter{Account: "acct", Limit: 100}); ; {
+	for f := (apikey.StoreFilter{Account: "acct", Limit: 100}); ; {
 		page, err := s.List(ctx, f)
 		require.NoError(t, err)
 		records += len(page.Records)
@@ -227,7 +227,7 @@ func TestTenThousand(t *testing.T) {
 			break
 		}
 	}
-	for f := (apikey.EventFilter{Account: "acct", Limit: 100}); ; {
+	for f := (apikey.StoreEventFilter{Account: "acct", Limit: 100}); ; {
 		page, err := s.Events(ctx, f)
 		require.NoError(t, err)
 		events += len(page.Events)
@@ -248,8 +248,8 @@ func TestSnapshotUnderTraffic(t *testing.T) {
 				r := record(i)
 				ctx := context.Background()
 				_ = s.Apply(ctx, write(r))
-				_ = s.Upkeep(ctx, []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: epoch}})
-				page, err := s.List(ctx, apikey.Filter{})
+				_ = s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: r.Credentials[0].ID, LastUsed: epoch}})
+				page, err := s.List(ctx, apikey.StoreFilter{})
 				if err != nil {
 					t.Errorf("List: %v", err)
 				}
@@ -263,7 +263,7 @@ func TestSnapshotUnderTraffic(t *testing.T) {
 		s.Snapshot()()
 	}
 	wg.Wait()
-	page, err := s.List(t.Context(), apikey.Filter{Limit: 1000})
+	page, err := s.List(t.Context(), apikey.StoreFilter{Limit: 1000})
 	require.NoError(t, err)
 	for _, r := range page.Records {
 		require.Equal(t, "hash", r.Credentials[0].Hash)

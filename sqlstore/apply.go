@@ -14,13 +14,13 @@ import (
 // errMoved: a comparison failed. It never leaves the package.
 var errMoved = errors.New("sqlstore: not the version that was compared with")
 
-// Apply implements [apikey.Store]. A Change that no store could keep, such as a
-// Record without its Event, is ErrInvalid.
+// Apply implements [apikey.Store]. A StoreChange that no store could keep, such as a
+// StoreRecord without its Event, is ErrInvalid.
 //
 // Every write is a comparison at the same time, and the number of rows that it
 // wrote is the answer. So no isolation level is relied on: two nodes that read
 // the same version cannot both write the next one.
-func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, ch := range changes {
 		if err := check(ch, s.engine.latest()); err != nil {
 			return err
@@ -38,7 +38,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.Change) error {
 	})
 }
 
-func check(ch apikey.Change, latest time.Time) error {
+func check(ch apikey.StoreChange, latest time.Time) error {
 	switch {
 	case outside(ch, latest):
 		return fmt.Errorf("%w: a time is not of the years 1 to %d", apikey.ErrInvalid, latest.Year())
@@ -57,7 +57,7 @@ func check(ch apikey.Change, latest time.Time) error {
 
 // afterConflict tells a lost race from a lost answer. What write began is
 // rolled back by now, so the events that it finds are of an earlier commit.
-func (s *Store) afterConflict(ctx context.Context, changes []apikey.Change) error {
+func (s *Store) afterConflict(ctx context.Context, changes []apikey.StoreChange) error {
 	for _, ch := range changes {
 		if ch.Event == nil {
 			return apikey.ErrConflict
@@ -79,7 +79,7 @@ func (s *Store) exists(ctx context.Context, c conn, statement string, args ...an
 	return found, cmp.Or(err, v.err())
 }
 
-func (s *Store) write(ctx context.Context, c conn, changes []apikey.Change) error {
+func (s *Store) write(ctx context.Context, c conn, changes []apikey.StoreChange) error {
 	for _, ch := range changes {
 		if ch.Record != nil {
 			if err := s.writeRecord(ctx, c, ch); err != nil {
@@ -126,7 +126,7 @@ func (s *Store) decides(ctx context.Context, c conn) error {
 	return cmp.Or(err, v.err())
 }
 
-func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.Change) error {
+func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.StoreChange) error {
 	r := ch.Record
 	if s.sql.nextPlace != "" {
 		if _, err := s.exec(ctx, c, s.sql.nextPlace, ch.ID[:]); err != nil {
@@ -156,7 +156,7 @@ type kept struct {
 // writeCredentials writes what differs from the stored credentials and nothing
 // else: most changes of a key touch none. The key's own row was written before,
 // so nobody else writes them meanwhile, but for Upkeep and its columns.
-func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.Record) error {
+func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRecord) error {
 	stored, err := s.storedCredentials(ctx, c, r)
 	if err != nil {
 		return err
@@ -193,7 +193,7 @@ func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.Record) 
 	return err
 }
 
-func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record) (map[apikey.CredentialID]kept, error) {
+func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.StoreRecord) (map[apikey.CredentialID]kept, error) {
 	stored := map[apikey.CredentialID]kept{}
 	if r.Version == 1 {
 		return stored, nil
@@ -214,7 +214,7 @@ func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.Record)
 	return stored, err
 }
 
-func (s *Store) writeItem(ctx context.Context, c conn, it apikey.Item) error {
+func (s *Store) writeItem(ctx context.Context, c conn, it apikey.StoreItem) error {
 	name := []any{string(it.Kind), it.ID}
 	was := int64(it.Version - 1)
 	switch {

@@ -24,7 +24,7 @@ type recordRows struct {
 
 // found is a record, or what is wrong with it.
 type found struct {
-	record    apikey.Record
+	record    apikey.StoreRecord
 	damage    damage
 	positions []int64 // of its credentials so far
 	// Where it stands in its list, for cursors. The IDs are as stored, so that
@@ -101,7 +101,7 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 
 // add puts a credential where it belongs. To have the database do it costs more
 // than all the rest of a lookup: MariaDB sorts rows that have text on its disk.
-func (f *found) add(position int64, c apikey.Credential) {
+func (f *found) add(position int64, c apikey.StoreCredential) {
 	at := len(f.positions)
 	for at > 0 && f.positions[at-1] > position {
 		at--
@@ -124,8 +124,8 @@ func (f *found) corrupt() *apikey.CorruptError {
 
 // key reads the columns of the key. Unknown kinds and recoveries pass: they may
 // be of a newer version, and the root refuses what it does not know.
-func (r *row) key(d *damage) apikey.Record {
-	rec := apikey.Record{
+func (r *row) key(d *damage) apikey.StoreRecord {
+	rec := apikey.StoreRecord{
 		ID:           d.id("id", r.id),
 		Account:      r.account,
 		Name:         r.name,
@@ -153,8 +153,8 @@ func (r *row) key(d *damage) apikey.Record {
 	return rec
 }
 
-func (r *row) cred(d *damage) apikey.Credential {
-	return apikey.Credential{
+func (r *row) cred(d *damage) apikey.StoreCredential {
+	return apikey.StoreCredential{
 		ID:        d.id("credential id", r.credential),
 		NotBefore: r.notBefore.time(),
 		NotAfter:  r.notAfter.time(),
@@ -202,7 +202,7 @@ func (d *damage) json(column, text string, to any) {
 }
 
 // keyArgs are the columns of a key but its ID, and the event of the change.
-func keyArgs(r *apikey.Record, event [16]byte) []any {
+func keyArgs(r *apikey.StoreRecord, event [16]byte) []any {
 	return []any{
 		r.Account, r.Name, int64(r.Mode), int64(r.Kind), int64(r.Version), r.Head[:], int64(r.Needs), blob(r.MAC),
 		list(r.Abilities), list(r.Networks), list(r.Origins), object(r.Metadata),
@@ -211,7 +211,7 @@ func keyArgs(r *apikey.Record, event [16]byte) []any {
 	}
 }
 
-func keptOf(c *apikey.Credential, position int) kept {
+func keptOf(c *apikey.StoreCredential, position int) kept {
 	return kept{
 		position:  int64(position),
 		notBefore: orNone(c.NotBefore), notAfter: orNone(c.NotAfter),
@@ -223,17 +223,17 @@ func (k kept) args() []any {
 	return []any{k.position, k.notBefore, k.notAfter, k.ended, k.hint, k.public, k.pepper}
 }
 
-func upkeepArgs(c *apikey.Credential) []any {
+func upkeepArgs(c *apikey.StoreCredential) []any {
 	return []any{orNone(c.LastUsed), c.Hash, blob(c.Check), blob(c.Sealed), c.SealedKEK}
 }
 
-func itemArgs(it apikey.Item) []any {
+func itemArgs(it apikey.StoreItem) []any {
 	return []any{int64(it.Version), orNone(it.ExpiresAt), it.SealedKEK, blob(it.Data)}
 }
 
 // eventArgs end with 1 if the change writes a record, and so has a place in the
 // feed.
-func eventArgs(ch apikey.Change) []any {
+func eventArgs(ch apikey.StoreChange) []any {
 	e := ch.Event
 	return []any{
 		e.ID[:], at(e.Time), e.Account, int64(e.Mode), id(e.Key), id(e.Credential), int64(e.Seq),
@@ -270,7 +270,7 @@ var latestMicros = time.Date(294_246, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
 
 // outside reports whether a change has a time that the engine cannot keep: an
 // error now is better than another time later.
-func outside(ch apikey.Change, latest time.Time) bool {
+func outside(ch apikey.StoreChange, latest time.Time) bool {
 	var times []time.Time
 	if r := ch.Record; r != nil {
 		times = append(times, r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue)

@@ -78,7 +78,7 @@ func requireCorrupt(t *testing.T, err error, key apikey.KeyID, want string) {
 // walkList goes page by page, so that some page ends at the damaged row.
 func walkList(t *testing.T, s apikey.Store) (all, damaged []apikey.KeyID) {
 	t.Helper()
-	for f := (apikey.Filter{Limit: 1}); ; {
+	for f := (apikey.StoreFilter{Limit: 1}); ; {
 		page, err := s.List(t.Context(), f)
 		require.NoError(t, err)
 		require.Equal(t, 1, len(page.Records)+len(page.Damaged))
@@ -146,11 +146,11 @@ func TestDamagedEvent(t *testing.T) {
 	require.NoError(t, s.Apply(t.Context(), change(next(r))))
 	_, err := db.Exec("PRAGMA ignore_check_constraints = ON; UPDATE apikey_events SET hash = x'01', id = x'02' WHERE seq = 1")
 	require.NoError(t, err)
-	page, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
+	page, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 1})
 	require.NoError(t, err)
 	require.Len(t, page.Events, 1)
 	require.Equal(t, "body", string(page.Events[0].Body))
-	page, err = s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, After: page.Next})
+	page, err = s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true, After: page.Next})
 	require.NoError(t, err)
 	require.Len(t, page.Events, 1)
 	require.EqualValues(t, 2, page.Events[0].Seq)
@@ -187,7 +187,7 @@ func TestFilterBetweenMicroseconds(t *testing.T) {
 	require.NoError(t, s.Apply(t.Context(), change(r)))
 	for _, delta := range []time.Duration{-time.Microsecond, -1, 0, 1, 999, time.Microsecond} {
 		at := day.Add(delta)
-		for name, f := range map[string]apikey.Filter{
+		for name, f := range map[string]apikey.StoreFilter{
 			"UnusedSince": {UnusedSince: at}, "ExpiringBefore": {ExpiringBefore: at}, "NotExpiredAt": {NotExpiredAt: at}, "DueBefore": {DueBefore: at},
 		} {
 			page, err := s.List(t.Context(), f)
@@ -204,17 +204,17 @@ func TestForeignCursors(t *testing.T) {
 	r := create(t, s, "m1")
 	require.NoError(t, s.Apply(t.Context(), change(next(r))))
 	create(t, s, "m1")
-	list, err := s.List(t.Context(), apikey.Filter{Limit: 1})
+	list, err := s.List(t.Context(), apikey.StoreFilter{Limit: 1})
 	require.NoError(t, err)
-	log, err := s.Events(t.Context(), apikey.EventFilter{Limit: 1})
+	log, err := s.Events(t.Context(), apikey.StoreEventFilter{Limit: 1})
 	require.NoError(t, err)
-	chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
+	chain, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 1})
 	require.NoError(t, err)
 	read := map[string]func(apikey.Cursor) error{
-		"list": func(c apikey.Cursor) error { return lists(apikey.Filter{After: c})(t.Context(), s) },
-		"log":  func(c apikey.Cursor) error { return logs(apikey.EventFilter{After: c})(t.Context(), s) },
+		"list": func(c apikey.Cursor) error { return lists(apikey.StoreFilter{After: c})(t.Context(), s) },
+		"log":  func(c apikey.Cursor) error { return logs(apikey.StoreEventFilter{After: c})(t.Context(), s) },
 		"chain": func(c apikey.Cursor) error {
-			return logs(apikey.EventFilter{After: c, Key: r.ID, Chain: true})(t.Context(), s)
+			return logs(apikey.StoreEventFilter{After: c, Key: r.ID, Chain: true})(t.Context(), s)
 		},
 		"feed": func(c apikey.Cursor) error { _, err := s.Changed(t.Context(), c, 10); return err },
 	}

@@ -68,13 +68,13 @@ type engine interface {
 	statements() statements
 	// builder writes arguments as the engine numbers them.
 	builder() *builder
-	list(f apikey.Filter, after *position, limit int) query
+	list(f apikey.StoreFilter, after *position, limit int) query
 	// contains adds the condition that a name has the part, whatever the case of
 	// ASCII letters.
 	contains(b *builder, part string)
 	// items has a column before those of the item: see statements.get. What is
 	// locked is one item, which nobody else can change until the transaction ends.
-	items(f apikey.ItemFilter, limit int, locked bool) query
+	items(f apikey.StoreItemFilter, limit int, locked bool) query
 	// claim locks credentials for what Upkeep writes, or fails with what is
 	// retryable where somebody else has one of them. "": nobody else can.
 	claim([]apikey.CredentialID) query
@@ -86,7 +86,7 @@ type engine interface {
 	touch([]use) query
 
 	// changed is Changed, with a limit that is in range.
-	changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error)
+	changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.StoreChanges, error)
 	// alone runs work while no other process migrates, in one transaction where
 	// the engine's DDL can be rolled back.
 	alone(ctx context.Context, db *sql.DB, work func(conn) error) error

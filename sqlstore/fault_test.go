@@ -88,18 +88,18 @@ func TestApplyFailsAtEveryCall(t *testing.T) {
 
 // manyChanges takes every way through Apply: r with a credential changed, one
 // dropped and one new; items written and deleted; a denial.
-func manyChanges(r apikey.Record, n int) []apikey.Change {
+func manyChanges(r apikey.StoreRecord, n int) []apikey.StoreChange {
 	ended := r.Credentials[0]
 	ended.Ended = true
-	fresh := apikey.Credential{ID: apikey.NewCredentialID(), Hash: "h"}
-	r.Credentials = []apikey.Credential{fresh, ended}
+	fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "h"}
+	r.Credentials = []apikey.StoreCredential{fresh, ended}
 	one := change(r)
 	name := fmt.Sprintf("item %d", n)
-	one.Items = []apikey.Item{{Kind: "test", ID: name, Version: 1, Data: []byte("1")}, {Kind: "test", ID: name, Version: 2, Data: []byte("2")}}
+	one.Items = []apikey.StoreItem{{Kind: "test", ID: name, Version: 1, Data: []byte("1")}, {Kind: "test", ID: name, Version: 2, Data: []byte("2")}}
 	denial := [16]byte(apikey.NewKeyID())
-	two := apikey.Change{ID: denial, Event: &apikey.EventRecord{ID: denial, Time: day, Account: r.Account, Mode: r.Mode}}
-	two.Items = []apikey.Item{{Kind: "test", ID: name + " deleted", Version: 1}, {Kind: "test", ID: name + " deleted", Version: 2, Delete: true}}
-	return []apikey.Change{one, two}
+	two := apikey.StoreChange{ID: denial, Event: &apikey.StoreEvent{ID: denial, Time: day, Account: r.Account, Mode: r.Mode}}
+	two.Items = []apikey.StoreItem{{Kind: "test", ID: name + " deleted", Version: 1}, {Kind: "test", ID: name + " deleted", Version: 2, Delete: true}}
+	return []apikey.StoreChange{one, two}
 }
 
 func position(t *testing.T, s apikey.Store) apikey.Cursor {
@@ -109,15 +109,15 @@ func position(t *testing.T, s apikey.Store) apikey.Cursor {
 	return c.Next
 }
 
-func itemsOf(t *testing.T, s apikey.Store, n int) []apikey.Item {
+func itemsOf(t *testing.T, s apikey.Store, n int) []apikey.StoreItem {
 	t.Helper()
-	page, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "test", ID: fmt.Sprintf("item %d", n)})
+	page, err := s.Items(t.Context(), apikey.StoreItemFilter{Kind: "test", ID: fmt.Sprintf("item %d", n)})
 	require.NoError(t, err)
 	return page.Items
 }
 
 // mustHold checks that the changes are there, once and whole.
-func mustHold(t *testing.T, s apikey.Store, want apikey.Record, changes []apikey.Change, n int, from apikey.Cursor) apikey.Cursor {
+func mustHold(t *testing.T, s apikey.Store, want apikey.StoreRecord, changes []apikey.StoreChange, n int, from apikey.Cursor) apikey.Cursor {
 	t.Helper()
 	got, err := s.Get(t.Context(), want.ID)
 	require.NoError(t, err)
@@ -127,7 +127,7 @@ func mustHold(t *testing.T, s apikey.Store, want apikey.Record, changes []apikey
 	require.True(t, got.Credentials[1].Ended)
 	require.Empty(t, got.Credentials[1].Sealed)
 	require.EqualValues(t, 2, itemsOf(t, s, n)[0].Version)
-	events, err := s.Events(t.Context(), apikey.EventFilter{Limit: 1000})
+	events, err := s.Events(t.Context(), apikey.StoreEventFilter{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, events.Events, 1+2*n)
 	feed, err := s.Changed(t.Context(), from, 10)
@@ -229,19 +229,19 @@ func TestReadsBreakOffAtEveryRow(t *testing.T) {
 	db.SetMaxOpenConns(1)
 	s := migrated(t, db)
 	start := position(t, s)
-	var last apikey.Record
+	var last apikey.StoreRecord
 	for range 3 {
 		last = create(t, s, "m1")
 		ch := change(next(last))
-		ch.Items = []apikey.Item{{Kind: "k", ID: last.ID.String(), Version: 1}}
+		ch.Items = []apikey.StoreItem{{Kind: "k", ID: last.ID.String(), Version: 1}}
 		require.NoError(t, s.Apply(t.Context(), ch))
 	}
 	for name, read := range map[string]func() (any, error){
 		"get":     func() (any, error) { return s.Get(t.Context(), last.ID) },
 		"lookup":  func() (any, error) { return s.Lookup(t.Context(), last.Credentials[1].ID) },
-		"list":    func() (any, error) { return s.List(t.Context(), apikey.Filter{}) },
-		"events":  func() (any, error) { return s.Events(t.Context(), apikey.EventFilter{}) },
-		"items":   func() (any, error) { return s.Items(t.Context(), apikey.ItemFilter{Kind: "k"}) },
+		"list":    func() (any, error) { return s.List(t.Context(), apikey.StoreFilter{}) },
+		"events":  func() (any, error) { return s.Events(t.Context(), apikey.StoreEventFilter{}) },
+		"items":   func() (any, error) { return s.Items(t.Context(), apikey.StoreItemFilter{Kind: "k"}) },
 		"changed": func() (any, error) { return s.Changed(t.Context(), start, 10) },
 	} {
 		p.rows = nil
@@ -315,7 +315,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 	path := file(t)
 	db, p := proxyDB(t, path)
 	s := newStore(t, db)
-	var r apikey.Record
+	var r apikey.StoreRecord
 	look := func(_ int, c call) (before, after error) {
 		copied := file(t)
 		for _, suffix := range []string{"", "-wal"} {

@@ -93,13 +93,13 @@ func (n *seen) unfit() error {
 }
 
 // changedByWindow is Changed.
-func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit int, feed windows) (apikey.Changes, error) {
+func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit int, feed windows) (apikey.StoreChanges, error) {
 	if cursor == "" {
 		return s.feedNow(ctx, feed)
 	}
 	w, err := parseWindow(cursor)
 	if err != nil {
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	}
 	type page struct {
 		recordRows
@@ -110,14 +110,14 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 	})
 	switch {
 	case err != nil:
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	case p.verdict == lags:
-		return apikey.Changes{Next: cursor}, nil
+		return apikey.StoreChanges{Next: cursor}, nil
 	case w.server != p.server, w.shown != 0 && !p.known, p.end < w.at:
-		return apikey.Changes{}, apikey.ErrCursorLost
+		return apikey.StoreChanges{}, apikey.ErrCursorLost
 	}
 	shown, more := upTo(limit, p.found)
-	changes := apikey.Changes{More: more, Current: true}
+	changes := apikey.StoreChanges{More: more, Current: true}
 	changes.Records, changes.Damaged = split(shown)
 	if len(w.id) == 0 {
 		w.floor = p.seen.floor
@@ -138,16 +138,16 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 }
 
 // feedNow is Changed of the empty cursor.
-func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.Changes, error) {
+func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.StoreChanges, error) {
 	now, err := read(ctx, s, "changed", query{sql: feed.now}, func(now *seen, rows *sql.Rows) error {
 		return errors.Join(rows.Scan(&now.verdict, &now.server, &now.floor, &now.end, &now.shown, &now.event), now.unfit())
 	})
 	if err != nil || now.verdict == lags {
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	}
 	w := window{floor: now.floor, shown: now.shown, server: now.server}
 	copy(w.event[:], now.event)
-	return apikey.Changes{Next: w.fromFloor().cursor(), Current: true}, nil
+	return apikey.StoreChanges{Next: w.fromFloor().cursor(), Current: true}, nil
 }
 
 // fromFloor begins the next walk. It does so no higher than what was shown last,

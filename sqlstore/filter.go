@@ -10,9 +10,9 @@ import (
 // the columns of apikey_keys (called stored where another table is asked about
 // it), and the whole query of the activity log.
 
-// keys adds the conditions of [apikey.Filter.Match], which is what they mean.
+// keys adds the conditions of [apikey.StoreFilter.Match], which is what they mean.
 // Only letters without regard to case need a word of the engine's own.
-func (b *builder) keys(f apikey.Filter, contains func(*builder, string)) {
+func (b *builder) keys(f apikey.StoreFilter, contains func(*builder, string)) {
 	if f.Account != "" {
 		b.where("account = ", b.arg(f.Account))
 	}
@@ -41,7 +41,7 @@ func (b *builder) keys(f apikey.Filter, contains func(*builder, string)) {
 }
 
 // secrets adds the conditions on what a key's secrets were made with.
-func (b *builder) secrets(f apikey.Filter) {
+func (b *builder) secrets(f apikey.StoreFilter) {
 	if f.Pepper != 0 {
 		slot := b.arg([]byte{f.Pepper})
 		b.where("(substr(mac, 1, 1) = ", slot, " OR ", credential, "NOT c.ended AND c.pepper = ", b.arg(int64(f.Pepper)), "))")
@@ -57,7 +57,7 @@ func (b *builder) secrets(f apikey.Filter) {
 	}
 }
 
-func (b *builder) times(f apikey.Filter) {
+func (b *builder) times(f apikey.StoreFilter) {
 	if f.NeverUsed {
 		b.where("NOT ", credential, "c.last_used IS NOT NULL)")
 	}
@@ -111,7 +111,7 @@ func (b *builder) beyond(column, than string, page *position) {
 
 // events is the query of a page of the activity log: the newest first, or a
 // key's chain from its beginning.
-func (b *builder) events(f apikey.EventFilter, after *position, limit int) query {
+func (b *builder) events(f apikey.StoreEventFilter, after *position, limit int) query {
 	b.add("SELECT ", b.fit, ", id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
 	if f.Account != "" {
 		b.where("account = ", b.arg(f.Account))

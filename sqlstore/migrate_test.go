@@ -130,7 +130,7 @@ func TestMigrateWithAPrefixOfTheUsualOne(t *testing.T) {
 		s, err := sqlstore.New(db, sqlstore.SQLite.WithPrefix("apikey_prod_"))
 		require.NoError(t, err)
 		require.NoError(t, s.Migrate(t.Context()))
-		_, err = s.List(t.Context(), apikey.Filter{Limit: 1})
+		_, err = s.List(t.Context(), apikey.StoreFilter{Limit: 1})
 		require.NoError(t, err)
 	}
 }

@@ -350,9 +350,9 @@ func (e mysql) builder() *builder {
 	return &builder{mark: func(int) string { return "?" }, fit: e.fit, latest: e.latest()}
 }
 
-// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.
-func (e mysql) list(f apikey.Filter, after *position, limit int) query {
+func (e mysql) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT node.verdict, ", mysqlRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
 	b.keys(f, e.contains)
@@ -372,7 +372,7 @@ func (mysql) contains(b *builder, part string) {
 	b.where("INSTR(", name, ", ", b.arg(part), ") > 0")
 }
 
-func (e mysql) items(f apikey.ItemFilter, limit int, locked bool) query {
+func (e mysql) items(f apikey.StoreItemFilter, limit int, locked bool) query {
 	b := e.builder()
 	b.add("SELECT node.verdict, i.id, i.version, i.expires_at, i.sealed_kek, i.data FROM ", e.oneNode(), " LEFT JOIN apikey_items i ON")
 	b.word = " "
@@ -465,7 +465,7 @@ ORDER BY k.feed, k.id` + mysqlAll
 	return now, page
 }
 
-func (e mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (e mysql) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	now, page := e.feed()
 	return s.changedByWindow(ctx, after, limit, windows{now, func(w window, limit int) query {
 		from, id := moment{w.at, true}, append([]byte{}, w.id...) // never nil, which would be NULL

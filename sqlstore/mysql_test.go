@@ -27,7 +27,7 @@ func TestMySQLTriesAgain(t *testing.T) {
 			t.Cleanup(func() { db.Close() })
 			s, err := sqlstore.New(db, sqlstore.MySQL)
 			require.NoError(t, err)
-			err = s.Upkeep(context.Background(), []apikey.Upkeep{{Credential: apikey.NewCredentialID(), OldHash: "a", NewHash: "b"}})
+			err = s.Upkeep(context.Background(), []apikey.StoreUpkeep{{Credential: apikey.NewCredentialID(), OldHash: "a", NewHash: "b"}})
 			if !passes {
 				require.ErrorIs(t, err, apikey.ErrUnavailable)
 				require.Equal(t, 1, server.claims)

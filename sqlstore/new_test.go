@@ -207,19 +207,22 @@ var methods = map[string]func(ctx context.Context, s *sqlstore.Store) error{
 		_, err := s.Lookup(ctx, apikey.NewCredentialID())
 		return err
 	},
-	"List": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.List(ctx, apikey.Filter{}); return err },
+	"List": func(ctx context.Context, s *sqlstore.Store) error {
+		_, err := s.List(ctx, apikey.StoreFilter{})
+		return err
+	},
 	"Events": func(ctx context.Context, s *sqlstore.Store) error {
-		_, err := s.Events(ctx, apikey.EventFilter{})
+		_, err := s.Events(ctx, apikey.StoreEventFilter{})
 		return err
 	},
 	"Changed": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Changed(ctx, "", 10); return err },
 	"Items": func(ctx context.Context, s *sqlstore.Store) error {
-		_, err := s.Items(ctx, apikey.ItemFilter{Kind: "k"})
+		_, err := s.Items(ctx, apikey.StoreItemFilter{Kind: "k"})
 		return err
 	},
 	"Apply": func(ctx context.Context, s *sqlstore.Store) error { return s.Apply(ctx, change(newRecord("m1"))) },
 	"Upkeep": func(ctx context.Context, s *sqlstore.Store) error {
-		return s.Upkeep(ctx, []apikey.Upkeep{{Credential: apikey.NewCredentialID(), LastUsed: day}})
+		return s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: apikey.NewCredentialID(), LastUsed: day}})
 	},
 	"Purge": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Purge(ctx, day, 10); return err },
 }

@@ -15,30 +15,30 @@ var _ apikey.Store = noTx{}
 
 var errNoTx = fmt.Errorf("%w: sqlstore: In was given a nil *sql.Tx: look at the error of BeginTx", apikey.ErrInvalid)
 
-func (noTx) Get(context.Context, apikey.KeyID) (apikey.Record, error) {
-	return apikey.Record{}, errNoTx
+func (noTx) Get(context.Context, apikey.KeyID) (apikey.StoreRecord, error) {
+	return apikey.StoreRecord{}, errNoTx
 }
 
-func (noTx) Lookup(context.Context, apikey.CredentialID) (apikey.Record, error) {
-	return apikey.Record{}, errNoTx
+func (noTx) Lookup(context.Context, apikey.CredentialID) (apikey.StoreRecord, error) {
+	return apikey.StoreRecord{}, errNoTx
 }
 
-func (noTx) List(context.Context, apikey.Filter) (apikey.Page, error) {
-	return apikey.Page{}, errNoTx
+func (noTx) List(context.Context, apikey.StoreFilter) (apikey.StorePage, error) {
+	return apikey.StorePage{}, errNoTx
 }
 
-func (noTx) Events(context.Context, apikey.EventFilter) (apikey.EventPage, error) {
-	return apikey.EventPage{}, errNoTx
+func (noTx) Events(context.Context, apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
+	return apikey.StoreEventPage{}, errNoTx
 }
 
-func (noTx) Changed(context.Context, apikey.Cursor, int) (apikey.Changes, error) {
-	return apikey.Changes{}, errNoTx
+func (noTx) Changed(context.Context, apikey.Cursor, int) (apikey.StoreChanges, error) {
+	return apikey.StoreChanges{}, errNoTx
 }
 
-func (noTx) Items(context.Context, apikey.ItemFilter) (apikey.ItemPage, error) {
-	return apikey.ItemPage{}, errNoTx
+func (noTx) Items(context.Context, apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
+	return apikey.StoreItemPage{}, errNoTx
 }
 
-func (noTx) Apply(context.Context, ...apikey.Change) error { return errNoTx }
+func (noTx) Apply(context.Context, ...apikey.StoreChange) error { return errNoTx }
 
-func (noTx) Upkeep(context.Context, []apikey.Upkeep) error { return errNoTx }
+func (noTx) Upkeep(context.Context, []apikey.StoreUpkeep) error { return errNoTx }

@@ -48,13 +48,13 @@ func migrated(t *testing.T, db *sql.DB) *sqlstore.Store {
 var day = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
 // newRecord is a record with two credentials.
-func newRecord(account string) apikey.Record {
-	r := apikey.Record{
+func newRecord(account string) apikey.StoreRecord {
+	r := apikey.StoreRecord{
 		ID: apikey.NewKeyID(), Account: account, Name: "till", Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
 		Abilities: []string{"payment:refund"}, Metadata: map[string]string{"shop": "7"}, CreatedAt: day,
 	}
 	for range 2 {
-		r.Credentials = append(r.Credentials, apikey.Credential{
+		r.Credentials = append(r.Credentials, apikey.StoreCredential{
 			ID: apikey.NewCredentialID(), Hint: "abcd", Hash: "hash-1", Check: []byte{0, 1}, Sealed: []byte("sealed-1"), SealedKEK: "kek-1",
 		})
 	}
@@ -62,20 +62,20 @@ func newRecord(account string) apikey.Record {
 }
 
 // change writes r, with its event.
-func change(r apikey.Record) apikey.Change {
+func change(r apikey.StoreRecord) apikey.StoreChange {
 	id := [16]byte(apikey.NewKeyID())
-	return apikey.Change{ID: id, Record: &r, Event: &apikey.EventRecord{
+	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
 		ID: id, Time: day, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
 	}}
 }
 
 // next is the following version of r.
-func next(r apikey.Record) apikey.Record {
+func next(r apikey.StoreRecord) apikey.StoreRecord {
 	r.Version++
 	return r
 }
 
-func create(t *testing.T, s apikey.Store, account string) apikey.Record {
+func create(t *testing.T, s apikey.Store, account string) apikey.StoreRecord {
 	t.Helper()
 	r := newRecord(account)
 	require.NoError(t, s.Apply(t.Context(), change(r)))

@@ -22,15 +22,15 @@ func TestPlans(t *testing.T) {
 	r := create(t, s, "m1")
 	other := create(t, s, "m1")
 	ch := change(next(r))
-	ch.Items = []apikey.Item{{Kind: "test", ID: "1", Version: 1, Data: []byte("x")}}
+	ch.Items = []apikey.StoreItem{{Kind: "test", ID: "1", Version: 1, Data: []byte("x")}}
 	require.NoError(t, s.Apply(t.Context(), ch))
 	require.NoError(t, s.Apply(t.Context(), change(next(other))))
 	cursor := position(t, s)
-	list, err := s.List(t.Context(), apikey.Filter{Account: "m1", Limit: 1})
+	list, err := s.List(t.Context(), apikey.StoreFilter{Account: "m1", Limit: 1})
 	require.NoError(t, err)
-	log, err := s.Events(t.Context(), apikey.EventFilter{Limit: 1})
+	log, err := s.Events(t.Context(), apikey.StoreEventFilter{Limit: 1})
 	require.NoError(t, err)
-	chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
+	chain, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 1})
 	require.NoError(t, err)
 
 	for _, c := range operations(t, r, cursor, list.Next, log.Next, chain.Next) {
@@ -60,34 +60,36 @@ type operation struct {
 	sort bool // sorting one page after the joins is allowed
 }
 
-func operations(t *testing.T, r apikey.Record, cursor, listed, logged, chained apikey.Cursor) []operation {
+func operations(t *testing.T, r apikey.StoreRecord, cursor, listed, logged, chained apikey.Cursor) []operation {
 	return []operation{
-		{"get", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) { return s.Get(ctx, r.ID) }), false},
-		{"lookup", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) {
+		{"get", get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreRecord, error) { return s.Get(ctx, r.ID) }), false},
+		{"lookup", get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreRecord, error) {
 			return s.Lookup(ctx, r.Credentials[0].ID)
 		}), false},
-		{"list", lists(apikey.Filter{}), true},
-		{"list account", lists(apikey.Filter{Account: "m1"}), true},
-		{"list account, next page", lists(apikey.Filter{Account: "m1", After: listed}), true},
-		{"list everything of an account", lists(apikey.Filter{
+		{"list", lists(apikey.StoreFilter{}), true},
+		{"list account", lists(apikey.StoreFilter{Account: "m1"}), true},
+		{"list account, next page", lists(apikey.StoreFilter{Account: "m1", After: listed}), true},
+		{"list everything of an account", lists(apikey.StoreFilter{
 			Account: "m1", Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, NameContains: "x", NeverUsed: true,
 			UnusedSince: day, ExpiringBefore: day, NotExpiredAt: day, DueBefore: day, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k",
 		}), true},
-		{"events", logs(apikey.EventFilter{}), false},
-		{"events, next page", logs(apikey.EventFilter{After: logged}), false},
-		{"events of an account", logs(apikey.EventFilter{Account: "m1"}), false},
-		{"events of an account, next page", logs(apikey.EventFilter{Account: "m1", Mode: apikey.Live, After: logged}), false},
-		{"events of a key", logs(apikey.EventFilter{Key: r.ID}), false},
-		{"events of a key and account", logs(apikey.EventFilter{Key: r.ID, Account: "m1", After: logged}), false},
-		{"chain", logs(apikey.EventFilter{Key: r.ID, Chain: true}), false},
-		{"chain, next page", logs(apikey.EventFilter{Key: r.ID, Chain: true, Account: "m1", After: chained}), false},
-		{"feed, now", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) { return s.Changed(ctx, "", 10) }), true},
-		{"feed", get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) {
+		{"events", logs(apikey.StoreEventFilter{}), false},
+		{"events, next page", logs(apikey.StoreEventFilter{After: logged}), false},
+		{"events of an account", logs(apikey.StoreEventFilter{Account: "m1"}), false},
+		{"events of an account, next page", logs(apikey.StoreEventFilter{Account: "m1", Mode: apikey.Live, After: logged}), false},
+		{"events of a key", logs(apikey.StoreEventFilter{Key: r.ID}), false},
+		{"events of a key and account", logs(apikey.StoreEventFilter{Key: r.ID, Account: "m1", After: logged}), false},
+		{"chain", logs(apikey.StoreEventFilter{Key: r.ID, Chain: true}), false},
+		{"chain, next page", logs(apikey.StoreEventFilter{Key: r.ID, Chain: true, Account: "m1", After: chained}), false},
+		{"feed, now", get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreChanges, error) {
+			return s.Changed(ctx, "", 10)
+		}), true},
+		{"feed", get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreChanges, error) {
 			return s.Changed(ctx, cursor, 10)
 		}), true},
-		{"item", itemLists(apikey.ItemFilter{Kind: "test", ID: "1"}), false},
-		{"items", itemLists(apikey.ItemFilter{Kind: "test", After: "0"}), false},
-		{"items to reseal", itemLists(apikey.ItemFilter{Kind: "test", SealedKEKNot: "k"}), false},
+		{"item", itemLists(apikey.StoreItemFilter{Kind: "test", ID: "1"}), false},
+		{"items", itemLists(apikey.StoreItemFilter{Kind: "test", After: "0"}), false},
+		{"items to reseal", itemLists(apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "k"}), false},
 		{"apply", func(ctx context.Context, s *sqlstore.Store) error {
 			return s.Apply(ctx, manyChanges(next(next(r)), 1)...)
 		}, false},
@@ -96,7 +98,7 @@ func operations(t *testing.T, r apikey.Record, cursor, listed, logged, chained a
 			return nil
 		}, false},
 		{"upkeep", func(ctx context.Context, s *sqlstore.Store) error {
-			return s.Upkeep(ctx, []apikey.Upkeep{
+			return s.Upkeep(ctx, []apikey.StoreUpkeep{
 				{Credential: r.Credentials[0].ID, LastUsed: day, OldHash: "hash-1", NewHash: "2", OldSealed: []byte("sealed-1"), NewSealed: []byte("2"), NewKEK: "k"},
 				{Credential: r.Credentials[1].ID, LastUsed: day},
 			})
@@ -149,16 +151,16 @@ func get[T any](do func(context.Context, *sqlstore.Store) (T, error)) func(conte
 	}
 }
 
-func lists(f apikey.Filter) func(context.Context, *sqlstore.Store) error {
-	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.Page, error) { return s.List(ctx, f) })
+func lists(f apikey.StoreFilter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.StorePage, error) { return s.List(ctx, f) })
 }
 
-func logs(f apikey.EventFilter) func(context.Context, *sqlstore.Store) error {
-	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.EventPage, error) { return s.Events(ctx, f) })
+func logs(f apikey.StoreEventFilter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreEventPage, error) { return s.Events(ctx, f) })
 }
 
-func itemLists(f apikey.ItemFilter) func(context.Context, *sqlstore.Store) error {
-	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.ItemPage, error) { return s.Items(ctx, f) })
+func itemLists(f apikey.StoreItemFilter) func(context.Context, *sqlstore.Store) error {
+	return get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreItemPage, error) { return s.Items(ctx, f) })
 }
 
 // Every reading method is one query, whatever the number of records.
@@ -166,18 +168,20 @@ func TestOneQueryAPage(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
 	from := position(t, s)
-	var last apikey.Record
+	var last apikey.StoreRecord
 	for range 20 {
 		last = create(t, s, "m1")
 	}
 	for name, run := range map[string]func(context.Context, *sqlstore.Store) error{
-		"lookup": get(func(ctx context.Context, s *sqlstore.Store) (apikey.Record, error) {
+		"lookup": get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreRecord, error) {
 			return s.Lookup(ctx, last.Credentials[1].ID)
 		}),
-		"list":   lists(apikey.Filter{}),
-		"events": logs(apikey.EventFilter{}),
-		"items":  itemLists(apikey.ItemFilter{Kind: "k"}),
-		"feed":   get(func(ctx context.Context, s *sqlstore.Store) (apikey.Changes, error) { return s.Changed(ctx, from, 20) }),
+		"list":   lists(apikey.StoreFilter{}),
+		"events": logs(apikey.StoreEventFilter{}),
+		"items":  itemLists(apikey.StoreItemFilter{Kind: "k"}),
+		"feed": get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreChanges, error) {
+			return s.Changed(ctx, from, 20)
+		}),
 	} {
 		p.record(nil)
 		require.NoError(t, run(t.Context(), s))
@@ -196,8 +200,8 @@ func TestPagesAreOfOneMoment(t *testing.T) {
 	go func() {
 		for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); {
 			r = next(r)
-			fresh := apikey.Credential{ID: apikey.NewCredentialID(), Public: string(rune('a' + r.Version%26))}
-			r.Name, r.Credentials = fresh.Public, []apikey.Credential{fresh}
+			fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Public: string(rune('a' + r.Version%26))}
+			r.Name, r.Credentials = fresh.Public, []apikey.StoreCredential{fresh}
 			if err := s.Apply(context.Background(), change(r)); err != nil {
 				done <- err
 				return
@@ -213,7 +217,7 @@ func TestPagesAreOfOneMoment(t *testing.T) {
 			running = false
 		default:
 		}
-		list, err := reader.List(t.Context(), apikey.Filter{})
+		list, err := reader.List(t.Context(), apikey.StoreFilter{})
 		require.NoError(t, err)
 		feed, err := reader.Changed(t.Context(), start, 10)
 		require.NoError(t, err)

@@ -291,9 +291,9 @@ func (e postgres) builder() *builder {
 	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }, fit: e.fit, latest: e.latest()}
 }
 
-// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.
-func (e postgres) list(f apikey.Filter, after *position, limit int) query {
+func (e postgres) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT node.verdict, ", postgresRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
 	b.keys(f, e.contains)
@@ -309,7 +309,7 @@ func (postgres) contains(b *builder, part string) {
 	b.where("strpos(lower(name), lower(", b.arg(part), `::text COLLATE "C")) > 0`)
 }
 
-func (e postgres) items(f apikey.ItemFilter, limit int, locked bool) query {
+func (e postgres) items(f apikey.StoreItemFilter, limit int, locked bool) query {
 	b := e.builder()
 	b.add("SELECT id, version, expires_at, sealed_kek, data FROM apikey_items")
 	b.where("kind = ", b.arg(string(f.Kind)))
@@ -399,7 +399,7 @@ ORDER BY k.feed, k.id`
 	return now, page
 }
 
-func (e postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (e postgres) changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	xid := func(n int64) string { return strconv.FormatInt(n, 10) }
 	now, page := e.feed()
 	return s.changedByWindow(ctx, after, limit, windows{now, func(w window, limit int) query {

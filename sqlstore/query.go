@@ -11,10 +11,10 @@ import (
 )
 
 // Get implements [apikey.Store].
-func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if s.tx != nil && s.sql.lock != "" {
 		if _, err := s.exec(ctx, s.tx, s.sql.lock, id[:]); err != nil {
-			return apikey.Record{}, s.failure(ctx, "get", s.over(err))
+			return apikey.StoreRecord{}, s.failure(ctx, "get", s.over(err))
 		}
 	}
 	return s.one(ctx, "get", query{sql: s.sql.get, args: []any{id[:]}})
@@ -22,7 +22,7 @@ func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 
 // Lookup implements [apikey.Store]: one query, which walks from the credential
 // to its key and to all of that key's credentials.
-func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	if s.engine.embedded() {
 		deepen()
 	}
@@ -71,16 +71,16 @@ func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
 	return stmt
 }
 
-func (s *Store) one(ctx context.Context, op string, q query) (apikey.Record, error) {
+func (s *Store) one(ctx context.Context, op string, q query) (apikey.StoreRecord, error) {
 	rr, err := read(ctx, s, op, q, scanRecords)
 	switch {
 	case err != nil:
-		return apikey.Record{}, err
+		return apikey.StoreRecord{}, err
 	case len(rr.found) == 0:
-		return apikey.Record{}, apikey.ErrNotFound
+		return apikey.StoreRecord{}, apikey.ErrNotFound
 	}
 	if corrupt := rr.found[0].corrupt(); corrupt != nil {
-		return apikey.Record{}, corrupt
+		return apikey.StoreRecord{}, corrupt
 	}
 	return rr.found[0].record, nil
 }
@@ -89,17 +89,17 @@ func scanRecords(rr *recordRows, rows *sql.Rows) error { return rr.scan(rows) }
 
 // List implements [apikey.Store]. A page is one query: no record of it is put
 // together from two versions.
-func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *Store) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	after, limit, err := s.begin(f.After, listCursor, f.Limit)
 	if err != nil {
-		return apikey.Page{}, err
+		return apikey.StorePage{}, err
 	}
 	rr, err := read(ctx, s, "list", s.engine.list(f, after, limit+1), scanRecords)
 	if err != nil {
-		return apikey.Page{}, err
+		return apikey.StorePage{}, err
 	}
 	shown, more := upTo(limit, rr.found)
-	var page apikey.Page
+	var page apikey.StorePage
 	page.Records, page.Damaged = split(shown)
 	if more {
 		last := shown[limit-1]
@@ -109,10 +109,10 @@ func (s *Store) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) 
 }
 
 // Changed implements [apikey.Store].
-func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	}
 	return s.engine.changed(ctx, s, after, limit)
 }
@@ -121,26 +121,26 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 // the hash of a row is damaged, that field is zero and Body is as stored: the
 // verification of the log says that the row is damaged, and a reader sees that the row
 // exists.
-func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	list := byte(logCursor)
 	if f.Chain {
 		list = chainCursor
 	}
 	after, limit, err := s.begin(f.After, list, f.Limit)
 	if err != nil {
-		return apikey.EventPage{}, err
+		return apikey.StoreEventPage{}, err
 	}
 	if f.Chain && f.Key.IsZero() {
-		return apikey.EventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
+		return apikey.StoreEventPage{}, fmt.Errorf("%w: a chain is that of one key", apikey.ErrInvalid)
 	}
 	all, err := read(ctx, s, "events", s.engine.builder().events(f, after, limit+1), scanEvent)
 	if err != nil {
-		return apikey.EventPage{}, err
+		return apikey.StoreEventPage{}, err
 	}
 	shown, more := upTo(limit, all)
-	var page apikey.EventPage
+	var page apikey.StoreEventPage
 	for _, e := range shown {
-		page.Events = append(page.Events, e.EventRecord)
+		page.Events = append(page.Events, e.StoreEvent)
 	}
 	if more {
 		last := shown[limit-1]
@@ -155,7 +155,7 @@ func (s *Store) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventP
 
 // event is an event and its ID as stored.
 type event struct {
-	apikey.EventRecord
+	apikey.StoreEvent
 	stored []byte
 }
 
@@ -197,21 +197,21 @@ func sized(to, stored []byte) {
 }
 
 // Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.
-func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (s *Store) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	limit, err := pageSize(f.Limit)
 	if err != nil {
-		return apikey.ItemPage{}, err
+		return apikey.StoreItemPage{}, err
 	}
 	if f.Kind == "" {
-		return apikey.ItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
+		return apikey.StoreItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
 	}
 	locked := s.tx != nil && f.ID != "" // it is about to be swapped
 	all, err := read(ctx, s, "items", s.engine.items(f, limit+1, locked), scanItem)
 	if err != nil {
-		return apikey.ItemPage{}, err
+		return apikey.StoreItemPage{}, err
 	}
 	shown, more := upTo(limit, all)
-	page := apikey.ItemPage{Items: shown}
+	page := apikey.StoreItemPage{Items: shown}
 	for i := range shown {
 		shown[i].Kind = f.Kind
 	}
@@ -221,9 +221,9 @@ func (s *Store) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage
 	return page, nil
 }
 
-func scanItem(all *[]apikey.Item, rows *sql.Rows) error {
+func scanItem(all *[]apikey.StoreItem, rows *sql.Rows) error {
 	var (
-		it      apikey.Item
+		it      apikey.StoreItem
 		verdict verdict
 		id, kek sql.NullString
 		version sql.NullInt64
@@ -272,7 +272,7 @@ func upTo[T any](limit int, rows []T) (shown []T, more bool) {
 }
 
 // split separates the records from those that cannot be read.
-func split(rows []found) (records []apikey.Record, damaged []*apikey.CorruptError) {
+func split(rows []found) (records []apikey.StoreRecord, damaged []*apikey.CorruptError) {
 	for i := range rows {
 		if corrupt := rows[i].corrupt(); corrupt != nil {
 			damaged = append(damaged, corrupt)

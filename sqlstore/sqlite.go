@@ -238,9 +238,9 @@ func (e sqlite) builder() *builder {
 	return &builder{mark: func(int) string { return "?" }, fit: "0", latest: e.latest()}
 }
 
-// list says [apikey.Filter.Match] in SQL. The page of keys is cut first, then
+// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
 // their credentials are joined to it.
-func (e sqlite) list(f apikey.Filter, after *position, limit int) query {
+func (e sqlite) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys stored")
 	b.keys(f, e.contains)
@@ -255,7 +255,7 @@ func (sqlite) contains(b *builder, part string) {
 	b.where("instr(lower(name), lower(", b.arg(part), ")) > 0")
 }
 
-func (e sqlite) items(f apikey.ItemFilter, limit int, _ bool) query {
+func (e sqlite) items(f apikey.StoreItemFilter, limit int, _ bool) query {
 	b := e.builder()
 	b.add("SELECT 0, id, version, expires_at, sealed_kek, data FROM apikey_items")
 	b.where("kind = ", b.arg(string(f.Kind)))
@@ -292,10 +292,10 @@ func (e sqlite) touch(uses []use) query {
 
 // changed reads the end of the feed, what the cursor says and the page in one
 // query, and so of one moment.
-func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, limit int) (apikey.Changes, error) {
+func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	after, err := parseCursor(cursor, feedCursor)
 	if err != nil {
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	}
 	if after == nil { // no record is beyond the end
 		after, limit = &position{at: 1<<63 - 1}, 0
@@ -315,14 +315,14 @@ ORDER BY k.feed`, args: []any{after.id, after.at, after.at, limit + 1}},
 		func(p *page, rows *sql.Rows) error { return p.scan(rows, &p.end.at, &p.end.id, &p.known) })
 	switch {
 	case err != nil:
-		return apikey.Changes{}, err
+		return apikey.StoreChanges{}, err
 	case cursor == "":
-		return apikey.Changes{Next: p.end.cursor(feedCursor), Current: true}, nil
+		return apikey.StoreChanges{Next: p.end.cursor(feedCursor), Current: true}, nil
 	case after.at != 0 && !p.known: // place 0 is before the first event
-		return apikey.Changes{}, apikey.ErrCursorLost
+		return apikey.StoreChanges{}, apikey.ErrCursorLost
 	}
 	shown, more := upTo(limit, p.found)
-	changes := apikey.Changes{Next: p.end.cursor(feedCursor), More: more, Current: true}
+	changes := apikey.StoreChanges{Next: p.end.cursor(feedCursor), More: more, Current: true}
 	changes.Records, changes.Damaged = split(shown)
 	if more {
 		last := shown[limit-1]

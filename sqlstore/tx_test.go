@@ -45,7 +45,7 @@ func TestInCommitsAndRollsBackTogether(t *testing.T) {
 			got, err := joined.Lookup(t.Context(), r.Credentials[0].ID)
 			require.NoError(t, err, "a transaction sees what it wrote")
 			require.NoError(t, joined.Apply(t.Context(), change(next(got))))
-			require.NoError(t, joined.Upkeep(t.Context(), []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: day}}))
+			require.NoError(t, joined.Upkeep(t.Context(), []apikey.StoreUpkeep{{Credential: r.Credentials[0].ID, LastUsed: day}}))
 			want := 0
 			if commit {
 				require.NoError(t, tx.Commit())
@@ -74,13 +74,13 @@ func TestInUsesOneConnection(t *testing.T) {
 	r := create(t, joined, "m1")
 	_, err := joined.Get(t.Context(), r.ID)
 	require.NoError(t, err)
-	page, err := joined.List(t.Context(), apikey.Filter{Account: "m1"})
+	page, err := joined.List(t.Context(), apikey.StoreFilter{Account: "m1"})
 	require.NoError(t, err)
 	require.Len(t, page.Records, 1)
-	events, err := joined.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true})
+	events, err := joined.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true})
 	require.NoError(t, err)
 	require.Len(t, events.Events, 1)
-	_, err = joined.Items(t.Context(), apikey.ItemFilter{Kind: "k"})
+	_, err = joined.Items(t.Context(), apikey.StoreItemFilter{Kind: "k"})
 	require.NoError(t, err)
 	_, err = joined.Changed(t.Context(), "", 10)
 	require.NoError(t, err)
@@ -91,18 +91,20 @@ func TestInUsesOneConnection(t *testing.T) {
 func TestInAfterAConflict(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		changes func(stored apikey.Record) []apikey.Change
+		changes func(stored apikey.StoreRecord) []apikey.StoreChange
 	}{
-		{"stale version", func(r apikey.Record) []apikey.Change { return []apikey.Change{change(newRecord("m2")), change(r)} }},
-		{"foreign credential", func(r apikey.Record) []apikey.Change {
+		{"stale version", func(r apikey.StoreRecord) []apikey.StoreChange {
+			return []apikey.StoreChange{change(newRecord("m2")), change(r)}
+		}},
+		{"foreign credential", func(r apikey.StoreRecord) []apikey.StoreChange {
 			thief := newRecord("m2")
 			thief.Credentials[1] = r.Credentials[0]
-			return []apikey.Change{change(thief)}
+			return []apikey.StoreChange{change(thief)}
 		}},
-		{"stale item", func(r apikey.Record) []apikey.Change {
+		{"stale item", func(r apikey.StoreRecord) []apikey.StoreChange {
 			ch := change(next(r))
-			ch.Items = []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}
-			return []apikey.Change{ch}
+			ch.Items = []apikey.StoreItem{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}
+			return []apikey.StoreChange{ch}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -28,7 +28,7 @@ const usesAtOnce = 200
 // may stay open for long with a key of the batch, and whoever revokes another
 // one shall not have to wait for both. So it takes all of them at once or none,
 // and begins again a moment later; after ten times it is ErrUnavailable.
-func (s *Store) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	if len(batch) == 0 {
 		return ctx.Err()
 	}
@@ -108,7 +108,7 @@ func (s *Store) claim(ctx context.Context, c conn, q query) (claimed, error) {
 
 // swap replaces what still has its old value. Whether it had is not asked: who
 // lost the race has nothing to do.
-func (s *Store) swap(ctx context.Context, c conn, u apikey.Upkeep) error {
+func (s *Store) swap(ctx context.Context, c conn, u apikey.StoreUpkeep) error {
 	if u.NewHash != "" {
 		if _, err := s.exec(ctx, c, s.sql.swapHash, u.NewHash, blob(u.NewCheck), u.Credential[:], u.OldHash); err != nil {
 			return err
@@ -124,7 +124,7 @@ func (s *Store) swap(ctx context.Context, c conn, u apikey.Upkeep) error {
 
 // swapped are the credentials of a batch whose hash or sealed copy may be
 // replaced, each once, in the order of their IDs.
-func swapped(batch []apikey.Upkeep) []apikey.CredentialID {
+func swapped(batch []apikey.StoreUpkeep) []apikey.CredentialID {
 	var ids []apikey.CredentialID
 	for _, u := range batch {
 		if u.NewHash != "" || len(u.NewSealed) > 0 {
@@ -138,7 +138,7 @@ func swapped(batch []apikey.Upkeep) []apikey.CredentialID {
 // lastUses are the uses of a batch for one statement after the other: none has a
 // credential twice, or more rows than fit. They are in the order of their IDs, so
 // that two nodes lock rows in the same order.
-func lastUses(batch []apikey.Upkeep) (chunks [][]use) {
+func lastUses(batch []apikey.StoreUpkeep) (chunks [][]use) {
 	var rounds [][]use
 	seen := map[apikey.CredentialID]int{}
 	for _, u := range batch {

@@ -12,7 +12,7 @@ var basics = []testCase{
 	{"nil is empty", "nil and empty slices and maps are the same", nilIsEmpty},
 	{"update", "a new version replaces every column that is not Upkeep's, also by nothing", updateAll},
 	{"other node", "what one node has acknowledged every node answers", otherNode},
-	{"refused changes", "a Record without its Event, an Event of another change, an item without Kind or ID and a chain of no key are ErrInvalid, and leave nothing", refusedChanges},
+	{"refused changes", "a StoreRecord without its Event, an Event of another change, an item without Kind or ID and a chain of no key are ErrInvalid, and leave nothing", refusedChanges},
 	{"several changes", "one Apply commits several records, items and events", severalChanges},
 	{"nothing to do", "an Apply without changes and an empty batch of Upkeep are no errors", nothingToDo},
 }
@@ -26,14 +26,14 @@ func roundTrip(e *env) {
 		e.ok(err)
 		e.equal("Lookup", got, r)
 	}
-	e.equal("List", e.list(apikey.Filter{}), []apikey.Record{r})
+	e.equal("List", e.list(apikey.StoreFilter{}), []apikey.StoreRecord{r})
 }
 
 func sparse(e *env) {
-	r := apikey.Record{
+	r := apikey.StoreRecord{
 		ID: apikey.NewKeyID(), Account: "acct", Mode: apikey.Test, Kind: apikey.Publishable,
 		Version: 1, CreatedAt: e.tick(),
-		Credentials: []apikey.Credential{{ID: apikey.NewCredentialID()}},
+		Credentials: []apikey.StoreCredential{{ID: apikey.NewCredentialID()}},
 	}
 	bare := r
 	bare.ID, bare.Credentials = apikey.NewKeyID(), nil
@@ -50,10 +50,10 @@ func nilIsEmpty(e *env) {
 	e.equal("empty", e.get(r.ID), r)
 
 	// A nil OldSealed is the absence of a copy, however the store keeps that.
-	e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
+	e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
 	e.equal("sealed where nothing was", e.credential(r.ID, 0).Sealed, []byte("copy"))
 
-	full := next(e.get(r.ID), func(r *apikey.Record) { r.Abilities, r.Metadata = []string{""}, map[string]string{"": ""} })
+	full := next(e.get(r.ID), func(r *apikey.StoreRecord) { r.Abilities, r.Metadata = []string{""}, map[string]string{"": ""} })
 	e.apply(e.write(full))
 	e.equal("an empty text is not nothing", e.get(r.ID), full)
 }
@@ -61,11 +61,11 @@ func nilIsEmpty(e *env) {
 func updateAll(e *env) {
 	r := e.full("acct")
 	e.apply(e.write(r))
-	cleared := apikey.Record{
+	cleared := apikey.StoreRecord{
 		ID: r.ID, Account: r.Account, Mode: r.Mode, Kind: r.Kind, Version: 2, CreatedAt: r.CreatedAt,
 	}
 	for _, c := range r.Credentials {
-		cleared.Credentials = append(cleared.Credentials, apikey.Credential{
+		cleared.Credentials = append(cleared.Credentials, apikey.StoreCredential{
 			ID: c.ID, LastUsed: c.LastUsed, Hash: c.Hash, Check: c.Check, Sealed: c.Sealed, SealedKEK: c.SealedKEK,
 		})
 	}
@@ -99,30 +99,30 @@ func refusedChanges(e *env) {
 	unlogged, misnamed, nameless, kindless := e.write(r), e.write(r), e.write(r), e.write(r)
 	unlogged.Event = nil
 	misnamed.Event.ID[0] ^= 1
-	nameless.Items = []apikey.Item{item("", 1, "1")}
-	kindless.Items = []apikey.Item{{ID: "one", Version: 1}}
-	for what, change := range map[string]apikey.Change{
-		"a Record without its Event": unlogged, "an Event with another ID than its Change": misnamed,
+	nameless.Items = []apikey.StoreItem{item("", 1, "1")}
+	kindless.Items = []apikey.StoreItem{{ID: "one", Version: 1}}
+	for what, change := range map[string]apikey.StoreChange{
+		"a StoreRecord without its Event": unlogged, "an Event with another ID than its Change": misnamed,
 		"an item without ID": nameless, "an item without Kind": kindless,
 	} {
 		e.fails(what, e.Store.Apply(e.ctx, change), apikey.ErrInvalid)
 		_, err := e.Store.Get(e.ctx, r.ID)
 		e.fails("Get after "+what, err, apikey.ErrNotFound)
 	}
-	e.equal("events", e.events(apikey.EventFilter{}), []apikey.EventRecord{})
-	_, err := e.Store.Events(e.ctx, apikey.EventFilter{Chain: true})
+	e.equal("events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{})
+	_, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Chain: true})
 	e.fails("Chain without Key", err, apikey.ErrInvalid)
 }
 
 func severalChanges(e *env) {
 	a, b := e.full("a"), e.record("b")
 	both := e.writes(a, b)
-	both[1].Items = []apikey.Item{item("one", 1, "1"), item("two", 1, "2")}
+	both[1].Items = []apikey.StoreItem{item("one", 1, "1"), item("two", 1, "2")}
 	e.apply(both[0], both[1], e.note("a"), writeItems(item("three", 1, "3")))
 	e.equal("first record", e.get(a.ID), a)
 	e.equal("second record", e.get(b.ID), b)
-	e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 3)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 3)
+	e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 3)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 3)
 }
 
 func nothingToDo(e *env) {
@@ -157,16 +157,16 @@ func missingKey(e *env) {
 }
 
 func missingPages(e *env) {
-	for _, r := range []apikey.Record{e.record("other"), e.record("another")} {
-		e.equal("List", len(e.list(apikey.Filter{Account: "acct"})), 0)
-		e.equal("Events of an account", len(e.events(apikey.EventFilter{Account: "acct"})), 0)
-		e.equal("Events of a key", len(e.events(apikey.EventFilter{Key: apikey.NewKeyID()})), 0)
-		e.equal("chain", len(e.events(apikey.EventFilter{Key: apikey.NewKeyID(), Chain: true})), 0)
-		e.equal("Items", len(e.items(apikey.ItemFilter{Kind: "nothing"})), 0)
-		e.equal("Items by ID", len(e.items(apikey.ItemFilter{Kind: "test", ID: "nothing"})), 0)
+	for _, r := range []apikey.StoreRecord{e.record("other"), e.record("another")} {
+		e.equal("List", len(e.list(apikey.StoreFilter{Account: "acct"})), 0)
+		e.equal("Events of an account", len(e.events(apikey.StoreEventFilter{Account: "acct"})), 0)
+		e.equal("Events of a key", len(e.events(apikey.StoreEventFilter{Key: apikey.NewKeyID()})), 0)
+		e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: apikey.NewKeyID(), Chain: true})), 0)
+		e.equal("Items", len(e.items(apikey.StoreItemFilter{Kind: "nothing"})), 0)
+		e.equal("Items by ID", len(e.items(apikey.StoreItemFilter{Kind: "test", ID: "nothing"})), 0)
 		e.apply(e.write(r)) // and once more, beside rows that do not match
 	}
-	page, err := e.Store.List(e.ctx, apikey.Filter{Account: "acct"})
+	page, err := e.Store.List(e.ctx, apikey.StoreFilter{Account: "acct"})
 	e.ok(err)
 	e.equal("Next of an empty page", page.Next, apikey.Cursor(""))
 }
@@ -176,8 +176,8 @@ func missingUpkeep(e *env) {
 	e.apply(e.write(r))
 	used := e.tick()
 	e.upkeep(
-		apikey.Upkeep{Credential: apikey.NewCredentialID(), LastUsed: used, NewHash: "x", NewSealed: []byte("x")},
-		apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used},
+		apikey.StoreUpkeep{Credential: apikey.NewCredentialID(), LastUsed: used, NewHash: "x", NewSealed: []byte("x")},
+		apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: used},
 	)
 	e.equal("the other swap of the batch", e.credential(r.ID, 0).LastUsed, used)
 }
@@ -190,7 +190,7 @@ func missingFeed(e *env) {
 	e.apply(e.write(r))
 	for _, from := range []apikey.Cursor{start, end} {
 		records, _ = e.changed(from, 10)
-		e.equal("the first change", records, []apikey.Record{r})
+		e.equal("the first change", records, []apikey.StoreRecord{r})
 	}
 }
 
@@ -216,7 +216,7 @@ func conflictRecord(e *env) {
 		e.conflicts("a version other than 3", e.write(wrong))
 	}
 	e.equal("after refused writes", e.get(r.ID), r)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 }
 
 // wide are versions that a column of fewer bits takes for this one.
@@ -246,11 +246,11 @@ func conflictWritesNothing(e *env) {
 	good, bad := next(r, named("half")), stale // still Version 1
 	fresh := e.record("acct")
 	goodChange, badChange, freshChange := e.write(good), e.write(bad), e.write(fresh)
-	goodChange.Items = []apikey.Item{item("x", 1, "half")}
+	goodChange.Items = []apikey.StoreItem{item("x", 1, "half")}
 
 	badItem := e.write(good)
-	badItem.Items = []apikey.Item{item("x", 1, "half"), item("y", 2, "wrong")}
-	for _, changes := range [][]apikey.Change{
+	badItem.Items = []apikey.StoreItem{item("x", 1, "half"), item("y", 2, "wrong")}
+	for _, changes := range [][]apikey.StoreChange{
 		{badChange},
 		{badItem},
 		{goodChange, freshChange, badChange},
@@ -263,7 +263,7 @@ func conflictWritesNothing(e *env) {
 		e.fails("the new record", err, apikey.ErrNotFound)
 		_, err = e.Store.Lookup(e.ctx, fresh.Credentials[0].ID)
 		e.fails("the new credential", err, apikey.ErrNotFound)
-		e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 0)
-		e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+		e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 0)
+		e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 	}
 }

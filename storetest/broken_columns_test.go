@@ -18,7 +18,7 @@ type narrow struct {
 
 func (s narrow) cut(n uint64) uint64 { return n & (1<<s.bits - 1) }
 
-func (s narrow) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s narrow) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	changes = slices.Clone(changes)
 	for i := range changes {
 		c := &changes[i]
@@ -47,7 +47,7 @@ type retentive struct {
 	inserted sync.Map
 }
 
-func (s *retentive) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *retentive) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if c.Record == nil {
 			continue
@@ -61,11 +61,11 @@ func (s *retentive) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return s.Store.Apply(ctx, changes...)
 }
 
-func (s *retentive) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *retentive) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	for i := range r.Credentials {
 		if was, ok := s.inserted.Load(r.Credentials[i].ID); ok {
-			cred := was.(apikey.Credential)
+			cred := was.(apikey.StoreCredential)
 			r.Credentials[i].Sealed, r.Credentials[i].SealedKEK = cred.Sealed, cred.SealedKEK
 		}
 	}
@@ -73,11 +73,11 @@ func (s *retentive) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, er
 }
 
 // stored is the credential of an Upkeep, as it is.
-func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey.Credential, bool) {
+func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey.StoreCredential, bool) {
 	r, err := s.Lookup(ctx, id)
-	i := slices.IndexFunc(r.Credentials, func(c apikey.Credential) bool { return c.ID == id })
+	i := slices.IndexFunc(r.Credentials, func(c apikey.StoreCredential) bool { return c.ID == id })
 	if err != nil || i < 0 {
-		return apikey.Credential{}, false
+		return apikey.StoreCredential{}, false
 	}
 	return r.Credentials[i], true
 }
@@ -85,12 +85,12 @@ func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey
 // allOrNothing writes all three swaps by one statement, whose WHERE has the time too.
 type allOrNothing struct{ apikey.Store }
 
-func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		if c, ok := stored(ctx, s.Store, u.Credential); ok && !u.LastUsed.IsZero() && u.LastUsed.Before(c.LastUsed) {
 			continue
 		}
-		if err := s.Store.Upkeep(ctx, []apikey.Upkeep{u}); err != nil {
+		if err := s.Store.Upkeep(ctx, []apikey.StoreUpkeep{u}); err != nil {
 			return err
 		}
 	}
@@ -100,8 +100,8 @@ func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 // neglectful keeps up only what is live.
 type neglectful struct{ apikey.Store }
 
-func (s neglectful) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
-	batch = slices.DeleteFunc(slices.Clone(batch), func(u apikey.Upkeep) bool {
+func (s neglectful) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
+	batch = slices.DeleteFunc(slices.Clone(batch), func(u apikey.StoreUpkeep) bool {
 		c, ok := stored(ctx, s.Store, u.Credential)
 		return ok && c.Ended
 	})
@@ -111,7 +111,7 @@ func (s neglectful) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 // relational takes the credential of an event for a part of its key.
 type relational struct{ apikey.Store }
 
-func (s relational) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s relational) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	changes = slices.Clone(changes)
 	for i, c := range changes {
 		if c.Event != nil && c.Event.Key.IsZero() {
@@ -129,10 +129,10 @@ type sticky struct {
 	filters sync.Map
 }
 
-func (s *sticky) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *sticky) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if was, ok := s.filters.Load(f.After); ok && f.After != "" {
 		after, limit := f.After, f.Limit
-		f = was.(apikey.Filter)
+		f = was.(apikey.StoreFilter)
 		f.After, f.Limit = after, limit
 	}
 	page, err := s.Store.List(ctx, f)
@@ -143,7 +143,7 @@ func (s *sticky) List(ctx context.Context, f apikey.Filter) (apikey.Page, error)
 // lax goes on in the list of records from wherever another list was.
 type lax struct{ apikey.Store }
 
-func (s lax) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s lax) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if strings.HasPrefix(string(f.After), "e") {
 		f.After = "k" + f.After[1:]
 	}
@@ -156,7 +156,7 @@ type aborted struct {
 	over bool
 }
 
-func (s *aborted) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *aborted) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	if s.over {
 		return apikey.ErrUnavailable
 	}
@@ -171,7 +171,7 @@ type outsider struct {
 	written sync.Map
 }
 
-func (s *outsider) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *outsider) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if c.Record != nil {
 			before, err := s.Store.Get(ctx, c.Record.ID)
@@ -183,9 +183,9 @@ func (s *outsider) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return s.Store.Apply(ctx, changes...)
 }
 
-func (s *outsider) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *outsider) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if before, ok := s.written.Load(id); ok {
-		return before.(apikey.Record), nil
+		return before.(apikey.StoreRecord), nil
 	}
 	return s.Store.Get(ctx, id)
 }

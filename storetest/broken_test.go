@@ -121,7 +121,7 @@ var lacking = []mistake{
 
 type signed struct{ apikey.Store }
 
-func (s signed) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s signed) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	r.Needs &^= 1 << 63
 	return r, err
@@ -129,7 +129,7 @@ func (s signed) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 
 type forgiving struct{ apikey.Store }
 
-func (s forgiving) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s forgiving) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Lookup(ctx, id)
 	if errors.Is(err, apikey.ErrNotFound) {
 		err = nil
@@ -139,7 +139,7 @@ func (s forgiving) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.R
 
 type offset struct{ apikey.Store }
 
-func (s offset) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s offset) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	skip, _ := strconv.Atoi(string(f.After))
 	limit := f.Limit
 	f.After, f.Limit = "", 1000
@@ -153,17 +153,17 @@ func (s offset) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) 
 
 type folding struct{ apikey.Store }
 
-func (s folding) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s folding) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	account := f.Account
 	f.Account, f.Limit = "", 1000
 	page, err := s.Store.List(ctx, f)
-	page.Records = slices.DeleteFunc(page.Records, func(r apikey.Record) bool { return !strings.EqualFold(r.Account, account) })
+	page.Records = slices.DeleteFunc(page.Records, func(r apikey.StoreRecord) bool { return !strings.EqualFold(r.Account, account) })
 	return page, err
 }
 
 type inclusive struct{ apikey.Store }
 
-func (s inclusive) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s inclusive) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if !f.ExpiringBefore.IsZero() {
 		f.ExpiringBefore = f.ExpiringBefore.Add(time.Microsecond)
 	}
@@ -172,7 +172,7 @@ func (s inclusive) List(ctx context.Context, f apikey.Filter) (apikey.Page, erro
 
 type coarse struct{ apikey.Store }
 
-func (s coarse) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s coarse) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	r.RotateDue = r.RotateDue.Truncate(time.Millisecond)
 	return r, err
@@ -181,7 +181,7 @@ func (s coarse) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 // wrapping passes times as 64 bits of microseconds.
 type wrapping struct{ apikey.Store }
 
-func (s wrapping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s wrapping) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if !f.ExpiringBefore.IsZero() {
 		f.ExpiringBefore = time.UnixMicro(f.ExpiringBefore.UnixMicro())
 	}
@@ -191,7 +191,7 @@ func (s wrapping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error
 // clamping bounds times by the last one of a column, which "before" then excludes.
 type clamping struct{ apikey.Store }
 
-func (s clamping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s clamping) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if last := time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC); f.ExpiringBefore.After(last) {
 		f.ExpiringBefore = last
 	}
@@ -200,7 +200,7 @@ func (s clamping) List(ctx context.Context, f apikey.Filter) (apikey.Page, error
 
 type trimming struct{ apikey.Store }
 
-func (s trimming) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s trimming) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	r.Name = strings.TrimRight(r.Name, " ")
 	return r, err
@@ -208,9 +208,9 @@ func (s trimming) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, erro
 
 type judging struct{ apikey.Store }
 
-func (s judging) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (s judging) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	page, err := s.Store.Items(ctx, f)
-	page.Items = slices.DeleteFunc(page.Items, func(it apikey.Item) bool {
+	page.Items = slices.DeleteFunc(page.Items, func(it apikey.StoreItem) bool {
 		return !it.ExpiresAt.IsZero() && it.ExpiresAt.Before(time.Now())
 	})
 	return page, err
@@ -218,11 +218,11 @@ func (s judging) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPag
 
 type liveOnly struct{ apikey.Store }
 
-func (s liveOnly) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s liveOnly) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Lookup(ctx, id)
 	for _, c := range r.Credentials {
 		if c.ID == id && c.Ended {
-			return apikey.Record{}, apikey.ErrNotFound
+			return apikey.StoreRecord{}, apikey.ErrNotFound
 		}
 	}
 	return r, err
@@ -230,15 +230,15 @@ func (s liveOnly) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Re
 
 type forgetful struct{ apikey.Store }
 
-func (s forgetful) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s forgetful) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := s.Store.Events(ctx, f)
-	page.Events = slices.DeleteFunc(page.Events, func(e apikey.EventRecord) bool { return e.Seq == 13 })
+	page.Events = slices.DeleteFunc(page.Events, func(e apikey.StoreEvent) bool { return e.Seq == 13 })
 	return page, err
 }
 
 type cString struct{ apikey.Store }
 
-func (s cString) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s cString) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := s.Store.Events(ctx, f)
 	for i := range page.Events {
 		page.Events[i].Body, _, _ = bytes.Cut(page.Events[i].Body, []byte{0})
@@ -248,7 +248,7 @@ func (s cString) Events(ctx context.Context, f apikey.EventFilter) (apikey.Event
 
 type skipping struct{ apikey.Store }
 
-func (s skipping) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s skipping) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	c, err := s.Store.Changed(ctx, after, limit)
 	if n := len(c.Records); c.More && n > 1 {
 		c.Records = c.Records[:n-1]
@@ -258,7 +258,7 @@ func (s skipping) Changed(ctx context.Context, after apikey.Cursor, limit int) (
 
 type optimist struct{ apikey.Store }
 
-func (s optimist) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s optimist) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	c, err := s.Store.Changed(ctx, after, limit)
 	if errors.Is(err, apikey.ErrCursorLost) {
 		return s.Store.Changed(ctx, "", limit)
@@ -271,9 +271,9 @@ type caching struct {
 	cache sync.Map
 }
 
-func (s *caching) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *caching) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if r, ok := s.cache.Load(id); ok {
-		return r.(apikey.Record), nil
+		return r.(apikey.StoreRecord), nil
 	}
 	r, err := s.Store.Get(ctx, id)
 	s.cache.Store(id, r)
@@ -282,8 +282,8 @@ func (s *caching) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, erro
 
 type tidy struct{ apikey.Store }
 
-func (s tidy) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s tidy) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	page, err := s.Store.List(ctx, f)
-	page.Records = slices.DeleteFunc(page.Records, func(r apikey.Record) bool { return r.State() == apikey.Revoked })
+	page.Records = slices.DeleteFunc(page.Records, func(r apikey.StoreRecord) bool { return r.State() == apikey.Revoked })
 	return page, err
 }

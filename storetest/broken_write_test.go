@@ -18,7 +18,7 @@ import (
 
 type upsert struct{ apikey.Store }
 
-func (s upsert) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s upsert) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	err := s.Store.Apply(ctx, changes...)
 	if errors.Is(err, apikey.ErrConflict) {
 		return nil
@@ -28,7 +28,7 @@ func (s upsert) Apply(ctx context.Context, changes ...apikey.Change) error {
 
 type apart struct{ apikey.Store }
 
-func (s apart) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s apart) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if err := s.Store.Apply(ctx, c); err != nil {
 			return err
@@ -44,12 +44,12 @@ type halfway struct {
 	gets atomic.Int64
 }
 
-func (s *halfway) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *halfway) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	defer s.gets.Add(1)
 	return s.Store.Get(ctx, id)
 }
 
-func (s *halfway) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *halfway) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if err := s.Store.Apply(ctx, c); err != nil {
 			return err
@@ -63,7 +63,7 @@ func (s *halfway) Apply(ctx context.Context, changes ...apikey.Change) error {
 
 type overwriting struct{ apikey.Store }
 
-func (s overwriting) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s overwriting) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	err := s.Store.Apply(ctx, changes...)
 	for _, c := range changes {
 		if err != nil || c.Record == nil {
@@ -71,8 +71,8 @@ func (s overwriting) Apply(ctx context.Context, changes ...apikey.Change) error 
 		}
 		stored, _ := s.Store.Get(ctx, c.Record.ID)
 		for i, cred := range stored.Credentials {
-			swap := apikey.Upkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: c.Record.Credentials[i].Hash, NewCheck: cred.Check}
-			if err := s.Store.Upkeep(ctx, []apikey.Upkeep{swap}); err != nil {
+			swap := apikey.StoreUpkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: c.Record.Credentials[i].Hash, NewCheck: cred.Check}
+			if err := s.Store.Upkeep(ctx, []apikey.StoreUpkeep{swap}); err != nil {
 				return err
 			}
 		}
@@ -85,7 +85,7 @@ type lastWriter struct {
 	last time.Time
 }
 
-func (s *lastWriter) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s *lastWriter) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		if !u.LastUsed.IsZero() {
 			s.last = u.LastUsed
@@ -94,7 +94,7 @@ func (s *lastWriter) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	return s.Store.Upkeep(ctx, batch)
 }
 
-func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	for i := range r.Credentials {
 		r.Credentials[i].LastUsed = s.last
@@ -105,7 +105,7 @@ func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, e
 // everyUse writes what it is told, as stores did before there was UsedBefore.
 type everyUse struct{ apikey.Store }
 
-func (s everyUse) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s everyUse) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	batch = slices.Clone(batch)
 	for i := range batch {
 		batch[i].UsedBefore = time.Time{}
@@ -119,7 +119,7 @@ type credulous struct {
 	future sync.Map
 }
 
-func (s *credulous) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s *credulous) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		if u.LastUsed.After(time.Now()) {
 			s.future.Store(u.Credential, u.LastUsed)
@@ -128,7 +128,7 @@ func (s *credulous) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	return s.Store.Upkeep(ctx, batch)
 }
 
-func (s *credulous) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *credulous) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	for i := range r.Credentials {
 		if at, ok := s.future.Load(r.Credentials[i].ID); ok {
@@ -141,7 +141,7 @@ func (s *credulous) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, er
 // onlyForward never replaces a later time, whatever the clock says.
 type onlyForward struct{ apikey.Store }
 
-func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	batch = slices.Clone(batch)
 	for i, u := range batch {
 		r, err := s.Store.Lookup(ctx, u.Credential)
@@ -157,8 +157,8 @@ func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 // lastEntry collects a batch in a map.
 type lastEntry struct{ apikey.Store }
 
-func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
-	last := map[apikey.CredentialID]apikey.Upkeep{}
+func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
+	last := map[apikey.CredentialID]apikey.StoreUpkeep{}
 	for _, u := range batch {
 		last[u.Credential] = u
 	}
@@ -168,7 +168,7 @@ func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 // obliging keeps the last time that there is instead of a later one.
 type obliging struct{ apikey.Store }
 
-func (s obliging) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s obliging) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 	for i, c := range changes {
 		if c.Record != nil && c.Record.ExpiresAt.After(last) {
@@ -183,7 +183,7 @@ func (s obliging) Apply(ctx context.Context, changes ...apikey.Change) error {
 // choosy refuses a batch for one time in it.
 type choosy struct{ apikey.Store }
 
-func (s choosy) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s choosy) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		if u.LastUsed.Year() > 9999 {
 			return apikey.ErrInvalid
@@ -194,17 +194,17 @@ func (s choosy) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 
 type impatient struct{ apikey.Store }
 
-func (s impatient) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s impatient) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		r, err := s.Store.Lookup(ctx, u.Credential)
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(r.Credentials, func(c apikey.Credential) bool { return c.ID == u.Credential })
+		i := slices.IndexFunc(r.Credentials, func(c apikey.StoreCredential) bool { return c.ID == u.Credential })
 		if u.NewHash != "" && r.Credentials[i].Hash != u.OldHash {
 			return nil
 		}
-		if err := s.Store.Upkeep(ctx, []apikey.Upkeep{u}); err != nil {
+		if err := s.Store.Upkeep(ctx, []apikey.StoreUpkeep{u}); err != nil {
 			return err
 		}
 	}
@@ -216,7 +216,7 @@ type hoarder struct {
 	sealed sync.Map
 }
 
-func (s *hoarder) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *hoarder) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		for _, cred := range c.Record.Credentials {
 			s.sealed.LoadOrStore(cred.ID, cred.Sealed)
@@ -225,7 +225,7 @@ func (s *hoarder) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return s.Store.Apply(ctx, changes...)
 }
 
-func (s *hoarder) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *hoarder) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	for i := range r.Credentials {
 		if kept, ok := s.sealed.Load(r.Credentials[i].ID); ok && r.Credentials[i].Ended {
@@ -237,7 +237,7 @@ func (s *hoarder) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, erro
 
 type strict struct{ apikey.Store }
 
-func (s strict) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s strict) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if r, err := s.Store.Get(ctx, c.Record.ID); err == nil && r.Version >= c.Record.Version {
 			return apikey.ErrConflict
@@ -249,7 +249,7 @@ func (s strict) Apply(ctx context.Context, changes ...apikey.Change) error {
 // checkThenWrite compares outside of the transaction that writes.
 type checkThenWrite struct{ apikey.Store }
 
-func (s checkThenWrite) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s checkThenWrite) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	r := changes[0].Record
 	before, _ := s.Store.Get(ctx, r.ID)
 	time.Sleep(time.Millisecond) // the way to the database and back
@@ -270,7 +270,7 @@ type early struct {
 	shown atomic.Int64
 }
 
-func (s *early) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *early) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	s.mu.Lock()
 	s.last++
 	mine := s.last
@@ -291,17 +291,17 @@ func (s *early) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return err
 }
 
-func (s *early) Changed(ctx context.Context, after apikey.Cursor, _ int) (apikey.Changes, error) {
+func (s *early) Changed(ctx context.Context, after apikey.Cursor, _ int) (apikey.StoreChanges, error) {
 	from, _ := strconv.ParseInt(string(after), 10, 64)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	changes := apikey.Changes{Next: apikey.Cursor(fmt.Sprint(from)), Current: true}
+	changes := apikey.StoreChanges{Next: apikey.Cursor(fmt.Sprint(from)), Current: true}
 	ids := slices.SortedFunc(maps.Keys(s.log), func(a, b apikey.KeyID) int { return cmp.Compare(s.log[a], s.log[b]) })
 	for _, id := range ids {
 		if number := s.log[id]; number > from {
 			r, err := s.Store.Get(ctx, id)
 			if err != nil {
-				return apikey.Changes{}, err
+				return apikey.StoreChanges{}, err
 			}
 			changes.Records = append(changes.Records, r)
 			changes.Next = apikey.Cursor(fmt.Sprint(number))
@@ -315,6 +315,6 @@ func (s *early) Changed(ctx context.Context, after apikey.Cursor, _ int) (apikey
 
 type deaf struct{ apikey.Store }
 
-func (s deaf) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s deaf) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	return s.Store.Upkeep(context.WithoutCancel(ctx), batch)
 }

@@ -37,7 +37,7 @@ func (e *env) equal(what string, got, want any) {
 	}
 }
 
-func (e *env) apply(changes ...apikey.Change) {
+func (e *env) apply(changes ...apikey.StoreChange) {
 	e.Helper()
 	if err := e.Store.Apply(e.ctx, changes...); err != nil {
 		e.Fatalf("Apply: unexpected error: %v", err)
@@ -45,7 +45,7 @@ func (e *env) apply(changes ...apikey.Change) {
 }
 
 // create writes new records, some dozens in one Apply.
-func (e *env) create(records ...apikey.Record) {
+func (e *env) create(records ...apikey.StoreRecord) {
 	e.Helper()
 	for len(records) > 0 {
 		n := min(len(records), 100)
@@ -54,19 +54,19 @@ func (e *env) create(records ...apikey.Record) {
 	}
 }
 
-func (e *env) conflicts(what string, changes ...apikey.Change) {
+func (e *env) conflicts(what string, changes ...apikey.StoreChange) {
 	e.Helper()
 	e.fails(what, e.Store.Apply(e.ctx, changes...), apikey.ErrConflict)
 }
 
-func (e *env) upkeep(batch ...apikey.Upkeep) {
+func (e *env) upkeep(batch ...apikey.StoreUpkeep) {
 	e.Helper()
 	if err := e.Store.Upkeep(e.ctx, batch); err != nil {
 		e.Fatalf("Upkeep: unexpected error: %v", err)
 	}
 }
 
-func (e *env) get(id apikey.KeyID) apikey.Record {
+func (e *env) get(id apikey.KeyID) apikey.StoreRecord {
 	e.Helper()
 	r, err := e.Other.Get(e.ctx, id)
 	if err != nil {
@@ -76,7 +76,7 @@ func (e *env) get(id apikey.KeyID) apikey.Record {
 }
 
 // credential is the stored credential number i of a record.
-func (e *env) credential(id apikey.KeyID, i int) apikey.Credential {
+func (e *env) credential(id apikey.KeyID, i int) apikey.StoreCredential {
 	e.Helper()
 	r := e.get(id)
 	if i >= len(r.Credentials) {
@@ -86,12 +86,12 @@ func (e *env) credential(id apikey.KeyID, i int) apikey.Credential {
 }
 
 // item is the stored item of kind "test", if there is one.
-func (e *env) item(id string) (apikey.Item, bool) {
+func (e *env) item(id string) (apikey.StoreItem, bool) {
 	e.Helper()
-	page, err := e.Other.Items(e.ctx, apikey.ItemFilter{Kind: "test", ID: id})
+	page, err := e.Other.Items(e.ctx, apikey.StoreItemFilter{Kind: "test", ID: id})
 	e.ok(err)
 	if len(page.Items) == 0 {
-		return apikey.Item{}, false
+		return apikey.StoreItem{}, false
 	}
 	if len(page.Items) > 1 || page.Items[0].ID != id {
 		e.Fatalf("Items with ID %q: got %d items, the first is %q", id, len(page.Items), page.Items[0].ID)
@@ -103,7 +103,7 @@ func (e *env) item(id string) (apikey.Item, bool) {
 const walkEnd = 5000
 
 // list walks all pages.
-func (e *env) list(f apikey.Filter) (all []apikey.Record) {
+func (e *env) list(f apikey.StoreFilter) (all []apikey.StoreRecord) {
 	e.Helper()
 	for range walkEnd {
 		page, err := e.Other.List(e.ctx, f)
@@ -124,7 +124,7 @@ func (e *env) list(f apikey.Filter) (all []apikey.Record) {
 }
 
 // events walks all pages.
-func (e *env) events(f apikey.EventFilter) (all []apikey.EventRecord) {
+func (e *env) events(f apikey.StoreEventFilter) (all []apikey.StoreEvent) {
 	e.Helper()
 	for range walkEnd {
 		page, err := e.Other.Events(e.ctx, f)
@@ -142,7 +142,7 @@ func (e *env) events(f apikey.EventFilter) (all []apikey.EventRecord) {
 }
 
 // items walks all pages.
-func (e *env) items(f apikey.ItemFilter) (all []apikey.Item) {
+func (e *env) items(f apikey.StoreItemFilter) (all []apikey.StoreItem) {
 	e.Helper()
 	for range walkEnd {
 		page, err := e.Other.Items(e.ctx, f)
@@ -171,7 +171,7 @@ func (e *env) now() apikey.Cursor {
 }
 
 // changed reads the feed to its end.
-func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.Record, apikey.Cursor) {
+func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.StoreRecord, apikey.Cursor) {
 	e.Helper()
 	records, end, err := drain(e.ctx, after, limit, e.Other)
 	e.ok(err)
@@ -179,7 +179,7 @@ func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.Record, apikey.C
 }
 
 // drain reads the feed to its end, taking the nodes in turn.
-func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.Store) (all []apikey.Record, end apikey.Cursor, err error) {
+func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.Store) (all []apikey.StoreRecord, end apikey.Cursor, err error) {
 	for n := range walkEnd {
 		c, err := nodes[n%len(nodes)].Changed(ctx, after, limit)
 		switch {

@@ -24,7 +24,7 @@ func rotate(e *env) {
 	for range 9 {
 		fresh := e.full("acct").Credentials[0]
 		fresh.LastUsed = e.tick()
-		r = next(r, func(r *apikey.Record) { r.Credentials = slices.Insert(r.Credentials, 0, fresh) })
+		r = next(r, func(r *apikey.StoreRecord) { r.Credentials = slices.Insert(r.Credentials, 0, fresh) })
 		e.apply(e.write(r))
 	}
 	e.equal("Get", e.get(r.ID), r)
@@ -42,13 +42,13 @@ func credentialOrder(e *env) {
 	}
 	e.apply(e.write(r))
 	for range len(r.Credentials) {
-		r = next(r, func(r *apikey.Record) {
+		r = next(r, func(r *apikey.StoreRecord) {
 			slices.Reverse(r.Credentials)
 			r.Credentials = append(r.Credentials[1:], r.Credentials[0])
 		})
 		e.apply(e.write(r))
 		e.equal("Get", e.get(r.ID), r)
-		e.equal("List", e.list(apikey.Filter{}), []apikey.Record{r})
+		e.equal("List", e.list(apikey.StoreFilter{}), []apikey.StoreRecord{r})
 	}
 }
 
@@ -56,15 +56,15 @@ func credentialDropped(e *env) {
 	r, bystander := e.full("acct"), e.full("acct")
 	e.apply(e.writes(r, bystander)...)
 	dropped := r.Credentials[1]
-	r = next(r, func(r *apikey.Record) { r.Credentials = slices.Delete(r.Credentials, 1, 2) })
+	r = next(r, func(r *apikey.StoreRecord) { r.Credentials = slices.Delete(r.Credentials, 1, 2) })
 	e.apply(e.write(r))
 	e.equal("Get", e.get(r.ID), r)
 	_, err := e.Store.Lookup(e.ctx, dropped.ID)
 	e.fails("Lookup of a dropped credential", err, apikey.ErrNotFound)
-	e.upkeep(apikey.Upkeep{Credential: dropped.ID, LastUsed: e.tick(), OldHash: dropped.Hash, NewHash: "x"})
+	e.upkeep(apikey.StoreUpkeep{Credential: dropped.ID, LastUsed: e.tick(), OldHash: dropped.Hash, NewHash: "x"})
 	e.equal("after upkeep of it", e.get(r.ID), r)
 
-	r = next(r, func(r *apikey.Record) { r.Credentials = nil })
+	r = next(r, func(r *apikey.StoreRecord) { r.Credentials = nil })
 	e.apply(e.write(r))
 	e.equal("without any", e.get(r.ID), r)
 	e.equal("another record", e.get(bystander.ID), bystander)
@@ -79,7 +79,7 @@ func credentialStolen(e *env) {
 		e.conflicts("a new record with another's credential", e.write(thief))
 		thief.Credentials = thief.Credentials[:1]
 		e.apply(e.write(thief))
-		stolen := next(thief, func(r *apikey.Record) { r.Credentials = append(r.Credentials, c) })
+		stolen := next(thief, func(r *apikey.StoreRecord) { r.Credentials = append(r.Credentials, c) })
 		e.conflicts("an update with another's credential", e.write(stolen))
 		e.conflicts("an update of both at once", e.write(next(victim)), e.write(stolen))
 		e.equal("the thief", e.get(thief.ID), thief)
@@ -96,7 +96,7 @@ func credentialTwice(e *env) {
 	e.conflicts("a new record", e.write(r))
 	r.Credentials = r.Credentials[:1]
 	e.apply(e.write(r))
-	e.conflicts("an update", e.write(next(r, func(r *apikey.Record) { r.Credentials = append(r.Credentials, r.Credentials[0]) })))
+	e.conflicts("an update", e.write(next(r, func(r *apikey.StoreRecord) { r.Credentials = append(r.Credentials, r.Credentials[0]) })))
 	e.equal("the record", e.get(r.ID), r)
 }
 
@@ -104,7 +104,7 @@ func credentialSetFree(e *env) {
 	one, other := e.full("one"), e.record("other")
 	e.apply(e.write(one))
 	freed := one.Credentials[len(one.Credentials)-1]
-	less := next(one, func(r *apikey.Record) { r.Credentials = r.Credentials[:len(r.Credentials)-1] })
+	less := next(one, func(r *apikey.StoreRecord) { r.Credentials = r.Credentials[:len(r.Credentials)-1] })
 	other.Credentials = append(other.Credentials, freed)
 	e.conflicts("in the other order", e.write(other), e.write(less))
 	e.apply(e.write(less), e.write(other))
@@ -115,20 +115,20 @@ func credentialSetFree(e *env) {
 func credentialColumns(e *env) {
 	r := e.full("acct")
 	e.apply(e.write(r))
-	edits := []func(c *apikey.Credential){
-		func(c *apikey.Credential) { c.NotBefore = e.tick() },
-		func(c *apikey.Credential) { c.NotAfter = e.tick() },
-		func(c *apikey.Credential) { c.Hint = "äö" },
-		func(c *apikey.Credential) { c.Public = "acme_pk_live_1" },
-		func(c *apikey.Credential) { c.Pepper = 255 },
-		func(c *apikey.Credential) {
-			*c = apikey.Credential{ID: c.ID, LastUsed: c.LastUsed, Hash: c.Hash, Check: c.Check, Sealed: c.Sealed, SealedKEK: c.SealedKEK}
+	edits := []func(c *apikey.StoreCredential){
+		func(c *apikey.StoreCredential) { c.NotBefore = e.tick() },
+		func(c *apikey.StoreCredential) { c.NotAfter = e.tick() },
+		func(c *apikey.StoreCredential) { c.Hint = "äö" },
+		func(c *apikey.StoreCredential) { c.Public = "acme_pk_live_1" },
+		func(c *apikey.StoreCredential) { c.Pepper = 255 },
+		func(c *apikey.StoreCredential) {
+			*c = apikey.StoreCredential{ID: c.ID, LastUsed: c.LastUsed, Hash: c.Hash, Check: c.Check, Sealed: c.Sealed, SealedKEK: c.SealedKEK}
 		},
-		func(c *apikey.Credential) { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" },
+		func(c *apikey.StoreCredential) { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" },
 	}
 	for _, edit := range edits {
 		for i := range r.Credentials {
-			r = next(r, func(r *apikey.Record) { edit(&r.Credentials[i]) })
+			r = next(r, func(r *apikey.StoreRecord) { edit(&r.Credentials[i]) })
 			e.apply(e.write(r))
 			e.equal("Get", e.get(r.ID), r)
 		}
@@ -136,12 +136,12 @@ func credentialColumns(e *env) {
 }
 
 func credentialInsertedEnded(e *env) {
-	sealed := func(ended bool) apikey.Credential {
+	sealed := func(ended bool) apikey.StoreCredential {
 		c := e.full("acct").Credentials[0]
 		c.Ended = ended
 		return c
 	}
-	unsealed := func(r apikey.Record) apikey.Record {
+	unsealed := func(r apikey.StoreRecord) apikey.StoreRecord {
 		r.Credentials = slices.Clone(r.Credentials)
 		for i := range r.Credentials {
 			if c := &r.Credentials[i]; c.Ended || !r.RevokedAt.IsZero() {
@@ -151,30 +151,30 @@ func credentialInsertedEnded(e *env) {
 		return r
 	}
 	r := e.record("acct")
-	r.Credentials = []apikey.Credential{sealed(false), sealed(true)}
+	r.Credentials = []apikey.StoreCredential{sealed(false), sealed(true)}
 	e.apply(e.write(r))
 	e.equal("with a new record", e.get(r.ID), unsealed(r))
 
-	r = next(unsealed(r), func(r *apikey.Record) { r.Credentials = append(r.Credentials, sealed(true), sealed(false)) })
+	r = next(unsealed(r), func(r *apikey.StoreRecord) { r.Credentials = append(r.Credentials, sealed(true), sealed(false)) })
 	e.apply(e.write(r))
 	e.equal("with a later version", e.get(r.ID), unsealed(r))
 
 	dead := e.record("acct")
-	dead.RevokedAt, dead.Credentials = e.tick(), []apikey.Credential{sealed(false), sealed(true)}
+	dead.RevokedAt, dead.Credentials = e.tick(), []apikey.StoreCredential{sealed(false), sealed(true)}
 	e.apply(e.write(dead))
 	e.equal("with a revoked record", e.get(dead.ID), unsealed(dead))
-	e.equal("by List", e.list(apikey.Filter{State: apikey.Revoked}), []apikey.Record{unsealed(dead)})
-	e.equal("keys with a copy of another KEK", len(e.list(apikey.Filter{SealedKEKNot: "another"})), 1)
+	e.equal("by List", e.list(apikey.StoreFilter{State: apikey.Revoked}), []apikey.StoreRecord{unsealed(dead)})
+	e.equal("keys with a copy of another KEK", len(e.list(apikey.StoreFilter{SealedKEKNot: "another"})), 1)
 }
 
 func credentialOfDead(e *env) {
 	r := e.record("acct")
 	e.apply(e.write(r))
-	for _, edit := range []func(*apikey.Record){
-		func(r *apikey.Record) { r.Disabled = true },
-		func(r *apikey.Record) { r.ExpiresAt = epoch.AddDate(-1, 0, 0) },
-		func(r *apikey.Record) { r.Credentials[0].Ended = true },
-		func(r *apikey.Record) { r.RevokedAt = e.tick() },
+	for _, edit := range []func(*apikey.StoreRecord){
+		func(r *apikey.StoreRecord) { r.Disabled = true },
+		func(r *apikey.StoreRecord) { r.ExpiresAt = epoch.AddDate(-1, 0, 0) },
+		func(r *apikey.StoreRecord) { r.Credentials[0].Ended = true },
+		func(r *apikey.StoreRecord) { r.RevokedAt = e.tick() },
 	} {
 		r = next(r, edit)
 		e.apply(e.write(r))

@@ -26,43 +26,43 @@ func eventRoundTrip(e *env) {
 	about := e.note("") // nobody's, about no key
 	about.Event.Actor, about.Event.Action, about.Event.Body, about.Event.Mode = "", "", nil, 0
 	e.apply(c, about)
-	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*about.Event, *ev})
-	e.equal("chain", e.events(apikey.EventFilter{Key: ev.Key, Chain: true}), []apikey.EventRecord{*ev})
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*about.Event, *ev})
+	e.equal("chain", e.events(apikey.StoreEventFilter{Key: ev.Key, Chain: true}), []apikey.StoreEvent{*ev})
 }
 
 func eventColumns(e *env) {
-	set := []func(*apikey.EventRecord){
-		func(ev *apikey.EventRecord) { ev.Account = "acct" },
-		func(ev *apikey.EventRecord) { ev.Mode = apikey.Live },
-		func(ev *apikey.EventRecord) { ev.Key = apikey.NewKeyID() },
-		func(ev *apikey.EventRecord) { ev.Credential = apikey.NewCredentialID() },
-		func(ev *apikey.EventRecord) { ev.Actor = "actor" },
-		func(ev *apikey.EventRecord) { ev.Action = "key.test" },
-		func(ev *apikey.EventRecord) { ev.Body = []byte("body") },
-		func(ev *apikey.EventRecord) { ev.Hash = [32]byte{1} },
+	set := []func(*apikey.StoreEvent){
+		func(ev *apikey.StoreEvent) { ev.Account = "acct" },
+		func(ev *apikey.StoreEvent) { ev.Mode = apikey.Live },
+		func(ev *apikey.StoreEvent) { ev.Key = apikey.NewKeyID() },
+		func(ev *apikey.StoreEvent) { ev.Credential = apikey.NewCredentialID() },
+		func(ev *apikey.StoreEvent) { ev.Actor = "actor" },
+		func(ev *apikey.StoreEvent) { ev.Action = "key.test" },
+		func(ev *apikey.StoreEvent) { ev.Body = []byte("body") },
+		func(ev *apikey.StoreEvent) { ev.Hash = [32]byte{1} },
 	}
-	var want []apikey.EventRecord
+	var want []apikey.StoreEvent
 	for all := range 1 << len(set) { // every set of columns
 		c := e.note("")
-		*c.Event = apikey.EventRecord{ID: c.ID, Time: c.Event.Time}
+		*c.Event = apikey.StoreEvent{ID: c.ID, Time: c.Event.Time}
 		for i, column := range set {
 			if all>>i&1 == 1 {
 				column(c.Event)
 			}
 		}
 		e.apply(c)
-		want = append([]apikey.EventRecord{*c.Event}, want...)
+		want = append([]apikey.StoreEvent{*c.Event}, want...)
 	}
-	e.equal("Events", e.events(apikey.EventFilter{}), want)
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), want)
 
-	key, chain := apikey.NewKeyID(), []apikey.EventRecord(nil)
+	key, chain := apikey.NewKeyID(), []apikey.StoreEvent(nil)
 	for _, seq := range []uint64{1, 2, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 1<<32 + 1, 1<<53 + 1, 1<<62 + 1, 1<<63 - 1} {
 		c := e.note("acct")
 		c.Event.Key, c.Event.Seq = key, seq
 		e.apply(c)
 		chain = append(chain, *c.Event)
 	}
-	e.equal("a chain of high numbers by 3", e.events(apikey.EventFilter{Key: key, Chain: true, Limit: 3}), chain)
+	e.equal("a chain of high numbers by 3", e.events(apikey.StoreEventFilter{Key: key, Chain: true, Limit: 3}), chain)
 }
 
 func eventBody(e *env) {
@@ -73,7 +73,7 @@ func eventBody(e *env) {
 		c.Event.Key, c.Event.Seq, c.Event.Body = apikey.NewKeyID(), 1, body
 		e.apply(c)
 		for _, chain := range []bool{false, true} {
-			got := e.events(apikey.EventFilter{Key: c.Event.Key, Chain: chain})
+			got := e.events(apikey.StoreEventFilter{Key: c.Event.Key, Chain: chain})
 			if len(got) != 1 || !bytes.Equal(got[0].Body, body) {
 				e.Errorf("body %d of %d bytes: it came back otherwise", i, len(body))
 			}
@@ -83,7 +83,7 @@ func eventBody(e *env) {
 
 func eventChain(e *env) {
 	r := e.record("acct")
-	var want []apikey.EventRecord
+	var want []apikey.StoreEvent
 	for n := range 25 {
 		c := e.write(r)
 		c.Event.Time = epoch.AddDate(0, 0, -n) // a clock that runs backwards
@@ -94,20 +94,20 @@ func eventChain(e *env) {
 		r = next(r)
 	}
 	for _, limit := range []int{1, 7, 25, 0} {
-		f := apikey.EventFilter{Key: r.ID, Chain: true, Limit: limit}
+		f := apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: limit}
 		e.equal(fmt.Sprintf("chain by %d", limit), e.events(f), want)
 	}
-	e.equal("chain in another account", len(e.events(apikey.EventFilter{Account: "other", Key: r.ID, Chain: true})), 0)
-	e.equal("chain in the other mode", len(e.events(apikey.EventFilter{Mode: apikey.Test, Key: r.ID, Chain: true})), 0)
-	e.equal("all events of the key", len(e.events(apikey.EventFilter{Key: r.ID, Limit: 7})), 2*len(want))
+	e.equal("chain in another account", len(e.events(apikey.StoreEventFilter{Account: "other", Key: r.ID, Chain: true})), 0)
+	e.equal("chain in the other mode", len(e.events(apikey.StoreEventFilter{Mode: apikey.Test, Key: r.ID, Chain: true})), 0)
+	e.equal("all events of the key", len(e.events(apikey.StoreEventFilter{Key: r.ID, Limit: 7})), 2*len(want))
 
 	// A chain is read while it grows.
-	page, err := e.Store.Events(e.ctx, apikey.EventFilter{Key: r.ID, Chain: true, Limit: 24})
+	page, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 24})
 	e.ok(err)
 	c := e.write(r)
 	c.Event.Time = epoch.AddDate(-1, 0, 0)
 	e.apply(c)
-	rest := e.events(apikey.EventFilter{Key: r.ID, Chain: true, After: page.Next})
+	rest := e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true, After: page.Next})
 	e.equal("the rest of a growing chain", rest, append(want[24:], *c.Event))
 }
 
@@ -118,23 +118,23 @@ func eventUnique(e *env) {
 	twin.ID, twin.Event.ID = c.ID, c.ID
 	// Whatever the store answers, it neither doubles nor replaces the event.
 	_ = e.Store.Apply(e.ctx, twin)
-	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
 	_, err := e.Store.Get(e.ctx, twin.Record.ID)
 	e.fails("the record of an event that was not written", err, apikey.ErrNotFound)
 
 	one, other := e.note("one"), e.note("other")
 	other.ID, other.Event.ID = one.ID, one.ID
 	e.conflicts("two events with one ID", one, other)
-	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
 }
 
 func eventsOutlive(e *env) {
 	r := e.full("acct")
-	var want []apikey.EventRecord
-	for _, edit := range []func(*apikey.Record){
-		func(*apikey.Record) {},
-		func(r *apikey.Record) { r.Credentials = nil },
-		func(r *apikey.Record) { r.RevokedAt = e.tick() },
+	var want []apikey.StoreEvent
+	for _, edit := range []func(*apikey.StoreRecord){
+		func(*apikey.StoreRecord) {},
+		func(r *apikey.StoreRecord) { r.Credentials = nil },
+		func(r *apikey.StoreRecord) { r.RevokedAt = e.tick() },
 	} {
 		edit(&r)
 		c := e.write(r)
@@ -142,7 +142,7 @@ func eventsOutlive(e *env) {
 		want = append(want, *c.Event)
 		r = next(r)
 	}
-	e.equal("chain", e.events(apikey.EventFilter{Key: r.ID, Chain: true}), want)
+	e.equal("chain", e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true}), want)
 	slices.Reverse(want)
-	e.equal("log", e.events(apikey.EventFilter{Account: "acct"}), want)
+	e.equal("log", e.events(apikey.StoreEventFilter{Account: "acct"}), want)
 }

@@ -21,8 +21,8 @@ var feed = []testCase{
 }
 
 // newest is the latest version of every record that the feed showed.
-func newest(shown []apikey.Record) map[apikey.KeyID]apikey.Record {
-	latest := map[apikey.KeyID]apikey.Record{}
+func newest(shown []apikey.StoreRecord) map[apikey.KeyID]apikey.StoreRecord {
+	latest := map[apikey.KeyID]apikey.StoreRecord{}
 	for _, r := range shown {
 		if r.Version >= latest[r.ID].Version {
 			latest[r.ID] = r
@@ -33,7 +33,7 @@ func newest(shown []apikey.Record) map[apikey.KeyID]apikey.Record {
 
 // shows checks that each of want is in shown, as it is now. Others may be too:
 // the feed may repeat.
-func (e *env) shows(what string, shown []apikey.Record, want ...apikey.Record) {
+func (e *env) shows(what string, shown []apikey.StoreRecord, want ...apikey.StoreRecord) {
 	e.Helper()
 	latest := newest(shown)
 	for i, r := range want {
@@ -72,7 +72,7 @@ func feedShows(e *env) {
 	shown, at = e.changed(at, 10)
 	e.shows("update", shown, r)
 
-	e.upkeep(apikey.Upkeep{Credential: old.Credentials[0].ID, LastUsed: epoch})
+	e.upkeep(apikey.StoreUpkeep{Credential: old.Credentials[0].ID, LastUsed: epoch})
 	old = next(e.get(old.ID), named("after upkeep"))
 	e.apply(e.write(old))
 	shown, _ = e.changed(at, 10)
@@ -82,7 +82,7 @@ func feedShows(e *env) {
 func feedPages(e *env) {
 	for _, limit := range []int{1, 3, 1000} {
 		at := e.now()
-		var records []apikey.Record
+		var records []apikey.StoreRecord
 		for range 12 {
 			records = append(records, e.record("acct"))
 		}
@@ -105,12 +105,12 @@ func feedPages(e *env) {
 
 func feedBetweenPages(e *env) {
 	at := e.now()
-	var records []apikey.Record
+	var records []apikey.StoreRecord
 	for range 10 {
 		records = append(records, e.record("acct"))
 	}
 	e.create(records...)
-	var shown []apikey.Record
+	var shown []apikey.StoreRecord
 	for n := range walkEnd {
 		c, err := e.Store.Changed(e.ctx, at, 3)
 		e.ok(err)
@@ -135,7 +135,7 @@ func feedTombstones(e *env) {
 	r := e.full("acct")
 	e.apply(e.write(r))
 	at := e.now()
-	dead := next(r, func(r *apikey.Record) {
+	dead := next(r, func(r *apikey.StoreRecord) {
 		r.RevokedAt, r.RevokeReason = e.tick(), apikey.ReasonCompromised
 		r.Credentials[0].Sealed, r.Credentials[0].SealedKEK = nil, ""
 	})
@@ -164,7 +164,7 @@ func feedAgain(e *env) {
 	at := e.now()
 	e.apply(e.write(r))
 	for range 10 {
-		var shown []apikey.Record
+		var shown []apikey.StoreRecord
 		shown, at = e.changed(at, 1)
 		e.shows("again", shown, r)
 		r = next(r, named(fmt.Sprint(r.Version)))
@@ -175,7 +175,7 @@ func feedAgain(e *env) {
 func feedNodes(e *env) {
 	nodes := e.nodes()
 	at := e.now()
-	var records []apikey.Record
+	var records []apikey.StoreRecord
 	for i := range 12 {
 		r := e.record("acct")
 		records = append(records, r)
@@ -190,13 +190,13 @@ func feedNodes(e *env) {
 func feedWriters(e *env) {
 	const writers, each = 4, 15
 	at := e.now()
-	var written [writers][]apikey.Record
+	var written [writers][]apikey.StoreRecord
 	var running atomic.Int64
 	running.Store(writers)
 	nodes := e.nodes()
 
 	// One poller stays on each node, one goes from node to node.
-	polled := [3][]apikey.Record{}
+	polled := [3][]apikey.StoreRecord{}
 	walks := [3][]apikey.Store{nodes[:1], nodes[1:], nodes[:]}
 	race(writers+len(walks), func(i int) {
 		if i < writers {
@@ -227,8 +227,8 @@ func feedWriters(e *env) {
 // writeMany creates fresh records and changes one again and again, all in one
 // Apply each time, and returns them as they are at the end. A fresh record is
 // written once: whoever skips it never sees it later.
-func (e *env) writeMany(s apikey.Store, times, fresh int) []apikey.Record {
-	all := []apikey.Record{e.record("acct")}
+func (e *env) writeMany(s apikey.Store, times, fresh int) []apikey.StoreRecord {
+	all := []apikey.StoreRecord{e.record("acct")}
 	for n := range times {
 		if n > 0 {
 			all[0] = next(all[0], named(fmt.Sprint(n)))
@@ -255,9 +255,9 @@ var restoredBackup = []testCase{
 
 // scene is a store with a past, a backup of it, and what happened since.
 type scene struct {
-	record  apikey.Record // as the backup has it
-	before  apikey.Cursor // taken before the backup, with changes behind it
-	lost    apikey.Cursor // taken after three changes that the backup lacks
+	record  apikey.StoreRecord // as the backup has it
+	before  apikey.Cursor      // taken before the backup, with changes behind it
+	lost    apikey.Cursor      // taken after three changes that the backup lacks
 	restore func()
 }
 
@@ -277,7 +277,7 @@ func (e *env) scene() scene {
 }
 
 // rewrite makes n changes on top of r.
-func (e *env) rewrite(r apikey.Record, n int, name string) apikey.Record {
+func (e *env) rewrite(r apikey.StoreRecord, n int, name string) apikey.StoreRecord {
 	e.Helper()
 	for range n {
 		r = next(r, named(name))

@@ -20,40 +20,40 @@ var isolation = []testCase{
 var neighbours = []string{"acct", "Acct", "acct ", " acct", "acc", "acct%", "acc_", "äcct", "a\u0308cct", "acct\\", "*"}
 
 func isolatedRecords(e *env) {
-	want := map[string]map[apikey.Mode][]apikey.Record{}
+	want := map[string]map[apikey.Mode][]apikey.StoreRecord{}
 	for _, account := range neighbours {
-		want[account] = map[apikey.Mode][]apikey.Record{}
+		want[account] = map[apikey.Mode][]apikey.StoreRecord{}
 		for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
 			for range 2 {
 				r := e.record(account)
 				r.Mode = mode
 				e.apply(e.write(r))
-				want[account][mode] = append([]apikey.Record{r}, want[account][mode]...)
+				want[account][mode] = append([]apikey.StoreRecord{r}, want[account][mode]...)
 			}
 		}
 	}
 	for account, modes := range want {
 		for mode, records := range modes {
-			f := apikey.Filter{Account: account, Mode: mode}
+			f := apikey.StoreFilter{Account: account, Mode: mode}
 			e.equal(fmt.Sprintf("List of %q, %s", account, mode), e.list(f), records)
 			f.Limit = 1
 			e.equal(fmt.Sprintf("List of %q, %s, by 1", account, mode), e.list(f), records)
 		}
 	}
-	e.equal("List of an account that has none", len(e.list(apikey.Filter{Account: "acct_"})), 0)
+	e.equal("List of an account that has none", len(e.list(apikey.StoreFilter{Account: "acct_"})), 0)
 }
 
 func isolatedEvents(e *env) {
-	var all []apikey.EventRecord // newest first
+	var all []apikey.StoreEvent // newest first
 	keys := []apikey.KeyID{{}, apikey.NewKeyID(), apikey.NewKeyID()}
-	var changes []apikey.Change
+	var changes []apikey.StoreChange
 	for _, account := range neighbours {
 		for i, key := range keys {
 			for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
 				c := e.note(account)
 				c.Event.Key, c.Event.Mode, c.Event.Seq = key, mode, uint64(i%2)*uint64(len(all)+1)
 				changes = append(changes, c)
-				all = append([]apikey.EventRecord{*c.Event}, all...)
+				all = append([]apikey.StoreEvent{*c.Event}, all...)
 			}
 		}
 	}
@@ -61,13 +61,13 @@ func isolatedEvents(e *env) {
 	for _, account := range append(neighbours, "", "acct_") {
 		for _, key := range keys {
 			for _, mode := range []apikey.Mode{0, apikey.Live, apikey.Test} {
-				var want []apikey.EventRecord
+				var want []apikey.StoreEvent
 				for _, ev := range all {
 					if (account == "" || ev.Account == account) && (key.IsZero() || ev.Key == key) && (mode == 0 || ev.Mode == mode) {
 						want = append(want, ev)
 					}
 				}
-				f := apikey.EventFilter{Account: account, Key: key, Mode: mode, Limit: 5}
+				f := apikey.StoreEventFilter{Account: account, Key: key, Mode: mode, Limit: 5}
 				e.equal(fmt.Sprintf("Events of %q, key %s, %s", account, key, mode), e.events(f), want)
 			}
 		}
@@ -77,21 +77,21 @@ func isolatedEvents(e *env) {
 func isolatedItems(e *env) {
 	for _, account := range neighbours { // as kinds
 		it := item("same", 1, account)
-		it.Kind = apikey.ItemKind(account)
+		it.Kind = apikey.StoreItemKind(account)
 		e.apply(writeItems(it))
 	}
 	for _, account := range neighbours {
 		want := item("same", 1, account)
-		want.Kind = apikey.ItemKind(account)
+		want.Kind = apikey.StoreItemKind(account)
 		for _, id := range []string{"", "same"} {
-			e.equal(fmt.Sprintf("Items of kind %q", account), e.items(apikey.ItemFilter{Kind: want.Kind, ID: id}), []apikey.Item{want})
+			e.equal(fmt.Sprintf("Items of kind %q", account), e.items(apikey.StoreItemFilter{Kind: want.Kind, ID: id}), []apikey.StoreItem{want})
 		}
 	}
 }
 
 var filters = []testCase{
-	{"one by one", "every field of a Filter selects what Filter.Match selects", filtersAlone},
-	{"together", "fields of a Filter are joined by AND, as in Filter.Match", filtersTogether},
+	{"one by one", "every field of a StoreFilter selects what its Match selects", filtersAlone},
+	{"together", "fields of a StoreFilter are joined by AND, as in its Match", filtersTogether},
 	{"after upkeep", "NeverUsed and UnusedSince see what Upkeep wrote", filtersAfterUpkeep},
 	{"rare match", "a page of a filter that matches few records ends, and shows each once", filtersRare},
 }
@@ -104,9 +104,9 @@ var names = []string{
 	"İstanbul", "istanbul", "straße", "STRASSE", "", "'", `"`, "[a-b]", "e\u0301", "é", "😀",
 }
 
-// population is records that differ in everything a Filter looks at; the same
+// population is records that differ in everything a StoreFilter looks at; the same
 // ones each time.
-func (e *env) population(n int) (records []apikey.Record) {
+func (e *env) population(n int) (records []apikey.StoreRecord) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	instant := func() time.Time { return near[rnd.IntN(len(near))] }
 	for i := range n {
@@ -137,9 +137,9 @@ func (e *env) population(n int) (records []apikey.Record) {
 
 // selects checks a filter against its definition, and that it tells something:
 // it must select some of the records and leave some.
-func (e *env) selects(f apikey.Filter, records []apikey.Record, mustTell bool) {
+func (e *env) selects(f apikey.StoreFilter, records []apikey.StoreRecord, mustTell bool) {
 	e.Helper()
-	var want []apikey.Record
+	var want []apikey.StoreRecord
 	for _, r := range records {
 		if f.Match(&r) {
 			want = append(want, r)
@@ -151,9 +151,9 @@ func (e *env) selects(f apikey.Filter, records []apikey.Record, mustTell bool) {
 	e.equal(fmt.Sprintf("List with %+v", f), e.list(f), newestFirst(want))
 }
 
-// single is every field of a Filter, one at a time.
-func single() (all []apikey.Filter) {
-	all = []apikey.Filter{
+// single is every field of a StoreFilter, one at a time.
+func single() (all []apikey.StoreFilter) {
+	all = []apikey.StoreFilter{
 		{Account: "acct"}, {Mode: apikey.Live}, {Mode: apikey.Test}, {Kind: apikey.Secret}, {Kind: apikey.Publishable},
 		{State: apikey.Active}, {State: apikey.Suspended}, {State: apikey.Revoked},
 		{NeverUsed: true},
@@ -162,10 +162,10 @@ func single() (all []apikey.Filter) {
 		{Untagged: true}, {SealedKEKNot: "kek/2024"}, {SealedKEKNot: "kek/2025"},
 	}
 	for _, t := range near[2:] {
-		all = append(all, apikey.Filter{UnusedSince: t}, apikey.Filter{ExpiringBefore: t})
+		all = append(all, apikey.StoreFilter{UnusedSince: t}, apikey.StoreFilter{ExpiringBefore: t})
 	}
 	for _, t := range near[1:] {
-		all = append(all, apikey.Filter{NotExpiredAt: t}, apikey.Filter{DueBefore: t})
+		all = append(all, apikey.StoreFilter{NotExpiredAt: t}, apikey.StoreFilter{DueBefore: t})
 	}
 	return all
 }
@@ -173,26 +173,26 @@ func single() (all []apikey.Filter) {
 func filtersAlone(e *env) {
 	records := e.population(120)
 	e.create(records...)
-	everyField(e, append(single(), apikey.Filter{Account: "acct", NameContains: "ILL"}))
+	everyField(e, append(single(), apikey.StoreFilter{Account: "acct", NameContains: "ILL"}))
 	for _, f := range single() {
 		f.Limit = 50
 		e.selects(f, records, true)
 	}
 	for _, part := range append(names[:len(names):len(names)], "ILL", "%", "_", `\`, "K", "k", "i", "I", "ä", "Ä", "100%") {
-		e.selects(apikey.Filter{Account: "acct", NameContains: part, Limit: 50}, records, true)
+		e.selects(apikey.StoreFilter{Account: "acct", NameContains: part, Limit: 50}, records, true)
 	}
-	for _, f := range []apikey.Filter{{Account: "acct", NameContains: "%%"}, {Account: "acct", NameContains: "a.b"}, {Pepper: 60}, {OtherMAC: 60}} {
+	for _, f := range []apikey.StoreFilter{{Account: "acct", NameContains: "%%"}, {Account: "acct", NameContains: "a.b"}, {Pepper: 60}, {OtherMAC: 60}} {
 		e.selects(f, records, false) // none, or all
 	}
 }
 
-// everyField fails where a Filter has a field that no filter sets.
-func everyField(e *env, filters []apikey.Filter) {
-	for i := range reflect.TypeFor[apikey.Filter]().NumField() {
-		name := reflect.TypeFor[apikey.Filter]().Field(i).Name
-		set := slices.ContainsFunc(filters, func(f apikey.Filter) bool { return !reflect.ValueOf(f).Field(i).IsZero() })
+// everyField fails where a StoreFilter has a field that no filter sets.
+func everyField(e *env, filters []apikey.StoreFilter) {
+	for i := range reflect.TypeFor[apikey.StoreFilter]().NumField() {
+		name := reflect.TypeFor[apikey.StoreFilter]().Field(i).Name
+		set := slices.ContainsFunc(filters, func(f apikey.StoreFilter) bool { return !reflect.ValueOf(f).Field(i).IsZero() })
 		if !set && name != "After" && name != "Limit" {
-			e.Fatalf("storetest: no case is about Filter.%s", name)
+			e.Fatalf("storetest: no case is about StoreFilter.%s", name)
 		}
 	}
 }
@@ -204,7 +204,7 @@ func filtersTogether(e *env) {
 	some := func() bool { return rnd.IntN(4) == 0 }
 	instant := func() time.Time { return near[rnd.IntN(len(near))] }
 	for range 60 {
-		var f apikey.Filter
+		var f apikey.StoreFilter
 		if some() {
 			f.Account, f.NameContains = "acct", []string{"", "b", "%", "ä"}[rnd.IntN(4)]
 		}
@@ -239,21 +239,21 @@ func filtersTogether(e *env) {
 }
 
 func filtersAfterUpkeep(e *env) {
-	records := []apikey.Record{e.record("acct"), e.record("acct"), e.record("acct")}
+	records := []apikey.StoreRecord{e.record("acct"), e.record("acct"), e.record("acct")}
 	used := e.tick().Add(time.Hour)
 	e.create(records...)
 	for i := range 2 {
-		e.upkeep(apikey.Upkeep{Credential: records[i].Credentials[0].ID, LastUsed: used.Add(time.Duration(i) * time.Microsecond)})
+		e.upkeep(apikey.StoreUpkeep{Credential: records[i].Credentials[0].ID, LastUsed: used.Add(time.Duration(i) * time.Microsecond)})
 		records[i] = e.get(records[i].ID)
 	}
-	e.selects(apikey.Filter{NeverUsed: true}, records, true)
+	e.selects(apikey.StoreFilter{NeverUsed: true}, records, true)
 	for i := range 2 {
-		e.selects(apikey.Filter{UnusedSince: used.Add(time.Duration(i+1) * time.Microsecond)}, records, i == 0)
+		e.selects(apikey.StoreFilter{UnusedSince: used.Add(time.Duration(i+1) * time.Microsecond)}, records, i == 0)
 	}
 }
 
 func filtersRare(e *env) {
-	var records []apikey.Record
+	var records []apikey.StoreRecord
 	for i := range 200 {
 		r := e.record("acct")
 		if i%50 == 7 {
@@ -263,7 +263,7 @@ func filtersRare(e *env) {
 	}
 	e.create(records...)
 	for _, limit := range []int{1, 3, 4, 5} {
-		e.selects(apikey.Filter{Account: "acct", NameContains: "NEEDLE", Limit: limit}, records, true)
-		e.selects(apikey.Filter{DueBefore: epoch, Limit: limit}, records, true)
+		e.selects(apikey.StoreFilter{Account: "acct", NameContains: "NEEDLE", Limit: limit}, records, true)
+		e.selects(apikey.StoreFilter{DueBefore: epoch, Limit: limit}, records, true)
 	}
 }

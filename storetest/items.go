@@ -19,14 +19,14 @@ var items = []testCase{
 }
 
 func itemRoundTrip(e *env) {
-	var all []apikey.Item
+	var all []apikey.StoreItem
 	for i, data := range [][]byte{nil, {0}, {0xFF, 0, '\'', '\\', 0x80}, bytes.Repeat([]byte{0, 1, 0xFE}, 64<<10/3), bytes.Repeat([]byte{0}, 64<<10)} {
 		it := item(fmt.Sprint(i), 1, "")
 		it.Data, it.ExpiresAt, it.SealedKEK = data, e.tick(), "kek"
 		all = append(all, it)
 	}
 	e.apply(writeItems(all...))
-	e.equal("Items", e.items(apikey.ItemFilter{Kind: "test"}), all)
+	e.equal("Items", e.items(apikey.StoreItemFilter{Kind: "test"}), all)
 }
 
 func itemVersions(e *env) {
@@ -55,7 +55,7 @@ func itemDelete(e *env) {
 	e.conflicts("deleting it again", writeItems(gone))
 	e.conflicts("going on from the deleted version", writeItems(item("x", 3, "")))
 	e.apply(writeItems(item("x", 1, "again")))
-	e.equal("Items", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{item("x", 1, "again"), item("y", 1, "y")})
+	e.equal("Items", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{item("x", 1, "again"), item("y", 1, "y")})
 }
 
 func itemExpired(e *env) {
@@ -63,7 +63,7 @@ func itemExpired(e *env) {
 	it.ExpiresAt = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 	e.apply(writeItems(it))
 	for range 3 {
-		e.equal("page", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{it})
+		e.equal("page", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{it})
 		got, _ := e.item("x")
 		e.equal("by ID", got, it)
 		e.conflicts("starting again", writeItems(item("x", 1, "")))
@@ -77,17 +77,17 @@ func itemByID(e *env) {
 	sealed.SealedKEK = "kek"
 	e.apply(writeItems(item("a", 1, ""), sealed, item("c", 1, "")))
 	for _, c := range []struct {
-		f    apikey.ItemFilter
+		f    apikey.StoreItemFilter
 		want int
 	}{
-		{apikey.ItemFilter{ID: "b"}, 1},
-		{apikey.ItemFilter{ID: "b", Limit: 1}, 1},
-		{apikey.ItemFilter{ID: "b", After: "a"}, 1},
-		{apikey.ItemFilter{ID: "b", SealedKEKNot: "other"}, 1},
-		{apikey.ItemFilter{ID: "b", After: "b"}, 0},
-		{apikey.ItemFilter{ID: "b", SealedKEKNot: "kek"}, 0},
-		{apikey.ItemFilter{ID: "a", SealedKEKNot: "kek"}, 0}, // sealed by none
-		{apikey.ItemFilter{ID: "bb"}, 0},
+		{apikey.StoreItemFilter{ID: "b"}, 1},
+		{apikey.StoreItemFilter{ID: "b", Limit: 1}, 1},
+		{apikey.StoreItemFilter{ID: "b", After: "a"}, 1},
+		{apikey.StoreItemFilter{ID: "b", SealedKEKNot: "other"}, 1},
+		{apikey.StoreItemFilter{ID: "b", After: "b"}, 0},
+		{apikey.StoreItemFilter{ID: "b", SealedKEKNot: "kek"}, 0},
+		{apikey.StoreItemFilter{ID: "a", SealedKEKNot: "kek"}, 0}, // sealed by none
+		{apikey.StoreItemFilter{ID: "bb"}, 0},
 	} {
 		c.f.Kind = "test"
 		e.equal(fmt.Sprintf("Items with %+v", c.f), len(e.items(c.f)), c.want)
@@ -95,7 +95,7 @@ func itemByID(e *env) {
 }
 
 func itemsByKEK(e *env) {
-	var all, want []apikey.Item
+	var all, want []apikey.StoreItem
 	for i := range 40 {
 		it := item(fmt.Sprintf("%02d", i), 1, "")
 		it.SealedKEK = []string{"", "old", "new", "older"}[i%4]
@@ -105,7 +105,7 @@ func itemsByKEK(e *env) {
 	}
 	e.apply(writeItems(all...))
 	for _, limit := range []int{1, 7, 20, 0} {
-		f := apikey.ItemFilter{Kind: "test", SealedKEKNot: "new", Limit: limit}
+		f := apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "new", Limit: limit}
 		e.equal(fmt.Sprintf("by %d", limit), e.items(f), want)
 	}
 	// What resealing leaves is found by asking again from the start.
@@ -113,23 +113,23 @@ func itemsByKEK(e *env) {
 		it.Version, it.SealedKEK = 2, "new"
 		e.apply(writeItems(it))
 	}
-	e.equal("after resealing", len(e.items(apikey.ItemFilter{Kind: "test", SealedKEKNot: "new"})), 0)
+	e.equal("after resealing", len(e.items(apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "new"})), 0)
 }
 
 func itemWithRecord(e *env) {
 	r := e.record("acct")
 	c := e.write(r)
-	c.Items = []apikey.Item{item("quota", 1, "1"), item("grant", 1, "")}
+	c.Items = []apikey.StoreItem{item("quota", 1, "1"), item("grant", 1, "")}
 	e.apply(c)
 	c = e.write(next(r))
 	grant := item("grant", 2, "")
 	grant.Delete = true
-	c.Items = []apikey.Item{item("quota", 2, "2"), grant}
+	c.Items = []apikey.StoreItem{item("quota", 2, "2"), grant}
 	e.apply(c)
-	e.equal("Items", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{item("quota", 2, "2")})
+	e.equal("Items", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{item("quota", 2, "2")})
 
 	c = e.write(next(next(r)))
-	c.Items = []apikey.Item{grant} // redeemed already
+	c.Items = []apikey.StoreItem{grant} // redeemed already
 	e.conflicts("a grant redeemed twice", c)
 	e.equal("version", e.get(r.ID).Version, uint64(2))
 }

@@ -27,25 +27,25 @@ func lostSame(e *env) {
 		e.apply(first)
 	}
 	e.equal("record", e.get(r.ID), r2)
-	e.equal("chain", e.events(apikey.EventFilter{Key: r.ID, Chain: true}), []apikey.EventRecord{*first.Event, *second.Event})
+	e.equal("chain", e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true}), []apikey.StoreEvent{*first.Event, *second.Event})
 }
 
 func lostLater(e *env) {
 	r := e.record("acct")
-	var all []apikey.Change
+	var all []apikey.StoreChange
 	for range 5 {
 		c := e.write(r)
 		e.apply(c)
 		all = append(all, c)
 		r = next(r)
 	}
-	revoked := next(*all[4].Record, func(r *apikey.Record) { r.RevokedAt = e.tick() })
+	revoked := next(*all[4].Record, func(r *apikey.StoreRecord) { r.RevokedAt = e.tick() })
 	e.apply(e.write(revoked))
 	for _, c := range all {
 		e.apply(c)
 	}
 	e.equal("record", e.get(r.ID), revoked)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 6)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 6)
 }
 
 func lostOther(e *env) {
@@ -55,7 +55,7 @@ func lostOther(e *env) {
 	e.apply(e.write(next(r, named("mine"))))
 	e.conflicts("another's change of the version", e.write(next(r, named("theirs"))))
 	e.equal("name", e.get(r.ID).Name, "mine")
-	e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 }
 
 func lostSeveral(e *env) {
@@ -64,7 +64,7 @@ func lostSeveral(e *env) {
 	e.apply(both...)
 	e.apply(both...)
 	e.apply(both[1], both[0])
-	e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 
 	fresh := e.write(e.record("fresh"))
 	e.conflicts("one committed, one not", both[0], fresh)
@@ -72,7 +72,7 @@ func lostSeveral(e *env) {
 	e.conflicts("one committed, one lost", both[0], e.write(b))
 	_, err := e.Store.Get(e.ctx, fresh.Record.ID)
 	e.fails("the one that was not", err, apikey.ErrNotFound)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 2)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 }
 
 func lostEvent(e *env) {
@@ -80,12 +80,12 @@ func lostEvent(e *env) {
 	for range 3 {
 		e.apply(c)
 	}
-	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
 }
 
 func lostItems(e *env) {
 	c := e.note("acct")
-	c.Items = []apikey.Item{item("x", 1, "first")}
+	c.Items = []apikey.StoreItem{item("x", 1, "first")}
 	e.apply(c)
 	e.apply(c)
 	e.apply(writeItems(item("x", 2, "second")))
@@ -96,7 +96,7 @@ func lostItems(e *env) {
 	gone := item("x", 3, "")
 	gone.Delete = true
 	del := e.note("acct")
-	del.Items = []apikey.Item{gone}
+	del.Items = []apikey.StoreItem{gone}
 	e.apply(del)
 	e.apply(del)
 	e.apply(c) // a challenge that was answered must not come back
@@ -125,5 +125,5 @@ func lostOtherNode(e *env) {
 			e.ok(s.Apply(e.ctx, c))
 		}
 	}
-	e.equal("Events", e.events(apikey.EventFilter{}), []apikey.EventRecord{*c.Event})
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
 }

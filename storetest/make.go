@@ -19,8 +19,8 @@ func (e *env) tick() time.Time {
 }
 
 // record is a new key with one credential, at Version 1.
-func (e *env) record(account string) apikey.Record {
-	return apikey.Record{
+func (e *env) record(account string) apikey.StoreRecord {
+	return apikey.StoreRecord{
 		ID:          apikey.NewKeyID(),
 		Account:     account,
 		Name:        "a key",
@@ -28,12 +28,12 @@ func (e *env) record(account string) apikey.Record {
 		Kind:        apikey.Secret,
 		Version:     1,
 		CreatedAt:   e.tick(),
-		Credentials: []apikey.Credential{newCredential()},
+		Credentials: []apikey.StoreCredential{newCredential()},
 	}
 }
 
 // full is a new key with something in every column.
-func (e *env) full(account string) apikey.Record {
+func (e *env) full(account string) apikey.StoreRecord {
 	r := e.record(account)
 	r.Name = "billing, Köln"
 	r.Head = [32]byte{0, 1, 0xFF, 31: 0x80}
@@ -63,17 +63,17 @@ func (e *env) full(account string) apikey.Record {
 	c.Sealed, c.SealedKEK = []byte{0, 1, 2, 0xFE}, "kek/2024"
 	ended := newCredential()
 	ended.Ended = true
-	r.Credentials = []apikey.Credential{c, r.Credentials[0], ended}
+	r.Credentials = []apikey.StoreCredential{c, r.Credentials[0], ended}
 	return r
 }
 
-func newCredential() apikey.Credential {
+func newCredential() apikey.StoreCredential {
 	id := apikey.NewCredentialID()
-	return apikey.Credential{ID: id, Hint: "hint", Hash: "$test$" + id.String(), Check: []byte{0, id[0]}}
+	return apikey.StoreCredential{ID: id, Hint: "hint", Hash: "$test$" + id.String(), Check: []byte{0, id[0]}}
 }
 
 // next is the following version of r, changed by edits.
-func next(r apikey.Record, edits ...func(*apikey.Record)) apikey.Record {
+func next(r apikey.StoreRecord, edits ...func(*apikey.StoreRecord)) apikey.StoreRecord {
 	r.Version++
 	r.Credentials = slices.Clone(r.Credentials)
 	for _, edit := range edits {
@@ -83,12 +83,12 @@ func next(r apikey.Record, edits ...func(*apikey.Record)) apikey.Record {
 }
 
 // named is an edit that a reader can see.
-func named(name string) func(*apikey.Record) {
-	return func(r *apikey.Record) { r.Name = name }
+func named(name string) func(*apikey.StoreRecord) {
+	return func(r *apikey.StoreRecord) { r.Name = name }
 }
 
 // write is the change that writes r, with its event.
-func (e *env) write(r apikey.Record) apikey.Change {
+func (e *env) write(r apikey.StoreRecord) apikey.StoreChange {
 	c := e.note(r.Account)
 	c.Record = &r
 	c.Event.Mode, c.Event.Key, c.Event.Seq = r.Mode, r.ID, r.Version
@@ -99,7 +99,7 @@ func (e *env) write(r apikey.Record) apikey.Change {
 }
 
 // writes is one change for every record.
-func (e *env) writes(records ...apikey.Record) (changes []apikey.Change) {
+func (e *env) writes(records ...apikey.StoreRecord) (changes []apikey.StoreChange) {
 	for _, r := range records {
 		changes = append(changes, e.write(r))
 	}
@@ -107,9 +107,9 @@ func (e *env) writes(records ...apikey.Record) (changes []apikey.Change) {
 }
 
 // note is a change of an event alone, as a denial is.
-func (e *env) note(account string) apikey.Change {
+func (e *env) note(account string) apikey.StoreChange {
 	id := [16]byte(apikey.NewKeyID())
-	return apikey.Change{ID: id, Event: &apikey.EventRecord{
+	return apikey.StoreChange{ID: id, Event: &apikey.StoreEvent{
 		ID:      id,
 		Time:    e.tick(),
 		Account: account,
@@ -122,10 +122,10 @@ func (e *env) note(account string) apikey.Change {
 }
 
 // write of items alone, without an event.
-func writeItems(items ...apikey.Item) apikey.Change {
-	return apikey.Change{ID: [16]byte(apikey.NewKeyID()), Items: items}
+func writeItems(items ...apikey.StoreItem) apikey.StoreChange {
+	return apikey.StoreChange{ID: [16]byte(apikey.NewKeyID()), Items: items}
 }
 
-func item(id string, version uint64, data string) apikey.Item {
-	return apikey.Item{Kind: "test", ID: id, Version: version, Data: []byte(data)}
+func item(id string, version uint64, data string) apikey.StoreItem {
+	return apikey.StoreItem{Kind: "test", ID: id, Version: version, Data: []byte(data)}
 }

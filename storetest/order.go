@@ -26,7 +26,7 @@ var order = []testCase{
 
 // spread returns records whose times and IDs are ties and near misses, in no
 // order. The IDs trap signed bytes and text collations.
-func (e *env) spread(n int) (records []apikey.Record) {
+func (e *env) spread(n int) (records []apikey.StoreRecord) {
 	for i := range n {
 		r := e.record("acct")
 		r.CreatedAt = epoch.AddDate(0, 0, i*7%5)
@@ -36,8 +36,8 @@ func (e *env) spread(n int) (records []apikey.Record) {
 	return records
 }
 
-func newestFirst(records []apikey.Record) []apikey.Record {
-	return slices.SortedFunc(slices.Values(records), func(a, b apikey.Record) int {
+func newestFirst(records []apikey.StoreRecord) []apikey.StoreRecord {
+	return slices.SortedFunc(slices.Values(records), func(a, b apikey.StoreRecord) int {
 		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
 			return c
 		}
@@ -50,14 +50,14 @@ func recordOrder(e *env) {
 	e.create(records...)
 	want := newestFirst(records)
 	for _, limit := range []int{1, 7, 59, 60, 61, 0} {
-		e.equal(fmt.Sprintf("List by %d", limit), e.list(apikey.Filter{Limit: limit}), want)
+		e.equal(fmt.Sprintf("List by %d", limit), e.list(apikey.StoreFilter{Limit: limit}), want)
 	}
-	e.equal("List of an account by 7", e.list(apikey.Filter{Account: "acct", Mode: apikey.Live, Limit: 7}), want)
+	e.equal("List of an account by 7", e.list(apikey.StoreFilter{Account: "acct", Mode: apikey.Live, Limit: 7}), want)
 }
 
 func eventOrder(e *env) {
-	var want []apikey.EventRecord
-	var changes []apikey.Change
+	var want []apikey.StoreEvent
+	var changes []apikey.StoreChange
 	for i := range 60 {
 		c := e.note("acct")
 		c.ID = [16]byte{0: []byte{0, 0x41, 0x61, 0x7F, 0x80, 0xFF}[i%6], 9: byte(i)}
@@ -66,39 +66,39 @@ func eventOrder(e *env) {
 		want = append(want, *c.Event)
 	}
 	e.apply(changes...)
-	slices.SortFunc(want, func(a, b apikey.EventRecord) int {
+	slices.SortFunc(want, func(a, b apikey.StoreEvent) int {
 		if c := b.Time.Compare(a.Time); c != 0 {
 			return c
 		}
 		return bytes.Compare(b.ID[:], a.ID[:])
 	})
 	for _, limit := range []int{1, 7, 59, 60, 61, 0} {
-		e.equal(fmt.Sprintf("Events by %d", limit), e.events(apikey.EventFilter{Limit: limit}), want)
+		e.equal(fmt.Sprintf("Events by %d", limit), e.events(apikey.StoreEventFilter{Limit: limit}), want)
 	}
 }
 
 func itemOrder(e *env) {
 	// Dictionaries would order these otherwise, and so would UTF-16.
 	ids := []string{"B", "a", "b", "A", "ä", "a ", "aa", "a-b", "ab", "a_b", "Z", "z", "~", "10", "9", "\uff5e", "\U0001F600", "é", "e\u0301", "ß", "ss"}
-	var all []apikey.Item
+	var all []apikey.StoreItem
 	for _, id := range ids {
 		all = append(all, item(id, 1, id))
 	}
 	other := item("c", 1, "of another kind")
 	other.Kind = "other"
 	e.apply(writeItems(append(all, other)...))
-	slices.SortFunc(all, func(a, b apikey.Item) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(all, func(a, b apikey.StoreItem) int { return strings.Compare(a.ID, b.ID) })
 	for _, limit := range []int{1, 4, len(ids), 0} {
-		e.equal(fmt.Sprintf("Items by %d", limit), e.items(apikey.ItemFilter{Kind: "test", Limit: limit}), all)
+		e.equal(fmt.Sprintf("Items by %d", limit), e.items(apikey.StoreItemFilter{Kind: "test", Limit: limit}), all)
 	}
-	e.equal("Items after an ID that is none", e.items(apikey.ItemFilter{Kind: "test", After: "\U0001F5FF"}), all[len(all)-1:])
+	e.equal("Items after an ID that is none", e.items(apikey.StoreItemFilter{Kind: "test", After: "\U0001F5FF"}), all[len(all)-1:])
 }
 
 func recordsMeanwhile(e *env) {
 	records := e.spread(30)
 	e.create(records...)
 	var walked []apikey.KeyID
-	f := apikey.Filter{Limit: 4}
+	f := apikey.StoreFilter{Limit: 4}
 	for i := 0; i == 0 || f.After != ""; i++ {
 		page, err := e.Store.List(e.ctx, f)
 		e.ok(err)
@@ -108,7 +108,7 @@ func recordsMeanwhile(e *env) {
 		f.After = page.Next
 
 		// Newer than everything, older than everything, and a tie in the middle.
-		var between []apikey.Record
+		var between []apikey.StoreRecord
 		for _, day := range []int{9, -9, 2} {
 			r := e.record("acct")
 			r.CreatedAt = epoch.AddDate(0, 0, day)
@@ -172,7 +172,7 @@ func eventsMeanwhile(e *env) {
 	}
 	slices.Reverse(want)
 	var walked [][16]byte
-	f := apikey.EventFilter{Limit: 4}
+	f := apikey.StoreEventFilter{Limit: 4}
 	for i := 0; i == 0 || f.After != ""; i++ {
 		page, err := e.Store.Events(e.ctx, f)
 		e.ok(err)
@@ -191,14 +191,14 @@ func eventsMeanwhile(e *env) {
 
 func itemsMeanwhile(e *env) {
 	var want, walked []string
-	var all []apikey.Item
+	var all []apikey.StoreItem
 	for i := range 30 {
 		id := fmt.Sprintf("%02d", i)
 		want = append(want, id)
 		all = append(all, item(id, 1, ""))
 	}
 	e.apply(writeItems(all...))
-	f := apikey.ItemFilter{Kind: "test", Limit: 4}
+	f := apikey.StoreItemFilter{Kind: "test", Limit: 4}
 	for i := 0; i == 0 || f.After != ""; i++ {
 		page, err := e.Store.Items(e.ctx, f)
 		e.ok(err)
@@ -218,8 +218,8 @@ func itemsMeanwhile(e *env) {
 
 func limits(e *env) {
 	const n = 1001
-	var records []apikey.Record
-	var all []apikey.Item
+	var records []apikey.StoreRecord
+	var all []apikey.StoreItem
 	for i := range n {
 		records = append(records, e.record("acct"))
 		all = append(all, item(fmt.Sprintf("%04d", i), 1, ""))
@@ -238,17 +238,17 @@ func limits(e *env) {
 		{limit: -1, err: apikey.ErrInvalid},
 		{limit: 1001, err: apikey.ErrInvalid},
 	} {
-		page, err := e.Store.List(e.ctx, apikey.Filter{Limit: c.limit})
+		page, err := e.Store.List(e.ctx, apikey.StoreFilter{Limit: c.limit})
 		e.fails(fmt.Sprintf("List with limit %d", c.limit), err, c.err)
 		e.equal(fmt.Sprintf("List with limit %d", c.limit), len(page.Records), c.want)
-		events, err := e.Store.Events(e.ctx, apikey.EventFilter{Limit: c.limit})
+		events, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Limit: c.limit})
 		e.fails(fmt.Sprintf("Events with limit %d", c.limit), err, c.err)
 		e.equal(fmt.Sprintf("Events with limit %d", c.limit), len(events.Events), c.want)
-		items, err := e.Store.Items(e.ctx, apikey.ItemFilter{Kind: "test", Limit: c.limit})
+		items, err := e.Store.Items(e.ctx, apikey.StoreItemFilter{Kind: "test", Limit: c.limit})
 		e.fails(fmt.Sprintf("Items with limit %d", c.limit), err, c.err)
 		e.equal(fmt.Sprintf("Items with limit %d", c.limit), len(items.Items), c.want)
 	}
-	e.equal("List walked by 1000", len(e.list(apikey.Filter{Limit: 1000})), n)
+	e.equal("List walked by 1000", len(e.list(apikey.StoreFilter{Limit: 1000})), n)
 	changed, _ := e.changed(from, 1000)
 	e.equal("Changed by 1000", len(newest(changed)), n)
 }
@@ -256,9 +256,9 @@ func limits(e *env) {
 func cursorsInURL(e *env) {
 	e.create(e.spread(20)...)
 	e.apply(writeItems(item("a", 1, ""), item("b", 1, "")))
-	list, err := e.Store.List(e.ctx, apikey.Filter{Limit: 7})
+	list, err := e.Store.List(e.ctx, apikey.StoreFilter{Limit: 7})
 	e.ok(err)
-	events, err := e.Store.Events(e.ctx, apikey.EventFilter{Limit: 7})
+	events, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Limit: 7})
 	e.ok(err)
 	for what, c := range map[string]apikey.Cursor{"List": list.Next, "Events": events.Next, "Changed": e.now()} {
 		if c == "" || url.QueryEscape(string(c)) != string(c) {
@@ -274,7 +274,7 @@ func cursorOfAnotherFilter(e *env) {
 		records[i].Mode = apikey.Mode(1 + i/2%2)
 	}
 	e.create(records...)
-	filters := []apikey.Filter{{}, {Account: "acct"}, {Account: "other", Mode: apikey.Test}, {NeverUsed: true, Mode: apikey.Live}}
+	filters := []apikey.StoreFilter{{}, {Account: "acct"}, {Account: "other", Mode: apikey.Test}, {NeverUsed: true, Mode: apikey.Live}}
 	for _, from := range filters {
 		from.Limit = 5
 		page, err := e.Store.List(e.ctx, from)
@@ -287,7 +287,7 @@ func cursorOfAnotherFilter(e *env) {
 				e.fails("List after a page of another filter", err, apikey.ErrInvalid)
 				continue
 			}
-			var want []apikey.Record
+			var want []apikey.StoreRecord
 			for _, r := range newestFirst(append(records, last)) {
 				if r.CreatedAt.Before(last.CreatedAt) || r.CreatedAt.Equal(last.CreatedAt) && bytes.Compare(r.ID[:], last.ID[:]) < 0 {
 					if f.Match(&r) {
@@ -307,10 +307,10 @@ func cursorOfAnotherList(e *env) {
 		r = next(r)
 	}
 	e.create(e.spread(5)...)
-	log, chain := apikey.EventFilter{Limit: 2}, apikey.EventFilter{Key: r.ID, Chain: true, Limit: 2}
+	log, chain := apikey.StoreEventFilter{Limit: 2}, apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 2}
 	reads := map[string]func(after apikey.Cursor) (apikey.Cursor, error){
 		"List": func(after apikey.Cursor) (apikey.Cursor, error) {
-			page, err := e.Store.List(e.ctx, apikey.Filter{After: after, Limit: 2})
+			page, err := e.Store.List(e.ctx, apikey.StoreFilter{After: after, Limit: 2})
 			return page.Next, err
 		},
 		"Events": func(after apikey.Cursor) (apikey.Cursor, error) {
@@ -349,9 +349,9 @@ func garbageCursor(e *env) {
 		"garbage", "!", "=", "ä", "0", "-1", " ", "99999999999999999999999", "null", "' OR 1=1 --", "\x00",
 		apikey.Cursor(strings.Repeat("A", 10_000)),
 	} {
-		_, err := e.Store.List(e.ctx, apikey.Filter{After: c})
+		_, err := e.Store.List(e.ctx, apikey.StoreFilter{After: c})
 		e.fails(fmt.Sprintf("List after %.20q", c), err, apikey.ErrInvalid)
-		_, err = e.Store.Events(e.ctx, apikey.EventFilter{After: c})
+		_, err = e.Store.Events(e.ctx, apikey.StoreEventFilter{After: c})
 		e.fails(fmt.Sprintf("Events after %.20q", c), err, apikey.ErrInvalid)
 		_, err = e.Store.Changed(e.ctx, c, 10)
 		e.fails(fmt.Sprintf("Changed after %.20q", c), err, apikey.ErrInvalid)

@@ -14,9 +14,9 @@ var tombstones = []testCase{
 	{"versions", "a revoked key is a record like any other: it takes further versions and none twice", tombstoneVersions},
 }
 
-func (e *env) revoke(r apikey.Record) apikey.Record {
+func (e *env) revoke(r apikey.StoreRecord) apikey.StoreRecord {
 	e.Helper()
-	r = next(r, func(r *apikey.Record) { r.RevokedAt, r.RevokeReason = e.tick(), "leaked in a log" })
+	r = next(r, func(r *apikey.StoreRecord) { r.RevokedAt, r.RevokeReason = e.tick(), "leaked in a log" })
 	e.apply(e.write(r))
 	for i := range r.Credentials {
 		r.Credentials[i].Sealed, r.Credentials[i].SealedKEK = nil, ""
@@ -34,9 +34,9 @@ func tombstoneFound(e *env) {
 		e.ok(err)
 		e.equal("Lookup", got, r)
 	}
-	e.equal("List", e.list(apikey.Filter{}), []apikey.Record{live, r})
-	e.equal("List of the revoked", e.list(apikey.Filter{State: apikey.Revoked}), []apikey.Record{r})
-	e.equal("List of the suspended", e.list(apikey.Filter{State: apikey.Suspended}), []apikey.Record{live})
+	e.equal("List", e.list(apikey.StoreFilter{}), []apikey.StoreRecord{live, r})
+	e.equal("List of the revoked", e.list(apikey.StoreFilter{State: apikey.Revoked}), []apikey.StoreRecord{r})
+	e.equal("List of the suspended", e.list(apikey.StoreFilter{State: apikey.Suspended}), []apikey.StoreRecord{live})
 }
 
 func tombstoneInserted(e *env) {
@@ -44,7 +44,7 @@ func tombstoneInserted(e *env) {
 	r.RevokedAt = e.tick()
 	e.apply(e.write(r))
 	e.equal("Get", e.get(r.ID), r)
-	e.equal("List", e.list(apikey.Filter{State: apikey.Revoked}), []apikey.Record{r})
+	e.equal("List", e.list(apikey.StoreFilter{State: apikey.Revoked}), []apikey.StoreRecord{r})
 }
 
 func tombstoneVersions(e *env) {
@@ -72,7 +72,7 @@ var purge = []testCase{
 }
 
 // dead is a stored record that was revoked at t.
-func (e *env) dead(t time.Time) apikey.Record {
+func (e *env) dead(t time.Time) apikey.StoreRecord {
 	e.Helper()
 	r := e.full("acct")
 	r.RevokedAt = t
@@ -97,7 +97,7 @@ func purgeWhat(e *env) {
 	expired := live
 	expired.ID, expired.ExpiresAt, expired.Credentials = apikey.NewKeyID(), before, nil
 	e.apply(e.writes(live, expired)...)
-	items := []apikey.Item{item("after", 1, ""), item("before", 1, ""), item("never", 1, "")}
+	items := []apikey.StoreItem{item("after", 1, ""), item("before", 1, ""), item("never", 1, "")}
 	items[0].ExpiresAt, items[1].ExpiresAt = after, before
 	e.apply(writeItems(items...))
 
@@ -108,15 +108,15 @@ func purgeWhat(e *env) {
 		_, err = e.Other.Lookup(e.ctx, c.ID)
 		e.fails("Lookup of a purged key", err, apikey.ErrNotFound)
 	}
-	e.equal("List", e.list(apikey.Filter{Limit: 2}), newestFirst([]apikey.Record{kept, live, expired}))
-	e.equal("Items", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{items[0], items[2]})
+	e.equal("List", e.list(apikey.StoreFilter{Limit: 2}), newestFirst([]apikey.StoreRecord{kept, live, expired}))
+	e.equal("Items", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{items[0], items[2]})
 	e.apply(writeItems(item("before", 1, "again")))
 	e.purges(after, 100, 0)
 }
 
 func purgeLimit(e *env) {
 	e.needsPurge()
-	var all []apikey.Item
+	var all []apikey.StoreItem
 	for i := range 7 {
 		e.dead(e.tick())
 		it := item(fmt.Sprint(i), 1, "")
@@ -130,7 +130,7 @@ func purgeLimit(e *env) {
 		n := min(limit, left)
 		e.purges(before, limit, n)
 		left -= n
-		got := len(e.list(apikey.Filter{})) + len(e.items(apikey.ItemFilter{Kind: "test"}))
+		got := len(e.list(apikey.StoreFilter{})) + len(e.items(apikey.StoreItemFilter{Kind: "test"}))
 		e.equal("records and items left", got, left)
 	}
 }
@@ -162,11 +162,11 @@ func purgeKeepsEvents(e *env) {
 	first := e.write(r)
 	e.apply(first)
 	e.revoke(r)
-	log := e.events(apikey.EventFilter{})
+	log := e.events(apikey.StoreEventFilter{})
 	e.equal("events before", len(log), 2)
 	e.purges(e.tick(), 10, 1)
-	e.equal("events", e.events(apikey.EventFilter{}), log)
-	e.equal("chain", len(e.events(apikey.EventFilter{Key: r.ID, Chain: true})), 2)
+	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
+	e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true})), 2)
 
 	e.apply(first) // an answer that was lost for very long: the key is not issued anew
 	_, err := e.Store.Get(e.ctx, r.ID)

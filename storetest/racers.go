@@ -26,7 +26,7 @@ const (
 )
 
 // oneWins lets many apply at once, each its own change, and returns who won.
-func (e *env) oneWins(changes func(i int) []apikey.Change) (winner int) {
+func (e *env) oneWins(changes func(i int) []apikey.StoreChange) (winner int) {
 	e.Helper()
 	var wins atomic.Int64
 	var mine [racing]bool
@@ -49,24 +49,24 @@ func (e *env) oneWins(changes func(i int) []apikey.Change) (winner int) {
 func raceRecord(e *env) {
 	r := e.record("acct")
 	e.apply(e.write(r))
-	var log []apikey.EventRecord
+	var log []apikey.StoreEvent
 	for range rounds {
-		var tries [racing]apikey.Change
+		var tries [racing]apikey.StoreChange
 		for i := range tries {
 			tries[i] = e.write(next(r, named(fmt.Sprint("writer ", i))))
 		}
-		won := tries[e.oneWins(func(i int) []apikey.Change { return tries[i : i+1] })]
+		won := tries[e.oneWins(func(i int) []apikey.StoreChange { return tries[i : i+1] })]
 		r = *won.Record
 		log = append(log, *won.Event)
 		e.equal("stored is what the winner wrote", e.get(r.ID), r)
 	}
-	e.equal("the chain is the winners'", e.events(apikey.EventFilter{Key: r.ID, Chain: true})[1:], log)
+	e.equal("the chain is the winners'", e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true})[1:], log)
 }
 
 func raceItem(e *env) {
 	for version := uint64(1); version <= rounds; version++ {
-		won := e.oneWins(func(i int) []apikey.Change {
-			return []apikey.Change{writeItems(item("x", version, fmt.Sprint(i)))}
+		won := e.oneWins(func(i int) []apikey.StoreChange {
+			return []apikey.StoreChange{writeItems(item("x", version, fmt.Sprint(i)))}
 		})
 		got, _ := e.item("x")
 		e.equal("stored is what the winner wrote", got, item("x", version, fmt.Sprint(won)))
@@ -78,21 +78,21 @@ func raceDeletion(e *env) {
 		e.apply(writeItems(item("grant", 1, "")))
 		gone := item("grant", 2, "")
 		gone.Delete = true
-		e.oneWins(func(int) []apikey.Change { return []apikey.Change{writeItems(gone)} })
+		e.oneWins(func(int) []apikey.StoreChange { return []apikey.StoreChange{writeItems(gone)} })
 	}
-	e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 0)
+	e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 0)
 }
 
 func raceNew(e *env) {
 	for range rounds {
 		id := apikey.NewKeyID()
-		var tries [racing]apikey.Change
+		var tries [racing]apikey.StoreChange
 		for i := range tries {
 			r := e.full("acct")
 			r.ID = id
 			tries[i] = e.write(r)
 		}
-		won := e.oneWins(func(i int) []apikey.Change { return tries[i : i+1] })
+		won := e.oneWins(func(i int) []apikey.StoreChange { return tries[i : i+1] })
 		e.equal("stored is what the winner wrote", e.get(id), *tries[won].Record)
 		for i, c := range tries {
 			if _, err := e.Store.Lookup(e.ctx, c.Record.Credentials[0].ID); (err == nil) != (i == won) {
@@ -105,25 +105,25 @@ func raceNew(e *env) {
 func raceCredential(e *env) {
 	for range rounds {
 		shared := newCredential()
-		var tries [racing]apikey.Change
+		var tries [racing]apikey.StoreChange
 		for i := range tries {
 			r := e.record("acct")
 			r.Credentials = append(r.Credentials, shared)
 			tries[i] = e.write(r)
 		}
-		won := e.oneWins(func(i int) []apikey.Change { return tries[i : i+1] })
+		won := e.oneWins(func(i int) []apikey.StoreChange { return tries[i : i+1] })
 		got, err := e.Store.Lookup(e.ctx, shared.ID)
 		e.ok(err)
 		e.equal("the owner", got, *tries[won].Record)
 	}
-	e.equal("records", len(e.list(apikey.Filter{})), rounds)
+	e.equal("records", len(e.list(apikey.StoreFilter{})), rounds)
 }
 
 func raceRetry(e *env) {
 	r := e.record("acct")
 	for range rounds {
 		c := e.write(r)
-		c.Items = []apikey.Item{item("x", r.Version, fmt.Sprint(r.Version))}
+		c.Items = []apikey.StoreItem{item("x", r.Version, fmt.Sprint(r.Version))}
 		race(racing, func(i int) {
 			if err := e.nodes()[i%2].Apply(e.ctx, c); err != nil {
 				e.Errorf("one of many that apply the same change: %v", err)
@@ -131,7 +131,7 @@ func raceRetry(e *env) {
 		})
 		r = next(r)
 	}
-	e.equal("events", len(e.events(apikey.EventFilter{})), rounds)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), rounds)
 	got, _ := e.item("x")
 	e.equal("item", got, item("x", rounds, fmt.Sprint(rounds)))
 }
@@ -140,7 +140,7 @@ func racePairs(e *env) {
 	a, b := e.record("a"), e.record("b")
 	e.apply(e.writes(a, b)...)
 	for range rounds {
-		var tries [racing][]apikey.Change
+		var tries [racing][]apikey.StoreChange
 		for i := range tries {
 			name := named(fmt.Sprint("writer ", i))
 			tries[i] = e.writes(next(a, name), next(b, name))
@@ -148,32 +148,32 @@ func racePairs(e *env) {
 				slices.Reverse(tries[i]) // the other order is how deadlocks are made
 			}
 		}
-		won := fmt.Sprint("writer ", e.oneWins(func(i int) []apikey.Change { return tries[i] }))
+		won := fmt.Sprint("writer ", e.oneWins(func(i int) []apikey.StoreChange { return tries[i] }))
 		a, b = next(a, named(won)), next(b, named(won))
 		e.equal("first record", e.get(a.ID), a)
 		e.equal("second record", e.get(b.ID), b)
 	}
-	e.equal("events", len(e.events(apikey.EventFilter{})), 2+2*rounds)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2+2*rounds)
 }
 
 // raceReaders: whoever has seen a version of one record sees no older one of
 // the other, in either order; and a record is all of one version.
 func raceReaders(e *env) {
-	whole := func(r apikey.Record) {
+	whole := func(r apikey.StoreRecord) {
 		want := fmt.Sprint(r.Version)
 		if r.Name != want || len(r.Credentials) != 2 || r.Credentials[0].Public != want || r.Credentials[1].Public != want {
 			e.Errorf("version %s is mixed with another: %+v", want, r)
 		}
 	}
-	stamp := func(r *apikey.Record) {
+	stamp := func(r *apikey.StoreRecord) {
 		r.Name = fmt.Sprint(r.Version)
 		kept := r.Credentials[0]
 		kept.Public = r.Name
 		fresh := newCredential()
 		fresh.Public = r.Name
-		r.Credentials = []apikey.Credential{kept, fresh} // one updated, one replaced
+		r.Credentials = []apikey.StoreCredential{kept, fresh} // one updated, one replaced
 	}
-	pair := [2]apikey.Record{e.record("acct"), e.record("acct")}
+	pair := [2]apikey.StoreRecord{e.record("acct"), e.record("acct")}
 	for i := range pair {
 		stamp(&pair[i])
 	}
@@ -201,7 +201,7 @@ func raceReaders(e *env) {
 			reads.Add(1)
 			x, err := e.Other.Get(e.ctx, first)
 			y, err2 := e.Other.Get(e.ctx, second)
-			page, err3 := e.Other.List(e.ctx, apikey.Filter{Account: "acct"})
+			page, err3 := e.Other.List(e.ctx, apikey.StoreFilter{Account: "acct"})
 			if err := errors.Join(err, err2, err3); err != nil {
 				e.Errorf("reading: %v", err)
 				return

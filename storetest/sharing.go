@@ -15,7 +15,7 @@ var sharing = []testCase{
 }
 
 // spoil overwrites everything that a record points to.
-func spoil(r *apikey.Record) {
+func spoil(r *apikey.StoreRecord) {
 	wipe(r.MAC)
 	for i := range r.Abilities {
 		r.Abilities[i] = "spoilt"
@@ -33,7 +33,7 @@ func spoil(r *apikey.Record) {
 	for i := range r.Credentials {
 		wipe(r.Credentials[i].Check)
 		wipe(r.Credentials[i].Sealed)
-		r.Credentials[i] = apikey.Credential{Hash: "spoilt"}
+		r.Credentials[i] = apikey.StoreCredential{Hash: "spoilt"}
 	}
 }
 
@@ -45,7 +45,7 @@ func wipe(b []byte) {
 
 // sample is a change with something behind every pointer. Two samples of one
 // case are equal and share nothing.
-func (e *env) sample(r apikey.Record) apikey.Change {
+func (e *env) sample(r apikey.StoreRecord) apikey.StoreChange {
 	fresh := e.full(r.Account)
 	fresh.ID, fresh.CreatedAt, fresh.ExpiresAt, fresh.RotateDue = r.ID, r.CreatedAt, r.ExpiresAt, r.RotateDue
 	for i, c := range r.Credentials {
@@ -53,36 +53,36 @@ func (e *env) sample(r apikey.Record) apikey.Change {
 		fresh.Credentials[i] = c
 	}
 	id := [16]byte{1}
-	return apikey.Change{
+	return apikey.StoreChange{
 		ID: id, Record: &fresh,
-		Items: []apikey.Item{item("x", 1, "data")},
-		Event: &apikey.EventRecord{ID: id, Time: epoch, Account: r.Account, Key: r.ID, Seq: 1, Body: []byte("body")},
+		Items: []apikey.StoreItem{item("x", 1, "data")},
+		Event: &apikey.StoreEvent{ID: id, Time: epoch, Account: r.Account, Key: r.ID, Seq: 1, Body: []byte("body")},
 	}
 }
 
-func spoilChange(c *apikey.Change) {
+func spoilChange(c *apikey.StoreChange) {
 	spoil(c.Record)
-	*c.Record = apikey.Record{}
+	*c.Record = apikey.StoreRecord{}
 	wipe(c.Items[0].Data)
-	c.Items[0] = apikey.Item{}
+	c.Items[0] = apikey.StoreItem{}
 	wipe(c.Event.Body)
-	*c.Event = apikey.EventRecord{}
+	*c.Event = apikey.StoreEvent{}
 }
 
 func sharingPassed(e *env) {
 	r := e.full("acct")
 	from := e.now()
 	passed, want := e.sample(r), e.sample(r)
-	changes := []apikey.Change{passed}
+	changes := []apikey.StoreChange{passed}
 	e.apply(changes...)
 	spoilChange(&passed)
-	changes[0] = apikey.Change{}
+	changes[0] = apikey.StoreChange{}
 	e.comesBack("after the caller reused what they passed", want)
 	shown, _ := e.changed(from, 10)
 	e.shows("Changed", shown, *want.Record)
 
 	c := &want.Record.Credentials[0]
-	batch := []apikey.Upkeep{{
+	batch := []apikey.StoreUpkeep{{
 		Credential: c.ID, OldHash: c.Hash, NewHash: "$new$", NewCheck: []byte("check"),
 		OldSealed: append([]byte{}, c.Sealed...), NewSealed: []byte("sealed"), NewKEK: "kek",
 	}}
@@ -90,7 +90,7 @@ func sharingPassed(e *env) {
 	wipe(batch[0].NewCheck)
 	wipe(batch[0].OldSealed)
 	wipe(batch[0].NewSealed)
-	batch[0] = apikey.Upkeep{}
+	batch[0] = apikey.StoreUpkeep{}
 	c.Hash, c.Check, c.Sealed, c.SealedKEK = "$new$", []byte("check"), []byte("sealed"), "kek"
 	e.comesBack("after the caller reused their batch", want)
 }
@@ -108,22 +108,22 @@ func sharingReturned(e *env) {
 			got, err = s.Lookup(e.ctx, r.Credentials[0].ID)
 			e.ok(err)
 			spoil(&got)
-			page, err := s.List(e.ctx, apikey.Filter{})
+			page, err := s.List(e.ctx, apikey.StoreFilter{})
 			e.ok(err)
 			changes, err := s.Changed(e.ctx, from, 10)
 			e.ok(err)
-			for _, records := range [][]apikey.Record{page.Records, changes.Records} {
+			for _, records := range [][]apikey.StoreRecord{page.Records, changes.Records} {
 				for i := range records {
 					spoil(&records[i])
-					records[i] = apikey.Record{}
+					records[i] = apikey.StoreRecord{}
 				}
 			}
-			items, err := s.Items(e.ctx, apikey.ItemFilter{Kind: "test"})
+			items, err := s.Items(e.ctx, apikey.StoreItemFilter{Kind: "test"})
 			e.ok(err)
 			for i := range items.Items {
 				wipe(items.Items[i].Data)
 			}
-			events, err := s.Events(e.ctx, apikey.EventFilter{})
+			events, err := s.Events(e.ctx, apikey.StoreEventFilter{})
 			e.ok(err)
 			for i := range events.Events {
 				wipe(events.Events[i].Body)
@@ -160,18 +160,18 @@ func (e *env) refusesAll(ctx context.Context, want error) {
 		for name, call := range map[string]func() error{
 			"Get":     func() error { _, err := s.Get(ctx, r.ID); return err },
 			"Lookup":  func() error { _, err := s.Lookup(ctx, r.Credentials[0].ID); return err },
-			"List":    func() error { _, err := s.List(ctx, apikey.Filter{}); return err },
-			"Events":  func() error { _, err := s.Events(ctx, apikey.EventFilter{}); return err },
+			"List":    func() error { _, err := s.List(ctx, apikey.StoreFilter{}); return err },
+			"Events":  func() error { _, err := s.Events(ctx, apikey.StoreEventFilter{}); return err },
 			"Changed": func() error { _, err := s.Changed(ctx, at, 10); return err },
-			"Items":   func() error { _, err := s.Items(ctx, apikey.ItemFilter{Kind: "test"}); return err },
+			"Items":   func() error { _, err := s.Items(ctx, apikey.StoreItemFilter{Kind: "test"}); return err },
 			"Apply":   func() error { return s.Apply(ctx, e.write(next(r, named("too late")))) },
 			"Upkeep": func() error {
-				return s.Upkeep(ctx, []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: epoch.AddDate(1, 0, 0)}})
+				return s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: r.Credentials[0].ID, LastUsed: epoch.AddDate(1, 0, 0)}})
 			},
 		} {
 			e.fails(fmt.Sprintf("%s on node %d", name, i), call(), want)
 		}
 	}
 	e.equal("record", e.get(r.ID), r)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 1)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 1)
 }

@@ -44,7 +44,7 @@ func cut(s string, n int) string {
 
 // wordy has s in every string column, in those of bounded size as much of it as
 // the contract allows.
-func (e *env) wordy(s string) apikey.Change {
+func (e *env) wordy(s string) apikey.StoreChange {
 	r := e.record(cut(s, 255))
 	r.Name, r.RevokeReason = s, apikey.Reason(cut(s, 200))
 	r.Abilities = []string{s, "", s + s, "last"}
@@ -55,8 +55,8 @@ func (e *env) wordy(s string) apikey.Change {
 	c.Sealed = []byte(s)
 	change := e.write(r)
 	change.Event.Actor, change.Event.Action = cut(s, 255), apikey.Action(cut(s, 64))
-	change.Items = []apikey.Item{{
-		Kind: apikey.ItemKind(cut(s, 32)), ID: cut(s, 255), Version: 1, SealedKEK: cut(s, 255), Data: []byte(s),
+	change.Items = []apikey.StoreItem{{
+		Kind: apikey.StoreItemKind(cut(s, 32)), ID: cut(s, 255), Version: 1, SealedKEK: cut(s, 255), Data: []byte(s),
 	}}
 	return change
 }
@@ -72,16 +72,16 @@ func stringsInRecords(e *env) {
 		c.Items = nil
 		e.apply(c)
 		e.comesBack(fmt.Sprintf("%.20q", s), c)
-		*c.Record = next(*c.Record, func(r *apikey.Record) { r.Name, r.Credentials[0].Hint = "", "" })
+		*c.Record = next(*c.Record, func(r *apikey.StoreRecord) { r.Name, r.Credentials[0].Hint = "", "" })
 		e.apply(e.write(*c.Record))
-		*c.Record = next(*c.Record, func(r *apikey.Record) { r.Name, r.Credentials[0].Hint = s, cut(s, 4) })
+		*c.Record = next(*c.Record, func(r *apikey.StoreRecord) { r.Name, r.Credentials[0].Hint = s, cut(s, 4) })
 		e.apply(e.write(*c.Record))
 		e.equal(fmt.Sprintf("%.20q written by an update", s), e.get(c.Record.ID), *c.Record)
 	}
 }
 
 func stringsInEvents(e *env) {
-	var all []apikey.EventRecord
+	var all []apikey.StoreEvent
 	for _, s := range slices.Concat(hostile, long()) {
 		c := e.wordy(s)
 		c.Record, c.Items = nil, nil
@@ -90,15 +90,15 @@ func stringsInEvents(e *env) {
 		all = append(all, *c.Event)
 	}
 	slices.Reverse(all)
-	e.equal("Events", e.events(apikey.EventFilter{}), all)
+	e.equal("Events", e.events(apikey.StoreEventFilter{}), all)
 }
 
 func stringsInItems(e *env) {
-	all := map[string]apikey.Item{}
+	all := map[string]apikey.StoreItem{}
 	for _, s := range slices.Concat(hostile, long()) {
 		it := e.wordy(s).Items[0]
 		e.apply(writeItems(it))
-		e.equal(fmt.Sprintf("Items of kind %q", it.Kind), e.items(apikey.ItemFilter{Kind: it.Kind, ID: it.ID}), []apikey.Item{it})
+		e.equal(fmt.Sprintf("Items of kind %q", it.Kind), e.items(apikey.StoreItemFilter{Kind: it.Kind, ID: it.ID}), []apikey.StoreItem{it})
 
 		it.Kind, it.Data = "test", []byte(s)
 		all[it.ID] = it
@@ -108,12 +108,12 @@ func stringsInItems(e *env) {
 		got, _ := e.item(id)
 		e.equal(fmt.Sprintf("item %.20q", id), got, want)
 	}
-	e.equal("items of one kind", len(e.items(apikey.ItemFilter{Kind: "test", Limit: 10})), len(all))
+	e.equal("items of one kind", len(e.items(apikey.StoreItemFilter{Kind: "test", Limit: 10})), len(all))
 
 	gone := all["a"]
 	gone.Version, gone.Delete = 2, true
 	e.apply(writeItems(gone))
-	e.equal("items after the deletion of one", len(e.items(apikey.ItemFilter{Kind: "test"})), len(all)-1)
+	e.equal("items after the deletion of one", len(e.items(apikey.StoreItemFilter{Kind: "test"})), len(all)-1)
 	if _, ok := e.item("a"); ok {
 		e.Error("the item that was deleted is still there")
 	}
@@ -121,14 +121,14 @@ func stringsInItems(e *env) {
 
 func stringsAsAccounts(e *env) {
 	accounts := append(hostile[:len(hostile):len(hostile)], strings.Repeat("x", 255), strings.Repeat("x", 254)+"X", strings.Repeat("ä", 127))
-	records := map[string]apikey.Record{}
+	records := map[string]apikey.StoreRecord{}
 	for _, account := range accounts {
 		records[account] = e.record(account)
 		e.apply(e.write(records[account]))
 	}
 	for account, r := range records {
-		e.equal(fmt.Sprintf("List of %.20q", account), e.list(apikey.Filter{Account: account}), []apikey.Record{r})
-		e.equal(fmt.Sprintf("Events of %.20q", account), len(e.events(apikey.EventFilter{Account: account})), 1)
+		e.equal(fmt.Sprintf("List of %.20q", account), e.list(apikey.StoreFilter{Account: account}), []apikey.StoreRecord{r})
+		e.equal(fmt.Sprintf("Events of %.20q", account), len(e.events(apikey.StoreEventFilter{Account: account})), 1)
 	}
 }
 
@@ -139,10 +139,10 @@ func stringsAsHashes(e *env) {
 		r := e.record("acct")
 		r.Credentials[0].Hash = hash
 		e.apply(e.write(r))
-		var batch []apikey.Upkeep
+		var batch []apikey.StoreUpkeep
 		for _, old := range other {
 			if old != hash {
-				batch = append(batch, apikey.Upkeep{Credential: r.Credentials[0].ID, OldHash: old, NewHash: "taken", NewCheck: []byte("taken")})
+				batch = append(batch, apikey.StoreUpkeep{Credential: r.Credentials[0].ID, OldHash: old, NewHash: "taken", NewCheck: []byte("taken")})
 			}
 		}
 		e.upkeep(batch...)
@@ -151,7 +151,7 @@ func stringsAsHashes(e *env) {
 }
 
 func stringsAsKEKs(e *env) {
-	var all []apikey.Item
+	var all []apikey.StoreItem
 	for i, kek := range slices.Concat(hostile, []string{""}) {
 		it := item(fmt.Sprintf("%03d", i), 1, "")
 		it.SealedKEK = kek
@@ -160,12 +160,12 @@ func stringsAsKEKs(e *env) {
 	e.apply(writeItems(all...))
 	for i, kek := range hostile {
 		want := slices.Concat(all[:i], all[i+1:len(hostile)])
-		e.equal(fmt.Sprintf("SealedKEKNot %q", kek), e.items(apikey.ItemFilter{Kind: "test", SealedKEKNot: kek}), want)
+		e.equal(fmt.Sprintf("SealedKEKNot %q", kek), e.items(apikey.StoreItemFilter{Kind: "test", SealedKEKNot: kek}), want)
 	}
 }
 
 func bytesAsIDs(e *env) {
-	var records []apikey.Record
+	var records []apikey.StoreRecord
 	for _, id := range []string{
 		"AAAAAAAAAAAAAAAA", "aaaaaaaaaaaaaaaa", "AAAAAAAAAAAAAAA ", "AAAAAAAAAAAAAAA\x00", "               a", "a               ",
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01", "\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
@@ -184,8 +184,8 @@ func bytesAsIDs(e *env) {
 		got, err := e.Store.Lookup(e.ctx, r.Credentials[0].ID)
 		e.ok(err)
 		e.equal("Lookup", got, r)
-		e.equal("chain", len(e.events(apikey.EventFilter{Key: r.ID, Chain: true})), 1)
-		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: epoch})
+		e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true})), 1)
+		e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: epoch})
 	}
-	e.equal("List by 5", len(e.list(apikey.Filter{Limit: 5})), len(records))
+	e.equal("List by 5", len(e.list(apikey.StoreFilter{Limit: 5})), len(records))
 }

@@ -16,7 +16,7 @@ var times = []testCase{
 	{"exact", "every time comes back to the microsecond, in UTC, from before 1970 to the year 9999", timesExact},
 	{"zero", "the zero time is none and comes back as the zero time; the first instant of 1970 is a time", timesZero},
 	{"order", "lists are ordered and filtered by time also before 1970", timesOrder},
-	{"far filters", "a time in a Filter may be any, finer than a microsecond and beyond what a column holds: what Filter.Match selects is selected", timesFarFilters},
+	{"far filters", "a time in a StoreFilter may be any, finer than a microsecond and beyond what a column holds: what Filter.Match selects is selected", timesFarFilters},
 	{"far values", "Apply refuses a time that it cannot keep with ErrInvalid, and writes nothing; it never keeps another", timesFarValues},
 	{"far uses", "Upkeep takes any time of use: a later one than the store's clock is that clock's, one before the year 1 is none", timesFarUses},
 	{"far purges", "Purge takes any time in the past; one in the future is ErrInvalid, however far", timesFarPurges},
@@ -55,7 +55,7 @@ var instants = []time.Time{
 }
 
 // dated has the same time in every column.
-func (e *env) dated(t time.Time) apikey.Change {
+func (e *env) dated(t time.Time) apikey.StoreChange {
 	r := e.record("acct")
 	r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue = t, t, t, t
 	c := &r.Credentials[0]
@@ -64,21 +64,21 @@ func (e *env) dated(t time.Time) apikey.Change {
 	change.Event.Time = t
 	it := item(r.ID.String(), 1, "")
 	it.ExpiresAt = t
-	change.Items = []apikey.Item{it}
+	change.Items = []apikey.StoreItem{it}
 	return change
 }
 
 // comesBack checks a change that was applied.
-func (e *env) comesBack(what string, c apikey.Change) {
+func (e *env) comesBack(what string, c apikey.StoreChange) {
 	e.Helper()
 	r := c.Record
 	e.equal(what+": Get", e.get(r.ID), *r)
 	got, err := e.Other.Lookup(e.ctx, r.Credentials[0].ID)
 	e.ok(err)
 	e.equal(what+": Lookup", got, *r)
-	e.equal(what+": Events", e.events(apikey.EventFilter{Key: r.ID}), []apikey.EventRecord{*c.Event})
+	e.equal(what+": Events", e.events(apikey.StoreEventFilter{Key: r.ID}), []apikey.StoreEvent{*c.Event})
 	for _, it := range c.Items {
-		e.equal(what+": Items", e.items(apikey.ItemFilter{Kind: it.Kind, ID: it.ID}), []apikey.Item{it})
+		e.equal(what+": Items", e.items(apikey.StoreItemFilter{Kind: it.Kind, ID: it.ID}), []apikey.StoreItem{it})
 	}
 }
 
@@ -91,7 +91,7 @@ func timesExact(e *env) {
 		r := e.record("acct")
 		e.apply(e.write(r))
 		if t.Before(time.Now().Add(-48 * time.Hour)) { // later ones: see upkeepFuture
-			e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: t})
+			e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: t})
 			e.equal(fmt.Sprintf("LastUsed %v by Upkeep", t), e.credential(r.ID, 0).LastUsed, t)
 		}
 	}
@@ -105,33 +105,33 @@ func timesZero(e *env) {
 
 	first := e.dated(time.Unix(0, 0).UTC())
 	e.apply(first)
-	revoked := e.list(apikey.Filter{State: apikey.Revoked})
-	e.equal("revoked in the first instant of 1970", revoked, []apikey.Record{*first.Record})
-	e.equal("never used", e.list(apikey.Filter{NeverUsed: true}), []apikey.Record{*zero.Record})
-	e.equal("expires", e.list(apikey.Filter{ExpiringBefore: epoch}), []apikey.Record{*first.Record})
+	revoked := e.list(apikey.StoreFilter{State: apikey.Revoked})
+	e.equal("revoked in the first instant of 1970", revoked, []apikey.StoreRecord{*first.Record})
+	e.equal("never used", e.list(apikey.StoreFilter{NeverUsed: true}), []apikey.StoreRecord{*zero.Record})
+	e.equal("expires", e.list(apikey.StoreFilter{ExpiringBefore: epoch}), []apikey.StoreRecord{*first.Record})
 }
 
 func timesOrder(e *env) {
-	var records []apikey.Record
-	var log []apikey.EventRecord
+	var records []apikey.StoreRecord
+	var log []apikey.StoreEvent
 	for i := range instants {
 		c := e.dated(instants[i*7%len(instants)])
 		e.apply(c)
 		records, log = append(records, *c.Record), append(log, *c.Event)
 	}
-	slices.SortFunc(log, func(a, b apikey.EventRecord) int { return b.Time.Compare(a.Time) })
-	e.equal("List by 2", e.list(apikey.Filter{Limit: 2}), newestFirst(records))
-	e.equal("Events by 2", e.events(apikey.EventFilter{Limit: 2}), log)
+	slices.SortFunc(log, func(a, b apikey.StoreEvent) int { return b.Time.Compare(a.Time) })
+	e.equal("List by 2", e.list(apikey.StoreFilter{Limit: 2}), newestFirst(records))
+	e.equal("Events by 2", e.events(apikey.StoreEventFilter{Limit: 2}), log)
 	for _, t := range instants {
-		for _, f := range []apikey.Filter{{ExpiringBefore: t}, {NotExpiredAt: t}, {DueBefore: t}, {UnusedSince: t}} {
+		for _, f := range []apikey.StoreFilter{{ExpiringBefore: t}, {NotExpiredAt: t}, {DueBefore: t}, {UnusedSince: t}} {
 			e.selects(f, records, false)
 		}
 	}
 }
 
-// timesFarFilters asks by every field of a Filter that is a time, whatever they are.
+// timesFarFilters asks by every field of a StoreFilter that is a time, whatever they are.
 func timesFarFilters(e *env) {
-	var records []apikey.Record
+	var records []apikey.StoreRecord
 	for _, t := range append(slices.Clone(instants), epoch) {
 		c := e.dated(t)
 		e.apply(c)
@@ -141,9 +141,9 @@ func timesFarFilters(e *env) {
 	e.apply(e.write(none))
 	records = append(records, none)
 	asked := 0
-	for i := range reflect.TypeFor[apikey.Filter]().NumField() {
+	for i := range reflect.TypeFor[apikey.StoreFilter]().NumField() {
 		for _, t := range far {
-			var f apikey.Filter
+			var f apikey.StoreFilter
 			if field, is := reflect.ValueOf(&f).Elem().Field(i).Addr().Interface().(*time.Time); is {
 				*field = t
 				e.selects(f, records, false)
@@ -152,23 +152,23 @@ func timesFarFilters(e *env) {
 		}
 	}
 	if asked == 0 {
-		e.Error("storetest: a Filter has no times")
+		e.Error("storetest: a StoreFilter has no times")
 	}
 }
 
 func timesFarValues(e *env) {
 	stored := e.record("acct")
 	e.apply(e.write(stored))
-	columns := []func(c *apikey.Change, t time.Time){
-		func(c *apikey.Change, t time.Time) { c.Record.CreatedAt = t },
-		func(c *apikey.Change, t time.Time) { c.Record.ExpiresAt = t },
-		func(c *apikey.Change, t time.Time) { c.Record.RevokedAt = t },
-		func(c *apikey.Change, t time.Time) { c.Record.RotateDue = t },
-		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].NotBefore = t },
-		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].NotAfter = t },
-		func(c *apikey.Change, t time.Time) { c.Record.Credentials[0].LastUsed = t },
-		func(c *apikey.Change, t time.Time) { c.Event.Time = t },
-		func(c *apikey.Change, t time.Time) { c.Items[0].ExpiresAt = t },
+	columns := []func(c *apikey.StoreChange, t time.Time){
+		func(c *apikey.StoreChange, t time.Time) { c.Record.CreatedAt = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.ExpiresAt = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.RevokedAt = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.RotateDue = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.Credentials[0].NotBefore = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.Credentials[0].NotAfter = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Record.Credentials[0].LastUsed = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Event.Time = t },
+		func(c *apikey.StoreChange, t time.Time) { c.Items[0].ExpiresAt = t },
 	}
 	for _, t := range far {
 		if t = t.UTC(); t.Nanosecond()%1000 != 0 { // the caller truncates
@@ -176,7 +176,7 @@ func timesFarValues(e *env) {
 		}
 		for i, set := range columns {
 			c := e.write(e.record("acct"))
-			c.Items = []apikey.Item{item(c.Record.ID.String(), 1, "")}
+			c.Items = []apikey.StoreItem{item(c.Record.ID.String(), 1, "")}
 			set(&c, t)
 			what := fmt.Sprintf("time %d of a change is in the year %d", i, t.Year())
 			switch err := e.Store.Apply(e.ctx, e.write(next(stored)), c); {
@@ -188,7 +188,7 @@ func timesFarValues(e *env) {
 			default:
 				_, err := e.Store.Get(e.ctx, c.Record.ID)
 				e.fails(what+": Get", err, apikey.ErrNotFound)
-				e.equal(what+": events", len(e.events(apikey.EventFilter{Key: c.Record.ID})), 0)
+				e.equal(what+": events", len(e.events(apikey.StoreEventFilter{Key: c.Record.ID})), 0)
 				e.equal(what+": the other change", e.get(stored.ID), stored)
 			}
 		}
@@ -202,8 +202,8 @@ func timesFarUses(e *env) {
 		used := e.tick()
 		for _, before := range []time.Time{{}, t.Add(-time.Minute), epoch} {
 			e.upkeep(
-				apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: t, UsedBefore: before},
-				apikey.Upkeep{Credential: bystander.Credentials[0].ID, LastUsed: used, UsedBefore: t},
+				apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: t, UsedBefore: before},
+				apikey.StoreUpkeep{Credential: bystander.Credentials[0].ID, LastUsed: used, UsedBefore: t},
 			)
 		}
 		e.equal(fmt.Sprintf("LastUsed beside one of %v", t), e.credential(bystander.ID, 0).LastUsed, used)
@@ -245,11 +245,11 @@ func timesFarCursors(e *env) {
 	e.create(e.spread(3)...)
 	for _, read := range []func(after apikey.Cursor, limit int) (apikey.Cursor, error){
 		func(after apikey.Cursor, limit int) (apikey.Cursor, error) {
-			page, err := e.Store.List(e.ctx, apikey.Filter{After: after, Limit: limit})
+			page, err := e.Store.List(e.ctx, apikey.StoreFilter{After: after, Limit: limit})
 			return page.Next, err
 		},
 		func(after apikey.Cursor, limit int) (apikey.Cursor, error) {
-			page, err := e.Store.Events(e.ctx, apikey.EventFilter{After: after, Limit: limit})
+			page, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{After: after, Limit: limit})
 			return page.Next, err
 		},
 	} {

@@ -32,15 +32,15 @@ func (e *env) inside(commit bool, work func(tx apikey.Store)) {
 
 // writes in a transaction some of everything, on a record that is stored: the
 // record as it is then, with the changes that made it so.
-func (e *env) writeInside(tx apikey.Store, stored apikey.Record) (after, fresh apikey.Record, changes []apikey.Change) {
+func (e *env) writeInside(tx apikey.Store, stored apikey.StoreRecord) (after, fresh apikey.StoreRecord, changes []apikey.StoreChange) {
 	e.Helper()
 	fresh = e.full("acct")
 	after = next(stored, named("changed inside"))
 	changes = e.writes(after, fresh)
-	changes[0].Items = []apikey.Item{item("x", 1, "inside")}
+	changes[0].Items = []apikey.StoreItem{item("x", 1, "inside")}
 	e.ok(tx.Apply(e.ctx, changes...))
 	used := e.tick()
-	e.ok(tx.Upkeep(e.ctx, []apikey.Upkeep{{Credential: after.Credentials[0].ID, LastUsed: used, OldHash: after.Credentials[0].Hash, NewHash: "$new$", NewCheck: []byte("new")}}))
+	e.ok(tx.Upkeep(e.ctx, []apikey.StoreUpkeep{{Credential: after.Credentials[0].ID, LastUsed: used, OldHash: after.Credentials[0].Hash, NewHash: "$new$", NewCheck: []byte("new")}}))
 	c := &after.Credentials[0]
 	c.LastUsed, c.Hash, c.Check = used, "$new$", []byte("new")
 	return after, fresh, changes
@@ -50,7 +50,7 @@ func txCommitted(e *env) {
 	e.needsIn()
 	r := e.record("acct")
 	e.apply(e.write(r))
-	var after, fresh apikey.Record
+	var after, fresh apikey.StoreRecord
 	e.inside(true, func(tx apikey.Store) {
 		type says interface{ InTransaction() bool }
 		if joined, ok := tx.(says); ok {
@@ -63,26 +63,26 @@ func txCommitted(e *env) {
 	})
 	e.equal("the record", e.get(r.ID), after)
 	e.equal("the new record", e.get(fresh.ID), fresh)
-	e.equal("items", e.items(apikey.ItemFilter{Kind: "test"}), []apikey.Item{item("x", 1, "inside")})
-	e.equal("events", len(e.events(apikey.EventFilter{})), 3)
+	e.equal("items", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{item("x", 1, "inside")})
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 3)
 }
 
 func txRolledBack(e *env) {
 	e.needsIn()
 	r := e.record("acct")
 	e.apply(e.write(r))
-	log := e.events(apikey.EventFilter{})
-	var fresh apikey.Record
-	var changes []apikey.Change
+	log := e.events(apikey.StoreEventFilter{})
+	var fresh apikey.StoreRecord
+	var changes []apikey.StoreChange
 	e.inside(false, func(tx apikey.Store) { _, fresh, changes = e.writeInside(tx, r) })
 	e.equal("the record", e.get(r.ID), r)
 	_, err := e.Store.Get(e.ctx, fresh.ID)
 	e.fails("Get of the new record", err, apikey.ErrNotFound)
 	_, err = e.Other.Lookup(e.ctx, fresh.Credentials[0].ID)
 	e.fails("Lookup of the new record", err, apikey.ErrNotFound)
-	e.equal("List", e.list(apikey.Filter{}), []apikey.Record{r})
-	e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 0)
-	e.equal("events", e.events(apikey.EventFilter{}), log)
+	e.equal("List", e.list(apikey.StoreFilter{}), []apikey.StoreRecord{r})
+	e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 0)
+	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
 	e.apply(changes...) // a retry in a transaction of its own
 	e.equal("the new record, applied again", e.get(fresh.ID), fresh)
 }
@@ -99,13 +99,13 @@ func txSeesItself(e *env) {
 		got, err = tx.Lookup(e.ctx, fresh.Credentials[0].ID)
 		e.ok(err)
 		e.equal("Lookup", got, fresh)
-		page, err := tx.List(e.ctx, apikey.Filter{Account: "acct"})
+		page, err := tx.List(e.ctx, apikey.StoreFilter{Account: "acct"})
 		e.ok(err)
-		e.equal("List", page.Records, newestFirst([]apikey.Record{after, fresh}))
-		events, err := tx.Events(e.ctx, apikey.EventFilter{Key: r.ID, Limit: 1})
+		e.equal("List", page.Records, newestFirst([]apikey.StoreRecord{after, fresh}))
+		events, err := tx.Events(e.ctx, apikey.StoreEventFilter{Key: r.ID, Limit: 1})
 		e.ok(err)
-		e.equal("Events", events.Events, []apikey.EventRecord{*changes[0].Event})
-		items, err := tx.Items(e.ctx, apikey.ItemFilter{Kind: "test", ID: "x"})
+		e.equal("Events", events.Events, []apikey.StoreEvent{*changes[0].Event})
+		items, err := tx.Items(e.ctx, apikey.StoreItemFilter{Kind: "test", ID: "x"})
 		e.ok(err)
 		e.equal("Items", items.Items, changes[0].Items)
 		for range 3 { // one version on top of the other
@@ -126,7 +126,7 @@ func txConflict(e *env) {
 	stolen.Credentials = other.Credentials
 	e.inside(true, func(tx apikey.Store) {
 		e.ok(tx.Apply(e.ctx, e.write(first)))
-		for _, changes := range [][]apikey.Change{
+		for _, changes := range [][]apikey.StoreChange{
 			{e.write(half), e.write(next(r, named("stale")))},
 			{e.write(next(other, named("half"))), writeItems(item("x", 1, "half"), item("y", 2, "wrong"))},
 			{e.write(half), e.write(stolen)},
@@ -143,8 +143,8 @@ func txConflict(e *env) {
 	e.equal("the other record", e.get(other.ID), other)
 	_, err := e.Store.Get(e.ctx, half.ID)
 	e.fails("Get of half a change", err, apikey.ErrNotFound)
-	e.equal("items", len(e.items(apikey.ItemFilter{Kind: "test"})), 0)
-	e.equal("events", len(e.events(apikey.EventFilter{})), 4)
+	e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 0)
+	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 4)
 }
 
 func txErrors(e *env) {
@@ -155,12 +155,12 @@ func txErrors(e *env) {
 		e.fails("Get", err, apikey.ErrNotFound)
 		_, err = tx.Lookup(e.ctx, r.Credentials[0].ID)
 		e.fails("Lookup", err, apikey.ErrNotFound)
-		_, err = tx.List(e.ctx, apikey.Filter{After: "garbage"})
+		_, err = tx.List(e.ctx, apikey.StoreFilter{After: "garbage"})
 		e.fails("List after garbage", err, apikey.ErrInvalid)
-		_, err = tx.Items(e.ctx, apikey.ItemFilter{})
+		_, err = tx.Items(e.ctx, apikey.StoreItemFilter{})
 		e.fails("Items of no kind", err, apikey.ErrInvalid)
-		e.fails("a record without an event", tx.Apply(e.ctx, apikey.Change{ID: [16]byte{1}, Record: &r}), apikey.ErrInvalid)
-		e.ok(tx.Upkeep(e.ctx, []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: e.tick()}}))
+		e.fails("a record without an event", tx.Apply(e.ctx, apikey.StoreChange{ID: [16]byte{1}, Record: &r}), apikey.ErrInvalid)
+		e.ok(tx.Upkeep(e.ctx, []apikey.StoreUpkeep{{Credential: r.Credentials[0].ID, LastUsed: e.tick()}}))
 		e.ok(tx.Apply(e.ctx))
 		e.ok(tx.Apply(e.ctx, e.write(r)))
 	})
@@ -176,7 +176,7 @@ func txAgain(e *env) {
 	e.inside(true, func(tx apikey.Store) {
 		e.ok(tx.Apply(e.ctx, first))
 		e.ok(tx.Apply(e.ctx, second))
-		for _, c := range []apikey.Change{first, second, first} {
+		for _, c := range []apikey.StoreChange{first, second, first} {
 			e.ok(tx.Apply(e.ctx, c))
 		}
 		e.fails("another change of the version", tx.Apply(e.ctx, e.write(r)), apikey.ErrConflict)
@@ -184,7 +184,7 @@ func txAgain(e *env) {
 	e.apply(first)
 	e.apply(second)
 	e.equal("the record", e.get(r.ID), r)
-	e.equal("chain", e.events(apikey.EventFilter{Key: r.ID, Chain: true}), []apikey.EventRecord{*first.Event, *second.Event})
+	e.equal("chain", e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true}), []apikey.StoreEvent{*first.Event, *second.Event})
 }
 
 func txFeed(e *env) {
@@ -192,7 +192,7 @@ func txFeed(e *env) {
 	r := e.record("acct")
 	e.apply(e.write(r))
 	_, at := e.changed(e.now(), 10)
-	var after, fresh apikey.Record
+	var after, fresh apikey.StoreRecord
 	e.inside(true, func(tx apikey.Store) { after, fresh, _ = e.writeInside(tx, r) })
 	shown, at := e.changed(at, 1)
 	e.shows("after the commit", shown, after, fresh)

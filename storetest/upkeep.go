@@ -28,7 +28,7 @@ var upkeep = []testCase{
 
 // sealed is a stored record whose first credential has something in every
 // column of Upkeep, and its ID.
-func (e *env) sealed() (apikey.Record, apikey.CredentialID) {
+func (e *env) sealed() (apikey.StoreRecord, apikey.CredentialID) {
 	r := e.full("acct")
 	e.apply(e.write(r))
 	return r, r.Credentials[0].ID
@@ -40,7 +40,7 @@ func upkeepSwaps(e *env) {
 	want := was
 	want.LastUsed, want.Hash, want.Check = e.tick(), "$new$", []byte{2, 0, 1}
 	want.Sealed, want.SealedKEK = []byte{9, 0}, "kek/2025"
-	e.upkeep(apikey.Upkeep{
+	e.upkeep(apikey.StoreUpkeep{
 		Credential: id, LastUsed: want.LastUsed,
 		OldHash: was.Hash, NewHash: want.Hash, NewCheck: want.Check,
 		OldSealed: was.Sealed, NewSealed: want.Sealed, NewKEK: want.SealedKEK,
@@ -48,7 +48,7 @@ func upkeepSwaps(e *env) {
 	e.equal("credential", e.credential(r.ID, 0), want)
 
 	// The same hash with another check: a proof of a new pepper.
-	e.upkeep(apikey.Upkeep{Credential: id, OldHash: "$new$", NewHash: "$new$", NewCheck: []byte{3}})
+	e.upkeep(apikey.StoreUpkeep{Credential: id, OldHash: "$new$", NewHash: "$new$", NewCheck: []byte{3}})
 	want.Check = []byte{3}
 	e.equal("another check", e.credential(r.ID, 0), want)
 	r.Credentials[0] = want
@@ -60,7 +60,7 @@ func upkeepSurvives(e *env) {
 	was := read.Credentials[0]
 	fresh := was
 	fresh.LastUsed, fresh.Hash, fresh.Check, fresh.Sealed, fresh.SealedKEK = e.tick(), "$new$", []byte("new"), []byte("new"), "new"
-	e.upkeep(apikey.Upkeep{
+	e.upkeep(apikey.StoreUpkeep{
 		Credential: id, LastUsed: fresh.LastUsed,
 		OldHash: was.Hash, NewHash: fresh.Hash, NewCheck: fresh.Check,
 		OldSealed: was.Sealed, NewSealed: fresh.Sealed, NewKEK: fresh.SealedKEK,
@@ -69,14 +69,14 @@ func upkeepSurvives(e *env) {
 	e.apply(e.write(read))
 	e.equal("credential after an Apply", e.credential(read.ID, 0), fresh)
 
-	blank := next(read, func(r *apikey.Record) {
+	blank := next(read, func(r *apikey.StoreRecord) {
 		c := &r.Credentials[0]
 		c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = time.Time{}, "", nil, nil, ""
 	})
 	e.apply(e.write(blank))
 	e.equal("credential after an Apply that knew none of it", e.credential(read.ID, 0), fresh)
 
-	forged := next(blank, func(r *apikey.Record) {
+	forged := next(blank, func(r *apikey.StoreRecord) {
 		c := &r.Credentials[0]
 		c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = e.tick(), "forged", []byte("forged"), []byte("forged"), "forged"
 	})
@@ -89,15 +89,15 @@ func upkeepSkips(e *env) {
 	was, second := r.Credentials[0], r.Credentials[1]
 	used := e.tick()
 	e.upkeep(
-		apikey.Upkeep{Credential: id, OldHash: "wrong", NewHash: "taken", NewCheck: []byte("taken")},
-		apikey.Upkeep{Credential: id, OldHash: was.Hash + "x", NewHash: "taken"},
-		apikey.Upkeep{Credential: id, OldHash: "", NewHash: "taken"},
-		apikey.Upkeep{Credential: id, OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
-		apikey.Upkeep{Credential: id, OldSealed: was.Sealed[:1], NewSealed: []byte("taken"), NewKEK: "taken"},
-		apikey.Upkeep{Credential: id, OldSealed: nil, NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.StoreUpkeep{Credential: id, OldHash: "wrong", NewHash: "taken", NewCheck: []byte("taken")},
+		apikey.StoreUpkeep{Credential: id, OldHash: was.Hash + "x", NewHash: "taken"},
+		apikey.StoreUpkeep{Credential: id, OldHash: "", NewHash: "taken"},
+		apikey.StoreUpkeep{Credential: id, OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.StoreUpkeep{Credential: id, OldSealed: was.Sealed[:1], NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.StoreUpkeep{Credential: id, OldSealed: nil, NewSealed: []byte("taken"), NewKEK: "taken"},
 		// One of its three is right, and then another one of them.
-		apikey.Upkeep{Credential: id, LastUsed: used, OldHash: "wrong", NewHash: "taken", OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
-		apikey.Upkeep{Credential: second.ID, OldHash: second.Hash, NewHash: "$new$", NewCheck: []byte("new"), OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.StoreUpkeep{Credential: id, LastUsed: used, OldHash: "wrong", NewHash: "taken", OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
+		apikey.StoreUpkeep{Credential: second.ID, OldHash: second.Hash, NewHash: "$new$", NewCheck: []byte("new"), OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
 	)
 	was.LastUsed = used
 	second.Hash, second.Check = "$new$", []byte("new")
@@ -107,11 +107,11 @@ func upkeepSkips(e *env) {
 
 func upkeepZero(e *env) {
 	r, id := e.sealed()
-	e.upkeep(apikey.Upkeep{Credential: id})
-	e.upkeep(apikey.Upkeep{Credential: id, OldHash: r.Credentials[0].Hash, OldSealed: r.Credentials[0].Sealed})
+	e.upkeep(apikey.StoreUpkeep{Credential: id})
+	e.upkeep(apikey.StoreUpkeep{Credential: id, OldHash: r.Credentials[0].Hash, OldSealed: r.Credentials[0].Sealed})
 	e.equal("record", e.get(r.ID), r)
 	used := e.tick()
-	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: used})
+	e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: used})
 	r.Credentials[0].LastUsed = used
 	e.equal("record after LastUsed alone", e.get(r.ID), r)
 }
@@ -128,11 +128,11 @@ func upkeepForward(e *env) {
 		{time.Time{}, latest},
 		{latest.Add(time.Microsecond), latest.Add(time.Microsecond)},
 	} {
-		e.upkeep(apikey.Upkeep{Credential: id, LastUsed: c.write})
+		e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: c.write})
 		e.equal(fmt.Sprintf("LastUsed after %v", c.write), e.credential(r.ID, 0).LastUsed, c.want)
 	}
-	late := apikey.Upkeep{Credential: id, LastUsed: latest.Add(time.Hour)}
-	e.upkeep(late, apikey.Upkeep{Credential: id, LastUsed: latest})
+	late := apikey.StoreUpkeep{Credential: id, LastUsed: latest.Add(time.Hour)}
+	e.upkeep(late, apikey.StoreUpkeep{Credential: id, LastUsed: latest})
 	e.equal("LastUsed after a batch out of order", e.credential(r.ID, 0).LastUsed, late.LastUsed)
 }
 
@@ -156,7 +156,7 @@ func upkeepWindow(e *env) {
 			r.Credentials[0].LastUsed = second(c.stored)
 		}
 		e.apply(e.write(r))
-		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: second(c.used), UsedBefore: second(c.before)})
+		e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: second(c.used), UsedBefore: second(c.before)})
 		e.equal(fmt.Sprintf("LastUsed of %+v", c), e.credential(r.ID, 0).LastUsed, second(c.want))
 	}
 }
@@ -167,7 +167,7 @@ func upkeepFuture(e *env) {
 		for _, before := range []time.Time{{}, time.Now().Add(ahead - time.Minute)} {
 			r := e.record("acct")
 			e.apply(e.write(r))
-			e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: time.Now().Add(ahead), UsedBefore: before})
+			e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: time.Now().Add(ahead), UsedBefore: before})
 			if got := e.credential(r.ID, 0).LastUsed; got.After(time.Now().Add(24*time.Hour)) || got.Before(time.Now().Add(-24*time.Hour)) {
 				e.Errorf("a node whose clock is %v ahead left LastUsed %v", ahead, got)
 			}
@@ -178,9 +178,9 @@ func upkeepFuture(e *env) {
 		r.Credentials[0].LastUsed = stored.Truncate(time.Microsecond)
 		e.apply(e.write(r))
 		used := e.tick()
-		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used, UsedBefore: used.Add(-time.Minute)})
+		e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: used, UsedBefore: used.Add(-time.Minute)})
 		e.equal(fmt.Sprintf("LastUsed where %v was stored", stored), e.credential(r.ID, 0).LastUsed, used)
-		e.upkeep(apikey.Upkeep{Credential: r.Credentials[0].ID, LastUsed: used.Add(-time.Second)})
+		e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: used.Add(-time.Second)})
 		e.equal("LastUsed of an earlier use", e.credential(r.ID, 0).LastUsed, used)
 	}
 }
@@ -192,10 +192,10 @@ func upkeepTwice(e *env) {
 	want.LastUsed, want.Hash, want.Check = second(40), "third", []byte("3")
 	want.Sealed, want.SealedKEK = []byte("third"), "kek/3"
 	e.upkeep(
-		apikey.Upkeep{Credential: id, LastUsed: second(10), OldHash: r.Credentials[0].Hash, NewHash: "second", NewCheck: []byte("2")},
-		apikey.Upkeep{Credential: id, LastUsed: second(40), UsedBefore: second(20), OldSealed: r.Credentials[0].Sealed, NewSealed: []byte("second"), NewKEK: "kek/2"},
-		apikey.Upkeep{Credential: id, LastUsed: second(50), UsedBefore: second(30), OldHash: "second", NewHash: "third", NewCheck: []byte("3")},
-		apikey.Upkeep{Credential: id, OldHash: "second", NewHash: "never", OldSealed: []byte("second"), NewSealed: []byte("third"), NewKEK: "kek/3"},
+		apikey.StoreUpkeep{Credential: id, LastUsed: second(10), OldHash: r.Credentials[0].Hash, NewHash: "second", NewCheck: []byte("2")},
+		apikey.StoreUpkeep{Credential: id, LastUsed: second(40), UsedBefore: second(20), OldSealed: r.Credentials[0].Sealed, NewSealed: []byte("second"), NewKEK: "kek/2"},
+		apikey.StoreUpkeep{Credential: id, LastUsed: second(50), UsedBefore: second(30), OldHash: "second", NewHash: "third", NewCheck: []byte("3")},
+		apikey.StoreUpkeep{Credential: id, OldHash: "second", NewHash: "never", OldSealed: []byte("second"), NewSealed: []byte("third"), NewKEK: "kek/3"},
 	)
 	e.equal("credential", e.credential(r.ID, 0), want)
 }
@@ -204,7 +204,7 @@ func upkeepApart(e *env) {
 	for n := range 8 { // which of the three swaps are skipped
 		r, id := e.sealed()
 		want := r.Credentials[0]
-		u := apikey.Upkeep{
+		u := apikey.StoreUpkeep{
 			Credential: id, LastUsed: want.LastUsed.Add(-time.Second),
 			OldHash: "wrong", NewHash: "$new$", NewCheck: []byte("new"),
 			OldSealed: []byte("wrong"), NewSealed: []byte("new"), NewKEK: "kek/new",
@@ -230,9 +230,9 @@ func upkeepOfEnded(e *env) {
 	ended := e.full("acct")
 	ended.Credentials[0].Ended, ended.Credentials[0].Sealed, ended.Credentials[0].SealedKEK = true, nil, ""
 	e.apply(e.write(ended))
-	for _, r := range []apikey.Record{ended, e.dead(e.tick())} {
+	for _, r := range []apikey.StoreRecord{ended, e.dead(e.tick())} {
 		want := r.Credentials[0]
-		u := apikey.Upkeep{Credential: want.ID, LastUsed: e.tick(), OldHash: want.Hash, NewHash: "$new$", NewCheck: []byte("new")}
+		u := apikey.StoreUpkeep{Credential: want.ID, LastUsed: e.tick(), OldHash: want.Hash, NewHash: "$new$", NewCheck: []byte("new")}
 		want.LastUsed, want.Hash, want.Check = u.LastUsed, u.NewHash, u.NewCheck
 		e.upkeep(u)
 		e.equal("credential", e.credential(r.ID, 0), want)
@@ -241,43 +241,43 @@ func upkeepOfEnded(e *env) {
 
 func upkeepEnded(e *env) {
 	r, id := e.sealed()
-	r = next(r, func(r *apikey.Record) { r.Credentials[0].Ended = true }) // and still lists its copy
+	r = next(r, func(r *apikey.StoreRecord) { r.Credentials[0].Ended = true }) // and still lists its copy
 	e.apply(e.write(r))
 	r.Credentials[0].Sealed, r.Credentials[0].SealedKEK = nil, ""
 	e.equal("after the end", e.get(r.ID), r)
 	for _, old := range [][]byte{nil, {}, {0, 1, 2, 0xFE}} {
-		e.upkeep(apikey.Upkeep{Credential: id, OldSealed: old, NewSealed: []byte("back"), NewKEK: "kek"})
+		e.upkeep(apikey.StoreUpkeep{Credential: id, OldSealed: old, NewSealed: []byte("back"), NewKEK: "kek"})
 		e.equal("after upkeep", e.get(r.ID), r)
 	}
-	e.upkeep(apikey.Upkeep{Credential: r.Credentials[1].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
+	e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[1].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
 	e.equal("a live credential of the key", e.credential(r.ID, 1).Sealed, []byte("copy"))
 }
 
 func upkeepRevoked(e *env) {
 	r, _ := e.sealed()
-	r = next(r, func(r *apikey.Record) {
+	r = next(r, func(r *apikey.StoreRecord) {
 		c := e.full("acct").Credentials[0] // sealed too
-		r.Credentials = append([]apikey.Credential{c}, r.Credentials...)
+		r.Credentials = append([]apikey.StoreCredential{c}, r.Credentials...)
 	})
 	e.apply(e.write(r))
-	r = next(r, func(r *apikey.Record) { r.RevokedAt = e.tick() })
+	r = next(r, func(r *apikey.StoreRecord) { r.RevokedAt = e.tick() })
 	e.apply(e.write(r))
 	for i := range r.Credentials {
 		r.Credentials[i].Sealed, r.Credentials[i].SealedKEK = nil, ""
 	}
 	e.equal("after revocation", e.get(r.ID), r)
 	for _, c := range r.Credentials {
-		e.upkeep(apikey.Upkeep{Credential: c.ID, NewSealed: []byte("back"), NewKEK: "kek"})
+		e.upkeep(apikey.StoreUpkeep{Credential: c.ID, NewSealed: []byte("back"), NewKEK: "kek"})
 	}
 	e.equal("after upkeep", e.get(r.ID), r)
 }
 
 func upkeepNoVersion(e *env) {
 	r, id := e.sealed()
-	log := e.events(apikey.EventFilter{})
-	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
+	log := e.events(apikey.StoreEventFilter{})
+	e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
 	e.equal("version", e.get(r.ID).Version, r.Version)
-	e.equal("events", e.events(apikey.EventFilter{}), log)
+	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
 	e.apply(e.write(next(r))) // by somebody who has not seen it
 }
 
@@ -287,7 +287,7 @@ func upkeepNotInFeed(e *env) {
 	// A store may repeat what it has shown: only a record that appears because
 	// of Upkeep is wrong, so the same walk is made without and with it.
 	before, _ := e.changed(from, 10)
-	e.upkeep(apikey.Upkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
+	e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
 	after, _ := e.changed(from, 10)
 	if shown := newest(after); len(shown) > len(newest(before)) {
 		e.Errorf("the feed shows %d records, and %d without Upkeep", len(shown), len(newest(before)))
@@ -305,9 +305,9 @@ func upkeepBeside(e *env) {
 				r = next(r, named(fmt.Sprint(n)))
 				err = e.Store.Apply(e.ctx, e.write(r))
 			} else {
-				swap := apikey.Upkeep{Credential: id, OldHash: hash, NewHash: fmt.Sprint("hash ", n), LastUsed: e.tick().Add(time.Second)}
+				swap := apikey.StoreUpkeep{Credential: id, OldHash: hash, NewHash: fmt.Sprint("hash ", n), LastUsed: e.tick().Add(time.Second)}
 				hash = swap.NewHash
-				err = e.Other.Upkeep(e.ctx, []apikey.Upkeep{swap})
+				err = e.Other.Upkeep(e.ctx, []apikey.StoreUpkeep{swap})
 			}
 			if err != nil {
 				e.Errorf("round %d: %v", n, err)
@@ -326,7 +326,7 @@ func upkeepLatest(e *env) {
 	race(writers, func(i int) {
 		for n := range each {
 			used := start.Add(time.Duration(n*writers+(i+n)%writers) * time.Second)
-			if err := e.nodes()[i%2].Upkeep(e.ctx, []apikey.Upkeep{{Credential: id, LastUsed: used}}); err != nil {
+			if err := e.nodes()[i%2].Upkeep(e.ctx, []apikey.StoreUpkeep{{Credential: id, LastUsed: used}}); err != nil {
 				e.Errorf("Upkeep: %v", err)
 			}
 		}

@@ -219,10 +219,10 @@ func (p *process) pay(token string, amount int) string {
 }
 
 // records reads the keys that a gateway's database holds, also while it runs.
-func records(t *testing.T, dir string) []apikey.Record {
+func records(t *testing.T, dir string) []apikey.StoreRecord {
 	t.Helper()
 	_, store := openStore(t, dir)
-	page, err := store.List(context.Background(), apikey.Filter{})
+	page, err := store.List(context.Background(), apikey.StoreFilter{})
 	require.NoError(t, err)
 	require.Empty(t, page.Damaged)
 	return page.Records

@@ -14,12 +14,12 @@ import (
 // catalog lists what keys of this API can be allowed to do. Publishable keys,
 // which every visitor of a shop can read, can do one thing.
 var catalog = apikey.MustCatalog(
-	apikey.Entry{Scope: "payment:checkout", Description: "Take payments"},
-	apikey.Entry{Scope: "payment:verify", Description: "Look payments up"},
-	apikey.Entry{Scope: "payment:refund", Description: "Refund payments"},
-	apikey.Entry{Scope: "card:tokenise", Description: "Turn a card number into a token", Publishable: true},
-	apikey.Entry{Product: "balance", Description: "The account's balance"},
-	apikey.Entry{Product: "payout", Description: "Payouts to the account's bank"},
+	apikey.CatalogEntry{Scope: "payment:checkout", Description: "Take payments"},
+	apikey.CatalogEntry{Scope: "payment:verify", Description: "Look payments up"},
+	apikey.CatalogEntry{Scope: "payment:refund", Description: "Refund payments"},
+	apikey.CatalogEntry{Scope: "card:tokenise", Description: "Turn a card number into a token", Publishable: true},
+	apikey.CatalogEntry{Product: "balance", Description: "The account's balance"},
+	apikey.CatalogEntry{Product: "payout", Description: "Payouts to the account's bank"},
 )
 
 type api struct {

@@ -11,7 +11,7 @@ import (
 
 func main() {
 	store := memstore.New() // forgets everything at exit; sqlstore keeps keys in a database
-	catalog := apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}, apikey.Entry{Scope: "payment:refund"})
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}, apikey.CatalogEntry{Scope: "payment:refund"})
 	// Who acts: an admin of the merchant acc_1. A program knows that from its own log-in.
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 

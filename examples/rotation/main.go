@@ -41,7 +41,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer verifier.Close(ctx)
-	catalog := apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"})
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
 	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
 		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{verifier},
 	})

@@ -95,7 +95,7 @@ func newPage(anna *person) (*page, error) {
 		return nil, err1
 	}
 	p.manager, err1 = apikey.NewManager(p.ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}),
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
 		Peppers: []apikey.Pepper{pepper}, Hasher: hasher, KEKs: []apikey.KEK{kek}, Local: []*apikey.Verifier{p.verifier}, Now: p.clock.now,
 		StepUp: stepUp, Factors: map[string]apikey.Factor{"password": password, "totp": app, "email": code},
 	})

@@ -25,8 +25,8 @@ const (
 
 // Catalog lists them for the Manager.
 var Catalog = apikey.MustCatalog(
-	apikey.Entry{Scope: string(Refund), Description: "Refund up to 100.00"},
-	apikey.Entry{Scope: string(RefundLarge), Description: "Refund any amount"},
+	apikey.CatalogEntry{Scope: string(Refund), Description: "Refund up to 100.00"},
+	apikey.CatalogEntry{Scope: string(RefundLarge), Description: "Refund any amount"},
 )
 
 const large = 100_00 // in cents

@@ -58,7 +58,7 @@ func TestEveryActionHasItsEvent(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, told[0], log.Events[0], "%s: what is told is what is kept", c.name)
 			want := apikey.Event{
-				ID: told[0].ID, Time: e.clock.now().UTC().Truncate(time.Microsecond), Action: c.action, Outcome: apikey.Done, Account: "acc_1",
+				ID: told[0].ID, Time: e.clock.now().UTC().Truncate(time.Microsecond), Action: c.action, Outcome: apikey.OutcomeDone, Account: "acc_1",
 				Mode: apikey.Live, Key: key.Key.ID, Seq: c.seq, Actor: a, Changed: c.changed, Reason: c.reason,
 			}
 			if c.cred {
@@ -70,7 +70,7 @@ func TestEveryActionHasItsEvent(t *testing.T) {
 				require.Equal(t, "192.0.2.7", told[0].Actor.Addr)
 			}
 			require.Equal(t, want, told[0], c.name)
-			stored, err := e.store.Events(background, apikey.EventFilter{Key: key.Key.ID, Limit: 1})
+			stored, err := e.store.Events(background, apikey.StoreEventFilter{Key: key.Key.ID, Limit: 1})
 			require.NoError(t, err)
 			require.NotContains(t, string(stored.Events[0].Body), value, c.name)
 			require.NotContains(t, string(stored.Events[0].Body), key.Token.Reveal()[40:60], c.name)
@@ -103,7 +103,7 @@ func TestOnEventComesAfterTheCommit(t *testing.T) {
 				r, err := e.store.Get(background, ev.Key)
 				require.NoError(t, err)
 				require.Equal(t, ev.Seq, r.Version)
-				page, err := e.store.Events(background, apikey.EventFilter{Key: ev.Key, Chain: true})
+				page, err := e.store.Events(background, apikey.StoreEventFilter{Key: ev.Key, Chain: true})
 				require.NoError(t, err)
 				require.Len(t, page.Events, int(ev.Seq))
 				if ev.Action == apikey.ActionRevoke {
@@ -126,7 +126,7 @@ func TestOnEventComesAfterTheCommit(t *testing.T) {
 		require.NoError(t, err)
 		_, err = m.Update(as("acc_1", "viewer"), apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("x")})
 		require.ErrorIs(t, err, apikey.ErrForbidden)
-		p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.Change) error { return errCable } })
+		p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.StoreChange) error { return errCable } })
 		_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("x")})
 		require.Error(t, err)
 		p.hook(func(p *proxy) { p.apply = nil })
@@ -229,13 +229,13 @@ func TestUnreadableEventIsShown(t *testing.T) {
 	e := newEnv(t, through(&p))
 	id, _ := lived(e)
 	p.hook(func(p *proxy) {
-		p.events = func(all []apikey.EventRecord) []apikey.EventRecord { all[1].Body = all[1].Body[:50]; return all }
+		p.events = func(all []apikey.StoreEvent) []apikey.StoreEvent { all[1].Body = all[1].Body[:50]; return all }
 	})
 	log, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: id})
 	require.NoError(t, err)
 	require.Len(t, log.Events, 5)
 	bad := log.Events[1]
-	require.Equal(t, apikey.Unreadable, bad.Outcome)
+	require.Equal(t, apikey.OutcomeUnreadable, bad.Outcome)
 	require.Equal(t, apikey.ActionSuspend, bad.Action)
 	require.Equal(t, "usr_1", bad.Actor.ID)
 	require.Equal(t, id, bad.Key)

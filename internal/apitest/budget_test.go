@@ -143,7 +143,7 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 func (e *env) eventsOf(action apikey.Action) (list []apikey.Event) {
 	e.t.Helper()
 	for _, ev := range e.allEvents(apikey.EventsRequest{Account: admin.Account}) {
-		if ev.Action == action && ev.Outcome == apikey.Done {
+		if ev.Action == action && ev.Outcome == apikey.OutcomeDone {
 			list = append(list, ev)
 		}
 	}
@@ -254,7 +254,7 @@ func TestDamagedBudgetIsLocked(t *testing.T) {
 	it := e.itemsOf("budget")[0]
 	it.Version++
 	it.Data = it.Data[:len(it.Data)-1]
-	require.NoError(t, e.store.Apply(background, apikey.Change{ID: [16]byte{1}, Items: []apikey.Item{it}}))
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: [16]byte{1}, Items: []apikey.StoreItem{it}}))
 	require.ErrorIs(t, e.exhaust(f, 1), apikey.ErrLocked)
 	require.NoError(t, e.proven(f, as("acc_1", "admin"), apikey.LiftLockRequest{Actor: admin.ID}))
 	require.NoError(t, e.exhaust(f, 10))

@@ -15,7 +15,7 @@ import (
 
 // lived is a key with a chain of five events, and the record as it was after
 // each of them.
-func lived(e *env) (id apikey.KeyID, versions [6]apikey.Record) {
+func lived(e *env) (id apikey.KeyID, versions [6]apikey.StoreRecord) {
 	e.t.Helper()
 	id = e.issue().Key.ID
 	for v, step := range []func() error{
@@ -79,17 +79,17 @@ func TestTamperedChain(t *testing.T) {
 	e := newEnv(t, through(&p))
 	id, versions := lived(e)
 	other, _ := lived(e)
-	old, err := p.Store.Events(background, apikey.EventFilter{Key: other, Chain: true})
+	old, err := p.Store.Events(background, apikey.StoreEventFilter{Key: other, Chain: true})
 	require.NoError(t, err)
-	type events = []apikey.EventRecord
-	at := func(seq int, change func(*apikey.EventRecord)) func(events) events {
+	type events = []apikey.StoreEvent
+	at := func(seq int, change func(*apikey.StoreEvent)) func(events) events {
 		return func(all events) events { change(&all[seq-1]); return all }
 	}
-	column := func(change func(*apikey.EventRecord)) func(events) events { return at(3, change) }
+	column := func(change func(*apikey.StoreEvent)) func(events) events { return at(3, change) }
 	for _, c := range []struct {
 		name   string
 		events func(events) events
-		record func(*apikey.Record)
+		record func(*apikey.StoreRecord)
 		want   uint64
 	}{
 		{"first event dropped", func(a events) events { return a[1:] }, nil, 1},
@@ -101,41 +101,41 @@ func TestTamperedChain(t *testing.T) {
 		{"event doubled", func(a events) events { return slices.Insert(a, 3, a[2]) }, nil, 4},
 		{"event appended", func(a events) events { return append(a, forgedEvent(a[4], 6)) }, nil, 6},
 		{"event of another key", func(a events) events { a[2] = old.Events[2]; a[2].Key = id; return a }, nil, 3},
-		{"hash replaced", at(2, func(ev *apikey.EventRecord) { ev.Hash = [32]byte{1} }), nil, 2},
-		{"last hash replaced", at(5, func(ev *apikey.EventRecord) { ev.Hash[31] ^= 1 }), nil, 5},
-		{"body emptied", at(4, func(ev *apikey.EventRecord) { ev.Body = nil }), nil, 4},
-		{"body longer", at(4, func(ev *apikey.EventRecord) { ev.Body = append(ev.Body, 0) }), nil, 4},
-		{"ID", column(func(ev *apikey.EventRecord) { ev.ID[0]++ }), nil, 3},
-		{"time", column(func(ev *apikey.EventRecord) { ev.Time = ev.Time.Add(time.Microsecond) }), nil, 3},
-		{"account", column(func(ev *apikey.EventRecord) { ev.Account = "acc_2" }), nil, 3},
-		{"mode", column(func(ev *apikey.EventRecord) { ev.Mode = apikey.Test }), nil, 3},
-		{"key", column(func(ev *apikey.EventRecord) { ev.Key = other }), nil, 3},
-		{"credential", column(func(ev *apikey.EventRecord) { ev.Credential = apikey.NewCredentialID() }), nil, 3},
-		{"seq", column(func(ev *apikey.EventRecord) { ev.Seq = 4 }), nil, 3},
-		{"actor", column(func(ev *apikey.EventRecord) { ev.Actor = "somebody else" }), nil, 3},
-		{"action", column(func(ev *apikey.EventRecord) { ev.Action = apikey.ActionRead }), nil, 3},
+		{"hash replaced", at(2, func(ev *apikey.StoreEvent) { ev.Hash = [32]byte{1} }), nil, 2},
+		{"last hash replaced", at(5, func(ev *apikey.StoreEvent) { ev.Hash[31] ^= 1 }), nil, 5},
+		{"body emptied", at(4, func(ev *apikey.StoreEvent) { ev.Body = nil }), nil, 4},
+		{"body longer", at(4, func(ev *apikey.StoreEvent) { ev.Body = append(ev.Body, 0) }), nil, 4},
+		{"ID", column(func(ev *apikey.StoreEvent) { ev.ID[0]++ }), nil, 3},
+		{"time", column(func(ev *apikey.StoreEvent) { ev.Time = ev.Time.Add(time.Microsecond) }), nil, 3},
+		{"account", column(func(ev *apikey.StoreEvent) { ev.Account = "acc_2" }), nil, 3},
+		{"mode", column(func(ev *apikey.StoreEvent) { ev.Mode = apikey.Test }), nil, 3},
+		{"key", column(func(ev *apikey.StoreEvent) { ev.Key = other }), nil, 3},
+		{"credential", column(func(ev *apikey.StoreEvent) { ev.Credential = apikey.NewCredentialID() }), nil, 3},
+		{"seq", column(func(ev *apikey.StoreEvent) { ev.Seq = 4 }), nil, 3},
+		{"actor", column(func(ev *apikey.StoreEvent) { ev.Actor = "somebody else" }), nil, 3},
+		{"action", column(func(ev *apikey.StoreEvent) { ev.Action = apikey.ActionRead }), nil, 3},
 		{"first event without the pepper", at(1, downgrade), nil, 1},
 		{"event without the pepper", at(2, downgrade), nil, 2},
 		{"last event without the pepper", at(5, downgrade), nil, 5},
 		{"tail without the pepper", func(a events) events { return append(a[:2], downgradeFrom(a[1].Hash, a[2:])...) }, nil, 3},
 		{"whole chain without the pepper", downgradeAll, nil, 5},
-		{"whole chain without the pepper, and the head", downgradeAll, func(r *apikey.Record) {
-			page, err := p.Store.Events(background, apikey.EventFilter{Key: id, Chain: true})
+		{"whole chain without the pepper, and the head", downgradeAll, func(r *apikey.StoreRecord) {
+			page, err := p.Store.Events(background, apikey.StoreEventFilter{Key: id, Chain: true})
 			require.NoError(t, err)
 			r.Head = downgradeAll(page.Events)[4].Hash
 		}, 5},
 		{"event rewritten, with a hash of its own", at(3, rewrite), nil, 3},
-		{"record put back", nil, func(r *apikey.Record) { *r = versions[3] }, 4},
-		{"record put back to its first version", nil, func(r *apikey.Record) { *r = versions[1] }, 2},
-		{"record at version 0", nil, func(r *apikey.Record) { r.Version = 0 }, 1},
-		{"record at version 0 and log emptied", func(events) events { return nil }, func(r *apikey.Record) { r.Version = 0 }, 1},
-		{"head changed", nil, func(r *apikey.Record) { r.Head[0] ^= 1 }, 5},
-		{"record changed", nil, func(r *apikey.Record) { r.Name = "bent" }, 5},
-		{"record's version raised", nil, func(r *apikey.Record) { r.Version = 6 }, 6},
+		{"record put back", nil, func(r *apikey.StoreRecord) { *r = versions[3] }, 4},
+		{"record put back to its first version", nil, func(r *apikey.StoreRecord) { *r = versions[1] }, 2},
+		{"record at version 0", nil, func(r *apikey.StoreRecord) { r.Version = 0 }, 1},
+		{"record at version 0 and log emptied", func(events) events { return nil }, func(r *apikey.StoreRecord) { r.Version = 0 }, 1},
+		{"head changed", nil, func(r *apikey.StoreRecord) { r.Head[0] ^= 1 }, 5},
+		{"record changed", nil, func(r *apikey.StoreRecord) { r.Name = "bent" }, 5},
+		{"record's version raised", nil, func(r *apikey.StoreRecord) { r.Version = 6 }, 6},
 	} {
 		p.hook(func(p *proxy) {
 			p.events = c.events
-			p.out = func(r *apikey.Record) {
+			p.out = func(r *apikey.StoreRecord) {
 				if c.record != nil && r.ID == id {
 					c.record(r)
 				}
@@ -164,16 +164,16 @@ func plainHash(body []byte) [32]byte {
 
 // downgrade makes an event look like one from before there was a pepper, which
 // needs no secret.
-func downgrade(ev *apikey.EventRecord) {
+func downgrade(ev *apikey.StoreEvent) {
 	binary.BigEndian.PutUint64(ev.Body[slotAt:], 0)
 	ev.Hash = plainHash(ev.Body)
 }
 
-func downgradeAll(all []apikey.EventRecord) []apikey.EventRecord {
+func downgradeAll(all []apikey.StoreEvent) []apikey.StoreEvent {
 	return downgradeFrom([32]byte{}, all)
 }
 
-func downgradeFrom(prev [32]byte, all []apikey.EventRecord) []apikey.EventRecord {
+func downgradeFrom(prev [32]byte, all []apikey.StoreEvent) []apikey.StoreEvent {
 	for i := range all {
 		copy(all[i].Body[prevAt:], prev[:])
 		downgrade(&all[i])
@@ -183,13 +183,13 @@ func downgradeFrom(prev [32]byte, all []apikey.EventRecord) []apikey.EventRecord
 }
 
 // rewrite changes an event and its hash, as far as that goes without the pepper.
-func rewrite(ev *apikey.EventRecord) {
+func rewrite(ev *apikey.StoreEvent) {
 	ev.Body[len(ev.Body)-1] ^= 1
 	ev.Hash = plainHash(ev.Body)
 }
 
 // forgedEvent continues a chain as well as somebody without the pepper can.
-func forgedEvent(last apikey.EventRecord, seq uint64) apikey.EventRecord {
+func forgedEvent(last apikey.StoreEvent, seq uint64) apikey.StoreEvent {
 	ev := last
 	ev.Body = slices.Clone(last.Body)
 	copy(ev.Body[prevAt:], last.Hash[:])
@@ -206,12 +206,12 @@ func TestEveryBitOfAnEventCounts(t *testing.T) {
 		var p *proxy
 		e := newEnv(t, through(&p), option)
 		id, _ := lived(e)
-		page, err := e.store.Events(background, apikey.EventFilter{Key: id, Chain: true})
+		page, err := e.store.Events(background, apikey.StoreEventFilter{Key: id, Chain: true})
 		require.NoError(t, err)
 		for k := range page.Events {
 			for bit := range 8 * len(page.Events[k].Body) {
 				p.hook(func(p *proxy) {
-					p.events = func(all []apikey.EventRecord) []apikey.EventRecord {
+					p.events = func(all []apikey.StoreEvent) []apikey.StoreEvent {
 						all[k].Body[bit/8] ^= 1 << (bit % 8)
 						return all
 					}
@@ -241,10 +241,10 @@ func TestVerifyEventsDuringChanges(t *testing.T) {
 		// is read.
 		var before, after bool
 		p.hook(func(p *proxy) {
-			p.events = func(all []apikey.EventRecord) []apikey.EventRecord {
+			p.events = func(all []apikey.StoreEvent) []apikey.StoreEvent {
 				if before {
 					change()
-					page, err := p.Store.Events(background, apikey.EventFilter{Key: id, Chain: true})
+					page, err := p.Store.Events(background, apikey.StoreEventFilter{Key: id, Chain: true})
 					require.NoError(t, err)
 					all = page.Events
 				}
@@ -297,14 +297,14 @@ func TestUnverifiableEvents(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 6, Unverifiable: 5}, report)
 	for name, c := range map[string]struct {
-		change func([]apikey.EventRecord) []apikey.EventRecord
+		change func([]apikey.StoreEvent) []apikey.StoreEvent
 		want   uint64
 	}{
-		"dropped":      {func(a []apikey.EventRecord) []apikey.EventRecord { return slices.Delete(a, 1, 2) }, 2},
-		"bent column":  {func(a []apikey.EventRecord) []apikey.EventRecord { a[2].Actor = "x"; return a }, 3},
-		"another hash": {func(a []apikey.EventRecord) []apikey.EventRecord { a[2].Hash[0]++; return a }, 4},
-		"newest one":   {func(a []apikey.EventRecord) []apikey.EventRecord { a[4].Hash[0]++; return a }, 5},
-		"unknown pepper": {func(a []apikey.EventRecord) []apikey.EventRecord {
+		"dropped":      {func(a []apikey.StoreEvent) []apikey.StoreEvent { return slices.Delete(a, 1, 2) }, 2},
+		"bent column":  {func(a []apikey.StoreEvent) []apikey.StoreEvent { a[2].Actor = "x"; return a }, 3},
+		"another hash": {func(a []apikey.StoreEvent) []apikey.StoreEvent { a[2].Hash[0]++; return a }, 4},
+		"newest one":   {func(a []apikey.StoreEvent) []apikey.StoreEvent { a[4].Hash[0]++; return a }, 5},
+		"unknown pepper": {func(a []apikey.StoreEvent) []apikey.StoreEvent {
 			binary.BigEndian.PutUint64(a[2].Body[slotAt:], 33)
 			return a
 		}, 3},

@@ -34,7 +34,7 @@ func TestDenialsAreRecordedOnceAMinute(t *testing.T) {
 		}
 		denials := func() (list []apikey.Event) {
 			for _, ev := range e.allEvents(apikey.EventsRequest{Account: "acc_1"}) {
-				if ev.Outcome == apikey.Refused {
+				if ev.Outcome == apikey.OutcomeRefused {
 					list = append(list, ev)
 				}
 			}
@@ -47,7 +47,7 @@ func TestDenialsAreRecordedOnceAMinute(t *testing.T) {
 		list := denials()
 		require.Len(t, list, 1)
 		require.Equal(t, apikey.Event{
-			ID: list[0].ID, Time: e.clock.now().UTC().Truncate(time.Microsecond), Action: apikey.ActionUpdate, Outcome: apikey.Refused,
+			ID: list[0].ID, Time: e.clock.now().UTC().Truncate(time.Microsecond), Action: apikey.ActionUpdate, Outcome: apikey.OutcomeRefused,
 			Account: "acc_1", Mode: apikey.Live, Key: key.Key.ID, Actor: viewer,
 		}, list[0])
 		require.Zero(t, list[0].Seq, "outside the chain")
@@ -74,7 +74,7 @@ func TestDenialsAreBounded(t *testing.T) {
 	e := newEnv(t, through(&p))
 	written := 0
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, _ []apikey.Change) error { written++; return next() }
+		p.apply = func(next func() error, _ []apikey.StoreChange) error { written++; return next() }
 	})
 	refused := func(account string, n int) {
 		for i := range n {
@@ -103,7 +103,7 @@ func TestDenialOfSomebodyWhoHungUp(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrForbidden)
 	events := e.allEvents(apikey.EventsRequest{Account: "acc_1"})
 	require.Len(t, events, 1)
-	require.Equal(t, apikey.Refused, events[0].Outcome)
+	require.Equal(t, apikey.OutcomeRefused, events[0].Outcome)
 }
 
 // A log that takes no refusals does not stop anybody: neither the refusal
@@ -118,7 +118,7 @@ func TestDenialsHoldUpNothing(t *testing.T) {
 		var waiting, done sync.WaitGroup
 		waiting.Add(1000)
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, changes []apikey.Change) error {
+			p.apply = func(next func() error, changes []apikey.StoreChange) error {
 				if changes[0].Record == nil { // a denial
 					waiting.Done()
 					<-release
@@ -151,7 +151,7 @@ func TestDenialsHoldUpNothing(t *testing.T) {
 func TestDenialThatCannotBeWritten(t *testing.T) {
 	var p *proxy
 	e := newEnv(t, through(&p))
-	p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.Change) error { return errCable } })
+	p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.StoreChange) error { return errCable } })
 	_, err := e.manager.Issue(as("acc_1", "viewer"), apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrForbidden)
 	require.NotErrorIs(t, err, errCable)

@@ -13,9 +13,9 @@ import (
 type spy struct {
 	apikey.Store
 	mu      sync.Mutex
-	lookup  func(ctx context.Context, id apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error)
-	changed func(ctx context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error)
-	upkeep  func(ctx context.Context, batch []apikey.Upkeep, next func() error) error
+	lookup  func(ctx context.Context, id apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error)
+	changed func(ctx context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error)
+	upkeep  func(ctx context.Context, batch []apikey.StoreUpkeep, next func() error) error
 	lookups atomic.Int64
 }
 
@@ -26,30 +26,30 @@ func (s *spy) set(change func(*spy)) {
 	change(s)
 }
 
-func (s *spy) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s *spy) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	s.lookups.Add(1)
 	s.mu.Lock()
 	hook := s.lookup
 	s.mu.Unlock()
-	next := func() (apikey.Record, error) { return s.Store.Lookup(ctx, id) }
+	next := func() (apikey.StoreRecord, error) { return s.Store.Lookup(ctx, id) }
 	if hook == nil {
 		return next()
 	}
 	return hook(ctx, id, next)
 }
 
-func (s *spy) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (s *spy) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	s.mu.Lock()
 	hook := s.changed
 	s.mu.Unlock()
-	next := func() (apikey.Changes, error) { return s.Store.Changed(ctx, after, limit) }
+	next := func() (apikey.StoreChanges, error) { return s.Store.Changed(ctx, after, limit) }
 	if hook == nil {
 		return next()
 	}
 	return hook(ctx, after, next)
 }
 
-func (s *spy) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s *spy) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	s.mu.Lock()
 	hook := s.upkeep
 	s.mu.Unlock()

@@ -64,8 +64,8 @@ func TestEndThenGoneThenBack(t *testing.T) {
 			require.ErrorIs(t, e.verify(a.Token), apikey.ErrCredentialEnded)
 			lie(e, s, alive) // an older one
 			s.set(func(s *spy) {
-				s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-					return apikey.Record{}, apikey.ErrNotFound
+				s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+					return apikey.StoreRecord{}, apikey.ErrNotFound
 				}
 			})
 			e.clock.move(2*e.maxAge() + time.Second)

@@ -13,12 +13,12 @@ import (
 // blind cannot read the items of one kind.
 type blind struct {
 	apikey.Store
-	to atomic.Value // apikey.ItemKind
+	to atomic.Value // apikey.StoreItemKind
 }
 
-func (b *blind) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (b *blind) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	if f.Kind == b.to.Load() {
-		return apikey.ItemPage{}, apikey.ErrUnavailable
+		return apikey.StoreItemPage{}, apikey.ErrUnavailable
 	}
 	return b.Store.Items(ctx, f)
 }
@@ -26,7 +26,7 @@ func (b *blind) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage
 // An enrolment that is answered with an error is not confirmed, whichever read it
 // was that failed; the same answer confirms it later.
 func TestConfirmEnrollmentIsWhole(t *testing.T) {
-	for _, kind := range []apikey.ItemKind{"budget", "enrolling", "enrolled", "enrollable"} {
+	for _, kind := range []apikey.StoreItemKind{"budget", "enrolling", "enrolled", "enrollable"} {
 		t.Run(string(kind), func(t *testing.T) {
 			var f *factors
 			b := &blind{}
@@ -42,7 +42,7 @@ func TestConfirmEnrollmentIsWhole(t *testing.T) {
 
 			b.to.Store(kind)
 			require.ErrorIs(t, e.manager.ConfirmEnrollment(e.ctx, "totp", f.app(admin.ID)), apikey.ErrUnavailable)
-			b.to.Store(apikey.ItemKind(""))
+			b.to.Store(apikey.StoreItemKind(""))
 			enrolled, err := e.manager.Enrolled(e.ctx)
 			require.NoError(t, err)
 			require.Empty(t, enrolled)

@@ -175,7 +175,7 @@ func TestPermissionCannotBeForged(t *testing.T) {
 	it := e.itemsOf("enrollable")[0]
 	it.Version++
 	it.ExpiresAt = it.ExpiresAt.AddDate(1, 0, 0)
-	require.NoError(t, e.store.Apply(background, apikey.Change{ID: [16]byte{1}, Items: []apikey.Item{it}}))
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: [16]byte{1}, Items: []apikey.StoreItem{it}}))
 	_, err := e.manager.Enroll(e.ctx, apikey.EnrollRequest{Factor: "totp"})
 	require.ErrorIs(t, err, apikey.ErrStepUpRequired)
 }
@@ -249,7 +249,7 @@ func TestSealedSeedIsBoundToItsRow(t *testing.T) {
 		now := e.itemsOf("enrolled")[0]
 		now.Version++
 		now.Data = data
-		require.NoError(t, e.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{now}}))
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{now}}))
 		open := 0
 		for _, ctx := range actors {
 			_, err := e.manager.Challenge(ctx, "totp", req)

@@ -27,12 +27,12 @@ type env struct {
 }
 
 var catalog = apikey.MustCatalog(
-	apikey.Entry{Scope: "payment:checkout"},
-	apikey.Entry{Scope: "payment:verify"},
-	apikey.Entry{Scope: "payment:refund"},
-	apikey.Entry{Scope: "card:tokenise", Publishable: true},
-	apikey.Entry{Product: "balance"},
-	apikey.Entry{Product: "rates", Publishable: true},
+	apikey.CatalogEntry{Scope: "payment:checkout"},
+	apikey.CatalogEntry{Scope: "payment:verify"},
+	apikey.CatalogEntry{Scope: "payment:refund"},
+	apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true},
+	apikey.CatalogEntry{Product: "balance"},
+	apikey.CatalogEntry{Product: "rates", Publishable: true},
 )
 
 var admin = apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"}

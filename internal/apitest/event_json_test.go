@@ -23,7 +23,7 @@ func TestEventJSONReadsBack(t *testing.T) {
 	k := e.issue()
 	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}))
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID, Reason: apikey.ReasonCompromised}))
-	said = append(said, apikey.Event{ID: said[0].ID, Action: apikey.ActionPepper, Outcome: apikey.Done})
+	said = append(said, apikey.Event{ID: said[0].ID, Action: apikey.ActionPepper, Outcome: apikey.OutcomeDone})
 	require.GreaterOrEqual(t, len(said), 4)
 	for _, ev := range said {
 		text, err := json.Marshal(ev)

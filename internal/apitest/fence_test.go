@@ -29,7 +29,7 @@ func TestRevokeMeansNow(t *testing.T) {
 		if round%250 == 0 {
 			e = newEnv(t, watch(&s))
 			s.set(func(s *spy) {
-				s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+				s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 					r, err := next()
 					for linger := rand.N(50); linger > 0; linger-- {
 						runtime.Gosched()
@@ -72,7 +72,7 @@ func hold(t *testing.T, s *spy) (read <-chan struct{}, release func()) {
 	t.Cleanup(release)
 	var once sync.Once
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			r, err := next()
 			once.Do(func() {
 				close(reading)
@@ -171,9 +171,9 @@ func TestManyChangesAreNotForgotten(t *testing.T) {
 	s.set(func(s *spy) { s.lookup = nil })
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
-			many := apikey.Record{ID: apikey.NewKeyID(), Credentials: make([]apikey.Credential, 1<<16+1)}
+			many := apikey.StoreRecord{ID: apikey.NewKeyID(), Credentials: make([]apikey.StoreCredential, 1<<16+1)}
 			for i := range many.Credentials {
 				many.Credentials[i].ID = apikey.CredentialID{1, byte(i), byte(i >> 8), byte(i >> 16)}
 			}
@@ -194,10 +194,10 @@ func TestAbsenceIsFenced(t *testing.T) {
 	issued := e.issue()
 	reading, gate := make(chan struct{}), make(chan struct{})
 	s.set(func(s *spy) { // as if the row were not there yet
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			close(reading)
 			<-gate
-			return apikey.Record{}, apikey.ErrNotFound
+			return apikey.StoreRecord{}, apikey.ErrNotFound
 		}
 	})
 	answer := make(chan error)
@@ -272,7 +272,7 @@ type lostAnswers struct {
 	on bool
 }
 
-func (l *lostAnswers) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (l *lostAnswers) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	err := l.Store.Apply(ctx, changes...)
 	if err == nil && l.on {
 		return errors.New("connection reset by peer")
@@ -293,12 +293,12 @@ func TestAnOlderRecordRevivesNothing(t *testing.T) {
 	require.NoError(t, err)
 	refund := apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}}
 	s.set(func(s *spy) {
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			return old, nil
 		}
-		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
-			c.Records = []apikey.Record{old}
+			c.Records = []apikey.StoreRecord{old}
 			return c, err
 		}
 	})

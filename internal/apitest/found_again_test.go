@@ -297,7 +297,7 @@ func TestFound25ASecondClickWithARightCode(t *testing.T) {
 		var first apikey.Grant
 		applied := 0
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				err := next()
 				if applied++; applied == 1 { // charged, and not yet compared
 					first, err = e.newManager().Confirm(e.ctx, put.ID, f.app(admin.ID))
@@ -383,7 +383,7 @@ func TestFound05AColumnThatIsTooLarge(t *testing.T) {
 	require.NoError(t, err)
 	var failed []apikey.Event
 	for _, ev := range e.allEvents(apikey.EventsRequest{}) {
-		if ev.Doubt == apikey.Failed {
+		if ev.Doubt == apikey.DoubtFailed {
 			failed = append(failed, ev)
 		}
 	}

@@ -59,13 +59,13 @@ func (a *audited) report() apikey.ChainReport {
 }
 
 // writes is what somebody makes of the log, until the end of the test.
-func (a *audited) writes(change func([]apikey.EventRecord) []apikey.EventRecord) {
+func (a *audited) writes(change func([]apikey.StoreEvent) []apikey.StoreEvent) {
 	a.p.hook(func(p *proxy) { p.events = change })
 }
 
 // blamed says of an event that somebody else did it, by the pepper of that slot.
 // Its hash stays: nobody could check another.
-func blamed(e *apikey.EventRecord, slot uint8) {
+func blamed(e *apikey.StoreEvent, slot uint8) {
 	binary.BigEndian.PutUint64(e.Body[slotAt:], uint64(slot))
 	e.Body = []byte(strings.Replace(string(e.Body), "usr_1", "usr_9", 1))
 	e.Actor = "usr_9"
@@ -75,16 +75,16 @@ func blamed(e *apikey.EventRecord, slot uint8) {
 // no secret.
 func (a *audited) putMark(slot string, data []byte) {
 	a.t.Helper()
-	page, err := a.store.Items(background, apikey.ItemFilter{Kind: "pepper", ID: slot})
+	page, err := a.store.Items(background, apikey.StoreItemFilter{Kind: "pepper", ID: slot})
 	require.NoError(a.t, err)
-	it := apikey.Item{Kind: "pepper", ID: slot, Version: 1, Data: data}
+	it := apikey.StoreItem{Kind: "pepper", ID: slot, Version: 1, Data: data}
 	if len(page.Items) > 0 {
 		it.Version = page.Items[0].Version + 1
 		if data == nil {
 			it.Data = page.Items[0].Data[:32]
 		}
 	}
-	require.NoError(a.t, a.p.Store.Apply(background, apikey.Change{ID: [16]byte(apikey.NewKeyID()), Items: []apikey.Item{it}}))
+	require.NoError(a.t, a.p.Store.Apply(background, apikey.StoreChange{ID: [16]byte(apikey.NewKeyID()), Items: []apikey.StoreItem{it}}))
 }
 
 // Somebody makes up a pepper that was retired, has it sign any event of a chain,
@@ -100,7 +100,7 @@ func TestFound04AMadeUpPepper(t *testing.T) {
 			"a vouch that is made up":      append(make([]byte, 32), append([]byte{2}, make([]byte, 32)...)...),
 			"a vouch of a pepper not here": append(make([]byte, 32), append([]byte{1}, make([]byte, 32)...)...),
 			"another mark, vouches and all": func() []byte {
-				page, err := a.store.Items(background, apikey.ItemFilter{Kind: "pepper", ID: "01"})
+				page, err := a.store.Items(background, apikey.StoreItemFilter{Kind: "pepper", ID: "01"})
 				require.NoError(t, err)
 				require.Len(t, page.Items[0].Data, 32+33, "of slot 1, vouched for by slot 2")
 				return page.Items[0].Data
@@ -110,7 +110,7 @@ func TestFound04AMadeUpPepper(t *testing.T) {
 				a.putMark("33", mark)
 			}
 			for seq := range 6 {
-				a.writes(func(all []apikey.EventRecord) []apikey.EventRecord { blamed(&all[seq], 33); return all })
+				a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent { blamed(&all[seq], 33); return all })
 				report := a.report()
 				require.NotNil(t, report.Broken, "%s: event %d", name, seq+1)
 				require.Equal(t, uint64(seq+1), report.Broken.Seq, "%s: %s", name, report.Broken.Detail)
@@ -118,7 +118,7 @@ func TestFound04AMadeUpPepper(t *testing.T) {
 			a.writes(nil)
 		}
 		a.minting(pepper(t, 3), pepper(t, 2)) // which vouches for what is vouched for, and for nothing else
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord { blamed(&all[1], 33); return all })
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent { blamed(&all[1], 33); return all })
 		require.NotNil(t, a.report().Broken)
 	})
 }
@@ -129,13 +129,13 @@ func TestFound04ARetiredPepperHasEnded(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		a := newAudited(t, on)
 		for _, seq := range []int{4, 5, 6} {
-			a.writes(func(all []apikey.EventRecord) []apikey.EventRecord { blamed(&all[seq-1], 1); return all })
+			a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent { blamed(&all[seq-1], 1); return all })
 			report := a.report()
 			require.NotNil(t, report.Broken, "event %d", seq)
 			require.Equal(t, uint64(seq), report.Broken.Seq, report.Broken.Detail)
 		}
 		// An event is put behind the last one, and the record's Head after it.
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord {
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 			if len(all) < 6 {
 				return all
 			}
@@ -204,7 +204,7 @@ func TestFound04TwoPeppersAlternate(t *testing.T) {
 	a.minting(two)
 	require.Equal(t, apikey.ChainReport{Events: 9, Unverifiable: 4}, a.report())
 	for _, seq := range []int{2, 8, 9} { // of slot 2
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord { blamed(&all[seq-1], 1); return all })
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent { blamed(&all[seq-1], 1); return all })
 		if report := a.report(); seq > 2 {
 			require.NotNil(t, report.Broken, "event %d", seq)
 			require.Equal(t, uint64(seq), report.Broken.Seq, report.Broken.Detail)
@@ -224,7 +224,7 @@ func TestFound04TheNewestEventIsTheRecords(t *testing.T) {
 	a.rename("moved to slot 2 by a change, not by Remac")
 	a.minting(two)
 	require.Equal(t, apikey.ChainReport{Events: 2, Unverifiable: 1}, a.report(), "the premise")
-	a.writes(func(all []apikey.EventRecord) []apikey.EventRecord { blamed(&all[1], 1); return all })
+	a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent { blamed(&all[1], 1); return all })
 	report := a.report()
 	require.NotNil(t, report.Broken)
 	require.Equal(t, uint64(2), report.Broken.Seq, report.Broken.Detail)
@@ -261,7 +261,7 @@ func TestFound04MarksOfBefore(t *testing.T) {
 		require.Contains(t, report.Broken.Detail, "AdoptPepper")
 		page, err := a.manager.Events(a.ctx, apikey.EventsRequest{Key: a.key})
 		require.NoError(t, err)
-		require.Equal(t, apikey.Failed, page.Events[5].Doubt)
+		require.Equal(t, apikey.DoubtFailed, page.Events[5].Doubt)
 
 		require.ErrorIs(t, a.manager.AdoptPepper(as("acc_1", "superadmin"), apikey.AdoptPepperRequest{Slot: 1}), apikey.ErrForbidden)
 		require.ErrorIs(t, a.manager.AdoptPepper(background, apikey.AdoptPepperRequest{Slot: 1}), apikey.ErrNoActor)
@@ -322,7 +322,7 @@ func TestFound05EventsAreChecked(t *testing.T) {
 		list := func(account string) (all []apikey.Event) {
 			t.Helper()
 			for _, ev := range a.allEvents(apikey.EventsRequest{Account: account}) {
-				if ev.Key != (apikey.KeyID{}) || ev.Outcome == apikey.Refused || ev.Outcome == apikey.Unreadable {
+				if ev.Key != (apikey.KeyID{}) || ev.Outcome == apikey.OutcomeRefused || ev.Outcome == apikey.OutcomeUnreadable {
 					all = append(all, ev)
 				}
 			}
@@ -333,26 +333,26 @@ func TestFound05EventsAreChecked(t *testing.T) {
 		for _, ev := range honest {
 			want := apikey.Doubt("")
 			if ev.Seq >= 1 && ev.Seq <= 3 {
-				want = apikey.Unverifiable
+				want = apikey.DoubtUnverifiable
 			}
 			require.Equal(t, want, ev.Doubt, "event %d", ev.Seq)
-			require.NotEqual(t, apikey.Unreadable, ev.Outcome, "it is shown")
+			require.NotEqual(t, apikey.OutcomeUnreadable, ev.Outcome, "it is shown")
 		}
-		for name, change := range map[string]func(e *apikey.EventRecord){
-			"actor in the body": func(e *apikey.EventRecord) { blamed(e, 2) },
-			"role in the body": func(e *apikey.EventRecord) {
+		for name, change := range map[string]func(e *apikey.StoreEvent){
+			"actor in the body": func(e *apikey.StoreEvent) { blamed(e, 2) },
+			"role in the body": func(e *apikey.StoreEvent) {
 				e.Body = []byte(strings.NewReplacer("admin", "adm1n", "viewer", "v1ewer", "operator", "0perator").Replace(string(e.Body)))
 			},
-			"column":              func(e *apikey.EventRecord) { e.Action = apikey.ActionReveal },
-			"hash":                func(e *apikey.EventRecord) { e.Hash[9] ^= 1 },
-			"moved in time":       func(e *apikey.EventRecord) { e.Time = e.Time.Add(time.Hour) },
-			"another ID":          func(e *apikey.EventRecord) { e.ID[3]++ },
-			"a pepper made up":    func(e *apikey.EventRecord) { blamed(e, 33) },
-			"moved in its chain":  func(e *apikey.EventRecord) { e.Seq += 9 },
-			"truncated":           func(e *apikey.EventRecord) { e.Body = e.Body[:len(e.Body)/2] },
-			"given another keyed": func(e *apikey.EventRecord) { e.Key = apikey.NewKeyID() },
+			"column":              func(e *apikey.StoreEvent) { e.Action = apikey.ActionReveal },
+			"hash":                func(e *apikey.StoreEvent) { e.Hash[9] ^= 1 },
+			"moved in time":       func(e *apikey.StoreEvent) { e.Time = e.Time.Add(time.Hour) },
+			"another ID":          func(e *apikey.StoreEvent) { e.ID[3]++ },
+			"a pepper made up":    func(e *apikey.StoreEvent) { blamed(e, 33) },
+			"moved in its chain":  func(e *apikey.StoreEvent) { e.Seq += 9 },
+			"truncated":           func(e *apikey.StoreEvent) { e.Body = e.Body[:len(e.Body)/2] },
+			"given another keyed": func(e *apikey.StoreEvent) { e.Key = apikey.NewKeyID() },
 		} {
-			a.writes(func(all []apikey.EventRecord) []apikey.EventRecord {
+			a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 				for i := range all {
 					change(&all[i])
 				}
@@ -362,11 +362,11 @@ func TestFound05EventsAreChecked(t *testing.T) {
 			page, err := a.manager.Events(staff(), apikey.EventsRequest{Account: "acc_1", Limit: 1000})
 			require.NoError(t, err)
 			for _, ev := range page.Events {
-				if ev.Doubt == apikey.Unverifiable && name != "column" { // of the pepper that is gone
+				if ev.Doubt == apikey.DoubtUnverifiable && name != "column" { // of the pepper that is gone
 					continue
 				}
-				require.Equal(t, apikey.Failed, ev.Doubt, "%s: %+v", name, ev)
-				require.Equal(t, apikey.Unreadable, ev.Outcome, name)
+				require.Equal(t, apikey.DoubtFailed, ev.Doubt, "%s: %+v", name, ev)
+				require.Equal(t, apikey.OutcomeUnreadable, ev.Outcome, name)
 				require.Empty(t, ev.Actor.Role, "%s: the body is withheld", name)
 				require.Empty(t, ev.Actor.Account, name)
 				require.Empty(t, ev.Changed, name)
@@ -375,7 +375,7 @@ func TestFound05EventsAreChecked(t *testing.T) {
 			require.GreaterOrEqual(t, keyed, 4, name)
 		}
 		// Another account's event, put among one's own: who did what there is not shown.
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord {
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 			for i := range all {
 				if all[i].Account == "acc_2" {
 					all[i].Account = "acc_1"
@@ -386,18 +386,18 @@ func TestFound05EventsAreChecked(t *testing.T) {
 		page, err := a.manager.Events(staff(), apikey.EventsRequest{Account: "acc_2"})
 		require.NoError(t, err)
 		require.Len(t, page.Events, 1)
-		require.Equal(t, apikey.Failed, page.Events[0].Doubt)
+		require.Equal(t, apikey.DoubtFailed, page.Events[0].Doubt)
 		require.Empty(t, page.Events[0].Actor.Role)
 
 		// One without the pepper is made up, with a hash of its own.
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord {
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 			for i := range all {
 				downgrade(&all[i])
 			}
 			return all
 		})
 		for _, ev := range list("acc_1") {
-			require.Equal(t, apikey.Unverifiable, ev.Doubt, "it is labelled")
+			require.Equal(t, apikey.DoubtUnverifiable, ev.Doubt, "it is labelled")
 		}
 	})
 }
@@ -413,7 +413,7 @@ func TestFound04TheOperationsPageTells(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 6, events)
 		require.Equal(t, []string{"key " + a.key.String() + ": 3 of 6 events", "outside the chains: 1 events"}, unsure, "the first pepper's introduction is its own")
-		a.writes(func(all []apikey.EventRecord) []apikey.EventRecord {
+		a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 			for i := range all {
 				if all[i].Action == apikey.ActionIssue && all[i].Seq == 0 {
 					blamed(&all[i], 2)
@@ -433,7 +433,7 @@ func TestFound05EventsWithoutAPepper(t *testing.T) {
 	key := e.issue().Key.ID
 	for _, damaged := range []bool{false, true} {
 		p.hook(func(p *proxy) {
-			p.events = func(all []apikey.EventRecord) []apikey.EventRecord {
+			p.events = func(all []apikey.StoreEvent) []apikey.StoreEvent {
 				if damaged {
 					all[0].Hash[0]++
 				}
@@ -442,9 +442,9 @@ func TestFound05EventsWithoutAPepper(t *testing.T) {
 		})
 		page, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: key})
 		require.NoError(t, err)
-		want := apikey.Unverifiable
+		want := apikey.DoubtUnverifiable
 		if damaged {
-			want = apikey.Failed
+			want = apikey.DoubtFailed
 		}
 		require.Equal(t, want, page.Events[0].Doubt)
 	}

@@ -268,10 +268,10 @@ func TestFound16NoComputedTimeIsBeyondTheYear9999(t *testing.T) {
 // farStore answers with records that an earlier version has stored.
 type farStore struct {
 	apikey.Store
-	edit func(*apikey.Record)
+	edit func(*apikey.StoreRecord)
 }
 
-func (s *farStore) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *farStore) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	if err == nil {
 		s.edit(&r)
@@ -279,7 +279,7 @@ func (s *farStore) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, err
 	return r, err
 }
 
-func (s *farStore) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *farStore) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	page, err := s.Store.List(ctx, f)
 	for i := range page.Records {
 		if s.edit != nil {
@@ -299,13 +299,13 @@ func TestFound16AStoredTimeBeyondTheYear9999IsShown(t *testing.T) {
 		e.store = store
 	})
 	key := e.issue()
-	store.edit = func(r *apikey.Record) {
+	store.edit = func(r *apikey.StoreRecord) {
 		if r.ID != key.Key.ID || r.Version > 1 {
 			return
 		}
 		r.ExpiresAt, r.RotateMonths, r.RotateDue = far, 1, far
 		r.Credentials[0].NotAfter, r.Credentials[0].LastUsed = far, far
-		r.Credentials = append([]apikey.Credential{
+		r.Credentials = append([]apikey.StoreCredential{
 			{ID: apikey.NewCredentialID(), NotBefore: far, NotAfter: far, Hash: "x"}, {ID: apikey.NewCredentialID(), NotAfter: early, Hash: "x"},
 		}, r.Credentials...)
 	}

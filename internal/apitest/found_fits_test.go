@@ -95,7 +95,7 @@ func TestFound13HashersThatCannotWork(t *testing.T) {
 	require.NoError(t, err, "its hashes are not known before it makes one")
 	_, err = m.Issue(apikey.WithActor(context.Background(), admin), apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrInvalid)
-	page, err := mc.Store.List(background, apikey.Filter{})
+	page, err := mc.Store.List(background, apikey.StoreFilter{})
 	require.NoError(t, err)
 	require.Empty(t, page.Records)
 }
@@ -109,7 +109,7 @@ func (s outlet) String() string               { return string(s) }
 // A form of ability that the Manager gives to keys has to be known where they are
 // verified: there it would be damage, or a scope of the same letters.
 func TestFound13LocalCatalogHasTheForms(t *testing.T) {
-	form := apikey.Entry{Parse: func(s string) (apikey.Ability, bool) { return outlet(s), strings.HasPrefix(s, "outlet:") }}
+	form := apikey.CatalogEntry{Parse: func(s string) (apikey.Ability, bool) { return outlet(s), strings.HasPrefix(s, "outlet:") }}
 	forms := apikey.MustCatalog(form)
 	for name, c := range map[string]struct {
 		local *apikey.Catalog

@@ -191,7 +191,7 @@ type listCounter struct {
 	calls atomic.Int64
 }
 
-func (s *listCounter) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *listCounter) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	s.calls.Add(1)
 	return s.Store.List(ctx, f)
 }
@@ -206,14 +206,14 @@ func TestFound08OldProcessesAreNoticed(t *testing.T) {
 		asleep := e.issue(func(r *apikey.IssueRequest) { r.Disabled = true })
 		r, err := e.store.Get(background, asleep.Key.ID)
 		require.NoError(t, err)
-		page, err := e.store.Items(background, apikey.ItemFilter{Kind: "quota"})
+		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "quota"})
 		require.NoError(t, err)
 		require.Len(t, page.Items, 1)
 		quota := page.Items[0]
 		quota.Version++
 		r.Version, r.Disabled = r.Version+1, false
-		event := apikey.EventRecord{ID: [16]byte(apikey.NewCredentialID()), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Time: e.clock.now()}
-		require.NoError(t, e.store.Apply(background, apikey.Change{ID: event.ID, Record: &r, Event: &event, Items: []apikey.Item{quota}}))
+		event := apikey.StoreEvent{ID: [16]byte(apikey.NewCredentialID()), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Time: e.clock.now()}
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: event.ID, Record: &r, Event: &event, Items: []apikey.StoreItem{quota}}))
 		e.issue()
 		_, err = e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 		require.ErrorIs(t, err, apikey.ErrLimit)

@@ -19,7 +19,7 @@ type rows struct {
 	asked, written int
 }
 
-func (r *rows) count(t *testing.T, s apikey.Store) func(context.Context, []apikey.Upkeep, func() error) error {
+func (r *rows) count(t *testing.T, s apikey.Store) func(context.Context, []apikey.StoreUpkeep, func() error) error {
 	used := func(id apikey.CredentialID) time.Time {
 		record, err := s.Lookup(background, id)
 		require.NoError(t, err)
@@ -30,7 +30,7 @@ func (r *rows) count(t *testing.T, s apikey.Store) func(context.Context, []apike
 		}
 		return time.Time{}
 	}
-	return func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
+	return func(_ context.Context, batch []apikey.StoreUpkeep, next func() error) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		before := make([]time.Time, len(batch))
@@ -94,7 +94,7 @@ func TestFound27LastUsedIsWrittenOnceAMinute(t *testing.T) {
 		inUse(4)
 		_, written := counted.take()
 		require.LessOrEqual(t, written, keys*11/10)
-		never, err := e.store.List(background, apikey.Filter{NeverUsed: true})
+		never, err := e.store.List(background, apikey.StoreFilter{NeverUsed: true})
 		require.NoError(t, err)
 		require.Empty(t, never.Records, "a token that was never used is used at once")
 		for range minutes {

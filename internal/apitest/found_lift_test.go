@@ -310,7 +310,7 @@ func TestFound10BudgetOfAnEarlierVersion(t *testing.T) {
 	mail := append(bytes.Clone(it.Data[:len(it.Data)-8]), 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 'i', 'd', 0x7f, 0, 0, 0, 0, 0, 0, 0)
 	it.Version++
 	it.Data = mail
-	require.NoError(t, e.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}}))
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
 	require.NoError(t, e.exhaust(f, 7))
 	require.ErrorIs(t, e.exhaust(f, 1), apikey.ErrTooManyAttempts)
 }

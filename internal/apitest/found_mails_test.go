@@ -208,7 +208,7 @@ func TestFound09DamagedCountIsFull(t *testing.T) {
 		it := e.itemsOf("mails")[0]
 		it.Version++
 		it.Data = it.Data[:len(it.Data)-1]
-		require.NoError(t, e.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}}))
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
 		_, err = e.manager.Challenge(e.ctx, "email", request(1))
 		require.ErrorIs(t, err, apikey.ErrTooManyAttempts)
 		e.clock.move(time.Hour)

@@ -99,7 +99,7 @@ func TestFound26NamesShowWhatTheyAre(t *testing.T) {
 func TestFound26AStoredNameStays(t *testing.T) {
 	e := newEnv(t, noPepper)
 	key := e.issue()
-	e.rewrite(key.Key.ID, func(r *apikey.Record) { r.Name = badNames["right-to-left"] })
+	e.rewrite(key.Key.ID, func(r *apikey.StoreRecord) { r.Name = badNames["right-to-left"] })
 	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
 	require.NoError(t, err)
 	require.Equal(t, badNames["right-to-left"], info.Name)

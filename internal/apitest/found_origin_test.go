@@ -115,7 +115,7 @@ func TestFound13OriginsStoredBeforeGoOn(t *testing.T) {
 // boundBefore is a store whose keys are bound to such an origin.
 type boundBefore struct{ apikey.Store }
 
-func (s boundBefore) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s boundBefore) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Lookup(ctx, id)
 	r.Origins = []string{"http://127.1"}
 	return r, err

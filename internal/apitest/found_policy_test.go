@@ -190,7 +190,7 @@ func TestFound12PolicyRefusesByWhatIsAskedFor(t *testing.T) {
 	require.NoError(t, err)
 	refused := map[apikey.Action]int{}
 	for _, ev := range log.Events {
-		if ev.Outcome == apikey.Refused {
+		if ev.Outcome == apikey.OutcomeRefused {
 			refused[ev.Action]++
 		}
 	}
@@ -236,7 +236,7 @@ func TestFound12PolicyIsShownTheNewestKey(t *testing.T) {
 	require.NoError(t, err)
 	first := true
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, _ []apikey.Change) error {
+		p.apply = func(next func() error, _ []apikey.StoreChange) error {
 			if first {
 				first = false
 				_, err := rival.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:verify"})})

@@ -248,7 +248,7 @@ func TestFound25UnsentIsNotWaitedFor(t *testing.T) {
 		e := newEnv(t, on, through(&p), withFactors(&f, guardedBy("email")))
 		req := apikey.RotateRequest{Key: e.issue().Key.ID}
 		p.hook(func(p *proxy) { // its commit happens, and nobody hears of it
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				require.NoError(t, next())
 				return errCable
 			}

@@ -91,7 +91,7 @@ func FuzzAbility(f *testing.F) {
 	for _, text := range []string{"payment:refund", "payment:*", "balance=read", "region/id", "*", "a::b", "a=b=c", "=read", "yes/yes", "\x00:\xff"} {
 		f.Add(text, "payment:refund")
 	}
-	c := apikey.MustCatalog(append(catalog.Entries(), apikey.Entry{Parse: parseRegion})...)
+	c := apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})...)
 	f.Fuzz(func(t *testing.T, text, other string) {
 		var parsed []apikey.Ability
 		if s, err := apikey.ParseScope(text); err == nil {
@@ -167,7 +167,7 @@ type inserting struct {
 	next apikey.Cursor
 }
 
-func (s *inserting) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (s *inserting) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	page, err := s.Store.List(ctx, f)
 	if s.next != "" {
 		page.Next = s.next
@@ -175,7 +175,7 @@ func (s *inserting) List(ctx context.Context, f apikey.Filter) (apikey.Page, err
 	return page, err
 }
 
-func (s *inserting) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s *inserting) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := s.Store.Events(ctx, f)
 	if s.next != "" {
 		page.Next = s.next
@@ -206,7 +206,7 @@ func FuzzEvent(f *testing.F) {
 			require.NoError(t, err)
 		}
 		changed := false
-		forged.edit = func(r *apikey.EventRecord) {
+		forged.edit = func(r *apikey.StoreEvent) {
 			if r.Seq != uint64(which%3)+1 {
 				return
 			}
@@ -242,11 +242,11 @@ func TestTimesOfEventsHaveOneSpelling(t *testing.T) {
 		issued := e.issue()
 		list, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: issued.Key.ID})
 		require.NoError(t, err)
-		require.Equal(t, apikey.Done, list.Events[0].Outcome)
-		forged.edit = func(r *apikey.EventRecord) { binary.BigEndian.PutUint64(r.Body[at:], uint64(micros)) }
+		require.Equal(t, apikey.OutcomeDone, list.Events[0].Outcome)
+		forged.edit = func(r *apikey.StoreEvent) { binary.BigEndian.PutUint64(r.Body[at:], uint64(micros)) }
 		list, err = e.manager.Events(e.ctx, apikey.EventsRequest{Key: issued.Key.ID})
 		require.NoError(t, err)
-		require.Equal(t, apikey.Unreadable, list.Events[0].Outcome, name)
+		require.Equal(t, apikey.OutcomeUnreadable, list.Events[0].Outcome, name)
 		require.Equal(t, issued.Key.CreatedAt, list.Events[0].Time, name)
 	}
 }
@@ -254,10 +254,10 @@ func TestTimesOfEventsHaveOneSpelling(t *testing.T) {
 // forging is a Store that somebody writes to behind the library's back.
 type forging struct {
 	apikey.Store
-	edit func(*apikey.EventRecord)
+	edit func(*apikey.StoreEvent)
 }
 
-func (s *forging) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (s *forging) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := s.Store.Events(ctx, f)
 	for i := range page.Events {
 		if s.edit != nil {

@@ -248,33 +248,33 @@ func TestItemsCannotBeForged(t *testing.T) {
 		var f *factors
 		e := newEnv(t, on, withFactors(&f, apikey.GuardRevealAndRotate("password")))
 		a, b := e.issue(recoverable).Key.ID, e.issue(recoverable).Key.ID
-		put := func(it apikey.Item, change func(*apikey.Item)) {
+		put := func(it apikey.StoreItem, change func(*apikey.StoreItem)) {
 			it.Version++
 			change(&it)
-			require.NoError(t, e.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}}))
+			require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
 		}
 		reveal := apikey.RevealRequest{Key: a}
 		reveal.Grant = e.approve(f, e.ctx, "password", reveal)
 		granted := e.itemsOf("grant")[0]
-		tamper := map[string]func(*apikey.Item){
-			"a longer life": func(it *apikey.Item) { it.ExpiresAt = it.ExpiresAt.Add(time.Microsecond) },
-			"no MAC":        func(it *apikey.Item) { it.Data = append([]byte{0}, it.Data[33:]...) },
-			"another slot":  func(it *apikey.Item) { it.Data = append([]byte{2}, it.Data[1:]...) },
-			"one bit":       func(it *apikey.Item) { it.Data[len(it.Data)-9] ^= 1 },
-			"nothing":       func(it *apikey.Item) { it.Data = nil },
-			"the MAC alone": func(it *apikey.Item) { it.Data = it.Data[:33] },
-			"cut":           func(it *apikey.Item) { it.Data = it.Data[:len(it.Data)-1] },
+		tamper := map[string]func(*apikey.StoreItem){
+			"a longer life": func(it *apikey.StoreItem) { it.ExpiresAt = it.ExpiresAt.Add(time.Microsecond) },
+			"no MAC":        func(it *apikey.StoreItem) { it.Data = append([]byte{0}, it.Data[33:]...) },
+			"another slot":  func(it *apikey.StoreItem) { it.Data = append([]byte{2}, it.Data[1:]...) },
+			"one bit":       func(it *apikey.StoreItem) { it.Data[len(it.Data)-9] ^= 1 },
+			"nothing":       func(it *apikey.StoreItem) { it.Data = nil },
+			"the MAC alone": func(it *apikey.StoreItem) { it.Data = it.Data[:33] },
+			"cut":           func(it *apikey.StoreItem) { it.Data = it.Data[:len(it.Data)-1] },
 		}
 		for name, change := range tamper {
 			now := e.itemsOf("grant")[0]
-			put(now, func(it *apikey.Item) {
+			put(now, func(it *apikey.StoreItem) {
 				it.Data, it.ExpiresAt = append([]byte(nil), granted.Data...), granted.ExpiresAt
 				change(it)
 			})
 			_, err := e.manager.Reveal(e.ctx, reveal)
 			require.ErrorIs(t, err, apikey.ErrGrant, name)
 		}
-		put(e.itemsOf("grant")[0], func(it *apikey.Item) { it.Data, it.ExpiresAt = granted.Data, granted.ExpiresAt })
+		put(e.itemsOf("grant")[0], func(it *apikey.StoreItem) { it.Data, it.ExpiresAt = granted.Data, granted.ExpiresAt })
 		_, err := e.manager.Reveal(e.ctx, reveal)
 		require.NoError(t, err, "as it was it redeems")
 
@@ -283,11 +283,11 @@ func TestItemsCannotBeForged(t *testing.T) {
 		require.NoError(t, err)
 		second, err := e.manager.Challenge(e.ctx, "password", apikey.RevealRequest{Key: b})
 		require.NoError(t, err)
-		items := map[string]apikey.Item{}
+		items := map[string]apikey.StoreItem{}
 		for _, it := range e.itemsOf("challenge") {
 			items[it.ID] = it
 		}
-		put(items[first.ID], func(it *apikey.Item) { it.Data = items[second.ID].Data })
+		put(items[first.ID], func(it *apikey.StoreItem) { it.Data = items[second.ID].Data })
 		_, err = e.manager.Confirm(e.ctx, first.ID, password)
 		require.ErrorIs(t, err, apikey.ErrChallenge)
 	})

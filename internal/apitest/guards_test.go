@@ -30,9 +30,9 @@ func TestMACCoversEveryField(t *testing.T) {
 		r.Metadata = map[string]string{"a": "b"}
 	})
 	request := apikey.Request{Addr: netip.MustParseAddr("192.0.2.1"), Origin: "https://shop.example"}
-	verify := func(change func(*apikey.Record)) error {
+	verify := func(change func(*apikey.StoreRecord)) error {
 		s.set(func(s *spy) {
-			s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 				r, err := next()
 				change(&r)
 				return r, err
@@ -41,16 +41,16 @@ func TestMACCoversEveryField(t *testing.T) {
 		_, err := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true }).Verify(background, key.Token.Reveal(), request)
 		return err
 	}
-	require.NoError(t, verify(func(*apikey.Record) {}))
+	require.NoError(t, verify(func(*apikey.StoreRecord) {}))
 	fields := 0
-	each := func(typ reflect.Type, prefix string, in func(*apikey.Record) reflect.Value) {
+	each := func(typ reflect.Type, prefix string, in func(*apikey.StoreRecord) reflect.Value) {
 		for i := range typ.NumField() {
 			name := prefix + typ.Field(i).Name
 			if outside[name] || name == "Credentials" {
 				continue
 			}
 			fields++
-			err := verify(func(r *apikey.Record) { alter(t, in(r).Field(i)) })
+			err := verify(func(r *apikey.StoreRecord) { alter(t, in(r).Field(i)) })
 			if name == "Credentials.ID" { // what was presented is not there any more
 				require.Error(t, err, name)
 				continue
@@ -58,8 +58,8 @@ func TestMACCoversEveryField(t *testing.T) {
 			require.ErrorIs(t, err, apikey.ErrCorrupt, "%s is not covered", name)
 		}
 	}
-	each(reflect.TypeFor[apikey.Record](), "", func(r *apikey.Record) reflect.Value { return reflect.ValueOf(r).Elem() })
-	each(reflect.TypeFor[apikey.Credential](), "Credentials.", func(r *apikey.Record) reflect.Value {
+	each(reflect.TypeFor[apikey.StoreRecord](), "", func(r *apikey.StoreRecord) reflect.Value { return reflect.ValueOf(r).Elem() })
+	each(reflect.TypeFor[apikey.StoreCredential](), "Credentials.", func(r *apikey.StoreRecord) reflect.Value {
 		return reflect.ValueOf(r).Elem().FieldByName("Credentials").Index(0)
 	})
 	require.Greater(t, fields, 25)
@@ -99,7 +99,7 @@ func alter(t *testing.T, v reflect.Value) {
 // knows. The record stays sound: the newer one resumes it.
 func TestAnOlderManagerRuinsNothing(t *testing.T) {
 	e := newEnv(t, func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Parse: func(s string) (apikey.Ability, bool) { return shout(s), s == "NEW FORM" }})
+		e.mc.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Parse: func(s string) (apikey.Ability, bool) { return shout(s), s == "NEW FORM" }})
 		e.vc.Catalog = e.mc.Catalog
 	})
 	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"NEW FORM"} })
@@ -218,7 +218,7 @@ func TestDroppedAbilitiesFreezeNothing(t *testing.T) {
 	e := newEnv(t)
 	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"payment:refund", "payment:verify"} })
 	m := e.newManager(func(c *apikey.ManagerConfig) {
-		c.Catalog = apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"})
+		c.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
 		c.Limits.Abilities = 1
 	})
 	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
@@ -244,12 +244,12 @@ func TestForeignDamageIsNotFound(t *testing.T) {
 
 type damagedRows struct{ apikey.Store }
 
-func (d damagedRows) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (d damagedRows) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := d.Store.Get(ctx, id)
 	if err != nil {
 		return r, err
 	}
-	return apikey.Record{}, &apikey.CorruptError{Key: id, Account: r.Account, Detail: "abilities are not readable"}
+	return apikey.StoreRecord{}, &apikey.CorruptError{Key: id, Account: r.Account, Detail: "abilities are not readable"}
 }
 
 // Two nodes list the same peppers in another order. Neither rewrites what the
@@ -262,7 +262,7 @@ func TestChecksDoNotFlapBetweenPeppers(t *testing.T) {
 	for _, order := range [][]apikey.Pepper{{two, e.mc.Peppers[0]}, {e.mc.Peppers[0], two}} {
 		s := &spy{Store: e.store}
 		s.set(func(s *spy) {
-			s.upkeep = func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
+			s.upkeep = func(_ context.Context, batch []apikey.StoreUpkeep, next func() error) error {
 				for _, u := range batch {
 					if u.NewCheck != nil {
 						writes++
@@ -367,7 +367,7 @@ func TestALateMessageHealsAtTheNextUse(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
 			c.Records = append(c.Records, late)
 			return c, err
@@ -388,18 +388,18 @@ type forgedDeath struct {
 	on bool
 }
 
-func (f *forgedDeath) forge(r apikey.Record, err error) (apikey.Record, error) {
+func (f *forgedDeath) forge(r apikey.StoreRecord, err error) (apikey.StoreRecord, error) {
 	if f.on && err == nil && r.RevokedAt.IsZero() {
 		r.RevokedAt, r.Disabled = r.CreatedAt, true
 	}
 	return r, err
 }
 
-func (f *forgedDeath) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (f *forgedDeath) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	return f.forge(f.Store.Get(ctx, id))
 }
 
-func (f *forgedDeath) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (f *forgedDeath) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	return f.forge(f.Store.Lookup(ctx, id))
 }
 
@@ -457,7 +457,7 @@ func TestRevokingADamagedKeyIsNotUndoneHere(t *testing.T) {
 
 type renamer struct{ apikey.Store }
 
-func (s *renamer) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (s *renamer) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := s.Store.Get(ctx, id)
 	r.Name += " (changed)"
 	return r, err
@@ -475,7 +475,7 @@ func TestJunkDoesNotHoldUpWarmKeys(t *testing.T) {
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open)
 	s.set(func(s *spy) {
-		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			if id != key.Token.Credential() {
 				<-gate
 			}
@@ -502,7 +502,7 @@ func TestCutOffWritesFenceTheirOwnKeyAlone(t *testing.T) {
 	mine, theirs := e.issue(), e.issue()
 	lost.on = true
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: theirs.Key.ID, Name: apikey.Set(fmt.Sprint(s.lookups.Load()))})
 			if err == nil {
 				t.Error("the answer was to be lost")
@@ -524,7 +524,7 @@ func TestSyncAsksAfterItWasCalled(t *testing.T) {
 	read, gate := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
 			once.Do(func() { close(read); <-gate })
 			return c, err
@@ -566,7 +566,7 @@ type beforeApply struct {
 	hook func()
 }
 
-func (b *beforeApply) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (b *beforeApply) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	if b.hook != nil {
 		b.hook()
 	}
@@ -586,7 +586,7 @@ func TestAnEventOfANewerVersion(t *testing.T) {
 	require.Equal(t, 1, report.Unverifiable)
 	log, err := e.manager.Events(e.ctx, apikey.EventsRequest{Key: key.Key.ID})
 	require.NoError(t, err)
-	require.Equal(t, apikey.Unreadable, log.Events[0].Outcome)
+	require.Equal(t, apikey.OutcomeUnreadable, log.Events[0].Outcome)
 	require.Equal(t, apikey.ActionIssue, log.Events[0].Action)
 	n.forge = true
 	report, err = e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
@@ -600,16 +600,16 @@ type newerEvents struct {
 	on, forge bool
 }
 
-func (n *newerEvents) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (n *newerEvents) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	r, err := n.Store.Get(ctx, id)
 	if n.on && err == nil {
-		page, _ := n.Events(ctx, apikey.EventFilter{Key: id, Chain: true})
+		page, _ := n.Events(ctx, apikey.StoreEventFilter{Key: id, Chain: true})
 		r.Head = page.Events[0].Hash
 	}
 	return r, err
 }
 
-func (n *newerEvents) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (n *newerEvents) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := n.Store.Events(ctx, f)
 	for i := range page.Events {
 		if n.on {
@@ -659,7 +659,7 @@ func TestLocalVerifiersHaveToMatch(t *testing.T) {
 		}
 		_, err = apikey.NewManager(background, mc)
 		require.ErrorIs(t, err, c.want, name)
-		items, lookErr := store.Items(background, apikey.ItemFilter{Kind: "pepper"})
+		items, lookErr := store.Items(background, apikey.StoreItemFilter{Kind: "pepper"})
 		require.NoError(t, lookErr)
 		require.True(t, err == nil || len(items.Items) == 0, "%s: something was written", name)
 		require.NoError(t, v.Close(background))

@@ -109,7 +109,7 @@ func TestIssueAfterConflicts(t *testing.T) {
 		})
 		left := conflicts
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				if left--; left >= 0 {
 					return apikey.ErrConflict
 				}

@@ -288,7 +288,7 @@ func TestItemsBentToAnotherAccount(t *testing.T) {
 	require.NoError(t, err)
 	for name, foreign := range map[string]apikey.KeyID{"another account": theirs.Live.Key.ID, "another mode": mine.Test.Key.ID} {
 		p.hook(func(p *proxy) {
-			p.items = func(items []apikey.Item) {
+			p.items = func(items []apikey.StoreItem) {
 				for _, it := range items {
 					if it.Kind == "idem" || it.Kind == "provision" {
 						copy(it.Data[len(it.Data)-16:], foreign[:])

@@ -40,9 +40,9 @@ func pairs(n int) map[string]string {
 }
 
 func TestIssueLimits(t *testing.T) {
-	many := make([]apikey.Entry, 70)
+	many := make([]apikey.CatalogEntry, 70)
 	for i := range many {
-		many[i] = apikey.Entry{Scope: fmt.Sprintf("op:n%02d", i)}
+		many[i] = apikey.CatalogEntry{Scope: fmt.Sprintf("op:n%02d", i)}
 	}
 	type change = func(r *apikey.IssueRequest, n int)
 	for _, c := range []struct {
@@ -394,7 +394,7 @@ func TestTokensAreUniqueAndKeptNowhere(t *testing.T) {
 		require.NotContains(t, fmt.Sprintf("%+v", r), secret)
 	}
 	require.Len(t, seen, 4*n)
-	events, err := e.store.Events(background, apikey.EventFilter{Limit: 1000})
+	events, err := e.store.Events(background, apikey.StoreEventFilter{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, events.Events, n+1) // and the pepper's introduction
 	for text := range seen {

@@ -137,13 +137,13 @@ func (k *leakEnv) recordRows() []leakRow {
 	ctx := context.Background()
 	record, err := k.store.Get(ctx, k.id)
 	require.NoError(k.t, err)
-	page, err := k.store.List(ctx, apikey.Filter{})
+	page, err := k.store.List(ctx, apikey.StoreFilter{})
 	require.NoError(k.t, err)
 	changes, err := k.store.Changed(ctx, "", 10)
 	require.NoError(k.t, err)
-	events, err := k.store.Events(ctx, apikey.EventFilter{})
+	events, err := k.store.Events(ctx, apikey.StoreEventFilter{})
 	require.NoError(k.t, err)
-	items, err := k.store.Items(ctx, apikey.ItemFilter{Kind: "pepper"})
+	items, err := k.store.Items(ctx, apikey.StoreItemFilter{Kind: "pepper"})
 	require.NoError(k.t, err)
 	list, err := k.manager.List(k.ctx, apikey.ListRequest{})
 	require.NoError(k.t, err)
@@ -153,13 +153,13 @@ func (k *leakEnv) recordRows() []leakRow {
 	require.NoError(k.t, err)
 	return []leakRow{
 		filled(k, record), filled(k, record.Credentials[0]), filled(k, page), filled(k, changes), filled(k, events),
-		filled(k, events.Events[0]), filled(k, items), filled(k, items.Items[0]), filled(k, apikey.Change{Record: &record}),
+		filled(k, events.Events[0]), filled(k, items), filled(k, items.Items[0]), filled(k, apikey.StoreChange{Record: &record}),
 		filled(k, k.live.Info()), filled(k, list), filled(k, log), filled(k, log.Events[0]), filled(k, report), filled(k, apikey.BrokenLink{}),
-		rowOf(k.live.Info().Metadata), filled(k, apikey.Upkeep{OldHash: record.Credentials[0].Hash}),
+		rowOf(k.live.Info().Metadata), filled(k, apikey.StoreUpkeep{OldHash: record.Credentials[0].Hash}),
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
 		rowOf(apikey.Recoverable), rowOf(apikey.FromCache), rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
-		rowOf(apikey.Failed),
+		rowOf(apikey.DoubtFailed),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
 	}
 }
@@ -173,8 +173,8 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.RevokeRequest{}),
 		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.AdoptPepperRequest{}), filled(k, apikey.EventsRequest{}),
 		filled(k, apikey.VerifyEventsRequest{}), filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
-		filled(k, apikey.Filter{}), filled(k, apikey.EventFilter{}), filled(k, apikey.ItemFilter{}), filled(k, apikey.Limits{}),
-		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.Entry{}),
+		filled(k, apikey.StoreFilter{}), filled(k, apikey.StoreEventFilter{}), filled(k, apikey.StoreItemFilter{}), filled(k, apikey.Limits{}),
+		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.CatalogEntry{}),
 		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}), filled(k, apikey.ResealRequest{}),
 		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}), filled(k, apikey.WrongAnswerError{}),
 		rowOf(catalog), rowOf(apikey.Scope("payment:refund")), rowOf(apikey.Read), filled(k, apikey.Access{}),

@@ -177,13 +177,13 @@ func TestNothingSaysASecret(t *testing.T) {
 			// A record that fails on the way says what, not for whom.
 			stored, err := k.store.Get(t.Context(), k.id)
 			require.NoError(t, err)
-			require.NoError(t, k.store.Upkeep(t.Context(), []apikey.Upkeep{{
+			require.NoError(t, k.store.Upkeep(t.Context(), []apikey.StoreUpkeep{{
 				Credential: k.token.Credential(), OldHash: stored.Credentials[0].Hash, NewHash: "$argon2id$v=19$damaged",
 			}}))
 			_, err = k.newVerifier().Verify(t.Context(), text, apikey.Request{})
 			require.ErrorIs(t, err, apikey.ErrCorrupt)
 			said.add(err)
-			k.rewrite(k.id, func(r *apikey.Record) { r.Mode = 77 })
+			k.rewrite(k.id, func(r *apikey.StoreRecord) { r.Mode = 77 })
 			require.NoError(t, k.verifier.Sync(t.Context()))
 			said.add(k.verify(k.token))
 			said.add(k.manager.RevokeToken(k.ctx, spliceSecret(text), "lost"))
@@ -194,7 +194,7 @@ func TestNothingSaysASecret(t *testing.T) {
 			said.add(report, err)
 			list, err := k.manager.Events(k.ctx, apikey.EventsRequest{})
 			said.add(list, err)
-			events, err := k.store.Events(t.Context(), apikey.EventFilter{})
+			events, err := k.store.Events(t.Context(), apikey.StoreEventFilter{})
 			said.add(events, err)
 			for _, e := range events.Events {
 				said.add(string(e.Body))

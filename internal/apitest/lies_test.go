@@ -13,10 +13,10 @@ import (
 )
 
 // lie makes every Lookup answer r.
-func lie(e *env, s *spy, r apikey.Record) {
+func lie(e *env, s *spy, r apikey.StoreRecord) {
 	require.NoError(e.t, e.verifier.Sync(background)) // the feed has nothing more to say
 	s.set(func(s *spy) {
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			return r, nil
 		}
 	})
@@ -24,7 +24,7 @@ func lie(e *env, s *spy, r apikey.Record) {
 
 // twoTokens issues a key and rotates it, with an overlap of an hour: its two tokens,
 // and the record that lists both.
-func (e *env) twoTokens() (outgoing, current apikey.Issued, r apikey.Record) {
+func (e *env) twoTokens() (outgoing, current apikey.Issued, r apikey.StoreRecord) {
 	outgoing = e.issue()
 	current, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: outgoing.Key.ID, Overlap: time.Hour})
 	require.NoError(e.t, err)
@@ -88,12 +88,12 @@ func TestADeathOfALowerVersionCounts(t *testing.T) {
 // getter is a store that went back in time.
 type getter struct {
 	apikey.Store
-	r     *apikey.Record
-	wrote apikey.Record
+	r     *apikey.StoreRecord
+	wrote apikey.StoreRecord
 }
 
-func (g *getter) Get(context.Context, apikey.KeyID) (apikey.Record, error) { return *g.r, nil }
-func (g *getter) Apply(_ context.Context, changes ...apikey.Change) error {
+func (g *getter) Get(context.Context, apikey.KeyID) (apikey.StoreRecord, error) { return *g.r, nil }
+func (g *getter) Apply(_ context.Context, changes ...apikey.StoreChange) error {
 	for _, c := range changes {
 		if c.Record != nil {
 			g.wrote = *c.Record
@@ -138,7 +138,7 @@ func TestAnotherKeysRecordAfterTheProof(t *testing.T) {
 	require.NoError(t, err)
 	reads := 0
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			if reads++; reads > 1 {
 				return dead, nil
 			}
@@ -245,8 +245,8 @@ func TestAnEndByTheClockOutlivesAnEmptyStore(t *testing.T) {
 			e.clock.move(2*e.maxAge() + time.Second)
 			require.ErrorIs(t, e.verify(k.Token), apikey.ErrUnauthenticated, "an older row alone revives nothing")
 			s.set(func(s *spy) {
-				s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-					return apikey.Record{}, apikey.ErrNotFound
+				s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+					return apikey.StoreRecord{}, apikey.ErrNotFound
 				}
 			})
 			e.clock.move(2*e.maxAge() + time.Second)

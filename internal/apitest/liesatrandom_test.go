@@ -31,7 +31,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			}
 			e.vc.AcceptUntagged = seed%4 == 0
 		})
-		var corpus []apikey.Record
+		var corpus []apikey.StoreRecord
 		tokens := []apikey.Token{}
 		owner := map[string]apikey.KeyID{}
 		for range 2 { // two keys, each with forked histories
@@ -72,22 +72,22 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			}
 		}
 		genuine := false
-		random := func() (apikey.Record, error) {
+		random := func() (apikey.StoreRecord, error) {
 			genuine = false
 			r := corpus[rnd.IntN(len(corpus))]
 			switch rnd.IntN(12) {
 			case 0:
-				return apikey.Record{}, apikey.ErrNotFound
+				return apikey.StoreRecord{}, apikey.ErrNotFound
 			case 1:
-				return apikey.Record{}, &apikey.CorruptError{Key: corpus[rnd.IntN(len(corpus))].ID}
+				return apikey.StoreRecord{}, &apikey.CorruptError{Key: corpus[rnd.IntN(len(corpus))].ID}
 			case 2:
 				r.Name += "x"
 			case 3:
 				r.Version, r.Credentials, r.MAC = 1<<40, nil, nil
 			case 4:
-				r.Credentials = append(append([]apikey.Credential{}, r.Credentials...), corpus[rnd.IntN(len(corpus))].Credentials...)
+				r.Credentials = append(append([]apikey.StoreCredential{}, r.Credentials...), corpus[rnd.IntN(len(corpus))].Credentials...)
 			case 5:
-				return apikey.Record{}, errors.New("down")
+				return apikey.StoreRecord{}, errors.New("down")
 			case 6:
 				r.Version = 0
 				r.MAC = nil
@@ -99,7 +99,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 		ended := map[apikey.CredentialID]bool{} // read so by the Verify that is under way
 		var answering sync.Mutex                // what is read behind asks too
 		s.set(func(s *spy) {
-			s.lookup = func(_ context.Context, id apikey.CredentialID, _ func() (apikey.Record, error)) (apikey.Record, error) {
+			s.lookup = func(_ context.Context, id apikey.CredentialID, _ func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 				answering.Lock()
 				defer answering.Unlock()
 				ended[id] = false
@@ -115,15 +115,15 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 						}
 					}
 				}
-				return apikey.Record{}, apikey.ErrNotFound
+				return apikey.StoreRecord{}, apikey.ErrNotFound
 			}
-			s.changed = func(_ context.Context, c apikey.Cursor, _ func() (apikey.Changes, error)) (apikey.Changes, error) {
+			s.changed = func(_ context.Context, c apikey.Cursor, _ func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 				answering.Lock()
 				defer answering.Unlock()
 				if rnd.IntN(10) == 0 && c != "" {
-					return apikey.Changes{}, apikey.ErrCursorLost
+					return apikey.StoreChanges{}, apikey.ErrCursorLost
 				}
-				ch := apikey.Changes{Current: true, Next: "x"}
+				ch := apikey.StoreChanges{Current: true, Next: "x"}
 				for range rnd.IntN(3) {
 					r, err := random()
 					var d *apikey.CorruptError

@@ -46,7 +46,7 @@ func TestNewManagerRefusesWhatCannotWork(t *testing.T) {
 }
 
 // cut loses every write.
-func cut(func() error, []apikey.Change) error { return errCable }
+func cut(func() error, []apikey.StoreChange) error { return errCable }
 
 // A day is not negative, also where the nanoseconds of one do not fit an int.
 func TestOverlapOfADay(t *testing.T) {
@@ -56,8 +56,8 @@ func TestOverlapOfADay(t *testing.T) {
 // downStore answers nothing.
 type downStore struct{ apikey.Store }
 
-func (downStore) Items(context.Context, apikey.ItemFilter) (apikey.ItemPage, error) {
-	return apikey.ItemPage{}, errCable
+func (downStore) Items(context.Context, apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
+	return apikey.StoreItemPage{}, errCable
 }
 
 func TestClosedManagerDoesNothing(t *testing.T) {
@@ -238,7 +238,7 @@ func TestStoreFailures(t *testing.T) {
 	}
 	for what, break_ := range map[string]func(*proxy){
 		"apply": func(p *proxy) {
-			p.apply = func(func() error, []apikey.Change) error { return errCable }
+			p.apply = func(func() error, []apikey.StoreChange) error { return errCable }
 		},
 		"get and list": func(p *proxy) {
 			fail := func() error { return fmt.Errorf("%w: %w", apikey.ErrUnavailable, errCable) }
@@ -287,7 +287,7 @@ func TestRevocationWithALostAnswerIsKnownHere(t *testing.T) {
 			require.NoError(t, e.verify(key.Token))
 			attempts := 0
 			var commit func() error
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				attempts++
 				if attempts == 1 { // under way still: it commits only later
 					commit = next

@@ -242,9 +242,9 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 		}
 		for _, e := range log.Events {
 			switch {
-			case e.Doubt == apikey.Failed: // perhaps of a key that is not there, whose chain nobody walks
+			case e.Doubt == apikey.DoubtFailed: // perhaps of a key that is not there, whose chain nobody walks
 				failed = append(failed, fmt.Errorf("event %s was changed, or put there: it calls itself %s by %q", e.ID, e.Action, e.Actor.ID))
-			case e.Doubt == apikey.Unverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
+			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
 				unsure++
 			}
 		}
@@ -825,14 +825,14 @@ func theDatabaseIsDown(t *testing.T) {
 		away := func() error { return errCable }
 		p.hook(func(p *proxy) {
 			p.get = away
-			p.apply = func(func() error, []apikey.Change) error { return errCable }
+			p.apply = func(func() error, []apikey.StoreChange) error { return errCable }
 		})
 		s.set(func(s *spy) {
-			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-				return apikey.Record{}, errCable
+			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+				return apikey.StoreRecord{}, errCable
 			}
-			s.changed = func(context.Context, apikey.Cursor, func() (apikey.Changes, error)) (apikey.Changes, error) {
-				return apikey.Changes{}, errCable
+			s.changed = func(context.Context, apikey.Cursor, func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
+				return apikey.StoreChanges{}, errCable
 			}
 		})
 		begun := time.Now()

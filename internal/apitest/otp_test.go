@@ -128,9 +128,9 @@ func TestMailServerIsDown(t *testing.T) {
 }
 
 // itemsOf are the stored items of a kind.
-func (e *env) itemsOf(kind apikey.ItemKind) []apikey.Item {
+func (e *env) itemsOf(kind apikey.StoreItemKind) []apikey.StoreItem {
 	e.t.Helper()
-	page, err := e.store.Items(background, apikey.ItemFilter{Kind: kind})
+	page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: kind})
 	require.NoError(e.t, err)
 	return page.Items
 }
@@ -345,7 +345,7 @@ func TestAttemptIsChargedBeforeItIsCompared(t *testing.T) {
 		for range 5 {
 			applied = 0
 			p.hook(func(p *proxy) {
-				p.apply = func(next func() error, _ []apikey.Change) error {
+				p.apply = func(next func() error, _ []apikey.StoreChange) error {
 					if applied++; applied > 1 {
 						return errCable // the process has died
 					}

@@ -37,9 +37,9 @@ func TestADoubtOutlivesAnOlderRead(t *testing.T) {
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 		var lost atomic.Bool
 		s.set(func(s *spy) {
-			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 				if lost.CompareAndSwap(false, true) {
-					return apikey.Changes{}, apikey.ErrCursorLost
+					return apikey.StoreChanges{}, apikey.ErrCursorLost
 				}
 				return next()
 			}
@@ -64,11 +64,11 @@ func TestARepeatedRecordFencesNothing(t *testing.T) {
 		shown, err := s.Store.Get(background, key.Key.ID)
 		require.NoError(t, err)
 		s.set(func(s *spy) {
-			s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 				time.Sleep(2 * time.Millisecond)
 				return next()
 			}
-			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 				time.Sleep(time.Millisecond)
 				c, err := next()
 				c.Records = append(c.Records, shown)
@@ -109,11 +109,11 @@ func TestOneCallThatHangs(t *testing.T) {
 				var read, asked atomic.Bool
 				test(t, e, key, func() {
 					s.set(func(s *spy) {
-						s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+						s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 							hangs(gate, &read)
 							return next()
 						}
-						s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+						s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 							hangs(gate, &asked)
 							return next()
 						}
@@ -162,7 +162,7 @@ func TestNobodyFailsByAnothersDeadline(t *testing.T) {
 		require.NoError(t, e.verifier.Sync(background))
 		var slow atomic.Bool
 		s.set(func(s *spy) {
-			s.lookup = func(ctx context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+			s.lookup = func(ctx context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 				d := 200 * time.Millisecond
 				if slow.CompareAndSwap(false, true) {
 					d = 4900 * time.Millisecond
@@ -171,7 +171,7 @@ func TestNobodyFailsByAnothersDeadline(t *testing.T) {
 				case <-time.After(d):
 					return next()
 				case <-ctx.Done():
-					return apikey.Record{}, ctx.Err()
+					return apikey.StoreRecord{}, ctx.Err()
 				}
 			}
 		})
@@ -200,8 +200,8 @@ func TestAnOutageIsNotAskedByEveryHit(t *testing.T) {
 		time.Sleep(5*time.Minute + time.Second)
 		require.NoError(t, e.verifier.Sync(background))
 		s.set(func(s *spy) {
-			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-				return apikey.Record{}, errors.New("connection refused")
+			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+				return apikey.StoreRecord{}, errors.New("connection refused")
 			}
 		})
 		before := s.lookups.Load()

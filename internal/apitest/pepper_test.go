@@ -124,7 +124,7 @@ func TestPurposesAreApart(t *testing.T) {
 		require.Empty(t, seen[sub])
 		seen[sub] = purpose
 	}
-	events, err := e.store.Events(t.Context(), apikey.EventFilter{Key: issued.Key.ID})
+	events, err := e.store.Events(t.Context(), apikey.StoreEventFilter{Key: issued.Key.ID})
 	require.NoError(t, err)
 	require.Equal(t, hmacOf(subkey(t, key, "event"), string(events.Events[0].Body)), events.Events[0].Hash[:])
 	require.Equal(t, events.Events[0].Hash, r.Head)

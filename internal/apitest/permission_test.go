@@ -158,22 +158,22 @@ func TestParseAccess(t *testing.T) {
 
 func TestNewCatalog(t *testing.T) {
 	for name, c := range map[string]struct {
-		entries []apikey.Entry
+		entries []apikey.CatalogEntry
 		wrong   string // "": nothing
 	}{
 		"empty":              {nil, ""},
-		"all three forms":    {[]apikey.Entry{{Scope: "a:b"}, {Product: "a"}, {Parse: parseRegion}}, ""},
-		"two of the own":     {[]apikey.Entry{{Parse: parseRegion}, {Parse: parseRegion}}, ""},
-		"empty entry":        {[]apikey.Entry{{Scope: "a:b"}, {}}, "entry 1"},
-		"description alone":  {[]apikey.Entry{{Description: "refunds"}}, "exactly one"},
-		"scope and product":  {[]apikey.Entry{{Scope: "a:b", Product: "a"}}, "exactly one"},
-		"scope and parse":    {[]apikey.Entry{{Scope: "a:b", Parse: parseRegion}}, "exactly one"},
-		"malformed scope":    {[]apikey.Entry{{Scope: "refund"}}, "refund"},
-		"wildcard":           {[]apikey.Entry{{Scope: "payment:*"}}, "lists what exists"},
-		"malformed product":  {[]apikey.Entry{{Product: "Balance"}}, "Balance"},
-		"product with level": {[]apikey.Entry{{Product: "balance=read"}}, "balance=read"},
-		"scope twice":        {[]apikey.Entry{{Scope: "a:b"}, {Scope: "a:c"}, {Scope: "a:b", Publishable: true}}, `"a:b" twice`},
-		"product twice":      {[]apikey.Entry{{Product: "a"}, {Product: "a"}}, "twice"},
+		"all three forms":    {[]apikey.CatalogEntry{{Scope: "a:b"}, {Product: "a"}, {Parse: parseRegion}}, ""},
+		"two of the own":     {[]apikey.CatalogEntry{{Parse: parseRegion}, {Parse: parseRegion}}, ""},
+		"empty entry":        {[]apikey.CatalogEntry{{Scope: "a:b"}, {}}, "entry 1"},
+		"description alone":  {[]apikey.CatalogEntry{{Description: "refunds"}}, "exactly one"},
+		"scope and product":  {[]apikey.CatalogEntry{{Scope: "a:b", Product: "a"}}, "exactly one"},
+		"scope and parse":    {[]apikey.CatalogEntry{{Scope: "a:b", Parse: parseRegion}}, "exactly one"},
+		"malformed scope":    {[]apikey.CatalogEntry{{Scope: "refund"}}, "refund"},
+		"wildcard":           {[]apikey.CatalogEntry{{Scope: "payment:*"}}, "lists what exists"},
+		"malformed product":  {[]apikey.CatalogEntry{{Product: "Balance"}}, "Balance"},
+		"product with level": {[]apikey.CatalogEntry{{Product: "balance=read"}}, "balance=read"},
+		"scope twice":        {[]apikey.CatalogEntry{{Scope: "a:b"}, {Scope: "a:c"}, {Scope: "a:b", Publishable: true}}, `"a:b" twice`},
+		"product twice":      {[]apikey.CatalogEntry{{Product: "a"}, {Product: "a"}}, "twice"},
 	} {
 		c2, err := apikey.NewCatalog(c.entries...)
 		if c.wrong == "" {
@@ -190,12 +190,12 @@ func TestNewCatalog(t *testing.T) {
 // Entries is for showing: what a caller does to it, or to what they passed, never
 // reaches the catalog.
 func TestCatalogIsImmutable(t *testing.T) {
-	entries := []apikey.Entry{{Scope: "payment:refund"}}
+	entries := []apikey.CatalogEntry{{Scope: "payment:refund"}}
 	c := apikey.MustCatalog(entries...)
 	entries[0].Publishable = true
 	c.Entries()[0].Publishable = true
 	require.False(t, c.Entries()[0].Publishable)
-	c.Entries()[0] = apikey.Entry{Scope: "payment:everything"}
+	c.Entries()[0] = apikey.CatalogEntry{Scope: "payment:everything"}
 	_, err := c.Parse("payment:everything")
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 }
@@ -204,7 +204,7 @@ func TestCatalogParse(t *testing.T) {
 	liar := func(text string) (apikey.Ability, bool) { return yes{}, strings.HasPrefix(text, "liar/") }
 	none := func(text string) (apikey.Ability, bool) { return nil, strings.HasPrefix(text, "nil/") }
 	smuggler := func(text string) (apikey.Ability, bool) { return apikey.Scope(text), true }
-	c := apikey.MustCatalog(append(catalog.Entries(), apikey.Entry{Parse: parseRegion}, apikey.Entry{Parse: liar}, apikey.Entry{Parse: none})...)
+	c := apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion}, apikey.CatalogEntry{Parse: liar}, apikey.CatalogEntry{Parse: none})...)
 	for text, want := range map[string]apikey.Ability{
 		"payment:refund": apikey.Scope("payment:refund"), "payment:*": apikey.Scope("payment:*"), "card:*": apikey.Scope("card:*"),
 		"balance=read": apikey.Access{Product: "balance", Level: apikey.Read}, "balance=write": apikey.Access{Product: "balance", Level: apikey.Write},
@@ -217,7 +217,7 @@ func TestCatalogParse(t *testing.T) {
 		require.Equal(t, want, a, text)
 		require.Equal(t, want == nil, errors.Is(err, apikey.ErrInvalid), text)
 	}
-	_, err := apikey.MustCatalog(apikey.Entry{Parse: smuggler}).Parse("payment:everything")
+	_, err := apikey.MustCatalog(apikey.CatalogEntry{Parse: smuggler}).Parse("payment:everything")
 	require.ErrorIs(t, err, apikey.ErrInvalid, "a program's own form cannot widen the closed list of scopes")
 }
 
@@ -238,10 +238,10 @@ func TestCatalogNamesTheNearest(t *testing.T) {
 
 // What a publishable key holds is held by everybody.
 func TestPublishableKeysTakeOnlyWhatIsMarked(t *testing.T) {
-	c := append(catalog.Entries(), apikey.Entry{Parse: parseRegion})
-	marked := append(catalog.Entries(), apikey.Entry{Parse: parseRegion, Publishable: true})
+	c := append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})
+	marked := append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion, Publishable: true})
 	for _, row := range []struct {
-		entries []apikey.Entry
+		entries []apikey.CatalogEntry
 		ability string
 		want    bool
 	}{
@@ -266,7 +266,7 @@ func TestPublishableKeysTakeOnlyWhatIsMarked(t *testing.T) {
 
 func TestRequirements(t *testing.T) {
 	custom := func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.Entry{Parse: parseRegion}, apikey.Entry{
+		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion}, apikey.CatalogEntry{
 			Parse: func(text string) (apikey.Ability, bool) { return yes{}, text == "yes/yes" },
 		})...)
 		e.vc.Catalog = e.mc.Catalog
@@ -329,12 +329,12 @@ func TestRequirements(t *testing.T) {
 
 // Roles, products and 20 abilities at once: everything is needed, in any order.
 func TestManyAbilities(t *testing.T) {
-	var entries []apikey.Entry
+	var entries []apikey.CatalogEntry
 	var texts []string
 	var need []apikey.Ability
 	for i := range 30 {
 		text := fmt.Sprintf("service-%d.v2:op_%d:x", i%5, i)
-		entries, texts = append(entries, apikey.Entry{Scope: text}), append(texts, text)
+		entries, texts = append(entries, apikey.CatalogEntry{Scope: text}), append(texts, text)
 		need = append([]apikey.Ability{apikey.Scope(text)}, need...)
 	}
 	e := newEnv(t, func(e *env) { e.mc.Catalog = apikey.MustCatalog(entries...) })
@@ -352,7 +352,7 @@ func TestManyAbilities(t *testing.T) {
 // A stored ability whose form this version does not know fails closed.
 func TestUnknownFormIsCorrupt(t *testing.T) {
 	custom := func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.Entry{Parse: parseRegion})...)
+		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})...)
 		e.vc.Catalog = e.mc.Catalog
 	}
 	e := newEnv(t, custom)

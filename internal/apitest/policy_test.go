@@ -156,7 +156,7 @@ func TestPolicyIsAskedAgainAfterAConflict(t *testing.T) {
 	rival := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nil })
 	first := true
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, _ []apikey.Change) error {
+		p.apply = func(next func() error, _ []apikey.StoreChange) error {
 			if first {
 				first = false
 				_, err := rival.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("touched")})

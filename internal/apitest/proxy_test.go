@@ -20,12 +20,12 @@ type proxy struct {
 	apikey.Store
 	mu sync.Mutex
 	// out sees every record that leaves the store.
-	out func(*apikey.Record)
+	out func(*apikey.StoreRecord)
 	// get and list come before a read, list also before one of items; an error stops it.
 	get, list func() error
-	apply     func(next func() error, changes []apikey.Change) error
-	events    func([]apikey.EventRecord) []apikey.EventRecord
-	items     func([]apikey.Item)
+	apply     func(next func() error, changes []apikey.StoreChange) error
+	events    func([]apikey.StoreEvent) []apikey.StoreEvent
+	items     func([]apikey.StoreItem)
 }
 
 // hook changes hooks while calls are running.
@@ -41,18 +41,18 @@ func hookOf[T any](p *proxy, field func() T) T {
 	return field()
 }
 
-func (p *proxy) alter(records ...*apikey.Record) {
-	if out := hookOf(p, func() func(*apikey.Record) { return p.out }); out != nil {
+func (p *proxy) alter(records ...*apikey.StoreRecord) {
+	if out := hookOf(p, func() func(*apikey.StoreRecord) { return p.out }); out != nil {
 		for _, r := range records {
 			out(r)
 		}
 	}
 }
 
-func (p *proxy) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error) {
+func (p *proxy) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if get := hookOf(p, func() func() error { return p.get }); get != nil {
 		if err := get(); err != nil {
-			return apikey.Record{}, err
+			return apikey.StoreRecord{}, err
 		}
 	}
 	r, err := p.Store.Get(ctx, id)
@@ -60,16 +60,16 @@ func (p *proxy) Get(ctx context.Context, id apikey.KeyID) (apikey.Record, error)
 	return r, err
 }
 
-func (p *proxy) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (p *proxy) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	r, err := p.Store.Lookup(ctx, id)
 	p.alter(&r)
 	return r, err
 }
 
-func (p *proxy) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (p *proxy) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if list := hookOf(p, func() func() error { return p.list }); list != nil {
 		if err := list(); err != nil {
-			return apikey.Page{}, err
+			return apikey.StorePage{}, err
 		}
 	}
 	page, err := p.Store.List(ctx, f)
@@ -79,30 +79,30 @@ func (p *proxy) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) 
 	return page, err
 }
 
-func (p *proxy) Events(ctx context.Context, f apikey.EventFilter) (apikey.EventPage, error) {
+func (p *proxy) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	page, err := p.Store.Events(ctx, f)
-	if events := hookOf(p, func() func([]apikey.EventRecord) []apikey.EventRecord { return p.events }); events != nil {
+	if events := hookOf(p, func() func([]apikey.StoreEvent) []apikey.StoreEvent { return p.events }); events != nil {
 		page.Events = events(page.Events)
 	}
 	return page, err
 }
 
-func (p *proxy) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (p *proxy) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	if list := hookOf(p, func() func() error { return p.list }); list != nil {
 		if err := list(); err != nil {
-			return apikey.ItemPage{}, err
+			return apikey.StoreItemPage{}, err
 		}
 	}
 	page, err := p.Store.Items(ctx, f)
-	if items := hookOf(p, func() func([]apikey.Item) { return p.items }); items != nil {
+	if items := hookOf(p, func() func([]apikey.StoreItem) { return p.items }); items != nil {
 		items(page.Items)
 	}
 	return page, err
 }
 
-func (p *proxy) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (p *proxy) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	next := func() error { return p.Store.Apply(ctx, changes...) }
-	if apply := hookOf(p, func() func(func() error, []apikey.Change) error { return p.apply }); apply != nil {
+	if apply := hookOf(p, func() func(func() error, []apikey.StoreChange) error { return p.apply }); apply != nil {
 		return apply(next, changes)
 	}
 	return next()
@@ -115,7 +115,7 @@ func (p *proxy) meet(n int) {
 	there.Add(n)
 	arrived := 0
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, _ []apikey.Change) error {
+		p.apply = func(next func() error, _ []apikey.StoreChange) error {
 			p.mu.Lock()
 			arrived++
 			early := arrived <= n

@@ -37,7 +37,7 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 		}
 		bad := []apikey.KeyID{keys[6].Key.ID, keys[7].Key.ID} // a whole chunk of them
 		p.hook(func(p *proxy) {
-			p.out = func(r *apikey.Record) {
+			p.out = func(r *apikey.StoreRecord) {
 				if slices.Contains(bad, r.ID) {
 					r.Account = "acc_2"
 				}
@@ -47,7 +47,7 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 		ctx, kill := context.WithCancel(staff())
 		applied := 0
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				if applied++; applied == 3 {
 					kill()
 				}

@@ -102,7 +102,7 @@ func TestReseal(t *testing.T) {
 		s.opensWith(s.next)
 		var told []string
 		for _, ev := range s.allEvents(apikey.EventsRequest{}) {
-			if ev.Action == apikey.ActionReseal && ev.Outcome == apikey.Done {
+			if ev.Action == apikey.ActionReseal && ev.Outcome == apikey.OutcomeDone {
 				told = append(told, ev.Changed...)
 				require.Equal(t, "ops_1", ev.Actor.ID)
 			}
@@ -159,24 +159,24 @@ func (d *dyingStore) dies() bool {
 	return true
 }
 
-func (d *dyingStore) List(ctx context.Context, f apikey.Filter) (apikey.Page, error) {
+func (d *dyingStore) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
 	if d.dies() {
-		return apikey.Page{}, errCable
+		return apikey.StorePage{}, errCable
 	}
 	return d.Store.List(ctx, f)
 }
 
-func (d *dyingStore) Items(ctx context.Context, f apikey.ItemFilter) (apikey.ItemPage, error) {
+func (d *dyingStore) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	if f.Kind == "pepper" { // the start
 		return d.Store.Items(ctx, f)
 	}
 	if d.dies() {
-		return apikey.ItemPage{}, errCable
+		return apikey.StoreItemPage{}, errCable
 	}
 	return d.Store.Items(ctx, f)
 }
 
-func (d *dyingStore) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (d *dyingStore) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	if d.dies() {
 		if *d.left%2 == 0 {
 			d.Store.Upkeep(ctx, batch)
@@ -186,7 +186,7 @@ func (d *dyingStore) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
 	return d.Store.Upkeep(ctx, batch)
 }
 
-func (d *dyingStore) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (d *dyingStore) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	if d.dies() {
 		if *d.left%2 == 0 {
 			d.Store.Apply(ctx, changes...)
@@ -204,7 +204,7 @@ func TestResealOfADamagedCopy(t *testing.T) {
 		broken, err := s.store.Get(background, issued.Key.ID)
 		require.NoError(t, err)
 		cred := broken.Credentials[0]
-		require.NoError(t, s.store.Upkeep(background, []apikey.Upkeep{{Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: []byte("junk"), NewKEK: "kek-1"}}))
+		require.NoError(t, s.store.Upkeep(background, []apikey.StoreUpkeep{{Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: []byte("junk"), NewKEK: "kek-1"}}))
 		done, err := s.reseal(0)
 		require.Equal(t, 5, done)
 		require.ErrorIs(t, err, apikey.ErrCorrupt)
@@ -228,7 +228,7 @@ func TestResealOnTwoNodes(t *testing.T) {
 		other := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = s.rotatedKEKs() })
 		var theirs int
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				p.hook(func(p *proxy) { p.apply = nil })
 				var err error
 				theirs, err = other.Reseal(staff(), apikey.ResealRequest{})
@@ -249,13 +249,13 @@ func TestResealOnTwoNodes(t *testing.T) {
 func TestResealByACarelessKEK(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		s := newSealedEnv(t, 5, on)
-		first, err := s.store.List(background, apikey.Filter{SealedKEKNot: "kek-2", Limit: 1})
+		first, err := s.store.List(background, apikey.StoreFilter{SealedKEKNot: "kek-2", Limit: 1})
 		require.NoError(t, err)
 		record := first.Records[0]
 		cred := record.Credentials[0]
 		turned := slices.Clone(cred.Sealed)
 		turned[3] ^= 1 // in the wrapped key
-		require.NoError(t, s.store.Upkeep(background, []apikey.Upkeep{{Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: turned, NewKEK: "kek-1"}}))
+		require.NoError(t, s.store.Upkeep(background, []apikey.StoreUpkeep{{Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: turned, NewKEK: "kek-1"}}))
 		s.f.kek.set(func(k *brokenKEK) {
 			k.unwrap = func(_ context.Context, next func() ([]byte, error)) ([]byte, error) {
 				dek, err := next()

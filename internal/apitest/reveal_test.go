@@ -240,7 +240,7 @@ func TestRevealNeedsItsEvent(t *testing.T) {
 	key := e.issue(recoverable)
 	req := apikey.RevealRequest{Key: key.Key.ID}
 	req.Grant = e.approve(f, e.ctx, "password", req)
-	p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.Change) error { return errCable } })
+	p.hook(func(p *proxy) { p.apply = func(func() error, []apikey.StoreChange) error { return errCable } })
 	shown, err := e.manager.Reveal(e.ctx, req)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 	require.Zero(t, shown)
@@ -272,7 +272,7 @@ func TestSealedTokenIsBoundToItsRow(t *testing.T) {
 		now := sealedOf(key.Key.ID, cred)
 		good := now
 		put := func(sealed []byte) {
-			require.NoError(t, e.store.Upkeep(background, []apikey.Upkeep{{Credential: cred, OldSealed: now, NewSealed: sealed, NewKEK: "kek-1"}}))
+			require.NoError(t, e.store.Upkeep(background, []apikey.StoreUpkeep{{Credential: cred, OldSealed: now, NewSealed: sealed, NewKEK: "kek-1"}}))
 			now = sealed
 		}
 		tried, open := 0, 0

@@ -75,7 +75,7 @@ func TestEndingAKeyIsTriedUntilItCommits(t *testing.T) {
 		key := e.issue()
 		left := 100
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				if left--; left >= 0 {
 					return apikey.ErrConflict
 				}
@@ -90,7 +90,7 @@ func TestEndingAKeyIsTriedUntilItCommits(t *testing.T) {
 		p.hook(func(p *proxy) { p.apply = nil })
 		key = e.issue()
 		p.hook(func(p *proxy) {
-			p.apply = func(func() error, []apikey.Change) error { return apikey.ErrConflict }
+			p.apply = func(func() error, []apikey.StoreChange) error { return apikey.ErrConflict }
 		})
 		ctx, cancel := context.WithTimeout(e.ctx, 20*time.Millisecond)
 		require.Error(t, end.call(e, ctx, key.Key.ID), "%s: until its time is over", name)
@@ -183,7 +183,7 @@ func TestEndingADamagedKeyLaundersNothing(t *testing.T) {
 			var p *proxy
 			e := newEnv(t, on, through(&p))
 			key := e.issue()
-			tamper := func(r *apikey.Record) {
+			tamper := func(r *apikey.StoreRecord) {
 				if r.ID == key.Key.ID {
 					r.Abilities = []string{"balance=write"}
 				}
@@ -297,7 +297,7 @@ func TestRevokeAllGoesOnAfterAFailure(t *testing.T) {
 	keys := []apikey.Issued{e.issue(), e.issue(), e.issue(), e.issue()}
 	stuck := keys[2]
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, changes []apikey.Change) error {
+		p.apply = func(next func() error, changes []apikey.StoreChange) error {
 			if r := changes[0].Record; r != nil && r.ID == stuck.Key.ID {
 				return fmt.Errorf("%w: this row is odd", apikey.ErrInvalid)
 			}

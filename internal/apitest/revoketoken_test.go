@@ -150,7 +150,7 @@ type lookupHook struct {
 	before func()
 }
 
-func (s *lookupHook) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (s *lookupHook) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	s.before()
 	return s.Store.Lookup(ctx, id)
 }

@@ -63,7 +63,7 @@ func TestAMovedCredentialIsNotReadAround(t *testing.T) {
 	require.NoError(t, e.verify(key.Token))
 	require.NoError(t, e.verifier.Sync(background)) // the feed has nothing more to say
 	s.set(func(s *spy) {
-		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(ctx context.Context, id apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			was, err := next()
 			require.NoError(t, err)
 			r, err := s.Store.Get(ctx, other.Key.ID)
@@ -79,8 +79,8 @@ func TestAMovedCredentialIsNotReadAround(t *testing.T) {
 	s.set(func(s *spy) { s.lookup = nil })
 	require.NoError(t, e.verify(key.Token), "it was put back")
 	s.set(func(s *spy) { // and the other key's row cannot even be read
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-			return apikey.Record{}, &apikey.CorruptError{Key: other.Key.ID}
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+			return apikey.StoreRecord{}, &apikey.CorruptError{Key: other.Key.ID}
 		}
 	})
 	e.clock.move(2*e.maxAge() + time.Second)
@@ -103,12 +103,12 @@ func TestADeathOutlivesAForgedRow(t *testing.T) {
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrRevoked)
 	forged := alive
 	forged.Version, forged.Credentials = 1<<40, nil
-	fed := func(r apikey.Record) {
+	fed := func(r apikey.StoreRecord) {
 		s.set(func(s *spy) {
-			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+			s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 				return r, nil
 			}
-			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 				c, err := next()
 				c.Records = append(c.Records, r)
 				return c, err

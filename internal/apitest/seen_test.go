@@ -54,10 +54,10 @@ func TestAnAbsenceReadBeforeADoubt(t *testing.T) {
 	require.NoError(t, e.verifier.Sync(background))
 	reading, gate := make(chan struct{}), make(chan struct{})
 	s.set(func(s *spy) { // a backup is being restored: the table is empty
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			close(reading)
 			<-gate
-			return apikey.Record{}, apikey.ErrNotFound
+			return apikey.StoreRecord{}, apikey.ErrNotFound
 		}
 	})
 	answer := make(chan error, 1)
@@ -68,10 +68,10 @@ func TestAnAbsenceReadBeforeADoubt(t *testing.T) {
 	require.NoError(t, other.Resume(e.ctx, apikey.ResumeRequest{Key: k.Key.ID}))
 	lost := false
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, c apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, c apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			if !lost {
 				lost = true
-				return apikey.Changes{}, apikey.ErrCursorLost
+				return apikey.StoreChanges{}, apikey.ErrCursorLost
 			}
 			return next()
 		}
@@ -104,10 +104,10 @@ func TestNonsenseInTheFeed(t *testing.T) {
 	k := e.issue()
 	require.NoError(t, e.verify(k.Token))
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
-			r := apikey.Record{ID: k.Key.ID, Credentials: []apikey.Credential{{ID: k.Token.Credential()}, {ID: k.Token.Credential()}}}
-			c.Records = append(c.Records, r, r, apikey.Record{})
+			r := apikey.StoreRecord{ID: k.Key.ID, Credentials: []apikey.StoreCredential{{ID: k.Token.Credential()}, {ID: k.Token.Credential()}}}
+			c.Records = append(c.Records, r, r, apikey.StoreRecord{})
 			c.Damaged = append(c.Damaged, nil)
 			return c, err
 		}
@@ -165,15 +165,15 @@ func TestARowFarAheadInTheFeed(t *testing.T) {
 // A suspension that one token of a key has seen holds for its other token, which is
 // first verified after an older row was put back, until that is read again.
 func TestASuspensionSeenByASibling(t *testing.T) {
-	for name, again := range map[string]func(e *env, s *spy, old apikey.Record, b apikey.Token){
-		"read again": func(e *env, _ *spy, _ apikey.Record, _ apikey.Token) { e.clock.move(2*e.maxAge() + time.Second) },
-		"its sibling is read again": func(e *env, _ *spy, _ apikey.Record, b apikey.Token) {
+	for name, again := range map[string]func(e *env, s *spy, old apikey.StoreRecord, b apikey.Token){
+		"read again": func(e *env, _ *spy, _ apikey.StoreRecord, _ apikey.Token) { e.clock.move(2*e.maxAge() + time.Second) },
+		"its sibling is read again": func(e *env, _ *spy, _ apikey.StoreRecord, b apikey.Token) {
 			e.clock.move(2*e.maxAge() + time.Minute)
 			require.ErrorIs(e.t, e.verify(b), apikey.ErrSuspended)
 		},
-		"a page of the feed": func(e *env, s *spy, old apikey.Record, _ apikey.Token) {
+		"a page of the feed": func(e *env, s *spy, old apikey.StoreRecord, _ apikey.Token) {
 			s.set(func(s *spy) {
-				s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+				s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 					c, err := next()
 					c.Records = append(c.Records, old)
 					return c, err

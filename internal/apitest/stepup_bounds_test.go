@@ -152,8 +152,8 @@ func TestUnconfirmedSeedIsNoFactor(t *testing.T) {
 		require.NoError(t, err)
 		f.scan(admin.ID, enrollment)
 		begun := e.itemsOf("enrolling")[0]
-		moved := apikey.Item{Kind: "enrolled", ID: begun.ID, Version: 1, Data: begun.Data, SealedKEK: begun.SealedKEK}
-		require.NoError(t, e.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{moved}}))
+		moved := apikey.StoreItem{Kind: "enrolled", ID: begun.ID, Version: 1, Data: begun.Data, SealedKEK: begun.SealedKEK}
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{moved}}))
 		_, err = e.manager.Challenge(e.ctx, "totp", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.ErrorIs(t, err, apikey.ErrCorrupt)
 	})
@@ -164,12 +164,12 @@ func TestUnconfirmedSeedIsNoFactor(t *testing.T) {
 func TestSealedTokenOfAMovedRecord(t *testing.T) {
 	for name, c := range map[string]struct {
 		ctx  context.Context
-		move func(*apikey.Record)
+		move func(*apikey.StoreRecord)
 		want error
 	}{
-		"as it was":       {as("acc_1", "admin"), func(*apikey.Record) {}, nil},
-		"another account": {as("acc_2", "admin"), func(r *apikey.Record) { r.Account = "acc_2" }, apikey.ErrCorrupt},
-		"the other mode":  {as("acc_1", "admin"), func(r *apikey.Record) { r.Mode = apikey.Test }, apikey.ErrCorrupt},
+		"as it was":       {as("acc_1", "admin"), func(*apikey.StoreRecord) {}, nil},
+		"another account": {as("acc_2", "admin"), func(r *apikey.StoreRecord) { r.Account = "acc_2" }, apikey.ErrCorrupt},
+		"the other mode":  {as("acc_1", "admin"), func(r *apikey.StoreRecord) { r.Mode = apikey.Test }, apikey.ErrCorrupt},
 	} {
 		var f *factors
 		var p *proxy
@@ -191,7 +191,7 @@ func TestSealedTokenOfAMovedCredential(t *testing.T) {
 	r, err := e.store.Get(background, other.Key.ID)
 	require.NoError(t, err)
 	p.hook(func(p *proxy) {
-		p.out = func(to *apikey.Record) {
+		p.out = func(to *apikey.StoreRecord) {
 			if to.ID == mine.Key.ID {
 				to.Credentials = r.Credentials
 			}
@@ -222,7 +222,7 @@ func TestSealedTokenIsTheCredentialsOwn(t *testing.T) {
 		r, err := e.store.Get(background, key.Key.ID)
 		require.NoError(t, err)
 		cred := r.Credentials[0]
-		require.NoError(t, e.store.Upkeep(background, []apikey.Upkeep{{
+		require.NoError(t, e.store.Upkeep(background, []apikey.StoreUpkeep{{
 			Credential: cred.ID, OldSealed: cred.Sealed, NewSealed: sealFor(t, f.kek, &r, c.text), NewKEK: f.kek.ID(),
 		}}))
 		shown, err := e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})
@@ -233,7 +233,7 @@ func TestSealedTokenIsTheCredentialsOwn(t *testing.T) {
 
 // sealFor seals a text for a record's first credential as the library does,
 // written here a second time.
-func sealFor(t *testing.T, kek apikey.KEK, r *apikey.Record, text string) []byte {
+func sealFor(t *testing.T, kek apikey.KEK, r *apikey.StoreRecord, text string) []byte {
 	t.Helper()
 	aad := aadOf(r)
 	dek, nonce := make([]byte, 32), make([]byte, 12)
@@ -250,7 +250,7 @@ func sealFor(t *testing.T, kek apikey.KEK, r *apikey.Record, text string) []byte
 }
 
 // aadOf is what the sealed token of a record's first credential is bound to.
-func aadOf(r *apikey.Record) (aad []byte) {
+func aadOf(r *apikey.StoreRecord) (aad []byte) {
 	number := func(n uint64) { aad = binary.BigEndian.AppendUint64(aad, n) }
 	text := func(s string) { number(uint64(len(s))); aad = append(aad, s...) }
 	text("apikey sealed token v1")
@@ -299,7 +299,7 @@ func TestAnsweredMeanwhile(t *testing.T) {
 				var first apikey.Grant
 				applied := 0
 				p.hook(func(p *proxy) {
-					p.apply = func(next func() error, _ []apikey.Change) error {
+					p.apply = func(next func() error, _ []apikey.StoreChange) error {
 						err := next()
 						if applied++; applied == 1 { // charged, and not yet compared
 							first, err = e.newManager().Confirm(e.ctx, put.ID, password)

@@ -320,7 +320,7 @@ func TestLostAnswerRefundsOnce(t *testing.T) {
 		f.fail(errKMS)
 		n := 0
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error {
+			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				n++
 				err := next()
 				if n == 2 && err == nil {
@@ -418,7 +418,7 @@ func TestDamagedItems(t *testing.T) {
 		require.NoError(t, err)
 		_, _ = e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
 		for _, kind := range []string{"challenge", "grant", "budget", "enrolled", "enrolling", "enrollable", "idem", "provision", "quota"} {
-			for _, it := range e.itemsOf(apikey.ItemKind(kind)) {
+			for _, it := range e.itemsOf(apikey.StoreItemKind(kind)) {
 				if rng.IntN(2) == 0 {
 					continue
 				}
@@ -441,7 +441,7 @@ func TestDamagedItems(t *testing.T) {
 					d = append(d, bytes.Repeat([]byte{0xFF}, rng.IntN(50))...)
 				}
 				it.Data = d
-				_ = e.store.Apply(background, apikey.Change{ID: [16]byte{1, byte(seed), byte(rng.Uint32()), byte(rng.Uint32())}, Items: []apikey.Item{it}})
+				_ = e.store.Apply(background, apikey.StoreChange{ID: [16]byte{1, byte(seed), byte(rng.Uint32()), byte(rng.Uint32())}, Items: []apikey.StoreItem{it}})
 			}
 		}
 		require.NotPanics(t, func() {

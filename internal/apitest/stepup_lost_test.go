@@ -22,7 +22,7 @@ func TestALostAnswerCountsOnce(t *testing.T) {
 		e := newEnv(t, on, through(&p), withFactors(&f, apikey.GuardRotate("email")))
 		lost := 0
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, changes []apikey.Change) error {
+			p.apply = func(next func() error, changes []apikey.StoreChange) error {
 				err := next()
 				if err == nil && changes[0].Event == nil {
 					lost++
@@ -70,7 +70,7 @@ func TestALostRefundIsNoFreeGuess(t *testing.T) {
 				commits := 0
 				f.fail(errors.New("away"))
 				p.hook(func(p *proxy) {
-					p.apply = func(next func() error, _ []apikey.Change) error {
+					p.apply = func(next func() error, _ []apikey.StoreChange) error {
 						err := next()
 						if commits++; commits == 2 && err == nil { // of the charge, and of its return
 							f.fail(nil)
@@ -108,7 +108,7 @@ func TestIfVersionIsAboutTheKey(t *testing.T) {
 
 		lost := 0
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, changes []apikey.Change) error {
+			p.apply = func(next func() error, changes []apikey.StoreChange) error {
 				err := next()
 				if err == nil && changes[0].Event == nil {
 					lost++

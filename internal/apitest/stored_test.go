@@ -49,12 +49,12 @@ func (e *env) everythingStored(id apikey.KeyID) (all []any) {
 	require.NoError(e.t, err)
 	require.NotEmpty(e.t, r.Credentials[0].Hash)
 	require.NotEmpty(e.t, r.Credentials[0].Check)
-	events, err := e.store.Events(ctx, apikey.EventFilter{})
+	events, err := e.store.Events(ctx, apikey.StoreEventFilter{})
 	require.NoError(e.t, err)
 	require.NotEmpty(e.t, events.Events)
 	all = append(all, r, events)
-	for _, kind := range []apikey.ItemKind{"pepper", "quota", "idem"} {
-		page, err := e.store.Items(ctx, apikey.ItemFilter{Kind: kind})
+	for _, kind := range []apikey.StoreItemKind{"pepper", "quota", "idem"} {
+		page, err := e.store.Items(ctx, apikey.StoreItemFilter{Kind: kind})
 		require.NoError(e.t, err)
 		all = append(all, page)
 	}

@@ -73,15 +73,15 @@ func (b *bell) Wait(ctx context.Context) error {
 // blackHole swallows every call until its context ends.
 func blackHole(s *spy) {
 	s.set(func(s *spy) {
-		s.lookup = func(ctx context.Context, _ apikey.CredentialID, _ func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(ctx context.Context, _ apikey.CredentialID, _ func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			<-ctx.Done()
-			return apikey.Record{}, ctx.Err()
+			return apikey.StoreRecord{}, ctx.Err()
 		}
-		s.changed = func(ctx context.Context, _ apikey.Cursor, _ func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(ctx context.Context, _ apikey.Cursor, _ func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			<-ctx.Done()
-			return apikey.Changes{}, ctx.Err()
+			return apikey.StoreChanges{}, ctx.Err()
 		}
-		s.upkeep = func(ctx context.Context, _ []apikey.Upkeep, _ func() error) error {
+		s.upkeep = func(ctx context.Context, _ []apikey.StoreUpkeep, _ func() error) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -136,8 +136,8 @@ func TestFrozenVerifierAcceptsNothingStale(t *testing.T) {
 
 	down := errors.New("no route to host")
 	s.set(func(s *spy) {
-		s.changed = func(context.Context, apikey.Cursor, func() (apikey.Changes, error)) (apikey.Changes, error) {
-			return apikey.Changes{}, down
+		s.changed = func(context.Context, apikey.Cursor, func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
+			return apikey.StoreChanges{}, down
 		}
 	})
 	e.clock.move(120 * time.Second)
@@ -155,7 +155,7 @@ func TestLaggingReplicaIsNoSync(t *testing.T) {
 	key, cold := e.issue(), e.issue()
 	require.NoError(t, e.verify(key.Token))
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
 			c.Current = false
 			return c, err
@@ -180,7 +180,7 @@ func TestMaxAge(t *testing.T) {
 	require.NoError(t, e.verify(key.Token))
 	require.EqualValues(t, 1, s.lookups.Load())
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
 			c.Records = nil // a feed that skips
 			return c, err
@@ -199,8 +199,8 @@ func TestMaxAge(t *testing.T) {
 	require.EqualValues(t, 3, s.lookups.Load())
 
 	s.set(func(s *spy) {
-		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.Record, error)) (apikey.Record, error) {
-			return apikey.Record{}, errors.New("down")
+		s.lookup = func(context.Context, apikey.CredentialID, func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
+			return apikey.StoreRecord{}, errors.New("down")
 		}
 	})
 	e.clock.move(10*time.Minute + time.Second)
@@ -249,12 +249,12 @@ func TestDamagedRowIsRefusedUntilItIsRepaired(t *testing.T) {
 	key, cold := e.issue(), e.issue()
 	require.NoError(t, e.verify(key.Token))
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			r, err := next()
 			r.Account = "acc_2"
 			return r, err
 		}
-		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
 			c.Damaged = []*apikey.CorruptError{{Key: key.Key.ID, Detail: "not JSON"}}
 			return c, err
@@ -303,11 +303,11 @@ func TestAnOlderRunSaysNothing(t *testing.T) {
 	})
 	failed := false
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			hang()
 			if !failed {
 				failed = true
-				return apikey.Changes{}, errors.New("connection reset while we were stopped")
+				return apikey.StoreChanges{}, errors.New("connection reset while we were stopped")
 			}
 			return next()
 		}
@@ -330,9 +330,9 @@ func TestTheBeginningCannotBeLost(t *testing.T) {
 	e := newEnv(t, watch(&s))
 	asked := 0
 	s.set(func(s *spy) {
-		s.changed = func(context.Context, apikey.Cursor, func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(context.Context, apikey.Cursor, func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			asked++
-			return apikey.Changes{}, apikey.ErrCursorLost
+			return apikey.StoreChanges{}, apikey.ErrCursorLost
 		}
 	})
 	require.ErrorIs(t, e.verifier.Sync(background), apikey.ErrUnavailable)
@@ -351,18 +351,18 @@ func TestARunThatGoesOnIsNoSync(t *testing.T) {
 	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
 	down := true
 	s.set(func(s *spy) {
-		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			switch after {
 			case "middle":
 				if down {
-					return apikey.Changes{}, errors.New("connection reset")
+					return apikey.StoreChanges{}, errors.New("connection reset")
 				}
-				return apikey.Changes{Current: true, Next: "floor"}, nil // the rest of the walk
+				return apikey.StoreChanges{Current: true, Next: "floor"}, nil // the rest of the walk
 			case "floor": // the next walk, from the floor that the first page found
 				r, err := s.Store.Get(background, k.Key.ID)
-				return apikey.Changes{Current: true, Next: "floor", Records: []apikey.Record{r}}, err
+				return apikey.StoreChanges{Current: true, Next: "floor", Records: []apikey.StoreRecord{r}}, err
 			default: // a first page, of a thousand others
-				return apikey.Changes{Current: true, More: true, Next: "middle"}, nil
+				return apikey.StoreChanges{Current: true, More: true, Next: "middle"}, nil
 			}
 		}
 	})
@@ -383,18 +383,18 @@ func TestLongWalk(t *testing.T) {
 		k := e.issue()
 		require.NoError(t, e.verify(k.Token))
 		s.set(func(s *spy) {
-			s.changed = func(ctx context.Context, after apikey.Cursor, next func() (apikey.Changes, error)) (apikey.Changes, error) {
+			s.changed = func(ctx context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 				select {
 				case <-time.After(time.Second):
 				case <-ctx.Done():
-					return apikey.Changes{}, ctx.Err()
+					return apikey.StoreChanges{}, ctx.Err()
 				}
 				n := 0
 				fmt.Sscanf(string(after), "p%d", &n)
 				if n == 6 {
-					return apikey.Changes{Current: true, Next: "p0"}, nil
+					return apikey.StoreChanges{Current: true, Next: "p0"}, nil
 				}
-				return apikey.Changes{Current: true, More: true, Next: apikey.Cursor(fmt.Sprintf("p%d", n+1))}, nil
+				return apikey.StoreChanges{Current: true, More: true, Next: apikey.Cursor(fmt.Sprintf("p%d", n+1))}, nil
 			}
 		})
 		for i := range 20 {

@@ -350,7 +350,7 @@ func TestDamagedPublishableTextStillPrints(t *testing.T) {
 	for _, text := range []string{"x", "acme_pk_live_", strings.Repeat("é", 100), "\"\\\n\xff", strings.Repeat("z", bodyWidth-1)} {
 		e := newEnv(t, noPepper)
 		issued := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, []string{"card:tokenise"} })
-		e.rewrite(issued.Key.ID, func(r *apikey.Record) { r.Credentials[0].Public = text })
+		e.rewrite(issued.Key.ID, func(r *apikey.StoreRecord) { r.Credentials[0].Public = text })
 		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
 		require.NoError(t, err)
 		require.NotContains(t, fmt.Sprintf("%+v", info), "PANIC", "%q", text)
@@ -361,14 +361,14 @@ func TestDamagedPublishableTextStillPrints(t *testing.T) {
 }
 
 // rewrite changes a stored record behind the library's back.
-func (e *env) rewrite(id apikey.KeyID, edit func(*apikey.Record)) {
+func (e *env) rewrite(id apikey.KeyID, edit func(*apikey.StoreRecord)) {
 	e.t.Helper()
 	r, err := e.store.Get(context.Background(), id)
 	require.NoError(e.t, err)
 	edit(&r)
 	r.Version++
-	event := apikey.EventRecord{ID: apikey.NewKeyID(), Key: id, Account: r.Account, Seq: r.Version}
-	require.NoError(e.t, e.store.Apply(context.Background(), apikey.Change{ID: event.ID, Record: &r, Event: &event}))
+	event := apikey.StoreEvent{ID: apikey.NewKeyID(), Key: id, Account: r.Account, Seq: r.Version}
+	require.NoError(e.t, e.store.Apply(context.Background(), apikey.StoreChange{ID: event.ID, Record: &r, Event: &event}))
 }
 
 // The document says 196 bits.

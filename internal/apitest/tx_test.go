@@ -178,7 +178,7 @@ func TestTxRetriesNothing(t *testing.T) {
 	attempts := 0
 	s.in(true, func(ctx context.Context, tx *sql.Tx, _ *apikey.Tx) {
 		for name, fails := range map[string]error{"conflict": apikey.ErrConflict, "unavailable": errCable} {
-			joined := &proxy{Store: s.store.In(tx), apply: func(func() error, []apikey.Change) error { attempts++; return fails }}
+			joined := &proxy{Store: s.store.In(tx), apply: func(func() error, []apikey.StoreChange) error { attempts++; return fails }}
 			keys := s.manager.Tx(joined)
 			for what, call := range map[string]func() error{
 				"issue": func() error { _, err := keys.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live}); return err },
@@ -225,7 +225,7 @@ func TestTxGoesOnAfterARefusal(t *testing.T) {
 		require.NoError(t, err)
 		id := [16]byte(apikey.NewKeyID())
 		r.Version = 9
-		err = s.store.In(tx).Apply(ctx, apikey.Change{ID: id, Record: &r, Event: &apikey.EventRecord{ID: id, Time: r.CreatedAt, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: 9, Actor: "x", Action: "x"}})
+		err = s.store.In(tx).Apply(ctx, apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{ID: id, Time: r.CreatedAt, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: 9, Actor: "x", Action: "x"}})
 		require.ErrorIs(t, err, apikey.ErrConflict)
 
 		made, err = keys.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
@@ -300,7 +300,7 @@ func TestTxRefusalDoesNotHideTheNext(t *testing.T) {
 	viewer := as("acc_1", "viewer")
 	refused := func() (n int) {
 		for _, ev := range s.allEvents(apikey.EventsRequest{Account: "acc_1"}) {
-			if ev.Outcome == apikey.Refused {
+			if ev.Outcome == apikey.OutcomeRefused {
 				n++
 			}
 		}

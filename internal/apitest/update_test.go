@@ -271,7 +271,7 @@ func TestUpdateOfNothingWritesNothing(t *testing.T) {
 	e.clock.move(time.Minute)
 	applies := 0
 	p.hook(func(p *proxy) {
-		p.apply = func(next func() error, _ []apikey.Change) error { applies++; return next() }
+		p.apply = func(next func() error, _ []apikey.StoreChange) error { applies++; return next() }
 	})
 	info, err := e.manager.Update(e.ctx, apikey.UpdateRequest{
 		Key: key.Key.ID, Name: apikey.Set("Website"), Abilities: apikey.Set([]string{"payment:verify", "payment:refund", "payment:refund"}),
@@ -295,8 +295,8 @@ func TestUpdateKeepsLastUsed(t *testing.T) {
 		key := e.issue()
 		used := e.clock.now().Add(time.Minute).Truncate(time.Microsecond)
 		p.hook(func(p *proxy) {
-			p.apply = func(next func() error, _ []apikey.Change) error { // between reading and writing
-				require.NoError(t, p.Store.Upkeep(background, []apikey.Upkeep{{Credential: key.Token.Credential(), LastUsed: used}}))
+			p.apply = func(next func() error, _ []apikey.StoreChange) error { // between reading and writing
+				require.NoError(t, p.Store.Upkeep(background, []apikey.StoreUpkeep{{Credential: key.Token.Credential(), LastUsed: used}}))
 				return next()
 			}
 		})

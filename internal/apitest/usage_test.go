@@ -39,8 +39,8 @@ func TestUsesHoldNoKeys(t *testing.T) {
 	gate := make(chan struct{})
 	defer close(gate)
 	s.set(func(s *spy) {
-		s.upkeep = func(context.Context, []apikey.Upkeep, func() error) error { <-gate; return nil }
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.upkeep = func(context.Context, []apikey.StoreUpkeep, func() error) error { <-gate; return nil }
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			r, err := next()
 			for n, v := range r.Metadata { // as a driver does, each row is memory of its own
 				r.Metadata[n] = string([]byte(v))
@@ -90,7 +90,7 @@ func TestAWriteOfUsesThatHangs(t *testing.T) {
 		defer close(gate)
 		var asked atomic.Int64
 		s.set(func(s *spy) {
-			s.upkeep = func(_ context.Context, _ []apikey.Upkeep, next func() error) error {
+			s.upkeep = func(_ context.Context, _ []apikey.StoreUpkeep, next func() error) error {
 				if asked.Add(1) == 1 {
 					<-gate
 				}

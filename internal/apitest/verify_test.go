@@ -209,7 +209,7 @@ func TestOneRightAmongManyOnOneColdID(t *testing.T) {
 			token := e.issue().Token
 			gate := make(chan struct{})
 			s.set(func(s *spy) {
-				s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+				s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 					<-gate
 					return next()
 				}
@@ -253,7 +253,7 @@ func TestThousandCallersShareOneReadAndOneHash(t *testing.T) {
 	token := e.issue().Token
 	inside, gate := make(chan struct{}, 1), make(chan struct{})
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			inside <- struct{}{}
 			<-gate
 			return next()
@@ -341,9 +341,9 @@ func TestUnknownIDsAreRememberedForTwoSeconds(t *testing.T) {
 	gone := errors.New("no route to host")
 	var answer error
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			if answer != nil {
-				return apikey.Record{}, answer
+				return apikey.StoreRecord{}, answer
 			}
 			return next()
 		}
@@ -376,7 +376,7 @@ func TestColdReadsAreBounded(t *testing.T) {
 	e := newEnv(t, noPepper, watch(&s), func(e *env) { e.vc.ColdReads = 3 })
 	var now, most atomic.Int64
 	s.set(func(s *spy) {
-		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.Record, error)) (apikey.Record, error) {
+		s.lookup = func(_ context.Context, _ apikey.CredentialID, next func() (apikey.StoreRecord, error)) (apikey.StoreRecord, error) {
 			n := now.Add(1)
 			defer now.Add(-1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
@@ -451,7 +451,9 @@ func TestLastUsedIsWrittenInBatchesAndByClose(t *testing.T) {
 	require.ErrorIs(t, e.verify(denied.Token), apikey.ErrAddr)
 	used := e.clock.now()
 	failing := errors.New("disk full")
-	s.set(func(s *spy) { s.upkeep = func(context.Context, []apikey.Upkeep, func() error) error { return failing } })
+	s.set(func(s *spy) {
+		s.upkeep = func(context.Context, []apikey.StoreUpkeep, func() error) error { return failing }
+	})
 	require.ErrorIs(t, e.verifier.Close(background), failing)
 	s.set(func(s *spy) { s.upkeep = nil })
 	require.NoError(t, e.verifier.Close(background), "what could not be written was kept")
@@ -478,7 +480,7 @@ func TestOneLockedKeyHoldsUpNoLastUse(t *testing.T) {
 		written, asked := 0, 0
 		store := func(works func(call int) bool) {
 			s.set(func(s *spy) {
-				s.upkeep = func(_ context.Context, batch []apikey.Upkeep, next func() error) error {
+				s.upkeep = func(_ context.Context, batch []apikey.StoreUpkeep, next func() error) error {
 					asked++
 					if !works(asked) {
 						return apikey.ErrUnavailable
@@ -504,7 +506,7 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s), func(e *env) { e.vc.ReadOnly = true })
 	s.set(func(s *spy) {
-		s.upkeep = func(context.Context, []apikey.Upkeep, func() error) error {
+		s.upkeep = func(context.Context, []apikey.StoreUpkeep, func() error) error {
 			t.Error("a read-only Verifier wrote")
 			return nil
 		}

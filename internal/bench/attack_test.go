@@ -42,7 +42,7 @@ type gauge struct {
 	delay            time.Duration // a database is not this process
 }
 
-func (g *gauge) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (g *gauge) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	g.reads.Add(1)
 	raise(&g.most, g.now.Add(1))
 	defer g.now.Add(-1)

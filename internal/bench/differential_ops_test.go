@@ -13,8 +13,8 @@ import (
 
 func (w *world) account() string { return fmt.Sprint("acc_", w.rng.IntN(20)) }
 
-func (w *world) credential(hash string) apikey.Credential {
-	c := apikey.Credential{ID: w.id(), Hash: hash, Check: []byte{0, 1, 2, 3, 4}, Hint: one(w, "abcd", "efgh"), Pepper: uint8(w.rng.IntN(3))}
+func (w *world) credential(hash string) apikey.StoreCredential {
+	c := apikey.StoreCredential{ID: w.id(), Hash: hash, Check: []byte{0, 1, 2, 3, 4}, Hint: one(w, "abcd", "efgh"), Pepper: uint8(w.rng.IntN(3))}
 	if w.rng.IntN(2) == 0 {
 		c.Sealed, c.SealedKEK = []byte("sealed 1"), one(w, "kek", "KEK", "kek2")
 	}
@@ -23,10 +23,10 @@ func (w *world) credential(hash string) apikey.Credential {
 
 func (w *world) create() operation {
 	at := w.tick()
-	r := apikey.Record{
+	r := apikey.StoreRecord{
 		ID: w.id(), Account: w.account(), Name: fmt.Sprint("Key ", w.rng.IntN(1000)), Mode: apikey.Live, Kind: apikey.Secret,
 		Version: 1, Abilities: abilities[:w.rng.IntN(4)], CreatedAt: at, MAC: one(w, nil, []byte{1, 2}, []byte{2, 1}),
-		Credentials: []apikey.Credential{w.credential("$h$1")},
+		Credentials: []apikey.StoreCredential{w.credential("$h$1")},
 	}
 	if w.rng.IntN(2) == 0 {
 		r.Mode, r.Networks, r.ExpiresAt = apikey.Test, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, at.Add(time.Hour)
@@ -51,7 +51,7 @@ func (w *world) update() operation {
 		r.RevokedAt, r.RevokeReason = w.tick(), apikey.ReasonUnused
 	case 3:
 		if len(r.Credentials) < 3 {
-			r.Credentials = append([]apikey.Credential{w.credential("$h$2")}, r.Credentials...)
+			r.Credentials = append([]apikey.StoreCredential{w.credential("$h$2")}, r.Credentials...)
 		}
 	case 4:
 		r.Credentials[len(r.Credentials)-1].Ended = true
@@ -66,14 +66,14 @@ func (w *world) update() operation {
 }
 
 // commit applies a record, sometimes with an item, as redeeming a grant does.
-func (w *world) commit(name string, r apikey.Record) operation {
+func (w *world) commit(name string, r apikey.StoreRecord) operation {
 	c := w.change(r)
 	if w.rng.IntN(4) == 0 {
 		name += " with an item"
-		c.Items = []apikey.Item{w.edited()}
+		c.Items = []apikey.StoreItem{w.edited()}
 	}
 	return operation{name, w.apply(c), func() {
-		if i := slices.IndexFunc(w.records, func(k apikey.Record) bool { return k.ID == r.ID }); i < 0 {
+		if i := slices.IndexFunc(w.records, func(k apikey.StoreRecord) bool { return k.ID == r.ID }); i < 0 {
 			w.records = append(w.records, r)
 		} else {
 			w.records[i] = r
@@ -82,10 +82,10 @@ func (w *world) commit(name string, r apikey.Record) operation {
 	}}
 }
 
-func (w *world) change(r apikey.Record) apikey.Change {
+func (w *world) change(r apikey.StoreRecord) apikey.StoreChange {
 	id := w.id()
 	r.Head = [32]byte(append(id[:], id[:]...))
-	return apikey.Change{ID: id, Record: &r, Event: &apikey.EventRecord{
+	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
 		ID: id, Time: w.tick(), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "usr_1", Action: apikey.ActionIssue, Body: []byte{1}, Hash: r.Head,
 	}}
 }
@@ -93,19 +93,19 @@ func (w *world) change(r apikey.Record) apikey.Change {
 // item is a change of items alone: a challenge put, an attempt charged, a key
 // provisioned, a request remembered; with an event or without.
 func (w *world) item() operation {
-	c := apikey.Change{ID: w.id()}
+	c := apikey.StoreChange{ID: w.id()}
 	for range 1 + w.rng.IntN(2) {
 		c.Items = append(c.Items, w.edited())
 	}
 	if w.rng.IntN(3) > 0 {
-		c.Event = &apikey.EventRecord{ID: c.ID, Time: w.tick(), Account: w.account(), Mode: apikey.Live, Actor: "usr_1", Action: "challenge.confirm", Body: []byte{2}}
+		c.Event = &apikey.StoreEvent{ID: c.ID, Time: w.tick(), Account: w.account(), Mode: apikey.Live, Actor: "usr_1", Action: "challenge.confirm", Body: []byte{2}}
 	}
 	return operation{"item", w.apply(c), func() { w.learn(c) }}
 }
 
 // edited is the next version of an item, most of the time.
-func (w *world) edited() apikey.Item {
-	it := apikey.Item{
+func (w *world) edited() apikey.StoreItem {
+	it := apikey.StoreItem{
 		Kind: one(w, itemKinds...), ID: one(w, "1", "2", "a", "A", "a ", "ä"),
 		SealedKEK: one(w, "", "kek", "KEK", "kek2"), Data: []byte(one(w, "", "one", "two\x00")),
 	}
@@ -124,14 +124,14 @@ func (w *world) edited() apikey.Item {
 	return it
 }
 
-var itemKinds = []apikey.ItemKind{"challenge", "grant", "budget", "provision", "idem"}
+var itemKinds = []apikey.StoreItemKind{"challenge", "grant", "budget", "provision", "idem"}
 
-func (w *world) find(it apikey.Item) int {
-	return slices.IndexFunc(w.items, func(k apikey.Item) bool { return k.Kind == it.Kind && k.ID == it.ID })
+func (w *world) find(it apikey.StoreItem) int {
+	return slices.IndexFunc(w.items, func(k apikey.StoreItem) bool { return k.Kind == it.Kind && k.ID == it.ID })
 }
 
 // learn takes over what a change has done.
-func (w *world) learn(c apikey.Change) {
+func (w *world) learn(c apikey.StoreChange) {
 	if c.Event != nil { // one without is never found again
 		if w.changes = append(w.changes, c); len(w.changes) > 100 {
 			w.changes = w.changes[1:]
@@ -153,7 +153,7 @@ func (w *world) learn(c apikey.Change) {
 
 // page reads items: one, or pages of a kind, or those of other KEKs.
 func (w *world) page() operation {
-	f := apikey.ItemFilter{Kind: one(w, itemKinds...), ID: one(w, "", "", "a", "A"), SealedKEKNot: one(w, "", "kek", "none"), Limit: 1 + w.rng.IntN(4)}
+	f := apikey.StoreItemFilter{Kind: one(w, itemKinds...), ID: one(w, "", "", "a", "A"), SealedKEKNot: one(w, "", "kek", "none"), Limit: 1 + w.rng.IntN(4)}
 	return operation{"items", func(i int) string {
 		return pages(func(after string) (string, string) {
 			f := f
@@ -167,10 +167,10 @@ func (w *world) page() operation {
 // upkeep swaps columns of up to three credentials; the old value is often
 // another one.
 func (w *world) upkeep() operation {
-	var batch []apikey.Upkeep
+	var batch []apikey.StoreUpkeep
 	for range 1 + w.rng.IntN(3) {
 		r := w.some()
-		up := apikey.Upkeep{Credential: r.Credentials[w.rng.IntN(len(r.Credentials))].ID}
+		up := apikey.StoreUpkeep{Credential: r.Credentials[w.rng.IntN(len(r.Credentials))].ID}
 		if w.rng.IntN(2) == 0 {
 			up.LastUsed = w.tick().Add(-time.Duration(w.rng.IntN(60)) * time.Second)
 		}
@@ -186,7 +186,7 @@ func (w *world) upkeep() operation {
 }
 
 func (w *world) list() operation {
-	f := apikey.Filter{Limit: 1 + w.rng.IntN(20)}
+	f := apikey.StoreFilter{Limit: 1 + w.rng.IntN(20)}
 	if w.rng.IntN(4) > 0 {
 		f.Account = w.account()
 	}

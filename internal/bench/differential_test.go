@@ -92,9 +92,9 @@ type world struct {
 	stores  [2]apikey.Store
 	cursors [2]apikey.Cursor
 	now     time.Time
-	records []apikey.Record // as they should be
-	changes []apikey.Change // to be sent again
-	items   []apikey.Item   // as they should be
+	records []apikey.StoreRecord // as they should be
+	changes []apikey.StoreChange // to be sent again
+	items   []apikey.StoreItem   // as they should be
 	deleted int
 }
 
@@ -146,21 +146,21 @@ func (w *world) tick() time.Time {
 func one[T any](w *world, from ...T) T { return from[w.rng.IntN(len(from))] }
 
 // some is one of the records, or an ID that is none's.
-func (w *world) some() apikey.Record {
+func (w *world) some() apikey.StoreRecord {
 	if len(w.records) == 0 || w.rng.IntN(20) == 0 {
-		return apikey.Record{ID: w.id(), Credentials: []apikey.Credential{{ID: w.id()}}}
+		return apikey.StoreRecord{ID: w.id(), Credentials: []apikey.StoreCredential{{ID: w.id()}}}
 	}
 	return w.records[w.rng.IntN(len(w.records))]
 }
 
-func (w *world) apply(c apikey.Change) func(int) string {
+func (w *world) apply(c apikey.StoreChange) func(int) string {
 	return func(i int) string { return said(accepted, w.stores[i].Apply(background, c)) }
 }
 
 func (w *world) events() operation {
-	f := apikey.EventFilter{Account: w.account(), Limit: 1 + w.rng.IntN(30)}
+	f := apikey.StoreEventFilter{Account: w.account(), Limit: 1 + w.rng.IntN(30)}
 	if w.rng.IntN(2) == 0 {
-		f = apikey.EventFilter{Key: w.some().ID, Chain: w.rng.IntN(2) == 0, Limit: 1 + w.rng.IntN(30)}
+		f = apikey.StoreEventFilter{Key: w.some().ID, Chain: w.rng.IntN(2) == 0, Limit: 1 + w.rng.IntN(30)}
 	}
 	return operation{"events", func(i int) string {
 		return pages(func(after apikey.Cursor) (string, apikey.Cursor) {
@@ -178,7 +178,7 @@ func (w *world) changed(i int) string {
 	if err == nil {
 		w.cursors[i] = c.Next
 	}
-	slices.SortFunc(c.Records, func(a, b apikey.Record) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	slices.SortFunc(c.Records, func(a, b apikey.StoreRecord) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return said(c.Records, err) + fmt.Sprint(c.More, c.Current)
 }
 

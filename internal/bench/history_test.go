@@ -78,18 +78,18 @@ func linger() {
 	}
 }
 
-func (f *faults) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (f *faults) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	r, err := f.Store.Lookup(ctx, id)
 	if f.on.Load() {
 		linger()
 		if rand.IntN(50) == 0 {
-			return apikey.Record{}, errLost
+			return apikey.StoreRecord{}, errLost
 		}
 	}
 	return r, err
 }
 
-func (f *faults) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (f *faults) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	err := f.Store.Apply(ctx, changes...)
 	if f.on.Load() && err == nil && rand.IntN(30) == 0 {
 		return errLost
@@ -100,11 +100,11 @@ func (f *faults) Apply(ctx context.Context, changes ...apikey.Change) error {
 // deaf is a store whose feed has no news.
 type deaf struct{ apikey.Store }
 
-func (d deaf) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.Changes, error) {
+func (d deaf) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	if after == "" {
 		return d.Store.Changed(ctx, after, limit)
 	}
-	return apikey.Changes{Next: after, Current: true}, nil
+	return apikey.StoreChanges{Next: after, Current: true}, nil
 }
 
 // stamped is a store as it is often written: its cursor is a time, taken when a
@@ -115,7 +115,7 @@ type stamped struct {
 	last map[apikey.KeyID]int64
 }
 
-func (s *stamped) Apply(ctx context.Context, changes ...apikey.Change) error {
+func (s *stamped) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	began := time.Now().UnixNano()
 	linger()
 	err := s.Store.Apply(ctx, changes...)
@@ -129,7 +129,7 @@ func (s *stamped) Apply(ctx context.Context, changes ...apikey.Change) error {
 	return err
 }
 
-func (s *stamped) Changed(ctx context.Context, after apikey.Cursor, _ int) (c apikey.Changes, err error) {
+func (s *stamped) Changed(ctx context.Context, after apikey.Cursor, _ int) (c apikey.StoreChanges, err error) {
 	var from, newest int64
 	fmt.Sscan(string(after), &from)
 	newest = from

@@ -23,9 +23,9 @@ import (
 var background = context.Background()
 
 var catalog = apikey.MustCatalog(
-	apikey.Entry{Scope: "payment:checkout"},
-	apikey.Entry{Scope: "payment:refund"},
-	apikey.Entry{Product: "balance"},
+	apikey.CatalogEntry{Scope: "payment:checkout"},
+	apikey.CatalogEntry{Scope: "payment:refund"},
+	apikey.CatalogEntry{Product: "balance"},
 )
 
 var abilities = []string{"payment:checkout", "payment:refund", "balance=read"}
@@ -135,13 +135,13 @@ func openSQLite(path string) (*sqlstore.Store, *sql.DB, error) {
 // what it is for is the cache.
 type million struct{ *memstore.Store }
 
-func (m million) Lookup(_ context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (m million) Lookup(_ context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	text := tokenOf(id)
-	return apikey.Record{
+	return apikey.StoreRecord{
 		ID: apikey.KeyID(id), Account: "acc_1", Name: "Website", Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
 		Abilities: abilities, Networks: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
 		CreatedAt: time.Unix(1_700_000_000, 0).UTC(), ExpiresAt: time.Unix(9_000_000_000, 0).UTC(),
-		Credentials: []apikey.Credential{{ID: id, Hash: plainHash([]byte(text[:len(text)-18])), Hint: text[len(text)-4:]}},
+		Credentials: []apikey.StoreCredential{{ID: id, Hash: plainHash([]byte(text[:len(text)-18])), Hint: text[len(text)-4:]}},
 	}, nil
 }
 

@@ -43,13 +43,13 @@ func TestFound05EventsAreCheckedInSQL(t *testing.T) {
 			seen("", "admin", 0)
 			_, err = db.ExecContext(t.Context(), "UPDATE "+prefix+"events SET actor = 'usr_9' WHERE seq = 2")
 			must(t, err)
-			seen(apikey.Failed, "", 2)
+			seen(apikey.DoubtFailed, "", 2)
 			_, err = db.ExecContext(t.Context(), "UPDATE "+prefix+"events SET actor = 'usr_1' WHERE seq = 2")
 			must(t, err)
 			seen("", "admin", 0)
 
-			mark := apikey.Item{Kind: "pepper", ID: "33", Version: 1, Data: []byte(strings.Repeat("x", 32))}
-			must(t, s.Apply(t.Context(), apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{mark}}))
+			mark := apikey.StoreItem{Kind: "pepper", ID: "33", Version: 1, Data: []byte(strings.Repeat("x", 32))}
+			must(t, s.Apply(t.Context(), apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{mark}}))
 			wants(t, m.AdoptPepper(adminOf("acc_1"), apikey.AdoptPepperRequest{Slot: 33}), apikey.ErrForbidden, "Operator")
 			must(t, m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 33}))
 			newManager(t, s)

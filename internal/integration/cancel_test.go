@@ -250,7 +250,7 @@ func cancelledOperations() []cancelled {
 			return err
 		}, at(apikey.Revoked, 1)},
 		{"last used", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
-			return c.store.Upkeep(ctx, []apikey.Upkeep{{Credential: k.Token.Credential(), LastUsed: epoch}})
+			return c.store.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: k.Token.Credential(), LastUsed: epoch}})
 		}, nil},
 		{"reading", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
 			_, got := c.m.Get(ctx, apikey.GetRequest{Key: k.Key.ID})

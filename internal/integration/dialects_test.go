@@ -30,28 +30,28 @@ func servers() []engine { return named("postgres/pgx", "mariadb/interpolated") }
 var epoch = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
 // newRecord is a key with two credentials, at Version 1.
-func newRecord(account string) apikey.Record {
-	r := apikey.Record{ID: apikey.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: epoch}
+func newRecord(account string) apikey.StoreRecord {
+	r := apikey.StoreRecord{ID: apikey.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: epoch}
 	for range 2 {
-		r.Credentials = append(r.Credentials, apikey.Credential{ID: apikey.NewCredentialID(), Hash: "hash-1", Sealed: []byte("sealed-1"), SealedKEK: "kek-1"})
+		r.Credentials = append(r.Credentials, apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "hash-1", Sealed: []byte("sealed-1"), SealedKEK: "kek-1"})
 	}
 	return r
 }
 
 // change writes r, with its event.
-func change(r apikey.Record) apikey.Change {
+func change(r apikey.StoreRecord) apikey.StoreChange {
 	id := [16]byte(apikey.NewKeyID())
-	return apikey.Change{ID: id, Record: &r, Event: &apikey.EventRecord{
+	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
 		ID: id, Time: epoch, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
 	}}
 }
 
-func next(r apikey.Record) apikey.Record {
+func next(r apikey.StoreRecord) apikey.StoreRecord {
 	r.Version++
 	return r
 }
 
-func create(t testing.TB, s apikey.Store) apikey.Record {
+func create(t testing.TB, s apikey.Store) apikey.StoreRecord {
 	t.Helper()
 	r := newRecord("m1")
 	must(t, s.Apply(context.Background(), change(r)))
@@ -136,11 +136,11 @@ func TestZeroTimesThatOrder(t *testing.T) {
 			ch.Event.Time = time.Time{}
 			must(t, s.Apply(t.Context(), ch))
 			create(t, s)
-			page, err := s.List(t.Context(), apikey.Filter{Limit: 1})
+			page, err := s.List(t.Context(), apikey.StoreFilter{Limit: 1})
 			must(t, err)
-			page, err = s.List(t.Context(), apikey.Filter{After: page.Next})
+			page, err = s.List(t.Context(), apikey.StoreFilter{After: page.Next})
 			must(t, err)
-			log, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID})
+			log, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID})
 			must(t, err)
 			if len(page.Records) != 1 || !page.Records[0].CreatedAt.IsZero() || !log.Events[0].Time.IsZero() {
 				t.Errorf("%v, %v", page.Records, log.Events)

@@ -16,9 +16,9 @@ import (
 // should be, some of which are stale on purpose.
 type world struct {
 	*rand.Rand
-	records []apikey.Record
+	records []apikey.StoreRecord
 	items   map[string]uint64
-	past    []apikey.Change // to be applied again
+	past    []apikey.StoreChange // to be applied again
 	clock   int64
 	changed map[apikey.KeyID]uint64 // since the last walk through the feeds
 }
@@ -50,17 +50,17 @@ func (w *world) name() string {
 	return pick(w, "", "Shop", "SHOP Ä", "shop ä", "100%_", `back\slash`, "x'y")
 }
 
-func (w *world) credential() apikey.Credential {
-	return apikey.Credential{
+func (w *world) credential() apikey.StoreCredential {
+	return apikey.StoreCredential{
 		ID: w.id(), NotBefore: w.maybe(w.now()), NotAfter: w.maybe(w.now()), Hint: "hint", Pepper: uint8(w.IntN(3)), LastUsed: w.maybe(w.now()),
 		Hash: pick(w, "h", "H", "h "), Check: []byte{1}, Sealed: pick(w, nil, []byte("s"), []byte("S")), SealedKEK: pick(w, "", "kek", "KEK"),
 	}
 }
 
 // edit makes a random next version of a record, or a first one.
-func (w *world) edit(r apikey.Record) apikey.Record {
+func (w *world) edit(r apikey.StoreRecord) apikey.StoreRecord {
 	if r.Version == 0 {
-		r = apikey.Record{ID: w.id(), Account: w.account(), Mode: pick(w, apikey.Live, apikey.Test), Kind: pick(w, apikey.Secret, apikey.Publishable), CreatedAt: w.now()}
+		r = apikey.StoreRecord{ID: w.id(), Account: w.account(), Mode: pick(w, apikey.Live, apikey.Test), Kind: pick(w, apikey.Secret, apikey.Publishable), CreatedAt: w.now()}
 	}
 	r.Version++
 	r.Name, r.Needs, r.MAC = w.name(), w.Uint64(), pick(w, nil, []byte{1, 2}, []byte{2})
@@ -73,7 +73,7 @@ func (w *world) edit(r apikey.Record) apikey.Record {
 	if r.RevokedAt.IsZero() && w.IntN(12) == 0 {
 		r.RevokedAt, r.RevokeReason = w.now(), apikey.ReasonUnused
 	}
-	creds := append([]apikey.Credential{}, r.Credentials...)
+	creds := append([]apikey.StoreCredential{}, r.Credentials...)
 	w.Shuffle(len(creds), func(i, j int) { creds[i], creds[j] = creds[j], creds[i] })
 	if len(creds) > 0 && w.IntN(2) == 0 {
 		creds[0].Ended, creds[0].NotAfter = true, w.maybe(w.now())
@@ -82,7 +82,7 @@ func (w *world) edit(r apikey.Record) apikey.Record {
 		creds = creds[1:]
 	}
 	if len(creds) < 4 && w.IntN(2) == 0 {
-		creds = append([]apikey.Credential{w.credential()}, creds...)
+		creds = append([]apikey.StoreCredential{w.credential()}, creds...)
 	}
 	if len(w.records) > 0 && w.IntN(40) == 0 { // somebody else's
 		if other := pick(w, w.records...); other.ID != r.ID && len(other.Credentials) > 0 {
@@ -94,12 +94,12 @@ func (w *world) edit(r apikey.Record) apikey.Record {
 }
 
 // changes are of one Apply; most of them can succeed.
-func (w *world) changes() (all []apikey.Change) {
+func (w *world) changes() (all []apikey.StoreChange) {
 	for range 1 + w.IntN(3) {
 		id := w.id()
-		ch := apikey.Change{ID: id}
+		ch := apikey.StoreChange{ID: id}
 		if w.IntN(4) > 0 {
-			var r apikey.Record
+			var r apikey.StoreRecord
 			if len(w.records) > 0 && w.IntN(4) > 0 {
 				r = pick(w, w.records...)
 			}
@@ -107,14 +107,14 @@ func (w *world) changes() (all []apikey.Change) {
 			ch.Record = &r
 		}
 		if ch.Record != nil || w.IntN(2) == 0 {
-			ch.Event = &apikey.EventRecord{ID: id, Time: w.now(), Account: w.account(), Mode: apikey.Live, Actor: "ann", Action: "key.test", Body: []byte(w.name())}
+			ch.Event = &apikey.StoreEvent{ID: id, Time: w.now(), Account: w.account(), Mode: apikey.Live, Actor: "ann", Action: "key.test", Body: []byte(w.name())}
 			if r := ch.Record; r != nil {
 				ch.Event.Account, ch.Event.Mode, ch.Event.Key, ch.Event.Seq = r.Account, r.Mode, r.ID, r.Version
 			}
 		}
 		for range w.IntN(2) {
 			name := pick(w, "1", "2", "a", "A", "a ", "ä")
-			ch.Items = append(ch.Items, apikey.Item{
+			ch.Items = append(ch.Items, apikey.StoreItem{
 				Kind: "k", ID: name, Version: w.items[name] + 1 + uint64(w.IntN(10)/9), Delete: w.IntN(4) == 0, ExpiresAt: w.maybe(w.now()),
 				SealedKEK: pick(w, "", "kek"), Data: []byte(w.name()),
 			})
@@ -125,7 +125,7 @@ func (w *world) changes() (all []apikey.Change) {
 }
 
 // learn takes over what an Apply has done.
-func (w *world) learn(all []apikey.Change) {
+func (w *world) learn(all []apikey.StoreChange) {
 	for _, ch := range all {
 		if r := ch.Record; r != nil {
 			w.changed[r.ID] = max(w.changed[r.ID], r.Version)
@@ -154,7 +154,7 @@ func (w *world) learn(all []apikey.Change) {
 }
 
 // told is what an Apply was asked for.
-func told(all []apikey.Change) (text string) {
+func told(all []apikey.StoreChange) (text string) {
 	for _, ch := range all {
 		text += fmt.Sprintf("\n%x, items %v", ch.ID, ch.Items)
 		if ch.Record != nil {
@@ -164,8 +164,8 @@ func told(all []apikey.Change) (text string) {
 	return text
 }
 
-func (w *world) filter() apikey.Filter {
-	f := apikey.Filter{Limit: 1 + w.IntN(20)}
+func (w *world) filter() apikey.StoreFilter {
+	f := apikey.StoreFilter{Limit: 1 + w.IntN(20)}
 	for range w.IntN(3) {
 		switch w.IntN(12) {
 		case 0, 1:
@@ -210,7 +210,7 @@ func verdict(answer any, err error) string {
 
 // operation picks one, and returns how it is done on a store.
 func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) string, then func(string)) {
-	var known apikey.Record
+	var known apikey.StoreRecord
 	if len(w.records) > 0 {
 		known = pick(w, w.records...)
 	}
@@ -227,9 +227,9 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 			}
 		}
 	case n < 5:
-		var batch []apikey.Upkeep
+		var batch []apikey.StoreUpkeep
 		for range 1 + w.IntN(4) {
-			up := apikey.Upkeep{LastUsed: w.maybe(w.now()), OldHash: pick(w, "h", "H", "h "), NewHash: pick(w, "", "h", "H"), OldSealed: pick(w, nil, []byte("s")), NewSealed: pick(w, nil, []byte("S")), NewKEK: pick(w, "kek", "KEK")}
+			up := apikey.StoreUpkeep{LastUsed: w.maybe(w.now()), OldHash: pick(w, "h", "H", "h "), NewHash: pick(w, "", "h", "H"), OldSealed: pick(w, nil, []byte("s")), NewSealed: pick(w, nil, []byte("S")), NewKEK: pick(w, "kek", "KEK")}
 			if len(known.Credentials) > 0 {
 				up.Credential = pick(w, known.Credentials...).ID
 			}
@@ -257,7 +257,7 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 			}
 		}, nil
 	case n < 9:
-		f := apikey.EventFilter{Account: pick(w, "", w.account()), Limit: 1 + w.IntN(50)}
+		f := apikey.StoreEventFilter{Account: pick(w, "", w.account()), Limit: 1 + w.IntN(50)}
 		if w.IntN(2) == 0 {
 			f.Key, f.Chain = known.ID, known.Version > 0 && w.IntN(2) == 0
 		}
@@ -271,7 +271,7 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 			}
 		}, nil
 	}
-	f := apikey.ItemFilter{Kind: "k", ID: pick(w, "", "a"), SealedKEKNot: pick(w, "", "kek", "x"), Limit: 1 + w.IntN(5)}
+	f := apikey.StoreItemFilter{Kind: "k", ID: pick(w, "", "a"), SealedKEKNot: pick(w, "", "kek", "x"), Limit: 1 + w.IntN(5)}
 	return fmt.Sprintf("Items %+v", f), func(s apikey.Store) string {
 		page, err := s.Items(t.Context(), f)
 		return verdict(page, err)

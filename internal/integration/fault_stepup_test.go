@@ -272,14 +272,14 @@ type proofs struct {
 func (f *faulty) look(t *testing.T) (s sight) {
 	t.Helper()
 	s.state = f.state(t)
-	for kind, count := range map[apikey.ItemKind]*int{
+	for kind, count := range map[apikey.StoreItemKind]*int{
 		"challenge": &s.challenges, "grant": &s.grants, "enrolled": &s.enrolled, "enrolling": &s.enrolling, "enrollable": &s.allowed,
 	} {
-		page, err := f.cleanStore.Items(background, apikey.ItemFilter{Kind: kind})
+		page, err := f.cleanStore.Items(background, apikey.StoreItemFilter{Kind: kind})
 		must(t, err)
 		*count = len(page.Items)
 	}
-	page, err := f.cleanStore.Items(background, apikey.ItemFilter{Kind: "budget"})
+	page, err := f.cleanStore.Items(background, apikey.StoreItemFilter{Kind: "budget"})
 	must(t, err)
 	for _, it := range page.Items {
 		charged, open := readBudget(it.Data)
@@ -291,7 +291,7 @@ func (f *faulty) look(t *testing.T) (s sight) {
 
 // lock has the one budget with a single charge stand at a hundred.
 func (s shopkeeper) lock() error {
-	page, err := s.store.Items(background, apikey.ItemFilter{Kind: "budget"})
+	page, err := s.store.Items(background, apikey.StoreItemFilter{Kind: "budget"})
 	if err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (s shopkeeper) lock() error {
 		if charged, _ := readBudget(it.Data); charged == 1 {
 			it.Version++
 			binary.BigEndian.PutUint64(it.Data, 100)
-			return s.store.Apply(background, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}})
+			return s.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}})
 		}
 	}
 	return errors.New("nobody has given a wrong answer")

@@ -25,7 +25,7 @@ type shopkeeper struct {
 }
 
 var catalog = apikey.MustCatalog(
-	apikey.Entry{Scope: "payment:verify"}, apikey.Entry{Scope: "payment:refund"}, apikey.Entry{Scope: "card:tokenise", Publishable: true},
+	apikey.CatalogEntry{Scope: "payment:verify"}, apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true},
 )
 
 func pepperIn(slot uint8) apikey.Pepper { return sure(apikey.NewPepper(slot, [32]byte{slot, 2, 3})) }
@@ -202,7 +202,7 @@ func operations() []operation {
 			return s.m.LiftLock(s.ctx, apikey.LiftLockRequest{Actor: "usr_2"})
 		}},
 		{name: "last used", run: func(s shopkeeper, key apikey.Issued) error {
-			return s.store.Upkeep(s.ctx, []apikey.Upkeep{{Credential: key.Token.Credential(), LastUsed: time.Now()}})
+			return s.store.Upkeep(s.ctx, []apikey.StoreUpkeep{{Credential: key.Token.Credential(), LastUsed: time.Now()}})
 		}},
 		{name: "reading", run: func(s shopkeeper, key apikey.Issued) error {
 			_, got := s.m.Get(s.ctx, apikey.GetRequest{Key: key.Key.ID})

@@ -59,7 +59,7 @@ func housekeeping() []operation {
 			_, err := s.m.Reseal(staff(), apikey.ResealRequest{})
 			return err
 		}, after: func(s shopkeeper, key apikey.Issued) error {
-			page, err := s.store.List(s.ctx, apikey.Filter{SealedKEKNot: "kek-1"})
+			page, err := s.store.List(s.ctx, apikey.StoreFilter{SealedKEKNot: "kek-1"})
 			if err != nil || len(page.Records) != 0 {
 				return fmt.Errorf("%d keys are sealed by the old KEK still: %v", len(page.Records), err)
 			}
@@ -79,21 +79,21 @@ func housekeeping() []operation {
 			return err
 		}},
 		{name: "AdoptPepper", before: func(s shopkeeper, _ apikey.Issued) error {
-			mark := apikey.Item{Kind: "pepper", ID: "60", Version: 1, Data: []byte(fmt.Sprintf("%032d", 7))}
-			now, err := s.store.Items(s.ctx, apikey.ItemFilter{Kind: mark.Kind, ID: mark.ID})
+			mark := apikey.StoreItem{Kind: "pepper", ID: "60", Version: 1, Data: []byte(fmt.Sprintf("%032d", 7))}
+			now, err := s.store.Items(s.ctx, apikey.StoreItemFilter{Kind: mark.Kind, ID: mark.ID})
 			if err == nil && len(now.Items) > 0 { // it is as it was before there were vouches
 				mark.Version = now.Items[0].Version + 1
 			}
-			return errors.Join(err, s.store.Apply(s.ctx, apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{mark}}))
+			return errors.Join(err, s.store.Apply(s.ctx, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{mark}}))
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
 			return s.m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 60})
 		}},
 		{name: "Purge", unsure: true, before: func(s shopkeeper, _ apikey.Issued) error {
 			dead := newRecord(s.account)
 			dead.RevokedAt = epoch
-			expired := apikey.Item{Kind: "grant", ID: "old", Version: 1, ExpiresAt: epoch}
+			expired := apikey.StoreItem{Kind: "grant", ID: "old", Version: 1, ExpiresAt: epoch}
 			c := change(dead)
-			c.Items = []apikey.Item{expired}
+			c.Items = []apikey.StoreItem{expired}
 			return s.store.Apply(s.ctx, c)
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
 			_, err := s.store.Purge(s.ctx, time.Now().Add(-48*time.Hour), 10)

@@ -129,44 +129,44 @@ func TestMariaDBClockSetBack(t *testing.T) {
 }
 
 // decides are the methods whose answers decide something.
-var decides = map[string]func(t *testing.T, s apikey.Store, r apikey.Record) error{
-	"Get": func(t *testing.T, s apikey.Store, r apikey.Record) error {
+var decides = map[string]func(t *testing.T, s apikey.Store, r apikey.StoreRecord) error{
+	"Get": func(t *testing.T, s apikey.Store, r apikey.StoreRecord) error {
 		_, err := s.Get(t.Context(), r.ID)
 		return err
 	},
-	"Get, absent": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
+	"Get, absent": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
 		_, err := s.Get(t.Context(), apikey.NewKeyID())
 		return err
 	},
-	"Lookup": func(t *testing.T, s apikey.Store, r apikey.Record) error {
+	"Lookup": func(t *testing.T, s apikey.Store, r apikey.StoreRecord) error {
 		_, err := s.Lookup(t.Context(), r.Credentials[0].ID)
 		return err
 	},
-	"Lookup, absent": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
+	"Lookup, absent": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
 		_, err := s.Lookup(t.Context(), apikey.NewCredentialID())
 		return err
 	},
-	"List": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
-		_, err := s.List(t.Context(), apikey.Filter{})
+	"List": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
+		_, err := s.List(t.Context(), apikey.StoreFilter{})
 		return err
 	},
-	"List, empty": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
-		_, err := s.List(t.Context(), apikey.Filter{Account: "nobody"})
+	"List, empty": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
+		_, err := s.List(t.Context(), apikey.StoreFilter{Account: "nobody"})
 		return err
 	},
-	"Items": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
-		_, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "test"})
+	"Items": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
+		_, err := s.Items(t.Context(), apikey.StoreItemFilter{Kind: "test"})
 		return err
 	},
-	"Items, absent": func(t *testing.T, s apikey.Store, _ apikey.Record) error {
-		_, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "test", ID: "x"})
+	"Items, absent": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
+		_, err := s.Items(t.Context(), apikey.StoreItemFilter{Kind: "test", ID: "x"})
 		return err
 	},
 }
 
 // replicaDecidesNothing: a node that may lag answers that it cannot know, also
 // about what it does not have; and its page of the feed says that it lags.
-func replicaDecidesNothing(t *testing.T, replica apikey.Store, r apikey.Record, at apikey.Cursor) {
+func replicaDecidesNothing(t *testing.T, replica apikey.Store, r apikey.StoreRecord, at apikey.Cursor) {
 	t.Helper()
 	for name, method := range decides {
 		if err := method(t, replica, r); !errors.Is(err, apikey.ErrUnavailable) || !strings.Contains(err.Error(), "replica") {
@@ -197,7 +197,7 @@ func TestAStandbyDecidesNothing(t *testing.T) {
 	must(t, replica.Migrate(t.Context())) // nothing to do, nothing to write
 	err := replica.Apply(t.Context(), change(next(r)))
 	wants(t, err, apikey.ErrUnavailable, "read-only transaction")
-	if _, err := replica.Events(t.Context(), apikey.EventFilter{}); err != nil {
+	if _, err := replica.Events(t.Context(), apikey.StoreEventFilter{}); err != nil {
 		t.Errorf("the log may be read anywhere: %v", err)
 	}
 
@@ -314,7 +314,7 @@ func TestPurgersTogether(t *testing.T) {
 			d, prefix := e.fresh(t)
 			s := open(t, e.pool(t, dsn), d)
 			must(t, s.Migrate(t.Context()))
-			var all []apikey.Record
+			var all []apikey.StoreRecord
 			for range 300 {
 				r := newRecord("m1")
 				r.RevokedAt = epoch

@@ -39,7 +39,7 @@ func flushLastUses(t *testing.T, p *proxy, s apikey.Store, others ...apikey.Stor
 	account := "flush"
 	var all []apikey.CredentialID
 	for range used / 200 {
-		var changes []apikey.Change
+		var changes []apikey.StoreChange
 		for range 200 {
 			r := newRecord(account)
 			r.Credentials = r.Credentials[:1]
@@ -92,11 +92,11 @@ func flushLastUses(t *testing.T, p *proxy, s apikey.Store, others ...apikey.Stor
 // flush writes the last uses as a Verifier does: in batches, in the order of their
 // IDs, and what the store could not take once more a little later.
 func flush(s apikey.Store, all []apikey.CredentialID, at func(i int) time.Time) error {
-	uses := make([]apikey.Upkeep, len(all))
+	uses := make([]apikey.StoreUpkeep, len(all))
 	for i, id := range all {
-		uses[i] = apikey.Upkeep{Credential: id, LastUsed: at(i)}
+		uses[i] = apikey.StoreUpkeep{Credential: id, LastUsed: at(i)}
 	}
-	slices.SortFunc(uses, func(a, b apikey.Upkeep) int { return slices.Compare(a.Credential[:], b.Credential[:]) })
+	slices.SortFunc(uses, func(a, b apikey.StoreUpkeep) int { return slices.Compare(a.Credential[:], b.Credential[:]) })
 	for batch := range slices.Chunk(uses, flushBatch) {
 		err := s.Upkeep(context.Background(), batch)
 		for try := 1; err != nil && try < 5; try++ {
@@ -114,7 +114,7 @@ func flush(s apikey.Store, all []apikey.CredentialID, at func(i int) time.Time) 
 func misdated(t *testing.T, s apikey.Store, account string, at time.Time) (wrong int) {
 	t.Helper()
 	seen := 0
-	for f := (apikey.Filter{Account: account, Limit: 1000}); ; {
+	for f := (apikey.StoreFilter{Account: account, Limit: 1000}); ; {
 		page, err := s.List(t.Context(), f)
 		must(t, err)
 		for _, r := range page.Records {

@@ -231,10 +231,10 @@ func (s *shopWith) tries(t *testing.T, dsn, want string) {
 
 // isUsed writes a last use, and reads it.
 func isUsed(ctx context.Context, s *sqlstore.Store, key apikey.KeyID) error {
-	var batch []apikey.Upkeep
+	var batch []apikey.StoreUpkeep
 	r, err := s.Get(ctx, key)
 	for _, c := range r.Credentials {
-		batch = append(batch, apikey.Upkeep{Credential: c.ID, LastUsed: time.Now()})
+		batch = append(batch, apikey.StoreUpkeep{Credential: c.ID, LastUsed: time.Now()})
 	}
 	err = cmp.Or(err, s.Upkeep(ctx, batch))
 	r, again := s.Get(ctx, key)
@@ -384,14 +384,14 @@ func notBelieved(t *testing.T, e engine, says, begin, end string) {
 	wants(t, err, apikey.ErrUnavailable, says)
 	_, err = s.Changed(t.Context(), "", 10)
 	wants(t, err, apikey.ErrUnavailable, says)
-	_, err = s.Events(t.Context(), apikey.EventFilter{Key: r.ID})
+	_, err = s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID})
 	wants(t, err, apikey.ErrUnavailable, says)
 	wants(t, s.Apply(t.Context(), change(next(r))), apikey.ErrUnavailable, says)
 	wants(t, s.Apply(t.Context(), change(newRecord("m2"))), apikey.ErrUnavailable, "settings with which New refuses")
 	do(end)
 	got, err := s.Get(t.Context(), r.ID)
 	must(t, err)
-	page, err := s.List(t.Context(), apikey.Filter{})
+	page, err := s.List(t.Context(), apikey.StoreFilter{})
 	must(t, err)
 	if got.Version != r.Version || len(page.Records) != 1 {
 		t.Errorf("something was written: %+v", page.Records)

@@ -77,7 +77,7 @@ func (p *published) waits(question string) {
 }
 
 // follows waits until the subscriber has a version of a key.
-func (p *published) follows(r apikey.Record) {
+func (p *published) follows(r apikey.StoreRecord) {
 	p.t.Helper()
 	p.waits(fmt.Sprintf(`SELECT EXISTS (SELECT 1 FROM %skeys WHERE id = '\x%x' AND version = %d)`, p.prefix, r.ID[:], r.Version))
 }
@@ -105,7 +105,7 @@ func TestFound02ASubscriberDecidesNothing(t *testing.T) {
 			t.Fatal(tables)
 		}
 		p.unsubscribe()
-		_, err := replica.List(t.Context(), apikey.Filter{})
+		_, err := replica.List(t.Context(), apikey.StoreFilter{})
 		must(t, err)
 	}
 	for _, table := range append(tables, "migrations") {
@@ -132,9 +132,9 @@ func TestFound02NothingIsWrittenOnASubscriber(t *testing.T) {
 	p := newPublished(t)
 	s, replica := open(t, p.at, p.d), open(t, p.there, p.d)
 	p.subscribe(p.ours("keys", "credentials", "events", "items"))
-	r, item := newRecord("m1"), apikey.Item{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
+	r, item := newRecord("m1"), apikey.StoreItem{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
 	c := change(r)
-	c.Items = []apikey.Item{item}
+	c.Items = []apikey.StoreItem{item}
 	must(t, s.Apply(t.Context(), c))
 	p.follows(r)
 	p.waits("SELECT EXISTS (SELECT 1 FROM " + p.prefix + "items WHERE id = 'x')")
@@ -152,9 +152,9 @@ func TestFound02NothingIsWrittenWhereReadOnlyIsSet(t *testing.T) {
 	for _, e := range named("mariadb/prepared", "mariadb/interpolated") {
 		t.Run(e.name, func(t *testing.T) {
 			s, db := e.migrated(t)
-			r, item := newRecord("m1"), apikey.Item{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
+			r, item := newRecord("m1"), apikey.StoreItem{Kind: "budget", ID: "x", Version: 1, Data: []byte("1")}
 			c := change(r)
-			c.Items = []apikey.Item{item}
+			c.Items = []apikey.StoreItem{item}
 			must(t, s.Apply(t.Context(), c))
 			_, err := db.Exec("SET GLOBAL read_only = 1")
 			must(t, err)
@@ -173,10 +173,10 @@ func TestFound02NothingIsWrittenWhereReadOnlyIsSet(t *testing.T) {
 }
 
 // writesNothing tries each way to change what is stored, on a node that only follows.
-func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.Record, item apikey.Item) {
+func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.StoreRecord, item apikey.StoreItem) {
 	t.Helper()
-	items := func(it apikey.Item) apikey.Change {
-		return apikey.Change{ID: apikey.NewKeyID(), Items: []apikey.Item{it}}
+	items := func(it apikey.StoreItem) apikey.StoreChange {
+		return apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}
 	}
 	changed, deleted, another := item, item, item
 	changed.Version, changed.Data = 2, []byte("2")
@@ -184,7 +184,7 @@ func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.Record, item apikey
 	another.ID = "y"
 	event := change(newRecord("m2"))
 	event.Record = nil
-	for what, c := range map[string]apikey.Change{
+	for what, c := range map[string]apikey.StoreChange{
 		"a new key": change(newRecord("m2")), "a change of a key": change(next(r)),
 		"a new item": items(another), "a change of an item": items(changed), "an item's end": items(deleted),
 		"an event alone": event,
@@ -196,7 +196,7 @@ func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.Record, item apikey
 	if _, err := s.Purge(t.Context(), time.Now().AddDate(0, 0, -2), 10); !errors.Is(err, apikey.ErrUnavailable) {
 		t.Errorf("Purge: %v", err)
 	}
-	if err := s.Upkeep(t.Context(), []apikey.Upkeep{{Credential: r.Credentials[0].ID, LastUsed: time.Now()}}); !errors.Is(err, apikey.ErrUnavailable) {
+	if err := s.Upkeep(t.Context(), []apikey.StoreUpkeep{{Credential: r.Credentials[0].ID, LastUsed: time.Now()}}); !errors.Is(err, apikey.ErrUnavailable) {
 		t.Errorf("Upkeep: %v", err)
 	}
 }
@@ -224,12 +224,12 @@ func TestFound02WhatIsAPrimary(t *testing.T) {
 	p.unsubscribe()
 	must(t, open(t, p.at, p.d).Apply(t.Context(), change(newRecord("m1"))))
 	p.subscribe(p.ours("keys", "credentials", "events", "items"))
-	_, err := s.List(t.Context(), apikey.Filter{})
+	_, err := s.List(t.Context(), apikey.StoreFilter{})
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 	p.do(p.there, "ALTER SUBSCRIPTION sub DISABLE")
 	primary("it was promoted, the subscription is disabled")
 	p.do(p.there, "ALTER SUBSCRIPTION sub ENABLE")
-	_, err = s.List(t.Context(), apikey.Filter{})
+	_, err = s.List(t.Context(), apikey.StoreFilter{})
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 	p.unsubscribe()
 	primary("it was promoted")
@@ -239,7 +239,7 @@ func TestFound02WhatIsAPrimary(t *testing.T) {
 	must(t, open(t, beside, p.d).Migrate(t.Context()))
 	p.do(p.at, "CREATE PUBLICATION pub FOR TABLE "+p.ours("keys"))
 	p.do(beside, p.subscription())
-	_, err = open(t, beside, p.d).List(t.Context(), apikey.Filter{})
+	_, err = open(t, beside, p.d).List(t.Context(), apikey.StoreFilter{})
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 	primary("another database subscribes")
 	p.do(beside, "DROP SUBSCRIPTION sub")

@@ -30,7 +30,7 @@ func TestFound14RotationsWhileArgonIsBusy(t *testing.T) {
 	must(t, err)
 	defer v.Close(ctx)
 	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}),
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
 		Hasher: hasher, Peppers: []apikey.Pepper{pepper}, Local: []*apikey.Verifier{v},
 	})
 	must(t, err)

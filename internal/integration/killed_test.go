@@ -308,7 +308,7 @@ func (a *aftermath) chain(info apikey.Info, actor string, answered [][]string) {
 	}
 	for _, words := range answered {
 		e, found := bySeq[words[2]]
-		found = found && e.Credential.String() == words[3] && e.Actor.ID == actor && e.Outcome == apikey.Done
+		found = found && e.Credential.String() == words[3] && e.Actor.ID == actor && e.Outcome == apikey.OutcomeDone
 		switch {
 		case words[0] == "revealed" && !(found && e.Action == apikey.ActionReveal):
 			a.unlogged++

@@ -22,7 +22,7 @@ type askedRows struct {
 	asked *atomic.Int64
 }
 
-func (s askedRows) Upkeep(ctx context.Context, batch []apikey.Upkeep) error {
+func (s askedRows) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	for _, u := range batch {
 		if !u.LastUsed.IsZero() {
 			s.asked.Add(1)
@@ -117,7 +117,7 @@ func TestFound27RowsWrittenByTenProcesses(t *testing.T) {
 			if most := 1.1 * keys * took.Minutes(); float64(written) > most || written < keys/2 {
 				t.Errorf("%d rows were written, want at most %.0f", written, most)
 			}
-			if never := len(sure(store.List(background, apikey.Filter{NeverUsed: true, Limit: 1000})).Records); never != 0 {
+			if never := len(sure(store.List(background, apikey.StoreFilter{NeverUsed: true, Limit: 1000})).Records); never != 0 {
 				t.Errorf("%d keys were never used", never)
 			}
 		})
@@ -125,14 +125,14 @@ func TestFound27RowsWrittenByTenProcesses(t *testing.T) {
 }
 
 // usedOnce is a new key on a store, and what was written of its use.
-func usedOnce(t *testing.T, s apikey.Store, stored time.Time, u apikey.Upkeep) time.Time {
+func usedOnce(t *testing.T, s apikey.Store, stored time.Time, u apikey.StoreUpkeep) time.Time {
 	t.Helper()
 	r := newRecord("acct")
 	r.Credentials = r.Credentials[:1]
 	r.Credentials[0].LastUsed = stored
 	must(t, s.Apply(t.Context(), change(r)))
 	u.Credential = r.Credentials[0].ID
-	must(t, s.Upkeep(t.Context(), []apikey.Upkeep{u}))
+	must(t, s.Upkeep(t.Context(), []apikey.StoreUpkeep{u}))
 	return sure(s.Get(t.Context(), r.ID)).Credentials[0].LastUsed
 }
 
@@ -148,7 +148,7 @@ func TestFound27TheUpdateCompares(t *testing.T) {
 			epoch.Add(10 * time.Second):    epoch.Add(10 * time.Second),
 			window.Add(-100 * time.Second): epoch,
 		} {
-			if got := usedOnce(t, s, stored, apikey.Upkeep{LastUsed: epoch, UsedBefore: window}); !got.Equal(want) {
+			if got := usedOnce(t, s, stored, apikey.StoreUpkeep{LastUsed: epoch, UsedBefore: window}); !got.Equal(want) {
 				t.Errorf("stored %v: got %v, want %v", stored, got, want)
 			}
 		}
@@ -159,10 +159,10 @@ func TestFound27TheUpdateCompares(t *testing.T) {
 func TestFound20TheStoreBoundsLastUsed(t *testing.T) {
 	onEngines(t, func(t *testing.T, open func() apikey.Store) {
 		s, far := open(), time.Now().AddDate(5, 0, 0).UTC().Truncate(time.Microsecond)
-		if got := usedOnce(t, s, time.Time{}, apikey.Upkeep{LastUsed: far}); time.Since(got).Abs() > time.Minute {
+		if got := usedOnce(t, s, time.Time{}, apikey.StoreUpkeep{LastUsed: far}); time.Since(got).Abs() > time.Minute {
 			t.Errorf("it is now %v, and the key was last used at %v", time.Now(), got)
 		}
-		if got := usedOnce(t, s, far, apikey.Upkeep{LastUsed: epoch, UsedBefore: epoch.Add(-time.Minute)}); !got.Equal(epoch) {
+		if got := usedOnce(t, s, far, apikey.StoreUpkeep{LastUsed: epoch, UsedBefore: epoch.Add(-time.Minute)}); !got.Equal(epoch) {
 			t.Errorf("a time in the future stays although the key was used since: %v", got)
 		}
 	})
@@ -178,11 +178,11 @@ func TestFound15FarTimes(t *testing.T) {
 		must(t, s.Apply(t.Context(), change(expires), change(never)))
 		for _, year := range []int{-300_000, -5_000, 0, 10_000, 200_000, 294_277, 300_000} {
 			at := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
-			for name, f := range map[string]apikey.Filter{
+			for name, f := range map[string]apikey.StoreFilter{
 				"ExpiringBefore": {ExpiringBefore: at}, "NotExpiredAt": {NotExpiredAt: at}, "DueBefore": {DueBefore: at}, "UnusedSince": {UnusedSince: at},
 			} {
 				want := 0
-				for _, r := range []apikey.Record{expires, never} {
+				for _, r := range []apikey.StoreRecord{expires, never} {
 					if f.Match(&r) {
 						want++
 					}
@@ -206,7 +206,7 @@ func TestFound15FarTimes(t *testing.T) {
 		// As cursors of this list are made, with a time that no row can have.
 		for _, micros := range []uint64{1<<63 - 1, 1 << 63} {
 			b := append(binary.BigEndian.AppendUint64([]byte{'k'}, micros), make([]byte, 16)...)
-			_, err := s.List(t.Context(), apikey.Filter{After: apikey.Cursor(base64.RawURLEncoding.EncodeToString(b))})
+			_, err := s.List(t.Context(), apikey.StoreFilter{After: apikey.Cursor(base64.RawURLEncoding.EncodeToString(b))})
 			if !errors.Is(err, apikey.ErrInvalid) {
 				t.Errorf("a cursor that nobody made: %v", err)
 			}

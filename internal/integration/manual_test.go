@@ -93,9 +93,9 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 		}
 		for _, e := range log.Events {
 			switch {
-			case e.Doubt == apikey.Failed: // perhaps of a key that is not there, whose chain nobody walks
+			case e.Doubt == apikey.DoubtFailed: // perhaps of a key that is not there, whose chain nobody walks
 				failed = append(failed, fmt.Errorf("event %s was changed, or put there: it calls itself %s by %q", e.ID, e.Action, e.Actor.ID))
-			case e.Doubt == apikey.Unverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
+			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
 				unsure++
 			}
 		}

@@ -47,7 +47,7 @@ func configs(store apikey.Store, now func() time.Time) (apikey.ManagerConfig, ap
 	peppers := []apikey.Pepper{sure(apikey.NewPepper(1, key))}
 	hasher := sure(apikey.NewHMACSHA256(peppers...))
 	mc := apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}), Hasher: hasher, Peppers: peppers,
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}), Hasher: hasher, Peppers: peppers,
 		KEKs: []apikey.KEK{localKEK(1)}, Limits: apikey.Limits{LiveKeys: 100_000}, Now: now,
 	}
 	vc := apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Now: now, Sync: -1, ReadOnly: true}

@@ -58,11 +58,11 @@ func TestPlans(t *testing.T) {
 // populate makes 9,000 keys of 30 accounts, some of them dead, and as many
 // items, and returns one that is alive. With a third of that PostgreSQL finds
 // reading the whole of a table hardly dearer than twenty visits to its index.
-func populate(t *testing.T, s *sqlstore.Store) apikey.Record {
+func populate(t *testing.T, s *sqlstore.Store) apikey.StoreRecord {
 	t.Helper()
-	var first apikey.Record
+	var first apikey.StoreRecord
 	for batch := range 90 {
-		var changes []apikey.Change
+		var changes []apikey.StoreChange
 		for i := range 100 {
 			r := newRecord(fmt.Sprintf("m%d", i%30))
 			r.CreatedAt = epoch.Add(time.Duration(batch*100+i) * time.Second)
@@ -71,7 +71,7 @@ func populate(t *testing.T, s *sqlstore.Store) apikey.Record {
 			}
 			ch := change(r)
 			ch.Event.Time = r.CreatedAt
-			ch.Items = []apikey.Item{{Kind: "test", ID: fmt.Sprintf("%d-%d", batch, i), Version: 1, ExpiresAt: epoch}}
+			ch.Items = []apikey.StoreItem{{Kind: "test", ID: fmt.Sprintf("%d-%d", batch, i), Version: 1, ExpiresAt: epoch}}
 			if first.Version == 0 {
 				first = r
 			}
@@ -87,25 +87,25 @@ type plannedOp struct {
 	run  func(context.Context, *sqlstore.Store) error
 }
 
-func planned(t *testing.T, s *sqlstore.Store, r apikey.Record) []plannedOp {
+func planned(t *testing.T, s *sqlstore.Store, r apikey.StoreRecord) []plannedOp {
 	t.Helper()
 	ctx := t.Context()
-	list, err := s.List(ctx, apikey.Filter{Account: r.Account, Limit: 5})
+	list, err := s.List(ctx, apikey.StoreFilter{Account: r.Account, Limit: 5})
 	must(t, err)
-	log, err := s.Events(ctx, apikey.EventFilter{Limit: 5})
+	log, err := s.Events(ctx, apikey.StoreEventFilter{Limit: 5})
 	must(t, err)
 	must(t, s.Apply(ctx, change(next(r))))
-	chain, err := s.Events(ctx, apikey.EventFilter{Key: r.ID, Chain: true, Limit: 1})
+	chain, err := s.Events(ctx, apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 1})
 	must(t, err)
 	feed, err := s.Changed(ctx, "", 10)
 	must(t, err)
-	lists := func(f apikey.Filter) func(context.Context, *sqlstore.Store) error {
+	lists := func(f apikey.StoreFilter) func(context.Context, *sqlstore.Store) error {
 		return func(ctx context.Context, s *sqlstore.Store) error { _, err := s.List(ctx, f); return err }
 	}
-	logs := func(f apikey.EventFilter) func(context.Context, *sqlstore.Store) error {
+	logs := func(f apikey.StoreEventFilter) func(context.Context, *sqlstore.Store) error {
 		return func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Events(ctx, f); return err }
 	}
-	items := func(f apikey.ItemFilter) func(context.Context, *sqlstore.Store) error {
+	items := func(f apikey.StoreItemFilter) func(context.Context, *sqlstore.Store) error {
 		return func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Items(ctx, f); return err }
 	}
 	changed := func(c apikey.Cursor) func(context.Context, *sqlstore.Store) error {
@@ -117,31 +117,31 @@ func planned(t *testing.T, s *sqlstore.Store, r apikey.Record) []plannedOp {
 			_, err := s.Lookup(ctx, r.Credentials[0].ID)
 			return err
 		}},
-		{"list", lists(apikey.Filter{Limit: 20})},
-		{"list, next page", lists(apikey.Filter{After: list.Next, Limit: 20})},
-		{"list account", lists(apikey.Filter{Account: r.Account, Limit: 20})},
-		{"list account, next page", lists(apikey.Filter{Account: r.Account, After: list.Next, Limit: 20})},
-		{"list everything of an account", lists(apikey.Filter{
+		{"list", lists(apikey.StoreFilter{Limit: 20})},
+		{"list, next page", lists(apikey.StoreFilter{After: list.Next, Limit: 20})},
+		{"list account", lists(apikey.StoreFilter{Account: r.Account, Limit: 20})},
+		{"list account, next page", lists(apikey.StoreFilter{Account: r.Account, After: list.Next, Limit: 20})},
+		{"list everything of an account", lists(apikey.StoreFilter{
 			Account: r.Account, Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, NameContains: "x", NeverUsed: true,
 			UnusedSince: epoch, ExpiringBefore: epoch, NotExpiredAt: epoch, DueBefore: epoch, Pepper: 1, OtherMAC: 2, SealedKEKNot: "k", Limit: 20,
 		})},
-		{"events", logs(apikey.EventFilter{Limit: 20})},
-		{"events, next page", logs(apikey.EventFilter{After: log.Next, Limit: 20})},
-		{"events of an account", logs(apikey.EventFilter{Account: r.Account, Limit: 20})},
-		{"events of an account, next page", logs(apikey.EventFilter{Account: r.Account, Mode: apikey.Live, After: log.Next, Limit: 20})},
-		{"events of a key", logs(apikey.EventFilter{Key: r.ID})},
-		{"chain", logs(apikey.EventFilter{Key: r.ID, Chain: true})},
-		{"chain, next page", logs(apikey.EventFilter{Key: r.ID, Chain: true, Account: r.Account, After: chain.Next})},
+		{"events", logs(apikey.StoreEventFilter{Limit: 20})},
+		{"events, next page", logs(apikey.StoreEventFilter{After: log.Next, Limit: 20})},
+		{"events of an account", logs(apikey.StoreEventFilter{Account: r.Account, Limit: 20})},
+		{"events of an account, next page", logs(apikey.StoreEventFilter{Account: r.Account, Mode: apikey.Live, After: log.Next, Limit: 20})},
+		{"events of a key", logs(apikey.StoreEventFilter{Key: r.ID})},
+		{"chain", logs(apikey.StoreEventFilter{Key: r.ID, Chain: true})},
+		{"chain, next page", logs(apikey.StoreEventFilter{Key: r.ID, Chain: true, Account: r.Account, After: chain.Next})},
 		{"feed, now", changed("")},
 		{"feed", changed(feed.Next)},
-		{"item", items(apikey.ItemFilter{Kind: "test", ID: "1-1"})},
-		{"items", items(apikey.ItemFilter{Kind: "test", After: "10", Limit: 20})},
-		{"items to reseal", items(apikey.ItemFilter{Kind: "test", SealedKEKNot: "k", Limit: 20})},
+		{"item", items(apikey.StoreItemFilter{Kind: "test", ID: "1-1"})},
+		{"items", items(apikey.StoreItemFilter{Kind: "test", After: "10", Limit: 20})},
+		{"items to reseal", items(apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "k", Limit: 20})},
 		{"apply", func(ctx context.Context, s *sqlstore.Store) error {
 			changed := next(next(r))
-			changed.Credentials = []apikey.Credential{{ID: apikey.NewCredentialID(), Ended: true}, changed.Credentials[0]}
+			changed.Credentials = []apikey.StoreCredential{{ID: apikey.NewCredentialID(), Ended: true}, changed.Credentials[0]}
 			ch := change(changed)
-			ch.Items = []apikey.Item{{Kind: "test", ID: "0-0", Version: 2}, {Kind: "test", ID: "0-1", Version: 2, Delete: true}, {Kind: "test", ID: "new", Version: 1, Delete: true}}
+			ch.Items = []apikey.StoreItem{{Kind: "test", ID: "0-0", Version: 2}, {Kind: "test", ID: "0-1", Version: 2, Delete: true}, {Kind: "test", ID: "new", Version: 1, Delete: true}}
 			return s.Apply(ctx, ch)
 		}},
 		{"apply again", func(ctx context.Context, s *sqlstore.Store) error {
@@ -151,7 +151,7 @@ func planned(t *testing.T, s *sqlstore.Store, r apikey.Record) []plannedOp {
 			return nil
 		}},
 		{"upkeep", func(ctx context.Context, s *sqlstore.Store) error {
-			return s.Upkeep(ctx, []apikey.Upkeep{
+			return s.Upkeep(ctx, []apikey.StoreUpkeep{
 				{Credential: r.Credentials[0].ID, LastUsed: epoch, OldHash: "hash-1", NewHash: "2", OldSealed: []byte("sealed-1"), NewSealed: []byte("2"), NewKEK: "k"},
 				{Credential: r.Credentials[1].ID, LastUsed: epoch},
 			})

@@ -92,7 +92,7 @@ type backNode struct {
 	read map[apikey.CredentialID]bool
 }
 
-func (n *backNode) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Record, error) {
+func (n *backNode) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	n.mu.Lock()
 	n.read[id] = true
 	n.mu.Unlock()

@@ -99,7 +99,7 @@ func TestRoles(t *testing.T) {
 			if stored.Credentials[0].LastUsed.IsZero() {
 				t.Error("the verifier could not write when the key was used")
 			}
-			must(t, reads.Upkeep(t.Context(), []apikey.Upkeep{{Credential: key.Token.Credential(), OldHash: stored.Credentials[0].Hash, NewHash: "renewed", NewCheck: []byte{1}}}))
+			must(t, reads.Upkeep(t.Context(), []apikey.StoreUpkeep{{Credential: key.Token.Credential(), OldHash: stored.Credentials[0].Hash, NewHash: "renewed", NewCheck: []byte{1}}}))
 
 			auditor := newManager(t, open(t, e.pool(t, dsn("auditor")), d))
 			report, err := auditor.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})

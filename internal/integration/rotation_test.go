@@ -108,7 +108,7 @@ func rotateUnderClients(t *testing.T, store apikey.Store, keys, rotations, clien
 	must(t, err)
 	defer there.Close(ctx)
 	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.Entry{Scope: "payment:verify"}),
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
 		Hasher: hasher, Peppers: []apikey.Pepper{pepper}, Local: []*apikey.Verifier{here},
 	})
 	must(t, err)

@@ -124,18 +124,18 @@ func TestInAfterAConflict(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			s, db := e.migrated(t)
 			stored := create(t, s)
-			for name, changes := range map[string][]apikey.Change{
+			for name, changes := range map[string][]apikey.StoreChange{
 				"stale version": {change(newRecord("m2")), change(stored)},
 				"stale update":  {change(newRecord("m2")), change(next(next(stored)))},
-				"taken key":     {change(newRecord("m2")), change(apikey.Record{ID: stored.ID, Version: 1, Mode: apikey.Live, Kind: apikey.Secret})},
-				"taken event":   {change(newRecord("m2")), {ID: [16]byte{1}, Event: &apikey.EventRecord{ID: [16]byte{1}}}, {ID: [16]byte{1}, Event: &apikey.EventRecord{ID: [16]byte{1}}}},
-				"stale item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}}},
-				"taken item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1}}}},
-				"item not gone": {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.Item{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1, Delete: true}}}},
-				"stolen credential": func() []apikey.Change {
+				"taken key":     {change(newRecord("m2")), change(apikey.StoreRecord{ID: stored.ID, Version: 1, Mode: apikey.Live, Kind: apikey.Secret})},
+				"taken event":   {change(newRecord("m2")), {ID: [16]byte{1}, Event: &apikey.StoreEvent{ID: [16]byte{1}}}, {ID: [16]byte{1}, Event: &apikey.StoreEvent{ID: [16]byte{1}}}},
+				"stale item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.StoreItem{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "2", Version: 7}}}},
+				"taken item":    {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.StoreItem{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1}}}},
+				"item not gone": {change(newRecord("m2")), {ID: [16]byte{2}, Items: []apikey.StoreItem{{Kind: "k", ID: "1", Version: 1}, {Kind: "k", ID: "1", Version: 1, Delete: true}}}},
+				"stolen credential": func() []apikey.StoreChange {
 					thief := newRecord("m2")
 					thief.Credentials[1] = stored.Credentials[0]
-					return []apikey.Change{change(thief)}
+					return []apikey.StoreChange{change(thief)}
 				}(),
 			} {
 				tx, err := db.BeginTx(t.Context(), nil)
@@ -147,9 +147,9 @@ func TestInAfterAConflict(t *testing.T) {
 					t.Errorf("%s: the transaction cannot go on: %v", name, err)
 				}
 				must(t, tx.Commit())
-				page, err := s.List(t.Context(), apikey.Filter{Account: "m2"})
+				page, err := s.List(t.Context(), apikey.StoreFilter{Account: "m2"})
 				must(t, err)
-				items, err := s.Items(t.Context(), apikey.ItemFilter{Kind: "k"})
+				items, err := s.Items(t.Context(), apikey.StoreItemFilter{Kind: "k"})
 				must(t, err)
 				if len(page.Records)+len(items.Items) != 0 {
 					t.Errorf("%s: half of it is there: %v %v", name, page.Records, items.Items)
@@ -296,7 +296,7 @@ func TestUpkeepHoldsUpNobody(t *testing.T) {
 			must(t, err)
 			defer tx.Rollback()
 			must(t, s.In(tx).Apply(t.Context(), change(next(busy))))
-			batch := []apikey.Upkeep{{Credential: busy.Credentials[0].ID, LastUsed: epoch}, {Credential: other.Credentials[0].ID, LastUsed: epoch}}
+			batch := []apikey.StoreUpkeep{{Credential: busy.Credentials[0].ID, LastUsed: epoch}, {Credential: other.Credentials[0].ID, LastUsed: epoch}}
 			stop := make(chan struct{})
 			var flushes sync.WaitGroup
 			for range 4 {
@@ -353,7 +353,7 @@ func TestInADeadlock(t *testing.T) {
 			s, db := e.migrated(t)
 			one, two := create(t, s), create(t, s)
 			var txs [2]*sql.Tx
-			for i, r := range []apikey.Record{one, two} {
+			for i, r := range []apikey.StoreRecord{one, two} {
 				tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 				must(t, err)
 				defer tx.Rollback()
@@ -362,7 +362,7 @@ func TestInADeadlock(t *testing.T) {
 			}
 			var errs [2]error
 			var wg sync.WaitGroup
-			for i, r := range []apikey.Record{two, one} { // each wants what the other has
+			for i, r := range []apikey.StoreRecord{two, one} { // each wants what the other has
 				wg.Go(func() {
 					joined := s.In(txs[i])
 					errs[i] = joined.Apply(context.Background(), change(next(r)))
@@ -391,10 +391,10 @@ func TestInADeadlock(t *testing.T) {
 			if victims != 1 {
 				t.Errorf("%d victims: %v", victims, errs)
 			}
-			for _, r := range []apikey.Record{one, two} {
+			for _, r := range []apikey.StoreRecord{one, two} {
 				got, err := s.Get(t.Context(), r.ID)
 				must(t, err)
-				chain, err := s.Events(t.Context(), apikey.EventFilter{Key: r.ID, Chain: true})
+				chain, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true})
 				must(t, err)
 				if int(got.Version) != len(chain.Events) {
 					t.Errorf("version %d with %d events", got.Version, len(chain.Events))
@@ -431,13 +431,13 @@ func TestInAtEveryIsolation(t *testing.T) {
 				must(t, tx.QueryRow("SELECT 1").Scan(&n))
 				joined := s.In(tx)
 				if level != sql.LevelSerializable { // where reading the page would lock it
-					_, err = joined.List(t.Context(), apikey.Filter{}) // a snapshot, where there is such a thing
+					_, err = joined.List(t.Context(), apikey.StoreFilter{}) // a snapshot, where there is such a thing
 					must(t, err)
 				}
 				other := next(r)
 				other.Name = "other"
-				fresh := apikey.Credential{ID: apikey.NewCredentialID(), Hash: "other"}
-				other.Credentials = []apikey.Credential{fresh, r.Credentials[0]}
+				fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "other"}
+				other.Credentials = []apikey.StoreCredential{fresh, r.Credentials[0]}
 				must(t, s.Apply(t.Context(), change(other)))
 
 				got, err := joined.Get(t.Context(), r.ID)
