@@ -24,9 +24,6 @@ type BrokenLink struct {
 	Detail string
 }
 
-// VerifyEventsRequest names the key whose chain is walked.
-type VerifyEventsRequest struct{ Key KeyID }
-
 // VerifyEvents walks a key's chain from its first event to the record's Head
 // and names the first link that is missing, changed or out of place.
 //
@@ -39,9 +36,9 @@ type VerifyEventsRequest struct{ Key KeyID }
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot
 // even be read), ErrUnavailable.
-func (m *Manager) VerifyEvents(ctx context.Context, req VerifyEventsRequest) (ChainReport, error) {
+func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (ChainReport, error) {
 	var report ChainReport
-	err := m.own().do(ctx, job{action: ActionReadEvents, key: req.Key, reads: true, damaged: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
+	err := m.own().do(ctx, job{action: ActionReadEvents, key: id, reads: true, damaged: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
 		var err error
 		report, err = m.walk(ctx, *r)
 		return effect{}, err

@@ -55,7 +55,7 @@
 //	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, Overlap: 24 * time.Hour}) // both work for a day
 //	err = m.Retire(ctx, apikey.RetireRequest{Key: id, Credential: old})               // nobody uses it any more
 //	next, err = m.Rotate(ctx, apikey.RotateRequest{Key: id, At: saturday})            // from then on, the new one
-//	err = m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: id})                // before then
+//	err = m.CancelRotation(ctx, id)                // before then
 //
 // Keys with RotateMonths become due, and nothing is rotated behind anybody's back.
 // Whom to remind, without keys that are revoked, suspended or expired:

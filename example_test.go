@@ -210,7 +210,7 @@ func ExampleManager_Revoke() {
 	must(manager.Revoke(admin, apikey.RevokeRequest{Key: issued.Key.ID, Reason: apikey.ReasonCompromised}))
 	_, err = live.Verify(context.Background(), issued.Token.Reveal(), apikey.Request{})
 	fmt.Println(err)
-	info, err := manager.Get(admin, apikey.GetRequest{Key: issued.Key.ID})
+	info, err := manager.Get(admin, issued.Key.ID)
 	fmt.Println(info.State, info.RevokeReason, err)
 	// Output:
 	// apikey: key is revoked
@@ -276,9 +276,9 @@ func ExampleManager_VerifyEvents() {
 	admin, manager := exampleManager()
 	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live})
 	must(err)
-	must(manager.Suspend(admin, apikey.SuspendRequest{Key: issued.Key.ID}))
+	must(manager.Suspend(admin, issued.Key.ID))
 
-	report, err := manager.VerifyEvents(admin, apikey.VerifyEventsRequest{Key: issued.Key.ID})
+	report, err := manager.VerifyEvents(admin, issued.Key.ID)
 	must(err)
 	fmt.Println(report.Events, report.Unverifiable, report.Broken == nil)
 	// Output: 2 0 true

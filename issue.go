@@ -202,7 +202,7 @@ func (r *StoreRecord) date(now time.Time) error {
 // blank is the record that a request asks for, checked, without a credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
 	r := &StoreRecord{
-		ID: NewKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
+		ID: newKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
 		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
 		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
 		ExpiresAt: micros(req.ExpiresAt),
@@ -217,7 +217,7 @@ func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreR
 		if len(s.vault.keks) == 0 {
 			return nil, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
 		}
-		r.Recovery = Recoverable
+		r.Recoverable = true
 	}
 	return r, nil
 }
@@ -238,7 +238,7 @@ func validEnd(t, now time.Time) error {
 
 // newCredential mints a token of a group (see reads), and what is kept of it.
 func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
-	id := NewCredentialID()
+	id := newCredentialID()
 	copy(id[len(id)-groupLen:], group)
 	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.first)
 	token := newToken(p.text)
@@ -252,7 +252,7 @@ func (s session) newCredential(ctx context.Context, r *StoreRecord, group string
 		return StoreCredential{}, Token{}, err
 	}
 	cred.Hash, cred.Check = encoded, makeCheck(s.ring.first, p)
-	if r.Recovery == Recoverable {
+	if r.Recoverable {
 		if cred.Sealed, cred.SealedKEK, err = s.vault.seal(ctx, []byte(p.text), sealedAAD(r, p.id)); err != nil {
 			return StoreCredential{}, Token{}, err
 		}

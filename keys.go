@@ -49,8 +49,8 @@ func parseUUID(s, what string) (uuid.UUID, error) {
 	return u, nil
 }
 
-// NewKeyID draws an ID. Only programs that write a Store's tests need it.
-func NewKeyID() KeyID { return KeyID(uuid.Must(uuid.NewV7())) }
+// newKeyID draws an ID. IDs of one node sort in the order of their creation.
+func newKeyID() KeyID { return KeyID(uuid.Must(uuid.NewV7())) }
 
 // String writes the UUID, in lower case.
 func (id KeyID) String() string { return uuid.UUID(id).String() }
@@ -84,8 +84,8 @@ func ParseCredentialID(s string) (CredentialID, error) {
 	return id, nil
 }
 
-// NewCredentialID draws an ID. Only programs that write a Store's tests need it.
-func NewCredentialID() CredentialID { return CredentialID(uuid.New()) }
+// newCredentialID draws an ID with 122 random bits.
+func newCredentialID() CredentialID { return CredentialID(uuid.New()) }
 
 // String writes 22 base62 characters.
 func (id CredentialID) String() string { return string(base62.AppendID(nil, id)) }

@@ -222,17 +222,14 @@ func (s session) doubt(changes []StoreChange) {
 	}
 }
 
-// GetRequest names a key.
-type GetRequest struct{ Key KeyID }
-
 // Get describes a key, also a revoked one. Errors: ErrNoActor, ErrNotFound,
 // ErrForbidden, ErrCorrupt, ErrUnavailable.
-func (m *Manager) Get(ctx context.Context, req GetRequest) (Info, error) {
-	return m.own().get(ctx, req)
+func (m *Manager) Get(ctx context.Context, id KeyID) (Info, error) {
+	return m.own().get(ctx, id)
 }
 
-func (s session) get(ctx context.Context, req GetRequest) (info Info, err error) {
-	err = s.do(ctx, job{action: ActionRead, key: req.Key, reads: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
+func (s session) get(ctx context.Context, id KeyID) (info Info, err error) {
+	err = s.do(ctx, job{action: ActionRead, key: id, reads: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
 		info = s.describeAll(r, s.cfg.Now())
 		return effect{}, nil
 	}})

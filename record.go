@@ -245,7 +245,7 @@ func recordMAC(k *pepperKeys, r *StoreRecord) []byte {
 	c.bool(r.Disabled)
 	c.text(string(r.RevokeReason))
 	c.uint(uint64(r.RotateMonths))
-	c.uint(uint64(r.Recovery))
+	c.bool(r.Recoverable)
 	for _, t := range []time.Time{r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue} {
 		c.time(t)
 	}
@@ -304,7 +304,7 @@ func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
 func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info {
 	info := Info{
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
-		State: r.State(), Recoverable: r.Recovery == Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
+		State: r.State(), Recoverable: r.Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
 		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
 		CreatedAt: shownTime(r.CreatedAt), ExpiresAt: shownTime(r.ExpiresAt), RevokedAt: shownTime(r.RevokedAt),
 		RevokeReason: r.RevokeReason, RotateMonths: r.RotateMonths, RotateDue: shownTime(r.due(0)),

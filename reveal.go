@@ -29,7 +29,7 @@ func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	switch {
 	case r.State() == Revoked:
 		return ErrRevoked
-	case r.Kind == Secret && r.Recovery != Recoverable:
+	case r.Kind == Secret && !r.Recoverable:
 		return ErrNotRecoverable
 	}
 	return nil

@@ -8,9 +8,6 @@ import (
 	"time"
 )
 
-// SuspendRequest names a key.
-type SuspendRequest struct{ Key KeyID }
-
 // Suspend has every verification of a key refused until the key is resumed.
 // Suspend only takes power away, so it needs a role and nothing else, is applied to
 // the newest record however often others change the key, and works on a damaged
@@ -19,8 +16,8 @@ type SuspendRequest struct{ Key KeyID }
 // Errors: ErrNoActor, ErrInvalid (an actor that cannot be stored), ErrNotFound,
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
-func (m *Manager) Suspend(ctx context.Context, req SuspendRequest) error {
-	return m.own().lessen(ctx, job{action: ActionSuspend, key: req.Key, plan: lessens(suspend)}, suspend)
+func (m *Manager) Suspend(ctx context.Context, id KeyID) error {
+	return m.own().lessen(ctx, job{action: ActionSuspend, key: id, plan: lessens(suspend)}, suspend)
 }
 
 func suspend(r *StoreRecord, _ time.Time) (made, bool) {

@@ -304,18 +304,15 @@ func (r *StoreRecord) trim(now time.Time) {
 	})
 }
 
-// CancelRotationRequest names the key whose pending rotation is called off.
-type CancelRotationRequest struct{ Key KeyID }
-
 // CancelRotation ends the pending token before its time T, the current one goes
 // on, and the key is due to be rotated when it was before. It needs a role and
 // nothing else. Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrRevoked,
 // ErrInvalid (nothing is pending, or T has passed), ErrConflict, ErrCorrupt,
 // ErrUnavailable.
-func (m *Manager) CancelRotation(ctx context.Context, req CancelRotationRequest) error {
+func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 	s := m.own()
 	return s.do(ctx, job{
-		action: ActionCancelRotation, key: req.Key,
+		action: ActionCancelRotation, key: id,
 		plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 			m, err := s.callOff(stored, now)
 			return []planned{{stored, m.record}}, err

@@ -33,7 +33,7 @@ func newKey(r *StoreRecord) []string {
 		"networks: " + networks(r.Networks),
 		"origins: " + origins(r.Origins),
 	}
-	if r.Recovery == Recoverable {
+	if r.Recoverable {
 		lines = append(lines, "its token can be shown again")
 	}
 	if r.Disabled {

@@ -183,7 +183,7 @@ type StoreRecord struct {
 	Disabled     bool
 	RevokeReason Reason
 	RotateMonths int
-	Recovery     Recovery
+	Recoverable  bool // a sealed copy of each token is kept
 
 	// RotateDue is what StoreFilter.DueBefore compares. A scheduled rotation does not
 	// move it: what puts the date off is its credential's NotBefore, which
@@ -222,16 +222,6 @@ type StoreCredential struct {
 	Sealed    []byte
 	SealedKEK string
 }
-
-// Recovery says whether a token can be shown again after it was issued.
-type Recovery uint8
-
-const (
-	// NotRecoverable is the default: shown once, only a hash is kept.
-	NotRecoverable Recovery = 0
-	// Recoverable keeps a sealed copy.
-	Recoverable Recovery = 1
-)
 
 // StoreChange is one unit of an Apply.
 type StoreChange struct {

@@ -55,7 +55,7 @@ func (t *Tx) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, 
 }
 
 // Get is [Manager.Get] inside the transaction.
-func (t *Tx) Get(ctx context.Context, req GetRequest) (Info, error) { return t.s.get(ctx, req) }
+func (t *Tx) Get(ctx context.Context, id KeyID) (Info, error) { return t.s.get(ctx, id) }
 
 // List is [Manager.List] inside the transaction.
 func (t *Tx) List(ctx context.Context, req ListRequest) (KeyList, error) { return t.s.list(ctx, req) }

@@ -39,7 +39,7 @@ func TestAnswers(t *testing.T) {
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k}))
 	}
 	suspend := func(e *env, k apikey.KeyID) {
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k}))
+		require.NoError(t, e.manager.Suspend(e.ctx, k))
 	}
 	hour := func(r *apikey.IssueRequest) { r.ExpiresAt = time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC) }
 	networks := func(r *apikey.IssueRequest) { r.Networks = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} }

@@ -33,14 +33,14 @@ var epoch = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 
 func record(n int) apikey.StoreRecord {
 	return apikey.StoreRecord{
-		ID: apikey.NewKeyID(), Account: "acct", Name: fmt.Sprint(n), Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
+		ID: storetest.NewKeyID(), Account: "acct", Name: fmt.Sprint(n), Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
 		CreatedAt:   epoch.Add(time.Duration(n*7919%10_007) * time.Second), // in no order
-		Credentials: []apikey.StoreCredential{{ID: apikey.NewCredentialID(), Hash: "hash"}},
+		Credentials: []apikey.StoreCredential{{ID: storetest.NewCredentialID(), Hash: "hash"}},
 	}
 }
 
 func write(r apikey.StoreRecord, items ...apikey.StoreItem) apikey.StoreChange {
-	id := [16]byte(apikey.NewKeyID())
+	id := [16]byte(storetest.NewKeyID())
 	return apikey.StoreChange{ID: id, Record: &r, Items: items, Event: &apikey.StoreEvent{
 		ID: id, Time: r.CreatedAt, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version,
 	}}

@@ -122,8 +122,8 @@ func (f *found) corrupt() *apikey.CorruptError {
 	return e
 }
 
-// key reads the columns of the key. Unknown kinds and recoveries pass: they may
-// be of a newer version, and the root refuses what it does not know.
+// key reads the columns of the key. Unknown kinds pass: they may be of a newer
+// version, and the root refuses what it does not know.
 func (r *row) key(d *damage) apikey.StoreRecord {
 	rec := apikey.StoreRecord{
 		ID:           d.id("id", r.id),
@@ -137,7 +137,7 @@ func (r *row) key(d *damage) apikey.StoreRecord {
 		Disabled:     d.within("disabled", r.disabled, 0, 1) == 1,
 		RevokeReason: apikey.Reason(r.reason),
 		RotateMonths: int(d.within("rotate_months", r.months, 0, math.MaxInt32)),
-		Recovery:     apikey.Recovery(d.within("recovery", r.recovery, 0, math.MaxUint8)),
+		Recoverable:  d.within("recovery", r.recovery, 0, 1) == 1,
 		CreatedAt:    r.createdAt.time(),
 		ExpiresAt:    r.expiresAt.time(),
 		RevokedAt:    r.revokedAt.time(),
@@ -206,7 +206,7 @@ func keyArgs(r *apikey.StoreRecord, event [16]byte) []any {
 	return []any{
 		r.Account, r.Name, int64(r.Mode), int64(r.Kind), int64(r.Version), r.Head[:], int64(r.Needs), blob(r.MAC),
 		list(r.Abilities), list(r.Networks), list(r.Origins), object(r.Metadata),
-		flag(r.Disabled), string(r.RevokeReason), int64(r.RotateMonths), int64(r.Recovery),
+		flag(r.Disabled), string(r.RevokeReason), int64(r.RotateMonths), flag(r.Recoverable),
 		at(r.CreatedAt), orNone(r.ExpiresAt), orNone(r.RevokedAt), orNone(r.RotateDue), event[:],
 	}
 }

@@ -28,7 +28,7 @@ func TestDamagedRecord(t *testing.T) {
 		{"kind that is secret in 8 bits", "UPDATE apikey_keys SET kind = 257 WHERE id = ?", "kind"},
 		{"disabled", "UPDATE apikey_keys SET disabled = 2 WHERE id = ?", "disabled"},
 		{"months", "UPDATE apikey_keys SET rotate_months = -1 WHERE id = ?", "rotate_months"},
-		{"recovery", "UPDATE apikey_keys SET recovery = 256 WHERE id = ?", "recovery"},
+		{"recovery", "UPDATE apikey_keys SET recovery = 2 WHERE id = ?", "recovery"},
 		{"short head", "UPDATE apikey_keys SET head = x'00' WHERE id = ?", "head"},
 		{"long head", "UPDATE apikey_keys SET head = zeroblob(33) WHERE id = ?", "head"},
 		{"ended", "UPDATE apikey_credentials SET ended = 2 WHERE key_id = ? AND position = 1", "ended"},
@@ -160,7 +160,7 @@ func TestDamagedEvent(t *testing.T) {
 func TestExtremeValues(t *testing.T) {
 	s := migrated(t, openDB(t, file(t)))
 	r := newRecord("m1")
-	r.Needs, r.RotateMonths, r.Kind, r.Recovery = math.MaxUint64, math.MaxInt32, 255, 255
+	r.Needs, r.RotateMonths, r.Kind, r.Recoverable = math.MaxUint64, math.MaxInt32, 255, true
 	r.CreatedAt = time.Date(1901, 2, 3, 4, 5, 6, 7000, time.UTC)
 	r.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
 	r.RotateDue = time.Unix(0, 0).UTC() // 0 is a time, not none
@@ -172,7 +172,7 @@ func TestExtremeValues(t *testing.T) {
 	require.Equal(t, r.Needs, got.Needs)
 	require.Equal(t, r.RotateMonths, got.RotateMonths)
 	require.Equal(t, r.Kind, got.Kind)
-	require.Equal(t, r.Recovery, got.Recovery)
+	require.Equal(t, r.Recoverable, got.Recoverable)
 	require.Equal(t, []time.Time{r.CreatedAt, r.ExpiresAt, r.RotateDue, r.Credentials[0].NotBefore},
 		[]time.Time{got.CreatedAt, got.ExpiresAt, got.RotateDue, got.Credentials[0].NotBefore})
 	require.EqualValues(t, 255, got.Credentials[0].Pepper)

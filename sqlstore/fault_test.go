@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // busy is how modernc.org/sqlite says SQLITE_BUSY_SNAPSHOT.
@@ -91,12 +92,12 @@ func TestApplyFailsAtEveryCall(t *testing.T) {
 func manyChanges(r apikey.StoreRecord, n int) []apikey.StoreChange {
 	ended := r.Credentials[0]
 	ended.Ended = true
-	fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "h"}
+	fresh := apikey.StoreCredential{ID: storetest.NewCredentialID(), Hash: "h"}
 	r.Credentials = []apikey.StoreCredential{fresh, ended}
 	one := change(r)
 	name := fmt.Sprintf("item %d", n)
 	one.Items = []apikey.StoreItem{{Kind: "test", ID: name, Version: 1, Data: []byte("1")}, {Kind: "test", ID: name, Version: 2, Data: []byte("2")}}
-	denial := [16]byte(apikey.NewKeyID())
+	denial := [16]byte(storetest.NewKeyID())
 	two := apikey.StoreChange{ID: denial, Event: &apikey.StoreEvent{ID: denial, Time: day, Account: r.Account, Mode: r.Mode}}
 	two.Items = []apikey.StoreItem{{Kind: "test", ID: name + " deleted", Version: 1}, {Kind: "test", ID: name + " deleted", Version: 2, Delete: true}}
 	return []apikey.StoreChange{one, two}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // What a server answers to whom another one is in the way is tried again: that of
@@ -27,7 +28,7 @@ func TestMySQLTriesAgain(t *testing.T) {
 			t.Cleanup(func() { db.Close() })
 			s, err := sqlstore.New(db, sqlstore.MySQL)
 			require.NoError(t, err)
-			err = s.Upkeep(context.Background(), []apikey.StoreUpkeep{{Credential: apikey.NewCredentialID(), OldHash: "a", NewHash: "b"}})
+			err = s.Upkeep(context.Background(), []apikey.StoreUpkeep{{Credential: storetest.NewCredentialID(), OldHash: "a", NewHash: "b"}})
 			if !passes {
 				require.ErrorIs(t, err, apikey.ErrUnavailable)
 				require.Equal(t, 1, server.claims)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 func TestNewRefusesWrongDSN(t *testing.T) {
@@ -200,11 +201,11 @@ func TestUnavailable(t *testing.T) {
 // methods calls every method once, in a way that reaches the database.
 var methods = map[string]func(ctx context.Context, s *sqlstore.Store) error{
 	"Get": func(ctx context.Context, s *sqlstore.Store) error {
-		_, err := s.Get(ctx, apikey.NewKeyID())
+		_, err := s.Get(ctx, storetest.NewKeyID())
 		return err
 	},
 	"Lookup": func(ctx context.Context, s *sqlstore.Store) error {
-		_, err := s.Lookup(ctx, apikey.NewCredentialID())
+		_, err := s.Lookup(ctx, storetest.NewCredentialID())
 		return err
 	},
 	"List": func(ctx context.Context, s *sqlstore.Store) error {
@@ -222,7 +223,7 @@ var methods = map[string]func(ctx context.Context, s *sqlstore.Store) error{
 	},
 	"Apply": func(ctx context.Context, s *sqlstore.Store) error { return s.Apply(ctx, change(newRecord("m1"))) },
 	"Upkeep": func(ctx context.Context, s *sqlstore.Store) error {
-		return s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: apikey.NewCredentialID(), LastUsed: day}})
+		return s.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: storetest.NewCredentialID(), LastUsed: day}})
 	},
 	"Purge": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Purge(ctx, day, 10); return err },
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // The settings of the package comment, and no fsync: nobody pulls the plug here.
@@ -50,12 +51,12 @@ var day = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 // newRecord is a record with two credentials.
 func newRecord(account string) apikey.StoreRecord {
 	r := apikey.StoreRecord{
-		ID: apikey.NewKeyID(), Account: account, Name: "till", Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
+		ID: storetest.NewKeyID(), Account: account, Name: "till", Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
 		Abilities: []string{"payment:refund"}, Metadata: map[string]string{"shop": "7"}, CreatedAt: day,
 	}
 	for range 2 {
 		r.Credentials = append(r.Credentials, apikey.StoreCredential{
-			ID: apikey.NewCredentialID(), Hint: "abcd", Hash: "hash-1", Check: []byte{0, 1}, Sealed: []byte("sealed-1"), SealedKEK: "kek-1",
+			ID: storetest.NewCredentialID(), Hint: "abcd", Hash: "hash-1", Check: []byte{0, 1}, Sealed: []byte("sealed-1"), SealedKEK: "kek-1",
 		})
 	}
 	return r
@@ -63,7 +64,7 @@ func newRecord(account string) apikey.StoreRecord {
 
 // change writes r, with its event.
 func change(r apikey.StoreRecord) apikey.StoreChange {
-	id := [16]byte(apikey.NewKeyID())
+	id := [16]byte(storetest.NewKeyID())
 	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
 		ID: id, Time: day, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
 	}}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Every statement that these operations send is explained by SQLite itself: it
@@ -200,7 +201,7 @@ func TestPagesAreOfOneMoment(t *testing.T) {
 	go func() {
 		for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); {
 			r = next(r)
-			fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Public: string(rune('a' + r.Version%26))}
+			fresh := apikey.StoreCredential{ID: storetest.NewCredentialID(), Public: string(rune('a' + r.Version%26))}
 			r.Name, r.Credentials = fresh.Public, []apikey.StoreCredential{fresh}
 			if err := s.Apply(context.Background(), change(r)); err != nil {
 				done <- err

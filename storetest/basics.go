@@ -31,12 +31,12 @@ func roundTrip(e *env) {
 
 func sparse(e *env) {
 	r := apikey.StoreRecord{
-		ID: apikey.NewKeyID(), Account: "acct", Mode: apikey.Test, Kind: apikey.Publishable,
+		ID: NewKeyID(), Account: "acct", Mode: apikey.Test, Kind: apikey.Publishable,
 		Version: 1, CreatedAt: e.tick(),
-		Credentials: []apikey.StoreCredential{{ID: apikey.NewCredentialID()}},
+		Credentials: []apikey.StoreCredential{{ID: NewCredentialID()}},
 	}
 	bare := r
-	bare.ID, bare.Credentials = apikey.NewKeyID(), nil
+	bare.ID, bare.Credentials = NewKeyID(), nil
 	e.apply(e.writes(r, bare)...)
 	e.equal("with a bare credential", e.get(r.ID), r)
 	e.equal("without credentials", e.get(bare.ID), bare)
@@ -141,13 +141,13 @@ func missingKey(e *env) {
 	r := e.record("acct")
 	e.apply(e.write(r))
 	for _, s := range e.nodes() {
-		_, err := s.Get(e.ctx, apikey.NewKeyID())
+		_, err := s.Get(e.ctx, NewKeyID())
 		e.fails("Get", err, apikey.ErrNotFound)
 		_, err = s.Get(e.ctx, apikey.KeyID{})
 		e.fails("Get of the zero ID", err, apikey.ErrNotFound)
 		_, err = s.Get(e.ctx, apikey.KeyID(r.Credentials[0].ID))
 		e.fails("Get by a credential's ID", err, apikey.ErrNotFound)
-		_, err = s.Lookup(e.ctx, apikey.NewCredentialID())
+		_, err = s.Lookup(e.ctx, NewCredentialID())
 		e.fails("Lookup", err, apikey.ErrNotFound)
 		_, err = s.Lookup(e.ctx, apikey.CredentialID{})
 		e.fails("Lookup of the zero ID", err, apikey.ErrNotFound)
@@ -160,8 +160,8 @@ func missingPages(e *env) {
 	for _, r := range []apikey.StoreRecord{e.record("other"), e.record("another")} {
 		e.equal("List", len(e.list(apikey.StoreFilter{Account: "acct"})), 0)
 		e.equal("Events of an account", len(e.events(apikey.StoreEventFilter{Account: "acct"})), 0)
-		e.equal("Events of a key", len(e.events(apikey.StoreEventFilter{Key: apikey.NewKeyID()})), 0)
-		e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: apikey.NewKeyID(), Chain: true})), 0)
+		e.equal("Events of a key", len(e.events(apikey.StoreEventFilter{Key: NewKeyID()})), 0)
+		e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: NewKeyID(), Chain: true})), 0)
 		e.equal("Items", len(e.items(apikey.StoreItemFilter{Kind: "nothing"})), 0)
 		e.equal("Items by ID", len(e.items(apikey.StoreItemFilter{Kind: "test", ID: "nothing"})), 0)
 		e.apply(e.write(r)) // and once more, beside rows that do not match
@@ -176,7 +176,7 @@ func missingUpkeep(e *env) {
 	e.apply(e.write(r))
 	used := e.tick()
 	e.upkeep(
-		apikey.StoreUpkeep{Credential: apikey.NewCredentialID(), LastUsed: used, NewHash: "x", NewSealed: []byte("x")},
+		apikey.StoreUpkeep{Credential: NewCredentialID(), LastUsed: used, NewHash: "x", NewSealed: []byte("x")},
 		apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: used},
 	)
 	e.equal("the other swap of the batch", e.credential(r.ID, 0).LastUsed, used)

@@ -21,7 +21,7 @@ var events = []testCase{
 func eventRoundTrip(e *env) {
 	c := e.note("acct")
 	ev := c.Event
-	ev.Mode, ev.Key, ev.Credential, ev.Seq = apikey.Test, apikey.NewKeyID(), apikey.NewCredentialID(), 1<<62
+	ev.Mode, ev.Key, ev.Credential, ev.Seq = apikey.Test, NewKeyID(), NewCredentialID(), 1<<62
 	ev.Hash = [32]byte{0, 0xFF, 31: '\''}
 	about := e.note("") // nobody's, about no key
 	about.Event.Actor, about.Event.Action, about.Event.Body, about.Event.Mode = "", "", nil, 0
@@ -34,8 +34,8 @@ func eventColumns(e *env) {
 	set := []func(*apikey.StoreEvent){
 		func(ev *apikey.StoreEvent) { ev.Account = "acct" },
 		func(ev *apikey.StoreEvent) { ev.Mode = apikey.Live },
-		func(ev *apikey.StoreEvent) { ev.Key = apikey.NewKeyID() },
-		func(ev *apikey.StoreEvent) { ev.Credential = apikey.NewCredentialID() },
+		func(ev *apikey.StoreEvent) { ev.Key = NewKeyID() },
+		func(ev *apikey.StoreEvent) { ev.Credential = NewCredentialID() },
 		func(ev *apikey.StoreEvent) { ev.Actor = "actor" },
 		func(ev *apikey.StoreEvent) { ev.Action = "key.test" },
 		func(ev *apikey.StoreEvent) { ev.Body = []byte("body") },
@@ -55,7 +55,7 @@ func eventColumns(e *env) {
 	}
 	e.equal("Events", e.events(apikey.StoreEventFilter{}), want)
 
-	key, chain := apikey.NewKeyID(), []apikey.StoreEvent(nil)
+	key, chain := NewKeyID(), []apikey.StoreEvent(nil)
 	for _, seq := range []uint64{1, 2, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 1<<32 + 1, 1<<53 + 1, 1<<62 + 1, 1<<63 - 1} {
 		c := e.note("acct")
 		c.Event.Key, c.Event.Seq = key, seq
@@ -70,7 +70,7 @@ func eventBody(e *env) {
 	rand.NewChaCha8([32]byte{1}).Read(noise)
 	for i, body := range [][]byte{nil, {0}, {0, 0, 0}, []byte("a\x00b\xff\xfe"), []byte(`{"b":1, "a":1}`), []byte("text\r\n "), noise, bytes.Repeat([]byte{0}, 64<<10)} {
 		c := e.note("acct")
-		c.Event.Key, c.Event.Seq, c.Event.Body = apikey.NewKeyID(), 1, body
+		c.Event.Key, c.Event.Seq, c.Event.Body = NewKeyID(), 1, body
 		e.apply(c)
 		for _, chain := range []bool{false, true} {
 			got := e.events(apikey.StoreEventFilter{Key: c.Event.Key, Chain: chain})

@@ -45,7 +45,7 @@ func isolatedRecords(e *env) {
 
 func isolatedEvents(e *env) {
 	var all []apikey.StoreEvent // newest first
-	keys := []apikey.KeyID{{}, apikey.NewKeyID(), apikey.NewKeyID()}
+	keys := []apikey.KeyID{{}, NewKeyID(), NewKeyID()}
 	var changes []apikey.StoreChange
 	for _, account := range neighbours {
 		for i, key := range keys {

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -8,6 +9,18 @@ import (
 
 	"github.com/go-apikey/apikey"
 )
+
+// NewKeyID returns the ID of a key that no store has. A Manager draws its own IDs.
+func NewKeyID() (id apikey.KeyID) {
+	rand.Read(id[:])
+	return id
+}
+
+// NewCredentialID returns the ID of a credential that no store has.
+func NewCredentialID() (id apikey.CredentialID) {
+	rand.Read(id[:])
+	return id
+}
 
 // epoch is when the clock of every case starts: long enough ago to be purged,
 // and with microseconds that a coarser column would lose.
@@ -21,7 +34,7 @@ func (e *env) tick() time.Time {
 // record is a new key with one credential, at Version 1.
 func (e *env) record(account string) apikey.StoreRecord {
 	return apikey.StoreRecord{
-		ID:          apikey.NewKeyID(),
+		ID:          NewKeyID(),
 		Account:     account,
 		Name:        "a key",
 		Mode:        apikey.Live,
@@ -52,7 +65,7 @@ func (e *env) full(account string) apikey.StoreRecord {
 	r.Disabled = true
 	r.RevokeReason = apikey.ReasonUnused
 	r.RotateMonths = 12
-	r.Recovery = apikey.Recoverable
+	r.Recoverable = true
 	r.ExpiresAt, r.RotateDue = e.tick(), e.tick()
 	c := newCredential()
 	c.NotBefore, c.NotAfter, c.LastUsed = e.tick(), e.tick(), e.tick()
@@ -68,7 +81,7 @@ func (e *env) full(account string) apikey.StoreRecord {
 }
 
 func newCredential() apikey.StoreCredential {
-	id := apikey.NewCredentialID()
+	id := NewCredentialID()
 	return apikey.StoreCredential{ID: id, Hint: "hint", Hash: "$test$" + id.String(), Check: []byte{0, id[0]}}
 }
 
@@ -108,7 +121,7 @@ func (e *env) writes(records ...apikey.StoreRecord) (changes []apikey.StoreChang
 
 // note is a change of an event alone, as a denial is.
 func (e *env) note(account string) apikey.StoreChange {
-	id := [16]byte(apikey.NewKeyID())
+	id := [16]byte(NewKeyID())
 	return apikey.StoreChange{ID: id, Event: &apikey.StoreEvent{
 		ID:      id,
 		Time:    e.tick(),
@@ -123,7 +136,7 @@ func (e *env) note(account string) apikey.StoreChange {
 
 // write of items alone, without an event.
 func writeItems(items ...apikey.StoreItem) apikey.StoreChange {
-	return apikey.StoreChange{ID: [16]byte(apikey.NewKeyID()), Items: items}
+	return apikey.StoreChange{ID: [16]byte(NewKeyID()), Items: items}
 }
 
 func item(id string, version uint64, data string) apikey.StoreItem {

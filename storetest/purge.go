@@ -54,7 +54,7 @@ func tombstoneVersions(e *env) {
 	again := e.record("acct")
 	again.ID = r.ID
 	e.conflicts("the ID of a revoked key", e.write(again))
-	again.ID = apikey.NewKeyID()
+	again.ID = NewKeyID()
 	again.Credentials = r.Credentials
 	e.conflicts("the credential of a revoked key", e.write(again))
 	r = next(r, named("after"))
@@ -95,7 +95,7 @@ func purgeWhat(e *env) {
 	before, after := epoch.Add(time.Hour-time.Microsecond), epoch.Add(time.Hour)
 	gone, kept, live := e.dead(before), e.dead(after), e.full("acct")
 	expired := live
-	expired.ID, expired.ExpiresAt, expired.Credentials = apikey.NewKeyID(), before, nil
+	expired.ID, expired.ExpiresAt, expired.Credentials = NewKeyID(), before, nil
 	e.apply(e.writes(live, expired)...)
 	items := []apikey.StoreItem{item("after", 1, ""), item("before", 1, ""), item("never", 1, "")}
 	items[0].ExpiresAt, items[1].ExpiresAt = after, before

@@ -85,7 +85,7 @@ func raceDeletion(e *env) {
 
 func raceNew(e *env) {
 	for range rounds {
-		id := apikey.NewKeyID()
+		id := NewKeyID()
 		var tries [racing]apikey.StoreChange
 		for i := range tries {
 			r := e.full("acct")

@@ -43,7 +43,7 @@ func TestEveryActionHasItsEvent(t *testing.T) {
 				_, err := e.manager.Update(ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(value + "!"), Metadata: apikey.Set(map[string]string{value[:9]: value}), RotateMonths: apikey.Set(3), Origins: apikey.Set([]string{"https://a.example"})})
 				return err
 			}, apikey.ActionUpdate, 2, false, []string{"metadata", "name", "origins", "rotate_months"}, ""},
-			{"suspend", func() error { return e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key.Key.ID}) }, apikey.ActionSuspend, 3, false, []string{"disabled"}, ""},
+			{"suspend", func() error { return e.manager.Suspend(ctx, key.Key.ID) }, apikey.ActionSuspend, 3, false, []string{"disabled"}, ""},
 			{"resume", func() error { return e.manager.Resume(ctx, apikey.ResumeRequest{Key: key.Key.ID}) }, apikey.ActionResume, 4, false, []string{"disabled"}, ""},
 			{"revoke token", func() error { return e.manager.RevokeToken(ctx, key.Token.Reveal(), "leaked") }, apikey.ActionRevokeToken, 5, true, []string{"credentials"}, "leaked"},
 			{"revoke", func() error {
@@ -122,7 +122,7 @@ func TestOnEventComesAfterTheCommit(t *testing.T) {
 		require.NoError(t, err)
 		_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("\x00")})
 		require.Error(t, err)
-		_, err = m.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		_, err = m.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		_, err = m.Update(as("acc_1", "viewer"), apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("x")})
 		require.ErrorIs(t, err, apikey.ErrForbidden)

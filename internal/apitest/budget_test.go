@@ -116,7 +116,7 @@ func TestHundredWrongAnswersLock(t *testing.T) {
 		require.Len(t, locked, 1)
 		require.Equal(t, admin.ID, locked[0].Actor.ID)
 
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 		require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}), "it is not guarded here")
 		require.NoError(t, e.verify(key.Token))
 		require.ErrorIs(t, e.manager.LiftLock(e.ctx, apikey.LiftLockRequest{Actor: admin.ID}), apikey.ErrForbidden, "nobody lifts their own")

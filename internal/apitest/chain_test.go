@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // lived is a key with a chain of five events, and the record as it was after
@@ -28,7 +29,7 @@ func lived(e *env) (id apikey.KeyID, versions [6]apikey.StoreRecord) {
 			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: id, Abilities: apikey.Clear[[]string]()})
 			return err
 		},
-		4: func() error { return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: id}) },
+		4: func() error { return e.manager.Suspend(e.ctx, id) },
 		5: func() error { return e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: id}) },
 	} {
 		if step != nil {
@@ -47,12 +48,12 @@ func TestChainHolds(t *testing.T) {
 		for name, option := range map[string]func(*env){"peppered": func(*env) {}, "plain": noPepper} {
 			e := newEnv(t, on, option)
 			id, _ := lived(e)
-			report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+			report, err := e.manager.VerifyEvents(e.ctx, id)
 			require.NoError(t, err)
 			unsure := map[string]int{"peppered": 0, "plain": 5}[name] // anybody can compute a plain hash
 			require.Equal(t, apikey.ChainReport{Events: 5, Unverifiable: unsure}, report, name)
 			require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: id}))
-			report, err = e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+			report, err = e.manager.VerifyEvents(e.ctx, id)
 			require.NoError(t, err)
 			unsure = map[string]int{"peppered": 0, "plain": 6}[name]
 			require.Equal(t, apikey.ChainReport{Events: 6, Unverifiable: unsure}, report, "a tombstone's log too, %s", name)
@@ -67,7 +68,7 @@ func TestLongChainHolds(t *testing.T) {
 		_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: id, Name: apikey.Set(fmt.Sprint(i))})
 		require.NoError(t, err)
 	}
-	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+	report, err := e.manager.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 1101}, report)
 }
@@ -110,7 +111,7 @@ func TestTamperedChain(t *testing.T) {
 		{"account", column(func(ev *apikey.StoreEvent) { ev.Account = "acc_2" }), nil, 3},
 		{"mode", column(func(ev *apikey.StoreEvent) { ev.Mode = apikey.Test }), nil, 3},
 		{"key", column(func(ev *apikey.StoreEvent) { ev.Key = other }), nil, 3},
-		{"credential", column(func(ev *apikey.StoreEvent) { ev.Credential = apikey.NewCredentialID() }), nil, 3},
+		{"credential", column(func(ev *apikey.StoreEvent) { ev.Credential = storetest.NewCredentialID() }), nil, 3},
 		{"seq", column(func(ev *apikey.StoreEvent) { ev.Seq = 4 }), nil, 3},
 		{"actor", column(func(ev *apikey.StoreEvent) { ev.Actor = "somebody else" }), nil, 3},
 		{"action", column(func(ev *apikey.StoreEvent) { ev.Action = apikey.ActionRead }), nil, 3},
@@ -141,7 +142,7 @@ func TestTamperedChain(t *testing.T) {
 				}
 			}
 		})
-		report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+		report, err := e.manager.VerifyEvents(e.ctx, id)
 		require.NoError(t, err, c.name)
 		require.NotNil(t, report.Broken, c.name)
 		require.Equal(t, c.want, report.Broken.Seq, "%s: %s", c.name, report.Broken.Detail)
@@ -216,7 +217,7 @@ func TestEveryBitOfAnEventCounts(t *testing.T) {
 						return all
 					}
 				})
-				report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+				report, err := e.manager.VerifyEvents(e.ctx, id)
 				require.NoError(t, err)
 				require.NotNil(t, report.Broken, "%s: event %d, bit %d", name, k+1, bit)
 				require.Equal(t, uint64(k+1), report.Broken.Seq, "%s: event %d, bit %d: %s", name, k+1, bit, report.Broken.Detail)
@@ -288,12 +289,12 @@ func TestUnverifiableEvents(t *testing.T) {
 	both := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two, c.Peppers[0]} })
 	_, err := both.Remac(staff(), apikey.RemacRequest{})
 	require.NoError(t, err)
-	report, err := both.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+	report, err := both.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 6}, report)
 
 	without := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two} })
-	report, err = without.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+	report, err = without.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 6, Unverifiable: 5}, report)
 	for name, c := range map[string]struct {
@@ -310,7 +311,7 @@ func TestUnverifiableEvents(t *testing.T) {
 		}, 3},
 	} {
 		p.hook(func(p *proxy) { p.events = c.change })
-		report, err := without.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: id})
+		report, err := without.VerifyEvents(e.ctx, id)
 		require.NoError(t, err, name)
 		require.NotNil(t, report.Broken, name)
 		require.Equal(t, c.want, report.Broken.Seq, "%s: %s", name, report.Broken.Detail)
@@ -332,7 +333,7 @@ func TestFound04EventsWithoutAPepperAreCounted(t *testing.T) {
 		require.NoError(t, err)
 	}
 	unsure := func(m *apikey.Manager) int {
-		report, err := m.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key})
+		report, err := m.VerifyEvents(e.ctx, key)
 		require.NoError(t, err)
 		require.Nil(t, report.Broken)
 		return report.Unverifiable

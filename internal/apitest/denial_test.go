@@ -55,7 +55,7 @@ func TestDenialsAreRecordedOnceAMinute(t *testing.T) {
 
 		refused(viewer, second.Key.ID, e.manager)
 		require.Len(t, denials(), 2, "another key")
-		require.ErrorIs(t, e.manager.Suspend(apikey.WithActor(background, viewer), apikey.SuspendRequest{Key: key.Key.ID}), apikey.ErrForbidden)
+		require.ErrorIs(t, e.manager.Suspend(apikey.WithActor(background, viewer), key.Key.ID), apikey.ErrForbidden)
 		require.Len(t, denials(), 3, "another action")
 		viewer.ID = "usr_3"
 		refused(viewer, key.Key.ID, e.manager)
@@ -136,7 +136,7 @@ func TestDenialsHoldUpNothing(t *testing.T) {
 		}
 		waiting.Wait()
 		begin := time.Now()
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 		require.Less(t, time.Since(begin), time.Second)
 		require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 		close(release)

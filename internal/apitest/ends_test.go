@@ -139,7 +139,7 @@ func TestDroppedTokenOfASuspendedKey(t *testing.T) {
 	s.set(func(s *spy) { s.lookup = nil })
 	b, err := m.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID})
 	require.NoError(t, err)
-	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+	require.NoError(t, m.Suspend(e.ctx, a.Key.ID))
 	require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
 	release()
 	require.Error(t, <-answer)

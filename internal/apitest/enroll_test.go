@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/totp"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Enrolment: the URI is shown once, and counts when the first code is right.
@@ -249,7 +250,7 @@ func TestSealedSeedIsBoundToItsRow(t *testing.T) {
 		now := e.itemsOf("enrolled")[0]
 		now.Version++
 		now.Data = data
-		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{now}}))
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{now}}))
 		open := 0
 		for _, ctx := range actors {
 			_, err := e.manager.Challenge(ctx, "totp", req)

@@ -21,7 +21,7 @@ func TestEventJSONReadsBack(t *testing.T) {
 	var said []apikey.Event
 	e := newEnv(t, func(e *env) { e.mc.OnEvent = func(ev apikey.Event) { said = append(said, ev) } })
 	k := e.issue()
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, k.Key.ID))
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID, Reason: apikey.ReasonCompromised}))
 	said = append(said, apikey.Event{ID: said[0].ID, Action: apikey.ActionPepper, Outcome: apikey.OutcomeDone})
 	require.GreaterOrEqual(t, len(said), 4)

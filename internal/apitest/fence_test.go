@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // The fence of the warm cache: no Verify that starts after a change returned is
@@ -96,7 +97,7 @@ func TestNobodyIsAnsweredFromAnOlderFlight(t *testing.T) {
 			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID})
 		}, apikey.ErrRevoked},
 		{"suspend", func(e *env, k apikey.Issued) error {
-			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+			return e.manager.Suspend(e.ctx, k.Key.ID)
 		}, apikey.ErrSuspended},
 		{"revoke the token", func(e *env, k apikey.Issued) error {
 			return e.manager.RevokeToken(background, k.Token.Reveal(), "")
@@ -173,7 +174,7 @@ func TestManyChangesAreNotForgotten(t *testing.T) {
 	s.set(func(s *spy) {
 		s.changed = func(_ context.Context, _ apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
 			c, err := next()
-			many := apikey.StoreRecord{ID: apikey.NewKeyID(), Credentials: make([]apikey.StoreCredential, 1<<16+1)}
+			many := apikey.StoreRecord{ID: storetest.NewKeyID(), Credentials: make([]apikey.StoreCredential, 1<<16+1)}
 			for i := range many.Credentials {
 				many.Credentials[i].ID = apikey.CredentialID{1, byte(i), byte(i >> 8), byte(i >> 16)}
 			}
@@ -224,7 +225,7 @@ func TestNoChangeCostsAHash(t *testing.T) {
 		_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
 		require.NoError(t, err)
 		require.NoError(t, e.verify(key.Token))
-		require.NoError(t, other.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+		require.NoError(t, other.Suspend(e.ctx, key.Key.ID))
 		require.NoError(t, e.verifier.Sync(background))
 		require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 		require.NoError(t, other.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
@@ -246,7 +247,7 @@ func TestAChangeDuringTheHashKeepsTheProof(t *testing.T) {
 	answer := make(chan error)
 	go func() { answer <- e.verify(key.Token) }()
 	<-hashing
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 	close(gate)
 	require.ErrorIs(t, <-answer, apikey.ErrSuspended)
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/base62"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // What an attacker knows of the token format, written down a second time: the
@@ -26,7 +27,7 @@ func spliceSecret(text string) string {
 // spliceID puts another random credential ID into a token.
 func spliceID(text string) string {
 	n := len(text) - 18 - 33
-	id := apikey.NewCredentialID()
+	id := storetest.NewCredentialID()
 	return text[:n-22] + id.String() + text[n:]
 }
 

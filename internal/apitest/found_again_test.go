@@ -98,7 +98,7 @@ func TestFound11ProductsAreAskedWhenAKeyComesBack(t *testing.T) {
 	})
 	suspended := e.issue().Key.ID
 	expiring := e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = e.clock.now().Add(time.Hour) }).Key.ID
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: suspended}))
+	require.NoError(t, e.manager.Suspend(e.ctx, suspended))
 	e.clock.move(2 * time.Hour)
 	off = true
 	require.ErrorIs(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: suspended}), apikey.ErrStanding)
@@ -378,7 +378,7 @@ func TestFound05AColumnThatIsTooLarge(t *testing.T) {
 	var db *sql.DB
 	e := newEnv(t, onSQLite(&db))
 	key := e.issue()
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 	_, err := db.Exec("UPDATE apikey_events SET mode = mode + 256 WHERE seq = 2")
 	require.NoError(t, err)
 	var failed []apikey.Event

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // The attacker of this file writes to the database and has no pepper: every row
@@ -53,7 +54,7 @@ func (a *audited) rename(name string) {
 
 func (a *audited) report() apikey.ChainReport {
 	a.t.Helper()
-	report, err := a.manager.VerifyEvents(staff(), apikey.VerifyEventsRequest{Key: a.key})
+	report, err := a.manager.VerifyEvents(staff(), a.key)
 	require.NoError(a.t, err)
 	return report
 }
@@ -84,7 +85,7 @@ func (a *audited) putMark(slot string, data []byte) {
 			it.Data = page.Items[0].Data[:32]
 		}
 	}
-	require.NoError(a.t, a.p.Store.Apply(background, apikey.StoreChange{ID: [16]byte(apikey.NewKeyID()), Items: []apikey.StoreItem{it}}))
+	require.NoError(a.t, a.p.Store.Apply(background, apikey.StoreChange{ID: [16]byte(storetest.NewKeyID()), Items: []apikey.StoreItem{it}}))
 }
 
 // Somebody makes up a pepper that was retired, has it sign any event of a chain,
@@ -350,7 +351,7 @@ func TestFound05EventsAreChecked(t *testing.T) {
 			"a pepper made up":    func(e *apikey.StoreEvent) { blamed(e, 33) },
 			"moved in its chain":  func(e *apikey.StoreEvent) { e.Seq += 9 },
 			"truncated":           func(e *apikey.StoreEvent) { e.Body = e.Body[:len(e.Body)/2] },
-			"given another keyed": func(e *apikey.StoreEvent) { e.Key = apikey.NewKeyID() },
+			"given another keyed": func(e *apikey.StoreEvent) { e.Key = storetest.NewKeyID() },
 		} {
 			a.writes(func(all []apikey.StoreEvent) []apikey.StoreEvent {
 				for i := range all {

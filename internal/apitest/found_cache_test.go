@@ -16,7 +16,7 @@ import (
 var dying = map[string]func(e *env) apikey.Token{
 	"suspended": func(e *env) apikey.Token {
 		issued := e.issue()
-		require.NoError(e.t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: issued.Key.ID}))
+		require.NoError(e.t, e.manager.Suspend(e.ctx, issued.Key.ID))
 		return issued.Token
 	},
 	"revoked": func(e *env) apikey.Token {
@@ -68,7 +68,7 @@ func TestFound08EntriesThatDieInTheCacheLeaveFirst(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		for name, kill := range map[string]func(*env, apikey.Issued){
 			"suspended": func(e *env, k apikey.Issued) {
-				require.NoError(e.t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}))
+				require.NoError(e.t, e.manager.Suspend(e.ctx, k.Key.ID))
 			},
 			"revoked": func(e *env, k apikey.Issued) {
 				require.NoError(e.t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
@@ -114,7 +114,7 @@ func TestFound08DeadEntriesTakeNoRoom(t *testing.T) {
 			metadata[fmt.Sprint(i)] = strings.Repeat("x", 500)
 		}
 		issued := e.issue(func(r *apikey.IssueRequest) { r.Metadata = metadata })
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: issued.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, issued.Key.ID))
 		dead = append(dead, issued.Token)
 	}
 	warm := warmKeys(e, 20)
@@ -130,7 +130,7 @@ func TestFound08AResumedKeyIsLikeAnyOther(t *testing.T) {
 	e := newEnv(t, watch(&s), func(e *env) { e.vc.MaxEntries, e.mc.Limits.LiveKeys = 10, 1000 })
 	issued := e.issue()
 	require.NoError(t, e.verify(issued.Token))
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: issued.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, issued.Key.ID))
 	require.ErrorIs(t, e.verify(issued.Token), apikey.ErrSuspended)
 	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: issued.Key.ID}))
 	for range 30 {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // slowHasher takes time, as argon2 does whose slots are taken by others.
@@ -306,7 +307,7 @@ func TestFound16AStoredTimeBeyondTheYear9999IsShown(t *testing.T) {
 		r.ExpiresAt, r.RotateMonths, r.RotateDue = far, 1, far
 		r.Credentials[0].NotAfter, r.Credentials[0].LastUsed = far, far
 		r.Credentials = append([]apikey.StoreCredential{
-			{ID: apikey.NewCredentialID(), NotBefore: far, NotAfter: far, Hash: "x"}, {ID: apikey.NewCredentialID(), NotAfter: early, Hash: "x"},
+			{ID: storetest.NewCredentialID(), NotBefore: far, NotAfter: far, Hash: "x"}, {ID: storetest.NewCredentialID(), NotAfter: early, Hash: "x"},
 		}, r.Credentials...)
 	}
 	e.issue()
@@ -315,7 +316,7 @@ func TestFound16AStoredTimeBeyondTheYear9999IsShown(t *testing.T) {
 	text, err := json.Marshal(list)
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "10000")
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, 9999, info.RotateDue.Year())
 	require.Equal(t, 1, info.Credentials.At(1).NotAfter.Year(), "and never the zero time, which means no end")
@@ -329,7 +330,7 @@ func TestFound17ACalledOffRotationIsStillDue(t *testing.T) {
 	type ender func(e *env, key apikey.KeyID, next apikey.Token) error
 	enders := map[string]ender{
 		"CancelRotation": func(e *env, key apikey.KeyID, _ apikey.Token) error {
-			return e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key})
+			return e.manager.CancelRotation(e.ctx, key)
 		},
 		"Retire": func(e *env, key apikey.KeyID, next apikey.Token) error {
 			return e.manager.Retire(e.ctx, apikey.RetireRequest{Key: key, Credential: next.Credential()})
@@ -357,7 +358,7 @@ func TestFound17ACalledOffRotationIsStillDue(t *testing.T) {
 
 					e.clock.move(when)
 					require.NoError(t, end(e, key.Key.ID, next.Token))
-					info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+					info, err := e.manager.Get(e.ctx, key.Key.ID)
 					require.NoError(t, err)
 					require.Equal(t, due, info.RotateDue)
 					require.Len(t, overdue(), 1)
@@ -376,7 +377,7 @@ func TestFound17DueAfterASwitchThatHappened(t *testing.T) {
 	e.clock.t = e.clock.t.Truncate(time.Microsecond)
 	key := e.issue(func(r *apikey.IssueRequest) { r.RotateMonths = 1 })
 	due := func() time.Time {
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Len(t, e.list(apikey.ListRequest{DueBefore: info.RotateDue}), 1)
 		require.Empty(t, e.list(apikey.ListRequest{DueBefore: info.RotateDue.Add(-time.Microsecond)}))
@@ -389,7 +390,7 @@ func TestFound17DueAfterASwitchThatHappened(t *testing.T) {
 	require.Equal(t, at.AddDate(0, 1, 0), due())
 	_, err = e.rotate(key.Key.ID, e.at(24*time.Hour))
 	require.NoError(t, err)
-	require.NoError(t, e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.CancelRotation(e.ctx, key.Key.ID))
 	require.Equal(t, at.AddDate(0, 1, 0), due())
 
 	// Months that are changed count from then, and from the switch that is planned.
@@ -399,7 +400,7 @@ func TestFound17DueAfterASwitchThatHappened(t *testing.T) {
 	require.NoError(t, err)
 	now := e.clock.now()
 	require.Equal(t, now.Add(24*time.Hour).AddDate(0, 2, 0), due())
-	require.NoError(t, e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.CancelRotation(e.ctx, key.Key.ID))
 	require.Equal(t, now.AddDate(0, 2, 0), due())
 	_, err = e.rotate(key.Key.ID)
 	require.NoError(t, err)
@@ -412,12 +413,12 @@ func TestFound17DueAfterASwitchThatHappened(t *testing.T) {
 func TestFound17CallingOffProlongsNoOlderToken(t *testing.T) {
 	for name, end := range map[string]func(*env, apikey.KeyID) error{
 		"CancelRotation": func(e *env, key apikey.KeyID) error {
-			return e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key})
+			return e.manager.CancelRotation(e.ctx, key)
 		},
 		"Replace": func(e *env, key apikey.KeyID) error {
 			_, err := e.rotate(key, e.at(3*time.Hour), replace)
 			if err == nil {
-				err = e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key})
+				err = e.manager.CancelRotation(e.ctx, key)
 			}
 			return err
 		},

@@ -357,7 +357,7 @@ func TestFound07TheHasherTakesTurns(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, verifyBy(v, others[i].Token))
 		require.NoError(t, e.manager.RevokeToken(background, leaks[i].Token.Reveal(), ""))
-		require.NoError(t, e.manager.Suspend(shop, apikey.SuspendRequest{Key: others[i].Key.ID}))
+		require.NoError(t, e.manager.Suspend(shop, others[i].Key.ID))
 	}
 }
 

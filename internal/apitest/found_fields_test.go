@@ -51,7 +51,7 @@ func TestFound19AnEmptyValueIsNotClear(t *testing.T) {
 				require.ErrorIs(t, err, apikey.ErrInvalid, how)
 				_, err = e.manager.Challenge(e.ctx, "password", refused)
 				require.ErrorIs(t, err, apikey.ErrInvalid, how)
-				info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+				info, err := e.manager.Get(e.ctx, key.Key.ID)
 				require.NoError(t, err)
 				require.Equal(t, fullShape, shape(info), how)
 

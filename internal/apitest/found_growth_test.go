@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // What an account has in keys is bounded: those that are not revoked, whatever their
@@ -47,7 +48,7 @@ func TestFound08KeysAreBounded(t *testing.T) {
 		for range 2 { // an account above the limit keeps what it has, until it is below
 			_, err = make(e.ctx, apikey.Live, true)
 			require.ErrorIs(t, err, apikey.ErrLimit)
-			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: keys[0].Key.ID}))
+			require.NoError(t, e.manager.Suspend(e.ctx, keys[0].Key.ID))
 			require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: keys[0].Key.ID}))
 			keys = keys[1:]
 		}
@@ -212,7 +213,7 @@ func TestFound08OldProcessesAreNoticed(t *testing.T) {
 		quota := page.Items[0]
 		quota.Version++
 		r.Version, r.Disabled = r.Version+1, false
-		event := apikey.StoreEvent{ID: [16]byte(apikey.NewCredentialID()), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Time: e.clock.now()}
+		event := apikey.StoreEvent{ID: [16]byte(storetest.NewCredentialID()), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Time: e.clock.now()}
 		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: event.ID, Record: &r, Event: &event, Items: []apikey.StoreItem{quota}}))
 		e.issue()
 		_, err = e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})

@@ -156,7 +156,7 @@ func TestFound20ANodeWhoseClockWasAhead(t *testing.T) {
 		defer e.verifier.Close(background)
 		key := e.issue()
 		lastUsed := func() time.Time {
-			info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			info, err := e.manager.Get(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			return info.LastUsed
 		}
@@ -187,7 +187,7 @@ func TestFound20RemindersAreOfUsableKeys(t *testing.T) {
 		make("expires later", func(r *apikey.IssueRequest) { r.ExpiresAt = e.clock.now().AddDate(2, 0, 0) })
 		make("expired", func(r *apikey.IssueRequest) { r.ExpiresAt = e.clock.now().AddDate(0, 1, 0) })
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: make("revoked")}))
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: make("suspended")}))
+		require.NoError(t, e.manager.Suspend(e.ctx, make("suspended")))
 		e.clock.move(200 * 24 * time.Hour)
 
 		now := e.clock.now()

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // hijacked are the sessions of two admins of one account. Whoever has them knows no
@@ -310,7 +311,7 @@ func TestFound10BudgetOfAnEarlierVersion(t *testing.T) {
 	mail := append(bytes.Clone(it.Data[:len(it.Data)-8]), 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 'i', 'd', 0x7f, 0, 0, 0, 0, 0, 0, 0)
 	it.Version++
 	it.Data = mail
-	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{it}}))
 	require.NoError(t, e.exhaust(f, 7))
 	require.ErrorIs(t, e.exhaust(f, 1), apikey.ErrTooManyAttempts)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // of is an admin of an account.
@@ -208,7 +209,7 @@ func TestFound09DamagedCountIsFull(t *testing.T) {
 		it := e.itemsOf("mails")[0]
 		it.Version++
 		it.Data = it.Data[:len(it.Data)-1]
-		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{it}}))
 		_, err = e.manager.Challenge(e.ctx, "email", request(1))
 		require.ErrorIs(t, err, apikey.ErrTooManyAttempts)
 		e.clock.move(time.Hour)

@@ -100,7 +100,7 @@ func TestFound26AStoredNameStays(t *testing.T) {
 	e := newEnv(t, noPepper)
 	key := e.issue()
 	e.rewrite(key.Key.ID, func(r *apikey.StoreRecord) { r.Name = badNames["right-to-left"] })
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, badNames["right-to-left"], info.Name)
 	require.NoError(t, e.verify(key.Token))
@@ -112,6 +112,6 @@ func TestFound26AStoredNameStays(t *testing.T) {
 	require.NoError(t, err)
 	_, err = e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(badNames["a newline"])})
 	require.ErrorIs(t, err, apikey.ErrInvalid)
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 }

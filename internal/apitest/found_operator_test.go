@@ -48,7 +48,7 @@ func TestFound13AnOperatorHasNoAccount(t *testing.T) {
 	require.Greater(t, tried, 60)
 
 	key := e.issue()
-	require.NoError(t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(ctx, key.Key.ID))
 	require.NoError(t, e.manager.Retire(ctx, apikey.RetireRequest{Key: key.Key.ID, Credential: key.Key.Credential}))
 	require.NoError(t, e.manager.Revoke(ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)

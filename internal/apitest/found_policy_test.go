@@ -87,7 +87,7 @@ func TestFound12PolicySeesWhatIsAskedFor(t *testing.T) {
 		call func() error
 		want []string
 	}{
-		{"get", func() error { _, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: id}); return err }, []string{"key.read: " + is + " -> " + is}},
+		{"get", func() error { _, err := e.manager.Get(e.ctx, id); return err }, []string{"key.read: " + is + " -> " + is}},
 		{"reveal", func() error { _, err := e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: id}); return err }, []string{"key.reveal: " + is + " -> " + is}},
 		{"narrow", update(apikey.UpdateRequest{Abilities: apikey.Set([]string{"payment:verify"})}),
 			[]string{"key.update: " + is + " -> " + of("payment:verify")}},
@@ -108,7 +108,7 @@ func TestFound12PolicySeesWhatIsAskedFor(t *testing.T) {
 		}},
 		{"resume", func() error { return e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: id}) },
 			[]string{"key.resume: " + strings.Replace(is, "active", "suspended", 1) + " -> " + is}},
-		{"suspend", func() error { return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: id}) },
+		{"suspend", func() error { return e.manager.Suspend(e.ctx, id) },
 			[]string{"key.suspend: " + is + " -> " + strings.Replace(is, "active", "suspended", 1)}},
 		{"resume by update", update(apikey.UpdateRequest{Disabled: apikey.Set(false)}), []string{
 			"key.update: " + strings.Replace(is, "active", "suspended", 1) + " -> " + is,
@@ -119,7 +119,7 @@ func TestFound12PolicySeesWhatIsAskedFor(t *testing.T) {
 			return err
 		}, []string{"key.rotate: " + is + " -> " + strings.Replace(is, "bounded=0", "bounded=1", 1)}},
 		{"cancel", func() error {
-			return e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: id})
+			return e.manager.CancelRotation(e.ctx, id)
 		}, []string{"key.cancel_rotation: " + strings.Replace(is, "bounded=0", "bounded=1", 1) + " -> " + strings.Replace(is, "bounded=0", "bounded=1", 1)}},
 		{"retire", func() error {
 			return e.manager.Retire(e.ctx, apikey.RetireRequest{Key: id, Credential: key.Key.Credential})

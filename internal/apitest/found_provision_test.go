@@ -218,13 +218,13 @@ func TestFound11StandingIsAskedWhereverAKeyIsEmpowered(t *testing.T) {
 		{"a smaller network", false, update(apikey.UpdateRequest{Networks: apikey.Set(nets("203.0.113.9/32"))}), false},
 		{"a sooner end", false, update(apikey.UpdateRequest{ExpiresAt: apikey.Set(at)}), false},
 		{"suspend by update", false, update(apikey.UpdateRequest{Disabled: apikey.Set(true)}), false},
-		{"suspend", false, func(id apikey.KeyID) error { return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: id}) }, false},
+		{"suspend", false, func(id apikey.KeyID) error { return e.manager.Suspend(e.ctx, id) }, false},
 		{"revoke", false, func(id apikey.KeyID) error { return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: id}) }, false},
 		{"retire", false, func(id apikey.KeyID) error {
 			return e.manager.Retire(e.ctx, apikey.RetireRequest{Key: id, Credential: e.info(id).Credential})
 		}, false},
 		{"read", false, func(id apikey.KeyID) error {
-			_, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: id})
+			_, err := e.manager.Get(e.ctx, id)
 			return err
 		}, false},
 	} {
@@ -247,7 +247,7 @@ func TestFound11StandingIsAskedWhereverAKeyIsEmpowered(t *testing.T) {
 
 func (e *env) info(id apikey.KeyID) apikey.Info {
 	e.t.Helper()
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: id})
+	info, err := e.manager.Get(e.ctx, id)
 	require.NoError(e.t, err)
 	return info
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/memstore"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // unsaid is a third store that cannot say whether it is in a transaction.
@@ -126,7 +127,7 @@ func TestFound06CommittedIsNotTheLast(t *testing.T) {
 	})
 	other := s.newManager(func(c *apikey.ManagerConfig) { c.Local, c.OnEvent = nil, nil })
 	for range 120 { // more than a page of the log
-		_, err := other.Update(s.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(apikey.NewKeyID().String())})
+		_, err := other.Update(s.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(storetest.NewKeyID().String())})
 		require.NoError(t, err)
 	}
 	_, err := other.Update(s.ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:refund"})})

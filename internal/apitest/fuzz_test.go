@@ -217,7 +217,7 @@ func FuzzEvent(f *testing.F) {
 				r.Hash = sha256.Sum256(append([]byte("apikey event v1\x00"), body...))
 			}
 		}
-		report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key})
+		report, err := e.manager.VerifyEvents(e.ctx, key)
 		require.NoError(t, err)
 		require.Equal(t, changed, report.Broken != nil || report.Unverifiable > 0, "%+v", report)
 		require.False(t, rehash && changed && report.Broken == nil, "another hash never holds: %+v", report)

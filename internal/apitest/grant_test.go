@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // guardAll guards everything that can be guarded, by the password.
@@ -102,7 +103,7 @@ var elsewhere = []struct {
 	{"resume, approved to update", func(key, _ apikey.KeyID) apikey.Guarded {
 		return apikey.UpdateRequest{Key: key, Name: apikey.Set("x")}
 	}, func(ctx context.Context, e *env, key, _ apikey.KeyID, g apikey.Grant) error {
-		require.NoError(e.t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key}))
+		require.NoError(e.t, e.manager.Suspend(ctx, key))
 		return e.manager.Resume(ctx, apikey.ResumeRequest{Key: key, Grant: g})
 	}},
 	{"another actor", revealKey, func(_ context.Context, e *env, key, _ apikey.KeyID, g apikey.Grant) error {
@@ -120,7 +121,7 @@ var elsewhere = []struct {
 			return err
 		}},
 	{"after the key has changed", revealKey, func(ctx context.Context, e *env, key, _ apikey.KeyID, g apikey.Grant) error {
-		require.NoError(e.t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key}))
+		require.NoError(e.t, e.manager.Suspend(ctx, key))
 		_, err := e.manager.Reveal(ctx, apikey.RevealRequest{Key: key, Grant: g})
 		return err
 	}},
@@ -130,7 +131,7 @@ var elsewhere = []struct {
 		return err
 	}},
 	{"another credential", revealKey, func(ctx context.Context, e *env, key, _ apikey.KeyID, g apikey.Grant) error {
-		info, err := e.manager.Get(ctx, apikey.GetRequest{Key: key})
+		info, err := e.manager.Get(ctx, key)
 		require.NoError(e.t, err)
 		_, err = e.manager.Reveal(ctx, apikey.RevealRequest{Key: key, Credential: info.Credential, Grant: g})
 		return err
@@ -251,7 +252,7 @@ func TestItemsCannotBeForged(t *testing.T) {
 		put := func(it apikey.StoreItem, change func(*apikey.StoreItem)) {
 			it.Version++
 			change(&it)
-			require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}))
+			require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{it}}))
 		}
 		reveal := apikey.RevealRequest{Key: a}
 		reveal.Grant = e.approve(f, e.ctx, "password", reveal)

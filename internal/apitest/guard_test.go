@@ -178,7 +178,7 @@ func TestGuardWidenAsksBeforeResume(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardWiden("password")))
 	key := e.issue().Key.ID
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key}), "free")
+	require.NoError(t, e.manager.Suspend(e.ctx, key), "free")
 	resume, update := apikey.ResumeRequest{Key: key}, apikey.UpdateRequest{Key: key, Disabled: apikey.Set(false)}
 	require.ErrorIs(t, e.manager.Resume(e.ctx, resume), apikey.ErrStepUpRequired)
 	_, err := e.manager.Update(e.ctx, update)
@@ -211,7 +211,7 @@ func TestChallengeErrorNamesWhatIsGuarded(t *testing.T) {
 			return nil
 		}))
 		c.update.Key = e.issue().Key.ID
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: c.update.Key}), name)
+		require.NoError(t, e.manager.Suspend(e.ctx, c.update.Key), name)
 		_, err := e.manager.Update(e.ctx, c.update)
 		var ask *apikey.ChallengeError
 		require.ErrorAs(t, err, &ask, name)
@@ -274,9 +274,9 @@ func TestTakingPowerAwayIsFree(t *testing.T) {
 	require.NoError(t, err)
 	m := e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
 	f.fail(errKMS)
-	require.NoError(t, m.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: keys[0]}))
+	require.NoError(t, m.CancelRotation(e.ctx, keys[0]))
 	require.NoError(t, m.Retire(e.ctx, apikey.RetireRequest{Key: keys[0], Credential: pending.Key.Credential}))
-	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: keys[0]}))
+	require.NoError(t, m.Suspend(e.ctx, keys[0]))
 	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: keys[1], Reason: apikey.ReasonCompromised}))
 	require.NoError(t, m.RevokeToken(background, token.Reveal(), ""))
 	require.ErrorIs(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: keys[2]}), apikey.ErrStepUpRequired, "for another reason")

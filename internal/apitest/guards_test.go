@@ -105,13 +105,13 @@ func TestAnOlderManagerRuinsNothing(t *testing.T) {
 	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"NEW FORM"} })
 	require.NoError(t, e.verify(key.Token))
 	older := e.newManager(func(c *apikey.ManagerConfig) { c.Catalog = catalog })
-	_, err := older.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	_, err := older.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrCorrupt, "it does not know the form")
-	require.NoError(t, older.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, older.Suspend(e.ctx, key.Key.ID))
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
 	require.NoError(t, e.verify(key.Token))
-	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	report, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 3}, report)
 }
@@ -148,7 +148,7 @@ func TestRevokeAllOfAPepperIsWhatItMinted(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, done.Revoked)
 	state := func(id apikey.KeyID) apikey.State {
-		info, err := m.Get(e.ctx, apikey.GetRequest{Key: id})
+		info, err := m.Get(e.ctx, id)
 		require.NoError(t, err)
 		return info.State
 	}
@@ -209,7 +209,7 @@ func TestAPolicysErrorIsNoReasonToTryAgain(t *testing.T) {
 			return fmt.Errorf("%w: %w", apikey.ErrUnavailable, apikey.ErrConflict)
 		})
 	})
-	require.ErrorIs(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}), apikey.ErrForbidden)
+	require.ErrorIs(t, m.Suspend(e.ctx, key.Key.ID), apikey.ErrForbidden)
 	require.Equal(t, 1, calls)
 }
 
@@ -221,7 +221,7 @@ func TestDroppedAbilitiesFreezeNothing(t *testing.T) {
 		c.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
 		c.Limits.Abilities = 1
 	})
-	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, m.Suspend(e.ctx, key.Key.ID))
 	require.NoError(t, m.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
 	_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("x")})
 	require.NoError(t, err)
@@ -236,9 +236,9 @@ func TestForeignDamageIsNotFound(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.store = damagedRows{e.store} })
 	key := e.issue().Key.ID
 	stranger := apikey.WithActor(background, apikey.Actor{ID: "usr_2", Account: "acc_2", Role: "admin"})
-	_, err := e.manager.Get(stranger, apikey.GetRequest{Key: key})
+	_, err := e.manager.Get(stranger, key)
 	require.Equal(t, apikey.ErrNotFound, err)
-	_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: key})
+	_, err = e.manager.Get(e.ctx, key)
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
 }
 
@@ -292,7 +292,7 @@ func TestRevokeAfterARestoreCounts(t *testing.T) {
 			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k})
 		}, apikey.ErrRevoked},
 		"suspend": {func(e *env, k apikey.KeyID) error {
-			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k})
+			return e.manager.Suspend(e.ctx, k)
 		}, apikey.ErrSuspended},
 		"take the ability": {func(e *env, k apikey.KeyID) error {
 			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: k, Abilities: apikey.Clear[[]string]()})
@@ -362,7 +362,7 @@ func TestALateMessageHealsAtTheNextUse(t *testing.T) {
 	e := newEnv(t, watch(&s))
 	key := e.issue()
 	require.NoError(t, e.verify(key.Token))
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 	late, err := e.store.Get(background, key.Key.ID)
 	require.NoError(t, err)
 	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
@@ -411,7 +411,7 @@ func TestAForgedDeathSwallowsNoRevocation(t *testing.T) {
 			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID, Reason: apikey.ReasonCompromised})
 		},
 		"Suspend": func(e *env, k apikey.Issued) error {
-			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+			return e.manager.Suspend(e.ctx, k.Key.ID)
 		},
 		"RevokeToken": func(e *env, k apikey.Issued) error {
 			return e.manager.RevokeToken(background, k.Token.Reveal(), "")
@@ -580,7 +580,7 @@ func TestAnEventOfANewerVersion(t *testing.T) {
 	e := newEnv(t, noPepper, func(e *env) { n.Store = e.store; e.store = n })
 	key := e.issue()
 	n.on = true
-	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	report, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Nil(t, report.Broken)
 	require.Equal(t, 1, report.Unverifiable)
@@ -589,7 +589,7 @@ func TestAnEventOfANewerVersion(t *testing.T) {
 	require.Equal(t, apikey.OutcomeUnreadable, log.Events[0].Outcome)
 	require.Equal(t, apikey.ActionIssue, log.Events[0].Action)
 	n.forge = true
-	report, err = e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	report, err = e.manager.VerifyEvents(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.NotNil(t, report.Broken, "its hash is checked all the same")
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // target is what one account can learn of another, or make up.
@@ -27,7 +28,7 @@ func managerCalls(m *apikey.Manager) calls {
 		"Close": nil, // ends the Manager
 		"Tx":    nil, // its methods have rows of their own
 		"Get": {"key": func(ctx context.Context, of target) error {
-			_, err := m.Get(ctx, apikey.GetRequest{Key: of.key})
+			_, err := m.Get(ctx, of.key)
 			return err
 		}},
 		"Issue": {"account": func(ctx context.Context, of target) error {
@@ -71,7 +72,7 @@ func managerCalls(m *apikey.Manager) calls {
 			},
 		},
 		"Suspend": {"key": func(ctx context.Context, of target) error {
-			return m.Suspend(ctx, apikey.SuspendRequest{Key: of.key})
+			return m.Suspend(ctx, of.key)
 		}},
 		"Resume": {"key": func(ctx context.Context, of target) error {
 			return m.Resume(ctx, apikey.ResumeRequest{Key: of.key})
@@ -94,7 +95,7 @@ func managerCalls(m *apikey.Manager) calls {
 			},
 		},
 		"CancelRotation": {"key": func(ctx context.Context, of target) error {
-			return m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: of.key})
+			return m.CancelRotation(ctx, of.key)
 		}},
 		"Retire": {"credential": func(ctx context.Context, of target) error {
 			t, _ := apikey.ParseToken(of.token)
@@ -182,7 +183,7 @@ func managerCalls(m *apikey.Manager) calls {
 			},
 		},
 		"VerifyEvents": {"key": func(ctx context.Context, of target) error {
-			_, err := m.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: of.key})
+			_, err := m.VerifyEvents(ctx, of.key)
 			return err
 		}},
 	}
@@ -192,7 +193,7 @@ func txCalls(tx *apikey.Tx) calls {
 	return calls{
 		"Committed": nil, // names nothing
 		"Get": {"key": func(ctx context.Context, of target) error {
-			_, err := tx.Get(ctx, apikey.GetRequest{Key: of.key})
+			_, err := tx.Get(ctx, of.key)
 			return err
 		}},
 		"Issue": {"account": func(ctx context.Context, of target) error {
@@ -264,7 +265,7 @@ func victim(e *env) (key apikey.Issued, foreign, absent target) {
 	}
 	absent = target{
 		challenge: "0123456789012345678901",
-		key:       apikey.NewKeyID(), account: "acc_none", keys: "AAAAAAAAAAAA.kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", events: "AAAAAAAAAAAA.eAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		key:       storetest.NewKeyID(), account: "acc_none", keys: "AAAAAAAAAAAA.kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", events: "AAAAAAAAAAAA.eAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 		token: retag(e.t, p, spliceID(key.Token.Reveal())),
 	}
 	return key, foreign, absent

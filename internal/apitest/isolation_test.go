@@ -189,16 +189,16 @@ func TestZeroKeyIsNotFound(t *testing.T) {
 	e := newEnv(t)
 	e.issue()
 	for name, call := range map[string]func(ctx context.Context) error{
-		"Get": func(ctx context.Context) error { _, err := e.manager.Get(ctx, apikey.GetRequest{}); return err },
+		"Get": func(ctx context.Context) error { _, err := e.manager.Get(ctx, apikey.KeyID{}); return err },
 		"Update": func(ctx context.Context) error {
 			_, err := e.manager.Update(ctx, apikey.UpdateRequest{Name: apikey.Set("x")})
 			return err
 		},
-		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, apikey.SuspendRequest{}) },
+		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, apikey.KeyID{}) },
 		"Resume":  func(ctx context.Context) error { return e.manager.Resume(ctx, apikey.ResumeRequest{}) },
 		"Revoke":  func(ctx context.Context) error { return e.manager.Revoke(ctx, apikey.RevokeRequest{}) },
 		"VerifyEvents": func(ctx context.Context) error {
-			_, err := e.manager.VerifyEvents(ctx, apikey.VerifyEventsRequest{})
+			_, err := e.manager.VerifyEvents(ctx, apikey.KeyID{})
 			return err
 		},
 	} {
@@ -231,7 +231,7 @@ func TestOperatorCannotBeForged(t *testing.T) {
 	} {
 		require.False(t, a.IsOperator(), name)
 		ctx := apikey.WithActor(background, a)
-		_, err := e.manager.Get(ctx, apikey.GetRequest{Key: key.Key.ID})
+		_, err := e.manager.Get(ctx, key.Key.ID)
 		require.ErrorIs(t, err, apikey.ErrNotFound, name)
 		_, err = e.manager.Remac(ctx, apikey.RemacRequest{})
 		require.ErrorIs(t, err, apikey.ErrForbidden, name)
@@ -252,7 +252,7 @@ func TestOperatorSpansAccounts(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, list.Keys, 1)
 		for _, id := range []apikey.KeyID{theirs.Key.ID, mine.Key.ID} {
-			_, err := e.manager.Get(ctx, apikey.GetRequest{Key: id})
+			_, err := e.manager.Get(ctx, id)
 			require.NoError(t, err)
 		}
 		_, err = e.manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
@@ -263,9 +263,9 @@ func TestOperatorSpansAccounts(t *testing.T) {
 		issued, err := e.manager.Issue(ctx, apikey.IssueRequest{Account: "acc_1", Mode: apikey.Live})
 		require.NoError(t, err)
 		require.Equal(t, "acc_1", issued.Key.Account)
-		_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+		_, err = e.manager.Get(e.ctx, issued.Key.ID)
 		require.NoError(t, err, "it is the merchant's own")
-		require.NoError(t, e.manager.Suspend(ctx, apikey.SuspendRequest{Key: theirs.Key.ID}))
+		require.NoError(t, e.manager.Suspend(ctx, theirs.Key.ID))
 		log, err := e.manager.Events(as("acc_2", "admin"), apikey.EventsRequest{Key: theirs.Key.ID, Limit: 1})
 		require.NoError(t, err)
 		require.Equal(t, "ops_1", log.Events[0].Actor.ID, "the merchant's log names the operator")

@@ -222,7 +222,7 @@ func TestHostileNamesAreOnlyNames(t *testing.T) {
 		} {
 			meta := map[string]string{"n": name}
 			issued := e.issue(func(r *apikey.IssueRequest) { r.Name, r.Metadata = name, meta })
-			info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+			info, err := e.manager.Get(e.ctx, issued.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, name, info.Name)
 			require.Equal(t, name, info.Metadata.Get("n"))
@@ -248,7 +248,7 @@ func TestNetworksAreNormalised(t *testing.T) {
 			got = append(got, n.String())
 		}
 		require.Equal(t, []string{"0.0.0.0/0", "10.0.0.0/8", "192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32", "::/0"}, got)
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, key.Key.Networks, info.Networks)
 	})
@@ -350,7 +350,7 @@ func TestStandingAndProducts(t *testing.T) {
 	_, err := e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrStanding)
 	require.ErrorIs(t, err, bad)
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}), "taking power away asks nobody's standing")
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID), "taking power away asks nobody's standing")
 	bad = nil
 
 	closed = "payment:refund"

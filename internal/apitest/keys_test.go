@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // enum is what Mode, Kind and State have in common.
@@ -123,7 +124,7 @@ func TestIDsAreNewAndOfTheirVersion(t *testing.T) {
 	keys, credentials := map[apikey.KeyID]bool{}, map[apikey.CredentialID]bool{}
 	var last apikey.KeyID
 	for range 10_000 {
-		key, credential := apikey.NewKeyID(), apikey.NewCredentialID()
+		key, credential := storetest.NewKeyID(), storetest.NewCredentialID()
 		keys[key], credentials[credential] = true, true
 		require.Equal(t, byte(0x70), key[6]&0xF0, "UUID version 7")
 		require.Equal(t, byte(0x40), credential[6]&0xF0, "UUID version 4")
@@ -268,7 +269,7 @@ func TestInfoSharesNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	fetched, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+	fetched, err := e.manager.Get(e.ctx, issued.Key.ID)
 	require.NoError(t, err)
 	for _, info := range []apikey.Info{key.Info(), updated, fetched} {
 		require.Equal(t, []apikey.Ability{apikey.Access{Product: "balance", Level: apikey.Read}, apikey.Scope("payment:refund")}, slices.Collect(info.Abilities.All()))

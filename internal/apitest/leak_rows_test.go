@@ -149,7 +149,7 @@ func (k *leakEnv) recordRows() []leakRow {
 	require.NoError(k.t, err)
 	log, err := k.manager.Events(k.ctx, apikey.EventsRequest{})
 	require.NoError(k.t, err)
-	report, err := k.manager.VerifyEvents(k.ctx, apikey.VerifyEventsRequest{Key: k.id})
+	report, err := k.manager.VerifyEvents(k.ctx, k.id)
 	require.NoError(k.t, err)
 	return []leakRow{
 		filled(k, record), filled(k, record.Credentials[0]), filled(k, page), filled(k, changes), filled(k, events),
@@ -158,7 +158,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		rowOf(k.live.Info().Metadata), filled(k, apikey.StoreUpkeep{OldHash: record.Credentials[0].Hash}),
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
-		rowOf(apikey.Recoverable), rowOf(apikey.FromCache), rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
+		rowOf(apikey.FromCache), rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
 		rowOf(apikey.DoubtFailed),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
 	}
@@ -167,12 +167,12 @@ func (k *leakEnv) recordRows() []leakRow {
 // requestRows are what a program asks with.
 func (k *leakEnv) requestRows() []leakRow {
 	return []leakRow{
-		filled(k, apikey.IssueRequest{}), filled(k, apikey.ProvisionRequest{}), filled(k, apikey.GetRequest{}), filled(k, apikey.ListRequest{}),
-		filled(k, apikey.UpdateRequest{}), filled(k, apikey.SuspendRequest{}), filled(k, apikey.ResumeRequest{}),
-		filled(k, apikey.RotateRequest{}), filled(k, apikey.CancelRotationRequest{}), filled(k, apikey.RetireRequest{}),
+		filled(k, apikey.IssueRequest{}), filled(k, apikey.ProvisionRequest{}), filled(k, apikey.ListRequest{}),
+		filled(k, apikey.UpdateRequest{}), filled(k, apikey.ResumeRequest{}),
+		filled(k, apikey.RotateRequest{}), filled(k, apikey.RetireRequest{}),
 		filled(k, apikey.RevokeRequest{}),
 		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.AdoptPepperRequest{}), filled(k, apikey.EventsRequest{}),
-		filled(k, apikey.VerifyEventsRequest{}), filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
+		filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
 		filled(k, apikey.StoreFilter{}), filled(k, apikey.StoreEventFilter{}), filled(k, apikey.StoreItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.CatalogEntry{}),
 		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}), filled(k, apikey.ResealRequest{}),

@@ -190,7 +190,7 @@ func TestNothingSaysASecret(t *testing.T) {
 			said.add(k.manager.RevokeToken(k.ctx, text, apikey.ReasonCompromised))
 			_, err = k.manager.Update(k.ctx, apikey.UpdateRequest{Key: k.id, Name: apikey.Set(strings.Repeat("x", 1000))})
 			said.add(err)
-			report, err := k.manager.VerifyEvents(k.ctx, apikey.VerifyEventsRequest{Key: k.id})
+			report, err := k.manager.VerifyEvents(k.ctx, k.id)
 			said.add(report, err)
 			list, err := k.manager.Events(k.ctx, apikey.EventsRequest{})
 			said.add(list, err)

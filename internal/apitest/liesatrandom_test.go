@@ -50,7 +50,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 				for range 5 {
 					switch rnd.IntN(5) {
 					case 0:
-						_ = m.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+						_ = m.Suspend(e.ctx, k.Key.ID)
 					case 1:
 						if i, err := m.Rotate(e.ctx, apikey.RotateRequest{Key: k.Key.ID, Overlap: time.Duration(rnd.IntN(2)) * time.Hour, Replace: true}); err == nil {
 							tokens = append(tokens, i.Token)

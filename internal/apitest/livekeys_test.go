@@ -50,7 +50,7 @@ func TestWhatLiveKeysCounts(t *testing.T) {
 		_, err := e.manager.Issue(as("acc_2", "admin"), apikey.IssueRequest{Mode: apikey.Live})
 		require.NoError(t, err)
 
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, a.Key.ID))
 		c := e.issue()
 		require.ErrorIs(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: a.Key.ID}), apikey.ErrLimit)
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: c.Key.ID}))

@@ -64,7 +64,7 @@ func TestClosedManagerDoesNothing(t *testing.T) {
 	e := newEnv(t)
 	key := e.issue()
 	require.NoError(t, e.manager.Close(background))
-	_, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	_, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrClosed)
 	require.ErrorIs(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}), apikey.ErrClosed)
 	require.ErrorIs(t, e.manager.RevokeToken(background, key.Token.Reveal(), ""), apikey.ErrClosed)
@@ -86,7 +86,7 @@ func TestGetDescribesTheKey(t *testing.T) {
 		for name, get := range map[string]func() apikey.Info{
 			"issue": func() apikey.Info { return issued.Key },
 			"get": func() apikey.Info {
-				info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+				info, err := e.manager.Get(e.ctx, issued.Key.ID)
 				require.NoError(t, err)
 				return info
 			},
@@ -230,7 +230,7 @@ func TestStoreFailures(t *testing.T) {
 		"Resume": func(ctx context.Context) error {
 			return e.manager.Resume(ctx, apikey.ResumeRequest{Key: asleep.Key.ID})
 		},
-		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, apikey.SuspendRequest{Key: key.Key.ID}) },
+		"Suspend": func(ctx context.Context) error { return e.manager.Suspend(ctx, key.Key.ID) },
 		"Revoke":  func(ctx context.Context) error { return e.manager.Revoke(ctx, apikey.RevokeRequest{Key: key.Key.ID}) },
 		"RevokeToken": func(ctx context.Context) error {
 			return e.manager.RevokeToken(ctx, key.Token.Reveal(), "")
@@ -257,7 +257,7 @@ func TestStoreFailures(t *testing.T) {
 	}
 	require.Empty(t, events)
 	require.NoError(t, e.verify(key.Token))
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, uint64(1), info.Version)
 	list, err := e.manager.List(e.ctx, apikey.ListRequest{})
@@ -274,7 +274,7 @@ func TestRevocationWithALostAnswerIsKnownHere(t *testing.T) {
 			return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID})
 		},
 		"suspend": func(e *env, k apikey.Issued) error {
-			return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID})
+			return e.manager.Suspend(e.ctx, k.Key.ID)
 		},
 		"revoke token": func(e *env, k apikey.Issued) error {
 			return e.manager.RevokeToken(background, k.Token.Reveal(), "")

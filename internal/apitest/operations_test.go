@@ -178,7 +178,7 @@ func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event)
 		case apikey.ActionRevoke:
 			err = m.Revoke(ctx, apikey.RevokeRequest{Key: e.Key, Reason: apikey.ReasonCompromised})
 		case apikey.ActionSuspend:
-			err = m.Suspend(ctx, apikey.SuspendRequest{Key: e.Key})
+			err = m.Suspend(ctx, e.Key)
 		case apikey.ActionRetire, apikey.ActionRevokeToken:
 			err = m.Retire(ctx, apikey.RetireRequest{Key: e.Key, Credential: e.Credential})
 		default:
@@ -207,7 +207,7 @@ func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []str
 			failed = append(failed, damaged)
 		}
 		for _, key := range page.Keys {
-			report, err := m.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: key.ID})
+			report, err := m.VerifyEvents(ctx, key.ID)
 			events += report.Events
 			if err == nil && report.Broken != nil {
 				err = fmt.Errorf("event %d: %s", report.Broken.Seq, report.Broken.Detail)
@@ -421,7 +421,7 @@ func aLeakedPepper(t *testing.T) {
 		public := l.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, nil })
 		old = append(old, public)
 		suspended, ended := l.issue(), l.issue()
-		require.NoError(t, l.manager.Suspend(l.ctx, apikey.SuspendRequest{Key: suspended.Key.ID}))
+		require.NoError(t, l.manager.Suspend(l.ctx, suspended.Key.ID))
 		require.NoError(t, endLeakedKey(l.ctx, l.manager, ended.Key.ID))
 		forged := l.forged()
 		busy := l.issue() // in the middle of a rotation of its own
@@ -515,7 +515,7 @@ func calledOff(t *testing.T, ctx context.Context, m *apikey.Manager, key apikey.
 	t.Helper()
 	_, err := m.Rotate(ctx, apikey.RotateRequest{Key: key, At: now.Add(time.Hour)})
 	require.NoError(t, err)
-	require.NoError(t, m.CancelRotation(ctx, apikey.CancelRotationRequest{Key: key}))
+	require.NoError(t, m.CancelRotation(ctx, key))
 }
 
 func aLeakedPepperInUse(t *testing.T) {
@@ -551,7 +551,7 @@ func aLeakedKEK(t *testing.T) {
 		}
 		once := e.issue()
 		suspended := e.issue(recoverable)
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: suspended.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, suspended.Key.ID))
 		e.enroll(f, e.ctx, admin.ID)
 		at := e.clock.now()
 		e.clock.move(time.Hour)
@@ -632,7 +632,7 @@ func (e *env) afterBackup(keys []apikey.Issued) (refused []apikey.Token) {
 	e.t.Helper()
 	e.clock.move(time.Second)
 	require.NoError(e.t, endLeakedKey(e.ctx, e.manager, keys[0].Key.ID))
-	require.NoError(e.t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: keys[1].Key.ID}))
+	require.NoError(e.t, e.manager.Suspend(e.ctx, keys[1].Key.ID))
 	require.NoError(e.t, endPresentedToken(background, e.manager, keys[2].Token.Reveal()))
 	later := e.issue()
 	require.NoError(e.t, endLeakedKey(e.ctx, e.manager, later.Key.ID))

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Each factor approves: the action is refused with the names of the factors, a
@@ -69,7 +70,7 @@ func TestChallengeAuthorisesFirst(t *testing.T) {
 	}{
 		{"a viewer", as("acc_1", "viewer"), "email", apikey.RevealRequest{Key: key}, apikey.ErrForbidden},
 		{"another account", as("acc_2", "admin"), "email", apikey.RevealRequest{Key: key}, apikey.ErrNotFound},
-		{"no such key", e.ctx, "email", apikey.RevealRequest{Key: apikey.NewKeyID()}, apikey.ErrNotFound},
+		{"no such key", e.ctx, "email", apikey.RevealRequest{Key: storetest.NewKeyID()}, apikey.ErrNotFound},
 		{"nobody", background, "email", apikey.RevealRequest{Key: key}, apikey.ErrNoActor},
 		{"a factor that is not enrolled", e.ctx, "totp", apikey.RevealRequest{Key: key}, apikey.ErrNotEnrolled},
 		{"a factor that does not approve it", e.ctx, "password", apikey.RevealRequest{Key: key}, apikey.ErrInvalid},

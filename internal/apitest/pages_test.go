@@ -71,7 +71,7 @@ func TestPageDOKU(t *testing.T) {
 		reveal := apikey.RevealRequest{Key: client}
 
 		step(t, "the page shows the client ID and four characters of the secret", func(t *testing.T) {
-			info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: client})
+			info, err := e.manager.Get(e.ctx, client)
 			require.NoError(t, err)
 			require.Equal(t, current.Hint(), info.Credentials.At(0).Hint)
 			require.NotContains(t, fmt.Sprintf("%+v", info), current.Reveal())
@@ -167,7 +167,7 @@ func TestPageDOKU(t *testing.T) {
 				"usr_1 challenge.confirm done", "usr_1 key.rotate done",
 				"usr_1 challenge.confirm done", "usr_1 key.reveal done",
 			}, e.logOf(t))
-			report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: client})
+			report, err := e.manager.VerifyEvents(e.ctx, client)
 			require.NoError(t, err)
 			require.Nil(t, report.Broken)
 			require.Equal(t, 5, report.Events)
@@ -262,7 +262,7 @@ func TestPageUddoktaPay(t *testing.T) {
 			require.NoError(t, e.verify(key.Token))
 		})
 		step(t, "all of it was done by one token that never changed", func(t *testing.T) {
-			info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			info, err := e.manager.Get(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, 1, info.Credentials.Len())
 			require.Equal(t, key.Token.Credential(), info.Credential)

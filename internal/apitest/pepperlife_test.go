@@ -149,7 +149,7 @@ func TestPepperIsIntroduced(t *testing.T) {
 		require.NoError(t, verify(v, suspended))
 		for _, k := range old {
 			require.NoError(t, verify(v, k))
-			report, err := m.VerifyEvents(staff(), apikey.VerifyEventsRequest{Key: k.Key.ID})
+			report, err := m.VerifyEvents(staff(), k.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, apikey.ChainReport{Events: 2}, report)
 		}
@@ -252,7 +252,7 @@ func TestLeakedPepperIsReplaced(t *testing.T) {
 		for _, k := range append(old, dead) {
 			require.ErrorIs(t, verify(v, k), apikey.ErrInvalidToken)
 			require.ErrorIs(t, m.RevokeToken(background, k.Token.Reveal(), ""), apikey.ErrInvalidToken)
-			info, err := m.Get(e.ctx, apikey.GetRequest{Key: k.Key.ID})
+			info, err := m.Get(e.ctx, k.Key.ID)
 			require.NoError(t, err, "the key itself is managed on")
 			require.Equal(t, k.Key.ID, info.ID)
 		}
@@ -288,7 +288,7 @@ func TestPepperTakenOutTooEarly(t *testing.T) {
 	e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
 	mc, _ = peppered(t, false, two)
 	m = e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
-	_, err = m.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	_, err = m.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
 	require.ErrorContains(t, err, "pepper slot 1, which is not configured")
 	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}), "it can be ended all the same")

@@ -106,16 +106,16 @@ func TestPolicySeesTheKey(t *testing.T) {
 		call func() error
 		want []apikey.Action
 	}{
-		{func() error { _, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID}); return err }, []apikey.Action{apikey.ActionRead}},
+		{func() error { _, err := e.manager.Get(e.ctx, key.Key.ID); return err }, []apikey.Action{apikey.ActionRead}},
 		{func() error {
-			_, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+			_, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 			return err
 		}, []apikey.Action{apikey.ActionReadEvents}},
 		{func() error {
 			_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("Shop")})
 			return err
 		}, []apikey.Action{apikey.ActionUpdate}},
-		{func() error { return e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}) }, []apikey.Action{apikey.ActionSuspend}},
+		{func() error { return e.manager.Suspend(e.ctx, key.Key.ID) }, []apikey.Action{apikey.ActionSuspend}},
 		{func() error { return e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}) }, []apikey.Action{apikey.ActionResume}},
 		{func() error { return e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}) }, []apikey.Action{apikey.ActionRevoke}},
 	} {
@@ -167,7 +167,7 @@ func TestPolicyIsAskedAgainAfterAConflict(t *testing.T) {
 	})
 	_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, RotateMonths: apikey.Set(3)})
 	require.ErrorIs(t, err, apikey.ErrForbidden)
-	info, err := rival.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := rival.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Zero(t, info.RotateMonths)
 }
@@ -201,9 +201,9 @@ func TestTraceDenied(t *testing.T) {
 	require.Empty(t, got)
 	viewer := as("acc_1", "viewer")
 
-	_, err := e.manager.Get(viewer, apikey.GetRequest{Key: key.Key.ID})
+	_, err := e.manager.Get(viewer, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrForbidden)
-	_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: theirs.Key.ID})
+	_, err = e.manager.Get(e.ctx, theirs.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrNotFound)
 	_, err = e.manager.List(e.ctx, apikey.ListRequest{Account: "acc_2"})
 	require.ErrorIs(t, err, apikey.ErrNotFound)
@@ -220,7 +220,7 @@ func TestTraceDenied(t *testing.T) {
 	require.Equal(t, want, got)
 
 	p.hook(func(p *proxy) { p.get = func() error { return errCable } })
-	_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	_, err = e.manager.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 	require.Equal(t, want, got)
 }

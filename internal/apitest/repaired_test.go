@@ -14,7 +14,7 @@ import (
 func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 	for name, act := range map[string]func(e *env, m *apikey.Manager, a, b apikey.Issued) error{
 		"Suspend": func(e *env, m *apikey.Manager, a, _ apikey.Issued) error {
-			return m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID})
+			return m.Suspend(e.ctx, a.Key.ID)
 		},
 		"Retire the other token": func(e *env, m *apikey.Manager, a, b apikey.Issued) error {
 			return m.Retire(e.ctx, apikey.RetireRequest{Key: a.Key.ID, Credential: b.Token.Credential()})
@@ -40,7 +40,7 @@ func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 			p.r = &alive // put back
 			lie(e, s, alive)
 			for range 3 { // and its owner does all that is in their power
-				require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+				require.NoError(t, m.Suspend(e.ctx, a.Key.ID))
 				require.NoError(t, m.Resume(e.ctx, apikey.ResumeRequest{Key: a.Key.ID}))
 				lie(e, s, p.wrote)
 			}
@@ -66,7 +66,7 @@ func TestResumeAfterARepair(t *testing.T) {
 	e.mc.Store = p
 	m := e.newManager()
 	lie(e, s, bad)
-	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}))
+	require.NoError(t, m.Suspend(e.ctx, k.Key.ID))
 	p.r = &alive
 	lie(e, s, alive)
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrSuspended, "as it should")

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // A recoverable token is shown again, for thirty seconds, with an event in the
@@ -78,7 +79,7 @@ func TestRevealWhichCredential(t *testing.T) {
 		}
 		require.NoError(t, e.manager.Retire(e.ctx, apikey.RetireRequest{Key: first.Key.ID, Credential: first.Token.Credential()}))
 		for name, id := range map[string]apikey.CredentialID{
-			"retired": first.Token.Credential(), "another key's": e.issue(recoverable).Token.Credential(), "no such": apikey.NewCredentialID(),
+			"retired": first.Token.Credential(), "another key's": e.issue(recoverable).Token.Credential(), "no such": storetest.NewCredentialID(),
 		} {
 			_, err := reveal(id)
 			require.ErrorIs(t, err, apikey.ErrNotFound, name)
@@ -145,7 +146,7 @@ func TestRevealRefused(t *testing.T) {
 	_, err = e.manager.Reveal(e.ctx, req)
 	require.ErrorIs(t, err, apikey.ErrStanding)
 	blocked = false
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 	_, err = e.manager.Reveal(e.ctx, req)
 	require.NoError(t, err, "a suspended key can be looked at")
 	publishable := e.issue(func(r *apikey.IssueRequest) {

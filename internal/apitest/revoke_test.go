@@ -20,7 +20,7 @@ var ends = map[string]struct {
 	want  error
 }{
 	"suspend": {func(e *env, ctx context.Context, id apikey.KeyID) error {
-		return e.manager.Suspend(ctx, apikey.SuspendRequest{Key: id})
+		return e.manager.Suspend(ctx, id)
 	}, apikey.Suspended, apikey.ErrSuspended},
 	"revoke": {func(e *env, ctx context.Context, id apikey.KeyID) error {
 		return e.manager.Revoke(ctx, apikey.RevokeRequest{Key: id})
@@ -56,7 +56,7 @@ func TestEndingAKeyWinsOverRacingUpdates(t *testing.T) {
 						return err
 					})
 					require.Equal(t, editors+1, count(errs, nil), "round %d: %v", round, errs)
-					info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+					info, err := e.manager.Get(e.ctx, key.Key.ID)
 					require.NoError(t, err)
 					require.Equal(t, end.state, info.State, "round %d", round)
 					require.ErrorIs(t, e.verify(key.Token), end.want, "round %d", round)
@@ -104,16 +104,16 @@ func TestEndingTwiceIsNothing(t *testing.T) {
 			e := newEnv(t, on)
 			key := e.issue()
 			require.NoError(t, end.call(e, e.ctx, key.Key.ID))
-			once, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			once, err := e.manager.Get(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			e.clock.move(time.Minute)
 			require.NoError(t, end.call(e, e.ctx, key.Key.ID))
-			twice, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			twice, err := e.manager.Get(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, once, twice, name)
 			require.Len(t, e.allEvents(apikey.EventsRequest{Key: key.Key.ID}), 2, "%s: issued and ended", name)
 			require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
-			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}), "of a dead key")
+			require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID), "of a dead key")
 			require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
 		}
 	})
@@ -143,7 +143,7 @@ func TestRevokeReasons(t *testing.T) {
 		key := e.issue()
 		now := e.clock.now().Truncate(time.Microsecond)
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID, Reason: given}))
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, want, info.RevokeReason)
 		require.True(t, info.RevokedAt.Equal(now), info.RevokedAt)
@@ -166,7 +166,7 @@ func TestSuspendAndResume(t *testing.T) {
 		key := e.issue()
 		for range 3 {
 			require.NoError(t, e.verify(key.Token))
-			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+			require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 			require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 			require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
 		}
@@ -197,14 +197,14 @@ func TestEndingADamagedKeyLaundersNothing(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, end.state, r.State(), name)
 			require.Equal(t, []string{"balance=write"}, r.Abilities, "the premise")
-			_, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			_, err = e.manager.Get(e.ctx, key.Key.ID)
 			require.ErrorIs(t, err, apikey.ErrCorrupt, name)
 			_, err = e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("clean")})
 			require.ErrorIs(t, err, apikey.ErrCorrupt)
 			require.ErrorIs(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}), apikey.ErrCorrupt, "it stays down")
 			require.ErrorIs(t, e.verify(key.Token), apikey.ErrCorrupt)
 			require.ErrorIs(t, e.newVerifierOf(key.Token), apikey.ErrCorrupt, "in a new process too")
-			report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, &apikey.BrokenLink{Seq: 2, Detail: "the record itself is damaged"}, report.Broken)
 			require.NoError(t, end.call(e, e.ctx, key.Key.ID), "%s: again", name)
@@ -266,7 +266,7 @@ func TestRevokeAllSelects(t *testing.T) {
 	require.NoError(t, e.verify(used.Token))
 	require.NoError(t, e.verifier.Close(background))
 	revoked := func(k apikey.Issued) bool {
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: k.Key.ID})
+		info, err := e.manager.Get(e.ctx, k.Key.ID)
 		require.NoError(t, err)
 		return info.State == apikey.Revoked
 	}

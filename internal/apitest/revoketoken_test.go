@@ -41,7 +41,7 @@ func TestRevokeTokenByPossession(t *testing.T) {
 			require.Equal(t, apikey.ReasonCompromised, last.Reason)
 			require.Equal(t, []string{"credentials"}, last.Changed)
 			require.NoError(t, e.chain(k.Key.ID))
-			info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: k.Key.ID})
+			info, err := e.manager.Get(e.ctx, k.Key.ID)
 			require.NoError(t, err)
 			require.True(t, info.Credentials.At(0).Ended)
 			require.NotEqual(t, apikey.Revoked, info.State, "the key itself lives: it gets a new token by rotation")

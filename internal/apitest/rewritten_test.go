@@ -26,7 +26,7 @@ func TestADeathOutlivesAnEmptyStore(t *testing.T) {
 		require.NoError(t, e.verify(k.Token))
 	}
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: revoked.Key.ID}))
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: suspended.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, suspended.Key.ID))
 	_, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: rotated.Key.ID})
 	require.NoError(t, err)
 	refused := func() {

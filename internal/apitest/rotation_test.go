@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 const skew = 5 * time.Second // ManagerConfig's default
@@ -95,7 +96,7 @@ func TestRotationWindows(t *testing.T) {
 			require.NoError(t, e.accepts(issued.Token))
 			to(100 * day)
 			require.NoError(t, e.accepts(issued.Token))
-			report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, apikey.ChainReport{Events: 2}, report)
 		})
@@ -156,7 +157,7 @@ func TestRotationRefusesWhatStandsInTheWay(t *testing.T) {
 	_, err = e.rotate(key, overlap(time.Hour), replace)
 	require.NoError(t, err)
 	live := 0
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key})
+	info, err := e.manager.Get(e.ctx, key)
 	require.NoError(t, err)
 	for c := range info.Credentials.All() {
 		if !c.Ended {
@@ -174,7 +175,7 @@ func TestRotationBadInput(t *testing.T) {
 	expiring := e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = now.Add(24 * time.Hour) }).Key.ID
 	revoked, suspended, expired := e.issue().Key.ID, e.issue().Key.ID, e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = now.Add(time.Second) }).Key.ID
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: revoked}))
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: suspended}))
+	require.NoError(t, e.manager.Suspend(e.ctx, suspended))
 	e.clock.move(time.Second)
 	now = e.clock.now()
 	for _, c := range []struct {
@@ -185,7 +186,7 @@ func TestRotationBadInput(t *testing.T) {
 		{"revoked", apikey.RotateRequest{Key: revoked}, apikey.ErrRevoked},
 		{"suspended", apikey.RotateRequest{Key: suspended}, apikey.ErrSuspended},
 		{"expired", apikey.RotateRequest{Key: expired}, apikey.ErrExpired},
-		{"unknown", apikey.RotateRequest{Key: apikey.NewKeyID()}, apikey.ErrNotFound},
+		{"unknown", apikey.RotateRequest{Key: storetest.NewKeyID()}, apikey.ErrNotFound},
 		{"no key", apikey.RotateRequest{}, apikey.ErrNotFound},
 		{"T is now", apikey.RotateRequest{Key: plain, At: now}, apikey.ErrInvalid},
 		{"T in the past", apikey.RotateRequest{Key: plain, At: now.Add(-time.Hour)}, apikey.ErrInvalid},
@@ -214,7 +215,7 @@ func TestCancelRotation(t *testing.T) {
 	e.clock.t = e.clock.t.Truncate(time.Microsecond)
 	key := e.issue()
 	cancel := func() error {
-		return e.manager.CancelRotation(e.ctx, apikey.CancelRotationRequest{Key: key.Key.ID})
+		return e.manager.CancelRotation(e.ctx, key.Key.ID)
 	}
 	require.ErrorIs(t, cancel(), apikey.ErrInvalid, "nothing is pending")
 	for _, when := range []time.Duration{0, time.Hour - skew, time.Hour - time.Nanosecond} {
@@ -275,7 +276,7 @@ func TestRetire(t *testing.T) {
 	require.NoError(t, e.accepts(next))
 	require.NoError(t, retire(key.Token.Credential()), "ended already")
 	require.ErrorIs(t, retire(other.Token.Credential()), apikey.ErrNotFound)
-	require.ErrorIs(t, retire(apikey.NewCredentialID()), apikey.ErrNotFound)
+	require.ErrorIs(t, retire(storetest.NewCredentialID()), apikey.ErrNotFound)
 	require.NoError(t, retire(next.Credential()))
 	require.ErrorIs(t, e.accepts(next), apikey.ErrCredentialEnded)
 	again, err := e.rotate(key.Key.ID)
@@ -313,12 +314,12 @@ func TestLongHistoryIsTrimmed(t *testing.T) {
 		require.ErrorIs(t, e.verify(old), apikey.ErrCredentialEnded)
 		require.NoError(t, e.verify(token))
 	}
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, 9, info.Credentials.Len())
 	require.Equal(t, token.Credential(), info.Credential)
 	require.Equal(t, apikey.ErrInvalidToken, e.verify(key.Token), "long forgotten")
-	report, err := e.manager.VerifyEvents(e.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+	report, err := e.manager.VerifyEvents(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 31}, report)
 }
@@ -455,7 +456,7 @@ func TestWhichTokenWasUsedLast(t *testing.T) {
 	e.clock.move(time.Minute)
 	require.NoError(t, e.verify(next))
 	require.NoError(t, e.verifier.Close(background))
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+	info, err := e.manager.Get(e.ctx, key.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, used.Add(time.Minute).Truncate(time.Microsecond), info.Credentials.At(0).LastUsed)
 	require.Equal(t, used.Truncate(time.Microsecond), info.Credentials.At(1).LastUsed)

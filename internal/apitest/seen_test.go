@@ -48,7 +48,7 @@ func TestAnAbsenceReadBeforeADoubt(t *testing.T) {
 	e := newEnv(t, watch(&s))
 	k := e.issue()
 	require.NoError(t, e.verify(k.Token))
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: k.Key.ID}))
+	require.NoError(t, e.manager.Suspend(e.ctx, k.Key.ID))
 	require.NoError(t, e.verifier.Sync(background))
 	e.clock.move(2*e.maxAge() + time.Second)
 	require.NoError(t, e.verifier.Sync(background))
@@ -187,7 +187,7 @@ func TestASuspensionSeenByASibling(t *testing.T) {
 			e := newEnv(t, watch(&s))
 			a, b, alive := e.twoTokens()
 			require.NoError(t, e.verify(b.Token))
-			require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+			require.NoError(t, e.manager.Suspend(e.ctx, a.Key.ID))
 			require.ErrorIs(t, e.verify(b.Token), apikey.ErrSuspended)
 			lie(e, s, alive)
 			require.ErrorIs(t, e.verify(a.Token), apikey.ErrSuspended)
@@ -236,7 +236,7 @@ func TestASuspensionOfADamagedRowAndASibling(t *testing.T) {
 	e.mc.Store = p
 	m := e.newManager()
 	lie(e, s, bad)
-	require.NoError(t, m.Suspend(e.ctx, apikey.SuspendRequest{Key: a.Key.ID}))
+	require.NoError(t, m.Suspend(e.ctx, a.Key.ID))
 	lie(e, s, p.wrote)
 	require.ErrorIs(t, e.verify(b.Token), apikey.ErrCorrupt)
 	lie(e, s, alive) // put back

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // What an operator's proof allows in one account it allows in no other: their
@@ -131,7 +132,7 @@ func TestResumingWidens(t *testing.T) {
 		},
 	} {
 		key := e.issue().Key.ID
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key}), name)
+		require.NoError(t, e.manager.Suspend(e.ctx, key), name)
 		err := e.make(e.ctx, req(key))
 		var ask *apikey.ChallengeError
 		require.ErrorAs(t, err, &ask, name)
@@ -153,7 +154,7 @@ func TestUnconfirmedSeedIsNoFactor(t *testing.T) {
 		f.scan(admin.ID, enrollment)
 		begun := e.itemsOf("enrolling")[0]
 		moved := apikey.StoreItem{Kind: "enrolled", ID: begun.ID, Version: 1, Data: begun.Data, SealedKEK: begun.SealedKEK}
-		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{moved}}))
+		require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{moved}}))
 		_, err = e.manager.Challenge(e.ctx, "totp", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.ErrorIs(t, err, apikey.ErrCorrupt)
 	})

@@ -76,7 +76,7 @@ func TestManagementShowsNoHash(t *testing.T) {
 				kept.learn("check", r.Credentials[0].Check)
 				kept.learn("MAC", r.MAC)
 			}
-			got, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+			got, err := e.manager.Get(e.ctx, issued.Key.ID)
 			require.NoError(t, err)
 			list, err := e.manager.List(e.ctx, apikey.ListRequest{})
 			require.NoError(t, err)

@@ -35,7 +35,7 @@ func TestEveryFieldIsApproved(t *testing.T) {
 			e := newEnv(t, withFactors(&f, nil))
 			app2, _ := apikey.NewTOTP("Second", e.clock.now)
 			key := e.issue(recoverable).Key.ID
-			ver, _ := e.manager.Get(e.ctx, apikey.GetRequest{Key: key})
+			ver, _ := e.manager.Get(e.ctx, key)
 			e.manager = e.newManager(func(c *apikey.ManagerConfig) {
 				c.StepUp = guardEverything
 				fs := map[string]apikey.Factor{"totpx": app2, "totp2": app2}

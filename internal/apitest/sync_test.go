@@ -187,7 +187,7 @@ func TestMaxAge(t *testing.T) {
 		}
 	})
 	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
-	require.NoError(t, other.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+	require.NoError(t, other.Suspend(e.ctx, key.Key.ID))
 	e.clock.move(5*time.Minute + time.Second)
 	require.NoError(t, e.verify(key.Token), "answered from memory")
 	require.Eventually(t, func() bool { return errors.Is(e.verify(key.Token), apikey.ErrSuspended) }, time.Second, time.Millisecond)
@@ -214,7 +214,7 @@ func TestRestoredDatabaseIsNoticed(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.store = store }, watch(&s))
 	dead, renamed, lost := e.issue(), e.issue(), e.issue()
 	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
-	require.NoError(t, other.Suspend(e.ctx, apikey.SuspendRequest{Key: lost.Key.ID}))
+	require.NoError(t, other.Suspend(e.ctx, lost.Key.ID))
 	require.NoError(t, e.verifier.Sync(background))
 	for _, k := range []apikey.Issued{dead, renamed} {
 		require.NoError(t, e.verify(k.Token))

@@ -93,7 +93,7 @@ func TestRowsChangedBySQLAreRefused(t *testing.T) {
 			require.ErrorIs(t, verify(e.verifier), want, "read again")
 
 			op := apikey.WithActor(background, apikey.Operator("ops"))
-			_, err = e.manager.Get(op, apikey.GetRequest{Key: key.Key.ID})
+			_, err = e.manager.Get(op, key.Key.ID)
 			require.ErrorIs(t, err, apikey.ErrCorrupt)
 			_, err = e.manager.Update(op, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("laundered")})
 			require.ErrorIs(t, err, apikey.ErrCorrupt)
@@ -105,9 +105,9 @@ func TestRowsChangedBySQLAreRefused(t *testing.T) {
 			if c.name == "MAC taken away" {
 				require.ErrorIs(t, err, apikey.ErrCorrupt, "it is never signed")
 			}
-			require.NoError(t, e.manager.Suspend(op, apikey.SuspendRequest{Key: key.Key.ID}), "power can be taken away")
+			require.NoError(t, e.manager.Suspend(op, key.Key.ID), "power can be taken away")
 			require.Error(t, verify(e.newVerifier()), "and nothing was laundered by that")
-			_, err = e.manager.Get(op, apikey.GetRequest{Key: key.Key.ID})
+			_, err = e.manager.Get(op, key.Key.ID)
 			require.ErrorIs(t, err, apikey.ErrCorrupt)
 		})
 	}

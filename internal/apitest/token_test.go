@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/base62"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // The widths of a token from the right, as its documentation says them.
@@ -351,7 +352,7 @@ func TestDamagedPublishableTextStillPrints(t *testing.T) {
 		e := newEnv(t, noPepper)
 		issued := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, []string{"card:tokenise"} })
 		e.rewrite(issued.Key.ID, func(r *apikey.StoreRecord) { r.Credentials[0].Public = text })
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+		info, err := e.manager.Get(e.ctx, issued.Key.ID)
 		require.NoError(t, err)
 		require.NotContains(t, fmt.Sprintf("%+v", info), "PANIC", "%q", text)
 		_, err = json.Marshal(info)
@@ -367,7 +368,7 @@ func (e *env) rewrite(id apikey.KeyID, edit func(*apikey.StoreRecord)) {
 	require.NoError(e.t, err)
 	edit(&r)
 	r.Version++
-	event := apikey.StoreEvent{ID: apikey.NewKeyID(), Key: id, Account: r.Account, Seq: r.Version}
+	event := apikey.StoreEvent{ID: storetest.NewKeyID(), Key: id, Account: r.Account, Seq: r.Version}
 	require.NoError(e.t, e.store.Apply(context.Background(), apikey.StoreChange{ID: event.ID, Record: &r, Event: &event}))
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // shop is a program that keeps its merchants and their keys in one database,
@@ -81,7 +82,7 @@ func TestTxCommitsTogether(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, uint64(2), info.Version)
 				require.NoError(t, keys.Revoke(ctx, apikey.RevokeRequest{Key: public.Test.Key.ID}))
-				info, err = keys.Get(ctx, apikey.GetRequest{Key: secret.Key.ID})
+				info, err = keys.Get(ctx, secret.Key.ID)
 				require.NoError(t, err)
 				require.Equal(t, "first till", info.Name, "it reads its own writes")
 				list, err := keys.List(ctx, apikey.ListRequest{})
@@ -213,7 +214,7 @@ func TestTxGoesOnAfterARefusal(t *testing.T) {
 		require.ErrorIs(t, err, apikey.ErrConflict)
 		_, err = keys.Update(ctx, apikey.UpdateRequest{Key: dead.Key.ID, Name: apikey.Set("x")})
 		require.ErrorIs(t, err, apikey.ErrRevoked)
-		_, err = keys.Get(ctx, apikey.GetRequest{Key: apikey.NewKeyID()})
+		_, err = keys.Get(ctx, storetest.NewKeyID())
 		require.ErrorIs(t, err, apikey.ErrNotFound)
 		_, err = keys.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"no:such"}})
 		require.ErrorIs(t, err, apikey.ErrInvalid)
@@ -223,7 +224,7 @@ func TestTxGoesOnAfterARefusal(t *testing.T) {
 		// A comparison that fails in the store itself.
 		r, err := s.store.In(tx).Get(ctx, key.Key.ID)
 		require.NoError(t, err)
-		id := [16]byte(apikey.NewKeyID())
+		id := [16]byte(storetest.NewKeyID())
 		r.Version = 9
 		err = s.store.In(tx).Apply(ctx, apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{ID: id, Time: r.CreatedAt, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: 9, Actor: "x", Action: "x"}})
 		require.ErrorIs(t, err, apikey.ErrConflict)

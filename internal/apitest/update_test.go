@@ -90,7 +90,7 @@ func TestUpdateThreeStates(t *testing.T) {
 			require.NoError(t, err, "%s from %s", c.name, how)
 			want := strings.Replace(fullShape, c.old, c.new, 1)
 			require.Equal(t, want, shape(info), "%s from %s", c.name, how)
-			stored, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+			stored, err := e.manager.Get(e.ctx, key.Key.ID)
 			require.NoError(t, err)
 			require.Equal(t, stored, info, "%s from %s: what is returned is what is stored", c.name, how)
 			if c.changed == "" {
@@ -107,7 +107,7 @@ func TestUpdateThreeStates(t *testing.T) {
 
 // chain is an error unless the key's log is whole.
 func (e *env) chain(id apikey.KeyID) error {
-	report, err := e.manager.VerifyEvents(staff(), apikey.VerifyEventsRequest{Key: id})
+	report, err := e.manager.VerifyEvents(staff(), id)
 	if err == nil && (report.Broken != nil || report.Unverifiable > 0) {
 		err = fmt.Errorf("%+v, broken %+v", report, report.Broken)
 	}
@@ -190,7 +190,7 @@ func TestUpdateRefuses(t *testing.T) {
 		require.Zero(t, info, c.name)
 	}
 	for _, k := range []apikey.Issued{key, public} {
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: k.Key.ID})
+		info, err := e.manager.Get(e.ctx, k.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, shape(k.Key), shape(info))
 		require.Equal(t, uint64(1), info.Version)
@@ -232,7 +232,7 @@ func TestUpdateIfVersion(t *testing.T) {
 		require.NoError(t, rename(0, "three"))
 		require.ErrorIs(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID, IfVersion: 2}), apikey.ErrConflict)
 		require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID, IfVersion: 3}))
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, "three", info.Name)
 	})
@@ -252,7 +252,7 @@ func TestIfVersionUnderRacing(t *testing.T) {
 		})
 		require.Equal(t, 1, count(errs, nil), errs)
 		require.Equal(t, 15, count(errs, apikey.ErrConflict), errs)
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, uint64(2), info.Version)
 		require.Equal(t, fmt.Sprint("editor ", slices.Index(errs, nil)), info.Name)
@@ -302,7 +302,7 @@ func TestUpdateKeepsLastUsed(t *testing.T) {
 		})
 		_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("other")})
 		require.NoError(t, err)
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, "other", info.Name)
 		require.True(t, info.LastUsed.Equal(used), info.LastUsed)
@@ -341,7 +341,7 @@ func TestUpdateOfKeysThatDoNotWork(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, e.verify(key.Token))
 
-		require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key.Key.ID}))
+		require.NoError(t, e.manager.Suspend(e.ctx, key.Key.ID))
 		info, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"balance=read"})})
 		require.NoError(t, err)
 		require.Equal(t, apikey.Suspended, info.State)
@@ -384,7 +384,7 @@ func TestUpdatesUnderRacingLoseNothing(t *testing.T) {
 			return err
 		})
 		require.Equal(t, 16, count(errs, nil), errs)
-		info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: key.Key.ID})
+		info, err := e.manager.Get(e.ctx, key.Key.ID)
 		require.NoError(t, err)
 		require.Equal(t, `"Shop" [balance=read] expires 13:00 from [10.0.0.0/8] [https://shop.example] {"a":"1"} every 3 months, suspended`, shape(info))
 		require.Equal(t, uint64(9), info.Version, "eight changed it; eight found it so")

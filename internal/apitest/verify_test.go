@@ -76,7 +76,7 @@ func TestStatusOrder(t *testing.T) {
 	require.NoError(t, e.manager.RevokeToken(background, token.Reveal(), ""))
 	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, verify(), apikey.ErrCredentialEnded)
-	require.NoError(t, e.manager.Suspend(e.ctx, apikey.SuspendRequest{Key: key}))
+	require.NoError(t, e.manager.Suspend(e.ctx, key))
 	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, verify(), apikey.ErrSuspended)
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key}))
@@ -459,10 +459,10 @@ func TestLastUsedIsWrittenInBatchesAndByClose(t *testing.T) {
 	require.NoError(t, e.verifier.Close(background), "what could not be written was kept")
 	require.ErrorIs(t, e.verify(issued.Token), apikey.ErrClosed)
 
-	info, err := e.manager.Get(e.ctx, apikey.GetRequest{Key: issued.Key.ID})
+	info, err := e.manager.Get(e.ctx, issued.Key.ID)
 	require.NoError(t, err)
 	require.Equal(t, used.Truncate(time.Microsecond), info.LastUsed)
-	info, err = e.manager.Get(e.ctx, apikey.GetRequest{Key: denied.Key.ID})
+	info, err = e.manager.Get(e.ctx, denied.Key.ID)
 	require.NoError(t, err)
 	require.Zero(t, info.LastUsed, "a refused request is no use")
 }

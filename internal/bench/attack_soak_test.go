@@ -199,7 +199,7 @@ func (s *soak) disturb(k *truth, now state) (state, error) {
 		_, err := s.manager.Update(ctx, apikey.UpdateRequest{Key: k.key, Name: apikey.Set(fmt.Sprint(rand.Uint32()))})
 		return now, err
 	case 1:
-		return state{now.token, apikey.ErrSuspended}, s.manager.Suspend(ctx, apikey.SuspendRequest{Key: k.key})
+		return state{now.token, apikey.ErrSuspended}, s.manager.Suspend(ctx, k.key)
 	case 2:
 		return state{now.token, nil}, s.manager.Resume(ctx, apikey.ResumeRequest{Key: k.key})
 	case 3:

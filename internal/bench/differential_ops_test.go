@@ -30,7 +30,7 @@ func (w *world) create() operation {
 	}
 	if w.rng.IntN(2) == 0 {
 		r.Mode, r.Networks, r.ExpiresAt = apikey.Test, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, at.Add(time.Hour)
-		r.Metadata, r.Origins, r.Recovery = map[string]string{"b": "1", "a": "<&>"}, []string{"https://shop.example"}, apikey.Recoverable
+		r.Metadata, r.Origins, r.Recoverable = map[string]string{"b": "1", "a": "<&>"}, []string{"https://shop.example"}, true
 	}
 	return w.commit("create", r)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Whoever writes to the database changes one column of a key's log, in SQL, on
@@ -20,10 +21,10 @@ func TestFound05EventsAreCheckedInSQL(t *testing.T) {
 			m := newManager(t, s)
 			key, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 			must(t, err)
-			must(t, m.Suspend(adminOf("acc_1"), apikey.SuspendRequest{Key: key.Key.ID}))
+			must(t, m.Suspend(adminOf("acc_1"), key.Key.ID))
 			seen := func(doubt apikey.Doubt, role string, broken uint64) {
 				t.Helper()
-				report, err := m.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+				report, err := m.VerifyEvents(adminOf("acc_1"), key.Key.ID)
 				must(t, err)
 				log, err := m.Events(adminOf("acc_1"), apikey.EventsRequest{Key: key.Key.ID})
 				must(t, err)
@@ -49,7 +50,7 @@ func TestFound05EventsAreCheckedInSQL(t *testing.T) {
 			seen("", "admin", 0)
 
 			mark := apikey.StoreItem{Kind: "pepper", ID: "33", Version: 1, Data: []byte(strings.Repeat("x", 32))}
-			must(t, s.Apply(t.Context(), apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{mark}}))
+			must(t, s.Apply(t.Context(), apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{mark}}))
 			wants(t, m.AdoptPepper(adminOf("acc_1"), apikey.AdoptPepperRequest{Slot: 33}), apikey.ErrForbidden, "Operator")
 			must(t, m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 33}))
 			newManager(t, s)

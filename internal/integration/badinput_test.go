@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // A server that is down, or that lets nobody in, fails the start with its own
@@ -146,7 +147,7 @@ func TestMissingTables(t *testing.T) {
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
 			d, prefix := e.fresh(t)
-			_, err := open(t, e.pool(t, e.dsn(t)), d).Lookup(t.Context(), apikey.NewCredentialID())
+			_, err := open(t, e.pool(t, e.dsn(t)), d).Lookup(t.Context(), storetest.NewCredentialID())
 			wants(t, err, apikey.ErrUnavailable, "call Store.Migrate")
 			wants(t, err, apikey.ErrUnavailable, prefix)
 			for _, c := range []struct {

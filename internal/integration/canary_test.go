@@ -354,7 +354,7 @@ func (d *day) damage() {
 	must(d.t, err)
 	d.reveal(req.Grant, apikey.ErrCorrupt)
 	_, err = calls(d.c, func() (apikey.Info, error) {
-		return d.manager.Get(apikey.WithActor(background, apikey.Actor{ID: "usr_1", Account: "acc_2", Role: "admin"}), apikey.GetRequest{Key: d.key})
+		return d.manager.Get(apikey.WithActor(background, apikey.Actor{ID: "usr_1", Account: "acc_2", Role: "admin"}), d.key)
 	})
 	d.want(err, apikey.ErrNotFound)
 	_, err = calls(d.c, func() (int, error) { return 0, d.verifier.Sync(background) })
@@ -396,10 +396,10 @@ func (d *day) listing() {
 	for _, show := range []func() (any, error){
 		func() (any, error) { return d.manager.Events(staff(), apikey.EventsRequest{Limit: 1000}) },
 		func() (any, error) { return d.manager.List(staff(), apikey.ListRequest{}) },
-		func() (any, error) { return d.manager.Get(as("usr_1"), apikey.GetRequest{Key: d.key}) },
+		func() (any, error) { return d.manager.Get(as("usr_1"), d.key) },
 		func() (any, error) { return d.manager.Enrolled(as("usr_1")) },
 		func() (any, error) {
-			return d.manager.VerifyEvents(as("usr_1"), apikey.VerifyEventsRequest{Key: d.key})
+			return d.manager.VerifyEvents(as("usr_1"), d.key)
 		},
 		func() (any, error) { return 0, d.manager.Revoke(as("usr_1"), apikey.RevokeRequest{Key: d.key}) },
 	} {

@@ -189,11 +189,11 @@ func cancelledOperations() []cancelled {
 	// operation is done, and of the one before that it is not.
 	at := func(state apikey.State, credentials int) func(*cancelling, apikey.Issued, string) (bool, error) {
 		return func(c *cancelling, k apikey.Issued, account string) (bool, error) {
-			info, err := c.ordinary.Get(adminOf(account), apikey.GetRequest{Key: k.Key.ID})
+			info, err := c.ordinary.Get(adminOf(account), k.Key.ID)
 			if err != nil {
 				return false, err
 			}
-			report, err := c.ordinary.VerifyEvents(adminOf(account), apikey.VerifyEventsRequest{Key: k.Key.ID})
+			report, err := c.ordinary.VerifyEvents(adminOf(account), k.Key.ID)
 			done := info.Version == 2 && info.State == state && info.Credentials.Len() == credentials
 			before := info.Version == 1 && info.State == apikey.Active && info.Credentials.Len() == 1
 			if err != nil || done == before || report.Broken != nil || report.Events != int(info.Version) {
@@ -221,7 +221,7 @@ func cancelledOperations() []cancelled {
 			return err
 		}, at(apikey.Active, 1)},
 		{"Suspend", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
-			return c.m.Suspend(ctx, apikey.SuspendRequest{Key: k.Key.ID})
+			return c.m.Suspend(ctx, k.Key.ID)
 		}, at(apikey.Suspended, 1)},
 		{"Rotate", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
 			_, err := c.m.Rotate(ctx, apikey.RotateRequest{Key: k.Key.ID, Overlap: time.Hour})
@@ -253,7 +253,7 @@ func cancelledOperations() []cancelled {
 			return c.store.Upkeep(ctx, []apikey.StoreUpkeep{{Credential: k.Token.Credential(), LastUsed: epoch}})
 		}, nil},
 		{"reading", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
-			_, got := c.m.Get(ctx, apikey.GetRequest{Key: k.Key.ID})
+			_, got := c.m.Get(ctx, k.Key.ID)
 			_, listed := c.m.List(ctx, apikey.ListRequest{})
 			_, read := c.m.Events(ctx, apikey.EventsRequest{})
 			return errors.Join(got, listed, read)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // named are the engines of these names.
@@ -31,16 +32,16 @@ var epoch = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
 // newRecord is a key with two credentials, at Version 1.
 func newRecord(account string) apikey.StoreRecord {
-	r := apikey.StoreRecord{ID: apikey.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: epoch}
+	r := apikey.StoreRecord{ID: storetest.NewKeyID(), Account: account, Name: "a key", Mode: apikey.Live, Kind: apikey.Secret, Version: 1, CreatedAt: epoch}
 	for range 2 {
-		r.Credentials = append(r.Credentials, apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "hash-1", Sealed: []byte("sealed-1"), SealedKEK: "kek-1"})
+		r.Credentials = append(r.Credentials, apikey.StoreCredential{ID: storetest.NewCredentialID(), Hash: "hash-1", Sealed: []byte("sealed-1"), SealedKEK: "kek-1"})
 	}
 	return r
 }
 
 // change writes r, with its event.
 func change(r apikey.StoreRecord) apikey.StoreChange {
-	id := [16]byte(apikey.NewKeyID())
+	id := [16]byte(storetest.NewKeyID())
 	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
 		ID: id, Time: epoch, Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "ann", Action: apikey.ActionUpdate, Body: []byte("body"),
 	}}

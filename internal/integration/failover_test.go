@@ -200,7 +200,7 @@ func TestPrimaryKilledAsynchronousStandby(t *testing.T) {
 	standby.again(t)
 	standby.promote(t)
 
-	info, err := m.Get(ctx, apikey.GetRequest{Key: doomed.Key.ID})
+	info, err := m.Get(ctx, doomed.Key.ID)
 	must(t, err)
 	if info.State != apikey.Active {
 		t.Fatal("nothing was lost, so this shows nothing")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/totp"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // approvals is all that is done to prove oneself, and what a grant is for.
@@ -49,7 +50,7 @@ func approvals() []operation {
 		}}
 	}
 	suspended := func(s shopkeeper, key apikey.Issued) error {
-		return s.m.Suspend(s.ctx, apikey.SuspendRequest{Key: key.Key.ID})
+		return s.m.Suspend(s.ctx, key.Key.ID)
 	}
 	asked := func(factor string) func(s shopkeeper, key apikey.Issued) error {
 		return func(s shopkeeper, key apikey.Issued) (err error) {
@@ -299,7 +300,7 @@ func (s shopkeeper) lock() error {
 		if charged, _ := readBudget(it.Data); charged == 1 {
 			it.Version++
 			binary.BigEndian.PutUint64(it.Data, 100)
-			return s.store.Apply(background, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}})
+			return s.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{it}})
 		}
 	}
 	return errors.New("nobody has given a wrong answer")

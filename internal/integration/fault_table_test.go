@@ -126,10 +126,10 @@ func operations() []operation {
 			return err
 		}},
 		{name: "Suspend", run: func(s shopkeeper, key apikey.Issued) error {
-			return s.m.Suspend(s.ctx, apikey.SuspendRequest{Key: key.Key.ID})
+			return s.m.Suspend(s.ctx, key.Key.ID)
 		}},
 		{name: "Resume", before: func(s shopkeeper, key apikey.Issued) error {
-			return s.m.Suspend(s.ctx, apikey.SuspendRequest{Key: key.Key.ID})
+			return s.m.Suspend(s.ctx, key.Key.ID)
 		}, run: func(s shopkeeper, key apikey.Issued) error {
 			return s.m.Resume(s.ctx, apikey.ResumeRequest{Key: key.Key.ID})
 		}},
@@ -142,7 +142,7 @@ func operations() []operation {
 			return rotate(s, apikey.RotateRequest{Key: key.Key.ID, Overlap: time.Hour, Replace: true})
 		}},
 		{name: "CancelRotation", before: pending, run: func(s shopkeeper, key apikey.Issued) error {
-			return s.m.CancelRotation(s.ctx, apikey.CancelRotationRequest{Key: key.Key.ID})
+			return s.m.CancelRotation(s.ctx, key.Key.ID)
 		}},
 		{name: "Retire", before: overlapping, run: func(s shopkeeper, key apikey.Issued) error {
 			return s.m.Retire(s.ctx, apikey.RetireRequest{Key: key.Key.ID, Credential: key.Token.Credential()})
@@ -205,10 +205,10 @@ func operations() []operation {
 			return s.store.Upkeep(s.ctx, []apikey.StoreUpkeep{{Credential: key.Token.Credential(), LastUsed: time.Now()}})
 		}},
 		{name: "reading", run: func(s shopkeeper, key apikey.Issued) error {
-			_, got := s.m.Get(s.ctx, apikey.GetRequest{Key: key.Key.ID})
+			_, got := s.m.Get(s.ctx, key.Key.ID)
 			_, listed := s.m.List(s.ctx, apikey.ListRequest{})
 			_, read := s.m.Events(s.ctx, apikey.EventsRequest{})
-			_, verified := s.m.VerifyEvents(s.ctx, apikey.VerifyEventsRequest{Key: key.Key.ID})
+			_, verified := s.m.VerifyEvents(s.ctx, key.Key.ID)
 			return errors.Join(got, listed, read, verified)
 		}},
 		{name: "Verify", flights: []string{"Verifier.Verify"}, run: func(s shopkeeper, key apikey.Issued) error {

@@ -254,7 +254,7 @@ func (f *faulty) chains(t *testing.T, where string, s shopkeeper) {
 	list, err := f.cleanM.List(s.ctx, apikey.ListRequest{})
 	must(t, err)
 	for _, k := range list.Keys {
-		report, err := f.cleanM.VerifyEvents(s.ctx, apikey.VerifyEventsRequest{Key: k.ID})
+		report, err := f.cleanM.VerifyEvents(s.ctx, k.ID)
 		must(t, err)
 		if report.Broken != nil || report.Events != int(k.Version) {
 			t.Errorf("%s: the chain of %s is %+v at version %d", where, k.ID, report, k.Version)

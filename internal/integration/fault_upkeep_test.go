@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // housekeeping is what is done for the program's own sake: constructors, the
@@ -84,7 +85,7 @@ func housekeeping() []operation {
 			if err == nil && len(now.Items) > 0 { // it is as it was before there were vouches
 				mark.Version = now.Items[0].Version + 1
 			}
-			return errors.Join(err, s.store.Apply(s.ctx, apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{mark}}))
+			return errors.Join(err, s.store.Apply(s.ctx, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{mark}}))
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
 			return s.m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 60})
 		}},
@@ -125,7 +126,7 @@ func transactions() (all []operation) {
 			return keys.Revoke(ctx, apikey.RevokeRequest{Key: key})
 		},
 		"Get": func(ctx context.Context, keys *apikey.Tx, key apikey.KeyID) error {
-			_, err := keys.Get(ctx, apikey.GetRequest{Key: key})
+			_, err := keys.Get(ctx, key)
 			return err
 		},
 		"List": func(ctx context.Context, keys *apikey.Tx, _ apikey.KeyID) error {

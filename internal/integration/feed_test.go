@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // walk reads the feed to its end, in small pages.
@@ -135,7 +136,7 @@ var decides = map[string]func(t *testing.T, s apikey.Store, r apikey.StoreRecord
 		return err
 	},
 	"Get, absent": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
-		_, err := s.Get(t.Context(), apikey.NewKeyID())
+		_, err := s.Get(t.Context(), storetest.NewKeyID())
 		return err
 	},
 	"Lookup": func(t *testing.T, s apikey.Store, r apikey.StoreRecord) error {
@@ -143,7 +144,7 @@ var decides = map[string]func(t *testing.T, s apikey.Store, r apikey.StoreRecord
 		return err
 	},
 	"Lookup, absent": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {
-		_, err := s.Lookup(t.Context(), apikey.NewCredentialID())
+		_, err := s.Lookup(t.Context(), storetest.NewCredentialID())
 		return err
 	},
 	"List": func(t *testing.T, s apikey.Store, _ apikey.StoreRecord) error {

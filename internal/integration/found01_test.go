@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // What New has to do about a setting of a session.
@@ -251,7 +252,7 @@ const spoken = "Café 💥 'n\" \\ %"
 // through does what a program does, with a store that is opened otherwise, and
 // compares it with what the plain one says.
 func (s *shopWith) through(t *testing.T, set *sqlstore.Store, writes bool) error {
-	ctx := adminOf("acc_" + apikey.NewKeyID().String())
+	ctx := adminOf("acc_" + storetest.NewKeyID().String())
 	m, err := apikey.NewManager(ctx, managerFor(set))
 	if err != nil {
 		return fmt.Errorf("NewManager: %w", err)
@@ -281,7 +282,7 @@ func (s *shopWith) through(t *testing.T, set *sqlstore.Store, writes bool) error
 	}
 	for _, id := range []apikey.KeyID{read, written} {
 		for _, by := range []*apikey.Manager{m, s.m} {
-			report, err := by.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: id})
+			report, err := by.VerifyEvents(ctx, id)
 			if err != nil || report.Broken != nil || report.Events < 3 {
 				return fmt.Errorf("the chain: %+v, %w", report, err)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // published is a database whose tables another one subscribes to by logical
@@ -176,7 +177,7 @@ func TestFound02NothingIsWrittenWhereReadOnlyIsSet(t *testing.T) {
 func writesNothing(t *testing.T, s *sqlstore.Store, r apikey.StoreRecord, item apikey.StoreItem) {
 	t.Helper()
 	items := func(it apikey.StoreItem) apikey.StoreChange {
-		return apikey.StoreChange{ID: apikey.NewKeyID(), Items: []apikey.StoreItem{it}}
+		return apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{it}}
 	}
 	changed, deleted, another := item, item, item
 	changed.Version, changed.Data = 2, []byte("2")
@@ -261,7 +262,7 @@ func TestFound02ARoleThatCannotSee(t *testing.T) {
 		must(t, err)
 		_, err = sqlstore.New(e.pool(t, dsn("verifier")), d)
 		wants(t, err, apikey.ErrInvalid, "GRANT SELECT (oid, subenabled) ON pg_subscription")
-		_, err = s.Get(t.Context(), apikey.NewKeyID())
+		_, err = s.Get(t.Context(), storetest.NewKeyID())
 		wants(t, err, apikey.ErrUnavailable, "permission denied for table pg_subscription")
 	}
 	for _, grant := range []string{"SELECT (oid, subenabled) ON pg_subscription", "SELECT ON pg_subscription_rel"} {
@@ -269,7 +270,7 @@ func TestFound02ARoleThatCannotSee(t *testing.T) {
 		must(t, err)
 	}
 	open(t, e.pool(t, dsn("verifier")), d)
-	_, err := s.Get(t.Context(), apikey.NewKeyID())
+	_, err := s.Get(t.Context(), storetest.NewKeyID())
 	wants(t, err, apikey.ErrNotFound, "")
 }
 

@@ -111,7 +111,7 @@ func (f *frozen) change() {
 		case wasRevoked:
 			must(f.t, f.m.Revoke(ctx, apikey.RevokeRequest{Key: k.Key.ID}))
 		case wasSuspended:
-			must(f.t, f.m.Suspend(ctx, apikey.SuspendRequest{Key: k.Key.ID}))
+			must(f.t, f.m.Suspend(ctx, k.Key.ID))
 		case wasRotated:
 			_, err := f.m.Rotate(ctx, apikey.RotateRequest{Key: k.Key.ID})
 			must(f.t, err)

@@ -48,9 +48,9 @@ func (c *committed) lost(t *testing.T, m *apikey.Manager, keys []workKey) (chang
 			}
 		}
 		ours[k.id] = true
-		report, err := m.VerifyEvents(adminOf(k.account), apikey.VerifyEventsRequest{Key: k.id})
+		report, err := m.VerifyEvents(adminOf(k.account), k.id)
 		must(t, err)
-		info, err := m.Get(adminOf(k.account), apikey.GetRequest{Key: k.id})
+		info, err := m.Get(adminOf(k.account), k.id)
 		must(t, err)
 		if report.Broken != nil || report.Events != int(info.Version) {
 			broken++
@@ -218,7 +218,7 @@ func work(t *testing.T, managers []*apikey.Manager, keys []workKey, writers, cha
 					}, k.account)
 				case n%10 == 3:
 					do(safety, "suspend", func(ctx context.Context, m *apikey.Manager) error {
-						return m.Suspend(ctx, apikey.SuspendRequest{Key: k.id})
+						return m.Suspend(ctx, k.id)
 					}, k.account)
 					do(resumes, "resume", func(ctx context.Context, m *apikey.Manager) error {
 						return m.Resume(ctx, apikey.ResumeRequest{Key: k.id})
@@ -243,7 +243,7 @@ func dead(t *testing.T, managers []*apikey.Manager, keys []workKey) {
 	t.Helper()
 	for _, m := range managers {
 		for _, k := range keys {
-			info, err := m.Get(adminOf(k.account), apikey.GetRequest{Key: k.id})
+			info, err := m.Get(adminOf(k.account), k.id)
 			must(t, err)
 			if info.State != apikey.Revoked {
 				t.Errorf("%s is %v", k.id, info.State)

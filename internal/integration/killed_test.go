@@ -251,7 +251,7 @@ func (a *aftermath) look(actor string, said [][]string) {
 	}
 	a.during[begun]++
 	for _, key := range a.keys {
-		info, err := a.manager.Get(as("owner"), apikey.GetRequest{Key: key})
+		info, err := a.manager.Get(as("owner"), key)
 		must(a.t, err)
 		a.windows(info)
 		a.chain(info, actor, answered[key.String()])
@@ -318,7 +318,7 @@ func (a *aftermath) chain(info apikey.Info, actor string, answered [][]string) {
 			a.t.Errorf("key %s: a rotation was answered, and it is not there", info.ID)
 		}
 	}
-	report, err := a.manager.VerifyEvents(as("owner"), apikey.VerifyEventsRequest{Key: info.ID})
+	report, err := a.manager.VerifyEvents(as("owner"), info.ID)
 	must(a.t, err)
 	a.events += report.Events
 	if report.Broken != nil || report.Unverifiable != 0 {

@@ -29,7 +29,7 @@ func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event)
 		case apikey.ActionRevoke:
 			err = m.Revoke(ctx, apikey.RevokeRequest{Key: e.Key, Reason: apikey.ReasonCompromised})
 		case apikey.ActionSuspend:
-			err = m.Suspend(ctx, apikey.SuspendRequest{Key: e.Key})
+			err = m.Suspend(ctx, e.Key)
 		case apikey.ActionRetire, apikey.ActionRevokeToken:
 			err = m.Retire(ctx, apikey.RetireRequest{Key: e.Key, Credential: e.Credential})
 		default:
@@ -58,7 +58,7 @@ func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []str
 			failed = append(failed, damaged)
 		}
 		for _, key := range page.Keys {
-			report, err := m.VerifyEvents(ctx, apikey.VerifyEventsRequest{Key: key.ID})
+			report, err := m.VerifyEvents(ctx, key.ID)
 			events += report.Events
 			if err == nil && report.Broken != nil {
 				err = fmt.Errorf("event %d: %s", report.Broken.Seq, report.Broken.Detail)

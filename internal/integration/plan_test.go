@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/sqlstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Every statement that these operations send is explained by the server itself,
@@ -139,7 +140,7 @@ func planned(t *testing.T, s *sqlstore.Store, r apikey.StoreRecord) []plannedOp 
 		{"items to reseal", items(apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "k", Limit: 20})},
 		{"apply", func(ctx context.Context, s *sqlstore.Store) error {
 			changed := next(next(r))
-			changed.Credentials = []apikey.StoreCredential{{ID: apikey.NewCredentialID(), Ended: true}, changed.Credentials[0]}
+			changed.Credentials = []apikey.StoreCredential{{ID: storetest.NewCredentialID(), Ended: true}, changed.Credentials[0]}
 			ch := change(changed)
 			ch.Items = []apikey.StoreItem{{Kind: "test", ID: "0-0", Version: 2}, {Kind: "test", ID: "0-1", Version: 2, Delete: true}, {Kind: "test", ID: "new", Version: 1, Delete: true}}
 			return s.Apply(ctx, ch)

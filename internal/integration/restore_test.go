@@ -178,7 +178,7 @@ func (b *back) afterTheDump(m *apikey.Manager) {
 	b.t.Helper()
 	ctx := adminOf("acc_1")
 	must(b.t, m.Revoke(ctx, apikey.RevokeRequest{Key: b.keys[backRevoked].Key.ID, Reason: apikey.ReasonCompromised}))
-	must(b.t, m.Suspend(ctx, apikey.SuspendRequest{Key: b.keys[backSuspended].Key.ID}))
+	must(b.t, m.Suspend(ctx, b.keys[backSuspended].Key.ID))
 	must(b.t, m.RevokeToken(background, b.keys[backToken].Token.Reveal(), apikey.ReasonCompromised))
 	_, err := m.Rotate(ctx, apikey.RotateRequest{Key: b.keys[backRotated].Key.ID})
 	must(b.t, err)

@@ -102,7 +102,7 @@ func TestRoles(t *testing.T) {
 			must(t, reads.Upkeep(t.Context(), []apikey.StoreUpkeep{{Credential: key.Token.Credential(), OldHash: stored.Credentials[0].Hash, NewHash: "renewed", NewCheck: []byte{1}}}))
 
 			auditor := newManager(t, open(t, e.pool(t, dsn("auditor")), d))
-			report, err := auditor.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := auditor.VerifyEvents(adminOf("acc_1"), key.Key.ID)
 			must(t, err)
 			if report.Broken != nil || report.Events != 1 {
 				t.Errorf("the auditor sees %+v", report)

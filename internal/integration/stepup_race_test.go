@@ -157,7 +157,7 @@ func TestAChangeVoidsAGrant(t *testing.T) {
 				_, err := n.Update(as("usr_2"), apikey.UpdateRequest{Key: r.key, Name: apikey.Set(r.clock.now().String())})
 				return err
 			},
-			func() error { return n.Suspend(as("usr_2"), apikey.SuspendRequest{Key: r.key}) },
+			func() error { return n.Suspend(as("usr_2"), r.key) },
 			func() error { return n.Resume(as("usr_2"), apikey.ResumeRequest{Key: r.key}) },
 			func() error {
 				req := apikey.RevealRequest{Key: r.key}
@@ -222,7 +222,7 @@ func newRace(t *testing.T, open func() apikey.Store) *race {
 }
 
 func (r *race) version() int {
-	info, err := r.nodes[0].manager.Get(as("usr_1"), apikey.GetRequest{Key: r.key})
+	info, err := r.nodes[0].manager.Get(as("usr_1"), r.key)
 	must(r.t, err)
 	return int(info.Version)
 }

@@ -31,7 +31,7 @@ func TestSuspendAlwaysWorks(t *testing.T) {
 		for i := range 200 {
 			n := s.nodes[i%2]
 			begin := time.Now()
-			err := n.manager.Suspend(as("usr_1"), apikey.SuspendRequest{Key: s.key})
+			err := n.manager.Suspend(as("usr_1"), s.key)
 			took = append(took, time.Since(begin))
 			if err == nil {
 				_, err = n.verifier.Verify(background, s.token, apikey.Request{})
@@ -224,7 +224,7 @@ func (s *siege) surround(ctx context.Context) {
 			for round := 0; ctx.Err() == nil; round++ {
 				time.Sleep(time.Until(start.Add(time.Duration(round) * 4 * time.Millisecond))) // what fell behind is caught up
 				viewer := apikey.WithActor(background, apikey.Actor{ID: fmt.Sprintf("viewer_%d_%d", i, round), Account: "acc_1", Role: "viewer"})
-				if err := s.nodes[i%2].manager.Suspend(viewer, apikey.SuspendRequest{Key: s.key}); !errors.Is(err, apikey.ErrForbidden) {
+				if err := s.nodes[i%2].manager.Suspend(viewer, s.key); !errors.Is(err, apikey.ErrForbidden) {
 					s.t.Errorf("denied action: %v", err)
 				}
 				s.denied.Add(1)

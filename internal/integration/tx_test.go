@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // everywhere is one driver of each kind, the pooler too.
@@ -69,7 +70,7 @@ func TestFound06CommittedBelievesTheStore(t *testing.T) {
 			m := newManager(t, s, func(c *apikey.ManagerConfig) {
 				c.Local, c.OnEvent = []*apikey.Verifier{v}, func(apikey.Event) { told++ }
 			})
-			wants(t, m.Tx(s).Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: apikey.NewKeyID()}), apikey.ErrInvalid, "in no transaction")
+			wants(t, m.Tx(s).Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: storetest.NewKeyID()}), apikey.ErrInvalid, "in no transaction")
 			refund := apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}}
 			for _, commit := range []bool{false, true} {
 				narrow, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
@@ -197,9 +198,9 @@ func TestInLocksWhatItReads(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			info, err := m.Get(adminOf("acc_1"), apikey.GetRequest{Key: key.Key.ID})
+			info, err := m.Get(adminOf("acc_1"), key.Key.ID)
 			must(t, err)
-			report, err := m.VerifyEvents(adminOf("acc_1"), apikey.VerifyEventsRequest{Key: key.Key.ID})
+			report, err := m.VerifyEvents(adminOf("acc_1"), key.Key.ID)
 			must(t, err)
 			list, err := m.List(adminOf("acc_1"), apikey.ListRequest{Limit: 1000})
 			must(t, err)
@@ -436,7 +437,7 @@ func TestInAtEveryIsolation(t *testing.T) {
 				}
 				other := next(r)
 				other.Name = "other"
-				fresh := apikey.StoreCredential{ID: apikey.NewCredentialID(), Hash: "other"}
+				fresh := apikey.StoreCredential{ID: storetest.NewCredentialID(), Hash: "other"}
 				other.Credentials = []apikey.StoreCredential{fresh, r.Credentials[0]}
 				must(t, s.Apply(t.Context(), change(other)))
 
