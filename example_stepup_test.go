@@ -219,7 +219,7 @@ func ExampleManager_Reseal() {
 
 	both := manager(next, old)
 	for {
-		done, err := both.Reseal(operator, apikey.ResealRequest{Limit: 2})
+		done, err := both.Reseal(operator, 2)
 		must(err)
 		fmt.Println("sealed anew:", done)
 		if done == 0 {

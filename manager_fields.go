@@ -181,6 +181,14 @@ func (f StoreFilter) selectable() error {
 	return nil
 }
 
+// batchSize reads the limit of a call that goes through a table in parts.
+func batchSize(limit int) (int, error) {
+	if limit < 0 || limit > 1000 {
+		return 0, invalid("limit is %d: want 1 to 1000, or 0 for 100", limit)
+	}
+	return or(limit, 100), nil
+}
+
 func (s session) validAbilities(r *StoreRecord) error {
 	if err := atMost(len(r.Abilities), s.limits.Abilities, "abilities"); err != nil {
 		return err

@@ -216,13 +216,8 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 	}
 }
 
-// AdoptPepperRequest names the slot of a pepper that is not configured any more.
-type AdoptPepperRequest struct {
-	Slot uint8 // 1 to 61
-}
-
 // AdoptPepper has the configured peppers vouch that this database was used with
-// the pepper of a slot that is not configured any more. From then on VerifyEvents
+// the pepper of slot, 1 to 61, that is not configured any more. From then on VerifyEvents
 // counts its events as Unverifiable, and Events shows them.
 //
 // It is needed once, for a pepper that was retired before there were vouches: a
@@ -234,27 +229,27 @@ type AdoptPepperRequest struct {
 // for an [Operator]; others get ErrForbidden. Errors: ErrNoActor, ErrForbidden,
 // ErrInvalid (no such slot, or no pepper is configured), ErrNotFound (the database
 // has no mark of this slot), ErrConflict, ErrUnavailable, ErrClosed.
-func (m *Manager) AdoptPepper(ctx context.Context, req AdoptPepperRequest) error {
+func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	s := m.own()
 	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
 		switch {
 		case !s.ring.has():
 			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set ManagerConfig.Peppers")
-		case req.Slot < 1 || req.Slot > MaxPepperSlot:
-			return effect{}, invalid("pepper slot %d: want 1 to %d", req.Slot, MaxPepperSlot)
+		case slot < 1 || slot > MaxPepperSlot:
+			return effect{}, invalid("pepper slot %d: want 1 to %d", slot, MaxPepperSlot)
 		}
 		all, err := readMarks(ctx, s.store)
 		if err != nil {
 			return effect{}, err
 		}
-		it, ok := all[req.Slot]
+		it, ok := all[slot]
 		if !ok {
-			return effect{}, fmt.Errorf("%w: this database was never used with a pepper of slot %d: look at the slot again", ErrNotFound, req.Slot)
+			return effect{}, fmt.Errorf("%w: this database was never used with a pepper of slot %d: look at the slot again", ErrNotFound, slot)
 		}
-		if s.genuine(req.Slot, it) {
+		if s.genuine(slot, it) {
 			return effect{}, nil
 		}
-		it, _ = s.vouchedFor(req.Slot, it)
+		it, _ = s.vouchedFor(slot, it)
 		return effect{items: []StoreItem{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
 	}})
 }

@@ -6,13 +6,9 @@ import (
 	"fmt"
 )
 
-// ResealRequest bounds one call of Reseal.
-type ResealRequest struct {
-	Limit int // values sealed anew in this call: 1 to 1000; 0: 100
-}
-
 // Reseal seals under the first KEK what others sealed: the tokens of Recoverable
-// keys, and TOTP seeds. It returns how many; of two nodes that reseal at once both
+// keys, and TOTP seeds, limit values at most: 1 to 1000; 0 means 100. It returns how
+// many; of two nodes that reseal at once both
 // may count a token. To replace a KEK, put the new one first in every
 // Manager's list, call Reseal until it returns 0 and no error, and take the old
 // one out. Killed in between, it goes on where it was; nothing is replaced
@@ -22,13 +18,13 @@ type ResealRequest struct {
 // A KEK that fails for two values in a row ends the call. It is for an [Operator]; others get
 // ErrForbidden. Errors: ErrNoActor, ErrForbidden, ErrInvalid, ErrCorrupt,
 // ErrUnavailable.
-func (m *Manager) Reseal(ctx context.Context, req ResealRequest) (done int, err error) {
-	s, limit := m.own(), or(req.Limit, 100)
-	switch {
-	case len(s.vault.keks) == 0:
+func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
+	s := m.own()
+	if len(s.vault.keks) == 0 {
 		return 0, invalid("Reseal needs a KEK in ManagerConfig.KEKs")
-	case limit < 1 || limit > 1000:
-		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
+	}
+	if limit, err = batchSize(limit); err != nil {
+		return 0, err
 	}
 	batch := resealing{session: s, kek: s.vault.keks[0].ID(), left: limit}
 	err = s.do(ctx, job{action: ActionReseal, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {

@@ -228,26 +228,22 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	return done, errors.Join(failed...)
 }
 
-// RemacRequest bounds one call of Remac.
-type RemacRequest struct {
-	Limit int // keys renewed in this call: 1 to 1000; 0: 100
-}
-
 // Remac renews record MACs that the minting pepper did not make, and signs
-// records that have none (with AcceptUntagged). Call it until it returns 0;
+// records that have none (with AcceptUntagged), of limit keys at most: 1 to 1000; 0
+// means 100. Call it until it returns 0;
 // killed in between, it goes on where it was. A record whose MAC does not hold
 // is never signed: it is in the error, as a *CorruptError, and the others are
 // done. The other peppers end for the key here: once one of them is not configured
 // any more, an event of it that comes later is broken (see [Manager.VerifyEvents]). So
 // have every Manager mint with the new pepper first. Remac is for an [Operator];
 // others get ErrForbidden.
-func (m *Manager) Remac(ctx context.Context, req RemacRequest) (renewed int, err error) {
+func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")
 	}
-	s, limit := m.own(), or(req.Limit, 100)
-	if limit < 1 || limit > 1000 {
-		return 0, invalid("Limit is %d: want 1 to 1000, or 0 for 100", limit)
+	s := m.own()
+	if limit, err = batchSize(limit); err != nil {
+		return 0, err
 	}
 	f := StoreFilter{OtherMAC: m.ring.first.slot, Limit: limit}
 	var failed []error

@@ -30,30 +30,22 @@ type Trace struct {
 
 // VerifiedTrace is one verification.
 type VerifiedTrace struct {
-	Err    error  // nil: accepted
-	Source Source // what decided
-	Key    Key    // nil unless the token was proven
+	Err error // nil: accepted
+	// Source is what decided: "token" (its form, checksum or tag), "cache" (memory) or
+	// "store" (a read of the store).
+	Source string
+	Key    Key // nil unless the token was proven
 }
 
-// Source is what decided a verification.
-type Source uint8
-
+// What decides a verification.
 const (
-	// FromToken: the text alone: form, checksum, tag.
-	FromToken Source = 1
-	// FromCache: memory.
-	FromCache Source = 2
-	// FromStore: a read of the store.
-	FromStore Source = 3
+	byToken = "token"
+	byCache = "cache"
+	byStore = "store"
 )
 
-// String is "token", "cache" or "store", and of anything else says the number.
-func (s Source) String() string { return nameOf(sourceNames, s, "source") }
-
-var sourceNames = map[Source]string{FromToken: "token", FromCache: "cache", FromStore: "store"}
-
 // verified reports one verification to the hooks.
-func (t *Trace) verified(k *liveKey, source Source, err error) {
+func (t *Trace) verified(k *liveKey, source string, err error) {
 	if t.Verified != nil {
 		vt := VerifiedTrace{Err: err, Source: source}
 		if k != nil && k.trouble().damage == nil {

@@ -200,7 +200,7 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 
 // refused tells the hooks and the log. Of junk, which is to be cheap, there is
 // nothing to say but that it came.
-func (v *Verifier) refused(k *liveKey, source Source, err error) {
+func (v *Verifier) refused(k *liveKey, source string, err error) {
 	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
 		return
 	}
@@ -212,13 +212,13 @@ func (v *Verifier) refused(k *liveKey, source Source, err error) {
 
 // find proves the token; its errors say "invalid" or that we failed, never why. It
 // returns the time, in microseconds since 1970, that the key is to be judged at.
-func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *liveKey, at int64, source Source, err error) {
+func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *liveKey, at int64, source string, err error) {
 	var p parsed
 	if !v.locate(presented, &p) {
-		return nil, 0, FromToken, ErrInvalidToken
+		return nil, 0, byToken, ErrInvalidToken
 	}
 	if v.tasks.ctx.Err() != nil {
-		return nil, 0, FromToken, ErrClosed
+		return nil, 0, byToken, ErrClosed
 	}
 	reread := false
 	for range 4 { // once, and again after a sync or a re-read
@@ -226,32 +226,32 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 		if found == mismatch {
 			// Final: a credential's secret never changes, so neither the store nor
 			// argon2 has anything to add for whoever guesses at a warm key.
-			return nil, 0, FromCache, ErrInvalidToken
+			return nil, 0, byCache, ErrInvalidToken
 		}
 		if found == miss {
 			if v.tagged(&p) != nil || !p.wellFormed() {
-				return nil, 0, FromToken, ErrInvalidToken
+				return nil, 0, byToken, ErrInvalidToken
 			}
 		}
 		now := v.now()
 		if found == miss && v.cache.absent(p.id, now) {
-			return nil, 0, FromCache, ErrInvalidToken
+			return nil, 0, byCache, ErrInvalidToken
 		}
 		if !v.feed.freshAt(now, v.cfg.MaxStale) {
 			if err := v.freshen(ctx); err != nil {
-				return nil, 0, FromCache, err
+				return nil, 0, byCache, err
 			}
 			continue // what the sync brought may concern this key
 		}
 		if found == miss {
 			k, err := v.coldKey(ctx, p, from)
-			return k, v.now().wall, FromStore, err
+			return k, v.now().wall, byStore, err
 		}
 		readAt := v.cache.readAt(k)
 		age := elapsed(now, readAt)
 		if !reread && (readAt == (instant{}) || age > 2*v.cfg.MaxAge) {
 			if err := v.rereadFirst(ctx, p.id, k); err != nil {
-				return nil, 0, FromStore, err
+				return nil, 0, byStore, err
 			}
 			reread = true
 			continue
@@ -260,9 +260,9 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 		if age > v.cfg.MaxAge && damage == nil {
 			v.rereadBehind(p.id, k, now)
 		}
-		return k, now.wall, FromCache, damage
+		return k, now.wall, byCache, damage
 	}
-	return nil, 0, FromStore, ErrBusy
+	return nil, 0, byStore, ErrBusy
 }
 
 // coldKey proves a token that is not warm. Callers with equal tokens share one

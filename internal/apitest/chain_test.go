@@ -287,7 +287,7 @@ func TestUnverifiableEvents(t *testing.T) {
 	id, _ := lived(e)
 	two := pepper(t, 2)
 	both := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two, c.Peppers[0]} })
-	_, err := both.Remac(staff(), apikey.RemacRequest{})
+	_, err := both.Remac(staff(), 0)
 	require.NoError(t, err)
 	report, err := both.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)

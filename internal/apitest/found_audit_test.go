@@ -264,17 +264,17 @@ func TestFound04MarksOfBefore(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, apikey.DoubtFailed, page.Events[5].Doubt)
 
-		require.ErrorIs(t, a.manager.AdoptPepper(as("acc_1", "superadmin"), apikey.AdoptPepperRequest{Slot: 1}), apikey.ErrForbidden)
-		require.ErrorIs(t, a.manager.AdoptPepper(background, apikey.AdoptPepperRequest{Slot: 1}), apikey.ErrNoActor)
-		require.ErrorIs(t, a.manager.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 5}), apikey.ErrNotFound)
+		require.ErrorIs(t, a.manager.AdoptPepper(as("acc_1", "superadmin"), 1), apikey.ErrForbidden)
+		require.ErrorIs(t, a.manager.AdoptPepper(background, 1), apikey.ErrNoActor)
+		require.ErrorIs(t, a.manager.AdoptPepper(staff(), 5), apikey.ErrNotFound)
 		for _, slot := range []uint8{0, 62, 255} {
-			require.ErrorIs(t, a.manager.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: slot}), apikey.ErrInvalid)
+			require.ErrorIs(t, a.manager.AdoptPepper(staff(), slot), apikey.ErrInvalid)
 		}
 		begun = len(log())
 		a.clock.move(time.Second)
 		for range 2 {
-			require.NoError(t, a.manager.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 1}))
-			require.NoError(t, a.manager.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 2}), "it is configured")
+			require.NoError(t, a.manager.AdoptPepper(staff(), 1))
+			require.NoError(t, a.manager.AdoptPepper(staff(), 2), "it is configured")
 		}
 		require.Len(t, log(), begun+1, "once")
 		adopted := log()[begun]
@@ -289,7 +289,7 @@ func TestFound04MarksOfBefore(t *testing.T) {
 		require.Equal(t, 1, remacAll(t, a.manager, 10))
 		a.minting(three)
 		require.Equal(t, apikey.ChainReport{Events: 7, Unverifiable: 6}, a.report())
-		require.ErrorIs(t, newEnv(t, noPepper).manager.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 1}), apikey.ErrInvalid)
+		require.ErrorIs(t, newEnv(t, noPepper).manager.AdoptPepper(staff(), 1), apikey.ErrInvalid)
 	})
 }
 

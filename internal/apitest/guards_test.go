@@ -141,7 +141,7 @@ func TestRevokeAllOfAPepperIsWhatItMinted(t *testing.T) {
 	fresh, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)
 	op := apikey.WithActor(background, apikey.Operator("ops"))
-	n, err := m.Remac(op, apikey.RemacRequest{})
+	n, err := m.Remac(op, 0)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	done, err := m.RevokeAll(op, apikey.RevokeAllRequest{Pepper: 2, Reason: apikey.ReasonCompromised})

@@ -141,7 +141,7 @@ func managerCalls(m *apikey.Manager) calls {
 			return m.LiftLock(ctx, apikey.LiftLockRequest{Account: of.account, Actor: "usr_of_acc_2"})
 		}},
 		"Reseal": {"everything": func(ctx context.Context, _ target) error {
-			_, err := m.Reseal(ctx, apikey.ResealRequest{})
+			_, err := m.Reseal(ctx, 0)
 			return err
 		}},
 		"RevokeAll": {
@@ -158,11 +158,11 @@ func managerCalls(m *apikey.Manager) calls {
 			return m.RevokeToken(ctx, of.token, "")
 		}},
 		"Remac": {"everything": func(ctx context.Context, _ target) error {
-			_, err := m.Remac(ctx, apikey.RemacRequest{})
+			_, err := m.Remac(ctx, 0)
 			return err
 		}},
 		"AdoptPepper": {"everything": func(ctx context.Context, _ target) error {
-			return m.AdoptPepper(ctx, apikey.AdoptPepperRequest{Slot: 9})
+			return m.AdoptPepper(ctx, 9)
 		}},
 		"Events": {
 			"account": func(ctx context.Context, of target) error {

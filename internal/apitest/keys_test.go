@@ -61,9 +61,6 @@ func TestEnumsReadWhatTheyWrite(t *testing.T) {
 	testEnum[apikey.Mode](t, map[apikey.Mode]string{apikey.Live: "live", apikey.Test: "test"}, "mode")
 	testEnum[apikey.Kind](t, map[apikey.Kind]string{apikey.Secret: "secret", apikey.Publishable: "publishable"}, "kind")
 	testEnum[apikey.State](t, map[apikey.State]string{apikey.Active: "active", apikey.Suspended: "suspended", apikey.Revoked: "revoked"}, "state")
-	for source, want := range map[apikey.Source]string{0: "source(0)", apikey.FromToken: "token", apikey.FromCache: "cache", apikey.FromStore: "store"} {
-		require.Equal(t, want, source.String())
-	}
 }
 
 // A forgotten field must not mean production.

@@ -158,7 +158,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		rowOf(k.live.Info().Metadata), filled(k, apikey.StoreUpkeep{OldHash: record.Credentials[0].Hash}),
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
-		rowOf(apikey.FromCache), rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
+		rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
 		rowOf(apikey.DoubtFailed),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
 	}
@@ -171,11 +171,11 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.UpdateRequest{}), filled(k, apikey.ResumeRequest{}),
 		filled(k, apikey.RotateRequest{}), filled(k, apikey.RetireRequest{}),
 		filled(k, apikey.RevokeRequest{}),
-		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.RemacRequest{}), filled(k, apikey.AdoptPepperRequest{}), filled(k, apikey.EventsRequest{}),
+		filled(k, apikey.RevokeAllRequest{}), filled(k, apikey.RevokedAll{}), filled(k, apikey.EventsRequest{}),
 		filled(k, apikey.Request{}), filled(k, apikey.Actor{}), rowOf(apikey.Operator("ops")),
 		filled(k, apikey.StoreFilter{}), filled(k, apikey.StoreEventFilter{}), filled(k, apikey.StoreItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.CatalogEntry{}),
-		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}), filled(k, apikey.ResealRequest{}),
+		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}),
 		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}), filled(k, apikey.WrongAnswerError{}),
 		rowOf(catalog), rowOf(apikey.Scope("payment:refund")), rowOf(apikey.Read), filled(k, apikey.Access{}),
 	}

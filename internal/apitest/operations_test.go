@@ -105,7 +105,7 @@ func mintedBy(slot uint8) func(apikey.Info) (bool, error) {
 // nil: what it names was changed behind the library's back, and is not signed.
 func renewMACs(ctx context.Context, m *apikey.Manager) error {
 	for {
-		if renewed, err := m.Remac(ctx, apikey.RemacRequest{Limit: 1000}); renewed == 0 {
+		if renewed, err := m.Remac(ctx, 1000); renewed == 0 {
 			return err
 		}
 	}
@@ -128,7 +128,7 @@ func endAllOf(ctx context.Context, m *apikey.Manager, slot uint8) error {
 // old KEK has to stay.
 func resealAll(ctx context.Context, m *apikey.Manager) error {
 	for {
-		if sealed, err := m.Reseal(ctx, apikey.ResealRequest{Limit: 1000}); sealed == 0 {
+		if sealed, err := m.Reseal(ctx, 1000); sealed == 0 {
 			return err
 		}
 	}

@@ -192,7 +192,7 @@ func TestUnsignedRecordsAreRefusedByDefault(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrInvalidToken)
 	_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: old.Key.ID, Name: apikey.Set("x")})
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
-	n, err := m.Remac(staff(), apikey.RemacRequest{})
+	n, err := m.Remac(staff(), 0)
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
 	require.ErrorContains(t, err, old.Key.ID.String())
 	require.Zero(t, n)

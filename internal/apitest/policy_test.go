@@ -211,7 +211,7 @@ func TestTraceDenied(t *testing.T) {
 	_, err = e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrStanding)
 	standingIs = nil
-	_, err = e.manager.Remac(e.ctx, apikey.RemacRequest{})
+	_, err = e.manager.Remac(e.ctx, 0)
 	require.ErrorIs(t, err, apikey.ErrForbidden)
 	want := []string{
 		fmt.Sprint("usr_of_acc_1 key.read ", key.Key.ID), fmt.Sprint("usr_1 key.read ", theirs.Key.ID), fmt.Sprint("usr_1 key.read ", apikey.KeyID{}),

@@ -14,7 +14,7 @@ import (
 func remacAll(t *testing.T, m *apikey.Manager, chunk int) (total int) {
 	t.Helper()
 	for range 100 {
-		n, err := m.Remac(staff(), apikey.RemacRequest{Limit: chunk})
+		n, err := m.Remac(staff(), chunk)
 		require.NoError(t, err)
 		require.LessOrEqual(t, n, chunk)
 		if total += n; n == 0 {
@@ -54,7 +54,7 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 				return next()
 			}
 		})
-		n, err := m.Remac(ctx, apikey.RemacRequest{})
+		n, err := m.Remac(ctx, 0)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Less(t, n, 4)
 		p.hook(func(p *proxy) { p.apply = nil })
@@ -62,7 +62,7 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 		renewed := 0
 		for i := range 20 {
 			limit := 3 - i%2
-			n, err := m.Remac(staff(), apikey.RemacRequest{Limit: limit})
+			n, err := m.Remac(staff(), limit)
 			require.LessOrEqual(t, n, limit)
 			if renewed += n; n == 0 {
 				require.ErrorIs(t, err, apikey.ErrCorrupt)
@@ -91,22 +91,22 @@ func TestRemacRefuses(t *testing.T) {
 	e := newEnv(t)
 	e.issue()
 	for _, role := range []string{"superadmin", "operator"} {
-		_, err := e.manager.Remac(as("acc_1", role), apikey.RemacRequest{})
+		_, err := e.manager.Remac(as("acc_1", role), 0)
 		require.ErrorIs(t, err, apikey.ErrForbidden)
 		require.NotErrorIs(t, err, apikey.ErrUnavailable, "nobody should try again")
 	}
-	_, err := e.manager.Remac(background, apikey.RemacRequest{})
+	_, err := e.manager.Remac(background, 0)
 	require.ErrorIs(t, err, apikey.ErrNoActor)
 	require.NotErrorIs(t, err, apikey.ErrUnavailable)
 	for _, limit := range []int{-1, 1001} {
-		_, err := e.manager.Remac(staff(), apikey.RemacRequest{Limit: limit})
+		_, err := e.manager.Remac(staff(), limit)
 		require.ErrorIs(t, err, apikey.ErrInvalid, "0 renewed would mean that all is done")
 	}
-	n, err := e.manager.Remac(staff(), apikey.RemacRequest{})
+	n, err := e.manager.Remac(staff(), 0)
 	require.NoError(t, err)
 	require.Zero(t, n, "all are of the pepper that mints")
 	plain := newEnv(t, noPepper)
-	_, err = plain.manager.Remac(staff(), apikey.RemacRequest{})
+	_, err = plain.manager.Remac(staff(), 0)
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 }
 
@@ -127,7 +127,7 @@ func TestRemacUnderTraffic(t *testing.T) {
 		errs := together(6, func(i int) error {
 			if i < 2 {
 				for {
-					n, err := m.Remac(staff(), apikey.RemacRequest{Limit: 3})
+					n, err := m.Remac(staff(), 3)
 					if n == 0 || err != nil {
 						return err
 					}

@@ -70,7 +70,7 @@ func (s *sealedEnv) opensWith(keks ...apikey.KEK) {
 }
 
 func (s *sealedEnv) reseal(limit int) (done int, err error) {
-	return s.rotated.Reseal(staff(), apikey.ResealRequest{Limit: limit})
+	return s.rotated.Reseal(staff(), limit)
 }
 
 // A KEK is replaced in batches; then the old one can go.
@@ -123,7 +123,7 @@ func TestResealDies(t *testing.T) {
 			ctx, end := context.WithCancel(staff())
 			dying := &dyingStore{Store: s.store, left: &left, end: end}
 			m := s.newManager(func(c *apikey.ManagerConfig) { c.Store, c.KEKs = dying, s.rotatedKEKs() })
-			_, err := m.Reseal(ctx, apikey.ResealRequest{})
+			_, err := m.Reseal(ctx, 0)
 			end()
 			if err == nil {
 				break
@@ -214,7 +214,7 @@ func TestResealOfADamagedCopy(t *testing.T) {
 		require.ErrorIs(t, err, apikey.ErrCorrupt, "it is not forgotten")
 		s.opensWith(s.next)
 		unknown := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{localKEK(t, "kek-3", 50)} })
-		done, err = unknown.Reseal(staff(), apikey.ResealRequest{})
+		done, err = unknown.Reseal(staff(), 0)
 		require.Zero(t, done)
 		require.ErrorContains(t, err, `KEK "kek-2" is not configured`)
 	})
@@ -231,7 +231,7 @@ func TestResealOnTwoNodes(t *testing.T) {
 			p.apply = func(next func() error, _ []apikey.StoreChange) error {
 				p.hook(func(p *proxy) { p.apply = nil })
 				var err error
-				theirs, err = other.Reseal(staff(), apikey.ResealRequest{})
+				theirs, err = other.Reseal(staff(), 0)
 				require.NoError(t, err)
 				return next()
 			}
@@ -293,14 +293,14 @@ func TestResealWithoutItsKEK(t *testing.T) {
 // Resealing is for the program's staff, in batches that have a size.
 func TestResealIsForOperators(t *testing.T) {
 	s := newSealedEnv(t, 1)
-	_, err := s.rotated.Reseal(s.ctx, apikey.ResealRequest{})
+	_, err := s.rotated.Reseal(s.ctx, 0)
 	require.ErrorIs(t, err, apikey.ErrForbidden)
 	for _, limit := range []int{-1, 1001} {
 		_, err = s.reseal(limit)
 		require.ErrorIs(t, err, apikey.ErrInvalid)
 	}
 	none := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs, c.Factors, c.StepUp = nil, nil, nil })
-	_, err = none.Reseal(staff(), apikey.ResealRequest{})
+	_, err = none.Reseal(staff(), 0)
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 	_, err = none.Issue(s.ctx, apikey.IssueRequest{Mode: apikey.Live, Recoverable: true})
 	require.ErrorIs(t, err, apikey.ErrInvalid)

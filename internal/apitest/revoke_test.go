@@ -357,7 +357,7 @@ func TestRevokeAllKillsNothingThatItPassesOver(t *testing.T) {
 	done, err := e.manager.RevokeAll(op, apikey.RevokeAllRequest{Pepper: 1, Reason: apikey.ReasonCompromised})
 	require.NoError(t, err)
 	require.Zero(t, done.Revoked, "pepper 1 has minted nothing")
-	n, err := e.manager.Remac(op, apikey.RemacRequest{})
+	n, err := e.manager.Remac(op, 0)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.NoError(t, e.verifier.Sync(background))

@@ -101,7 +101,7 @@ func TestRowsChangedBySQLAreRefused(t *testing.T) {
 			list, err := e.manager.List(op, apikey.ListRequest{})
 			require.NoError(t, err)
 			require.NotEmpty(t, list.Damaged)
-			_, err = e.manager.Remac(op, apikey.RemacRequest{})
+			_, err = e.manager.Remac(op, 0)
 			if c.name == "MAC taken away" {
 				require.ErrorIs(t, err, apikey.ErrCorrupt, "it is never signed")
 			}

@@ -521,7 +521,7 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 	e := newEnv(t, func(e *env) {
 		e.vc.Trace = &apikey.Trace{
 			Verified: func(v apikey.VerifiedTrace) {
-				text := v.Source.String()
+				text := v.Source
 				if v.Err != nil {
 					text += " refused"
 				}

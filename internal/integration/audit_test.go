@@ -51,8 +51,8 @@ func TestFound05EventsAreCheckedInSQL(t *testing.T) {
 
 			mark := apikey.StoreItem{Kind: "pepper", ID: "33", Version: 1, Data: []byte(strings.Repeat("x", 32))}
 			must(t, s.Apply(t.Context(), apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{mark}}))
-			wants(t, m.AdoptPepper(adminOf("acc_1"), apikey.AdoptPepperRequest{Slot: 33}), apikey.ErrForbidden, "Operator")
-			must(t, m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 33}))
+			wants(t, m.AdoptPepper(adminOf("acc_1"), 33), apikey.ErrForbidden, "Operator")
+			must(t, m.AdoptPepper(staff(), 33))
 			newManager(t, s)
 			seen("", "admin", 0)
 		})

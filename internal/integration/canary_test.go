@@ -259,7 +259,7 @@ func (d *day) reseal() {
 		c.Logger, c.Trace, c.OnEvent = d.c.logger(), d.c.trace(), d.heardEvent
 	})
 	reseal := func(want error) {
-		_, err := calls(d.c, func() (int, error) { return turned.manager.Reseal(staff(), apikey.ResealRequest{}) })
+		_, err := calls(d.c, func() (int, error) { return turned.manager.Reseal(staff(), 0) })
 		d.want(err, want)
 	}
 	for _, how := range []string{"fails", "panics"} {

@@ -53,11 +53,11 @@ func housekeeping() []operation {
 		{name: "Reseal", steps: true, before: func(s shopkeeper, _ apikey.Issued) error {
 			m, err := s.another(func(c *apikey.ManagerConfig) { slices.Reverse(c.KEKs) })
 			if err == nil {
-				_, err = m.Reseal(staff(), apikey.ResealRequest{})
+				_, err = m.Reseal(staff(), 0)
 			}
 			return err
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
-			_, err := s.m.Reseal(staff(), apikey.ResealRequest{})
+			_, err := s.m.Reseal(staff(), 0)
 			return err
 		}, after: func(s shopkeeper, key apikey.Issued) error {
 			page, err := s.store.List(s.ctx, apikey.StoreFilter{SealedKEKNot: "kek-1"})
@@ -73,7 +73,7 @@ func housekeeping() []operation {
 			}
 			return err
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
-			_, err := s.m.Remac(staff(), apikey.RemacRequest{})
+			_, err := s.m.Remac(staff(), 0)
 			return err
 		}, after: func(s shopkeeper, key apikey.Issued) error {
 			_, err := s.v.Verify(background, key.Token.Reveal(), apikey.Request{}) // which has not the other pepper
@@ -87,7 +87,7 @@ func housekeeping() []operation {
 			}
 			return errors.Join(err, s.store.Apply(s.ctx, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{mark}}))
 		}, run: func(s shopkeeper, _ apikey.Issued) error {
-			return s.m.AdoptPepper(staff(), apikey.AdoptPepperRequest{Slot: 60})
+			return s.m.AdoptPepper(staff(), 60)
 		}},
 		{name: "Purge", unsure: true, before: func(s shopkeeper, _ apikey.Issued) error {
 			dead := newRecord(s.account)

@@ -158,7 +158,7 @@ func (w worker) reveal(key apikey.KeyID) error {
 
 func (w worker) reseal() error {
 	say("begin", "reseal")
-	n, err := w.m.Reseal(staff(), apikey.ResealRequest{Limit: 4})
+	n, err := w.m.Reseal(staff(), 4)
 	if err != nil {
 		return err
 	}

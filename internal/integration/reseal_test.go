@@ -54,7 +54,7 @@ func resealAgainAndAgain(t *testing.T, at place, rounds byte) {
 		users.Wait()
 		// What was sealed by the old one during the last batch: none, every process
 		// has the new one first.
-		if n, err := here.manager.Reseal(staff(), apikey.ResealRequest{Limit: 1000}); n != 0 || err != nil {
+		if n, err := here.manager.Reseal(staff(), 1000); n != 0 || err != nil {
 			t.Errorf("round %d: something was left: %d, %v", round, n, err)
 		}
 		only := r.node(fresh)
@@ -79,7 +79,7 @@ func resealAll(args []string) error {
 	}
 	say("ready")
 	for {
-		n, err := m.Reseal(staff(), apikey.ResealRequest{Limit: 7})
+		n, err := m.Reseal(staff(), 7)
 		switch {
 		case err != nil:
 			return err
