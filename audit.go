@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Event is one line of the activity log. It never holds a secret, nor the
@@ -136,26 +138,26 @@ func makerOf(n uint64) (m maker, ok bool) {
 // encode writes the bytes that are hashed and stored verbatim: version, maker,
 // the previous hash, then the event.
 func (e *Event) encode(by maker, prev [32]byte) []byte {
-	var c canon
-	c.uint(eventV1)
-	c.uint(by.number())
-	c.b = append(c.b, prev[:]...)
-	c.b = append(c.b, e.ID[:]...)
-	c.time(e.Time)
-	c.text(string(e.Action))
-	c.text(string(e.Outcome))
-	c.text(e.Account)
-	c.uint(uint64(e.Mode))
-	c.b = append(c.b, e.Key[:]...)
-	c.b = append(c.b, e.Credential[:]...)
-	c.uint(e.Seq)
+	var c canon.Writer
+	c.Uint(eventV1)
+	c.Uint(by.number())
+	c.Fixed(prev[:])
+	c.Fixed(e.ID[:])
+	c.Time(e.Time)
+	c.Text(string(e.Action))
+	c.Text(string(e.Outcome))
+	c.Text(e.Account)
+	c.Uint(uint64(e.Mode))
+	c.Fixed(e.Key[:])
+	c.Fixed(e.Credential[:])
+	c.Uint(e.Seq)
 	for _, s := range []string{e.Actor.ID, e.Actor.Account, e.Actor.Role, e.Actor.Addr, e.Actor.UserAgent, e.Actor.RequestID} {
-		c.text(s)
+		c.Text(s)
 	}
-	c.bool(e.Actor.operator)
-	c.texts(e.Changed)
-	c.text(string(e.Reason))
-	return c.b
+	c.Bool(e.Actor.operator)
+	c.Texts(e.Changed)
+	c.Text(string(e.Reason))
+	return c.Encoded()
 }
 
 // link is an event as it was stored, and what can be said of it by itself.
@@ -172,31 +174,31 @@ type link struct {
 // decodeEvent reads what encode wrote; false for anything else, so that
 // whatever decodes encodes to the same bytes.
 func decodeEvent(body []byte) (l link, ok bool) {
-	u := uncanon{body, true}
-	version := u.uint()
-	by, known := makerOf(u.uint())
-	u.into(l.prev[:])
+	u := canon.NewReader(body)
+	version := u.Uint()
+	by, known := makerOf(u.Uint())
+	u.Fixed(l.prev[:])
 	l.maker = by
-	if u.ok && version > eventV1 { // of a newer version: its place in the chain can be checked, no more
+	if u.OK() && version > eventV1 { // of a newer version: its place in the chain can be checked, no more
 		l.newer = true
 		return l, known
 	}
-	u.into(l.ID[:])
-	l.Time = u.time()
-	l.Action, l.Outcome = Action(u.text()), Outcome(u.text())
-	l.Account = u.text()
-	mode := u.uint()
-	u.into(l.Key[:])
-	u.into(l.Credential[:])
-	l.Seq = u.uint()
+	u.Fixed(l.ID[:])
+	l.Time = u.Time()
+	l.Action, l.Outcome = Action(u.Text()), Outcome(u.Text())
+	l.Account = u.Text()
+	mode := u.Uint()
+	u.Fixed(l.Key[:])
+	u.Fixed(l.Credential[:])
+	l.Seq = u.Uint()
 	for _, s := range []*string{&l.Actor.ID, &l.Actor.Account, &l.Actor.Role, &l.Actor.Addr, &l.Actor.UserAgent, &l.Actor.RequestID} {
-		*s = u.text()
+		*s = u.Text()
 	}
-	operator := u.uint()
-	l.Changed = u.texts()
-	l.Reason = Reason(u.text())
+	operator := u.Uint()
+	l.Changed = u.Texts()
+	l.Reason = Reason(u.Text())
 	l.Mode, l.Actor.operator = Mode(mode), operator == 1
-	return l, u.ok && len(u.b) == 0 && version == eventV1 && known && mode <= 255 && operator <= 1
+	return l, u.Complete() && version == eventV1 && known && mode <= 255 && operator <= 1
 }
 
 // maker is this Manager, as what makes an event.

@@ -2,9 +2,10 @@ package apikey
 
 import (
 	"context"
-	"crypto/sha256"
 	"sync"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // recordDenial writes a refusal to the activity log: outside every chain, and
@@ -13,14 +14,14 @@ import (
 // the nodes agree without talking.
 func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	now := s.cfg.Now()
-	var c canon
-	c.text("apikey denial v1")
-	c.text(a.ID)
-	c.text(a.Account)
-	c.text(string(j.action))
-	c.bytes(about.ID[:])
-	c.uint(uint64(now.Unix() / 60))
-	sum := sha256.Sum256(c.b)
+	var c canon.Writer
+	c.Text("apikey denial v1")
+	c.Text(a.ID)
+	c.Text(a.Account)
+	c.Text(string(j.action))
+	c.Bytes(about.ID[:])
+	c.Uint(uint64(now.Unix() / 60))
+	sum := c.Sum()
 	id := EventID(sum[:16])
 	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
 	if s.joined || !s.denials.first(id, a.Account, now) {

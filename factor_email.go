@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"strings"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // EmailCode is the Factor that sends six digits to the actor's mailbox. It is
@@ -121,10 +123,10 @@ func (f *EmailCode) Check(_ context.Context, _ Actor, c Challenge, _, state []by
 }
 
 func (*EmailCode) mac(k *pepperKeys, challenge, code string) []byte {
-	var c canon
-	c.text(challenge)
-	c.text(code)
-	sum := k.mac(purposeCode, c.b)
+	var c canon.Writer
+	c.Text(challenge)
+	c.Text(code)
+	sum := k.mac(purposeCode, c.Encoded())
 	return append([]byte{k.slot}, sum[:]...)
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-apikey/apikey/internal/canon"
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
@@ -51,9 +52,9 @@ func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte
 	if enrolled == nil {
 		return nil, false, ErrNotEnrolled
 	}
-	u := uncanon{enrolled, true}
-	seed, used := u.text(), u.uint()
-	if !u.ok || len(seed) < 16 {
+	u := canon.NewReader(enrolled)
+	seed, used := u.Text(), u.Uint()
+	if !u.OK() || len(seed) < 16 {
 		return nil, false, errEnrolled
 	}
 	step, ok := totp.Match([]byte(seed), Digits(answer), f.now(), used)
@@ -87,10 +88,10 @@ func (f *TOTP) Enroll(_ context.Context, a Actor) ([]byte, string, error) {
 func percent(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
 func totpState(seed []byte, step uint64) []byte {
-	var c canon
-	c.bytes(seed)
-	c.uint(step)
-	return c.b
+	var c canon.Writer
+	c.Bytes(seed)
+	c.Uint(step)
+	return c.Encoded()
 }
 
 var _ Enroller = (*TOTP)(nil)

@@ -3,13 +3,14 @@ package apikey
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // IssueRequest describes a new key. The zero value of a field is the safe or
@@ -65,10 +66,10 @@ func (r IssueRequest) guarded() approval {
 				return err
 			},
 		},
-		sum: sumOf(ActionIssue, func(c *canon) {
+		sum: sumOf(ActionIssue, func(c *canon.Writer) {
 			sum := r.sum()
-			c.bytes(sum[:])
-			c.text(r.IdempotencyKey)
+			c.Bytes(sum[:])
+			c.Text(r.IdempotencyKey)
 		}),
 	}
 }
@@ -316,26 +317,26 @@ func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*
 
 // sum identifies what a request asks for.
 func (r IssueRequest) sum() [32]byte {
-	var c canon
-	c.text("apikey issue v1")
-	c.uint(uint64(r.Mode))
-	c.uint(uint64(r.Kind))
-	c.text(r.Name)
-	c.texts(r.Abilities)
-	c.time(micros(r.ExpiresAt))
-	c.uint(uint64(len(r.Networks)))
+	var c canon.Writer
+	c.Text("apikey issue v1")
+	c.Uint(uint64(r.Mode))
+	c.Uint(uint64(r.Kind))
+	c.Text(r.Name)
+	c.Texts(r.Abilities)
+	c.Time(micros(r.ExpiresAt))
+	c.Uint(uint64(len(r.Networks)))
 	for _, n := range r.Networks {
-		c.text(n.String())
+		c.Text(n.String())
 	}
-	c.texts(r.Origins)
+	c.Texts(r.Origins)
 	m := Metadata{r.Metadata}
-	c.uint(uint64(m.Len()))
+	c.Uint(uint64(m.Len()))
 	for name, value := range m.All() {
-		c.text(name)
-		c.text(value)
+		c.Text(name)
+		c.Text(value)
 	}
-	c.uint(uint64(r.RotateMonths))
-	c.bool(r.Disabled)
-	c.bool(r.Recoverable)
-	return sha256.Sum256(c.b)
+	c.Uint(uint64(r.RotateMonths))
+	c.Bool(r.Disabled)
+	c.Bool(r.Recoverable)
+	return c.Sum()
 }

@@ -5,16 +5,18 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // itemID names an item of an account and mode in at most 64 bytes, whatever the
 // account and the rest are.
 func itemID(account string, m Mode, rest string) string {
-	var c canon
-	c.text(account)
-	c.uint(uint64(m))
-	c.text(rest)
-	sum := sha256.Sum256(c.b)
+	var c canon.Writer
+	c.Text(account)
+	c.Uint(uint64(m))
+	c.Text(rest)
+	sum := c.Sum()
 	return hex.EncodeToString(sum[:])
 }
 
@@ -73,11 +75,11 @@ func (c *core) vouched(it StoreItem) ([]byte, bool) {
 // vouchedText is what the MAC covers: also the item's name and expiry, so that
 // neither another item's data fits nor an old grant lives on.
 func vouchedText(it StoreItem, data []byte) []byte {
-	var c canon
-	c.text("apikey item v1")
-	c.text(string(it.Kind))
-	c.text(it.ID)
-	c.time(it.ExpiresAt)
-	c.bytes(data)
-	return c.b
+	var c canon.Writer
+	c.Text("apikey item v1")
+	c.Text(string(it.Kind))
+	c.Text(it.ID)
+	c.Time(it.ExpiresAt)
+	c.Bytes(data)
+	return c.Encoded()
 }

@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // count is how many keys an account has, as a bound from above. Whatever makes a
@@ -42,15 +44,15 @@ func (s session) count(ctx context.Context, kind StoreItemKind, account string, 
 		return nil, err
 	}
 	c := &count{item: it}
-	u := uncanon{it.Data, true}
+	u := canon.NewReader(it.Data)
 	// An older version of this program passes the data on as it found them, and
 	// counts nothing: then they are of another version than the item.
-	version, bound, group := u.uint(), u.uint(), u.text()
-	for range min(u.uint(), 3601) {
-		packed := u.uint()
+	version, bound, group := u.Uint(), u.Uint(), u.Text()
+	for range min(u.Uint(), 3601) {
+		packed := u.Uint()
 		c.hour = append(c.hour, issued{int64(packed >> 24), int(packed & 0xFFFFFF)})
 	}
-	if u.ok && len(u.b) == 0 && len(group) == groupLen && bound <= math.MaxInt32 {
+	if u.Complete() && len(group) == groupLen && bound <= math.MaxInt32 {
 		c.known, c.bound, c.group = version == it.Version, int(bound), group
 	} else {
 		c.hour = nil
@@ -71,19 +73,19 @@ func newGroup() string {
 func (c *count) swap() StoreItem {
 	it := c.item
 	it.Version++
-	var data canon
+	var data canon.Writer
 	if c.known {
-		data.uint(it.Version)
+		data.Uint(it.Version)
 	} else {
-		data.uint(0)
+		data.Uint(0)
 	}
-	data.uint(uint64(c.bound))
-	data.text(c.group)
-	data.uint(uint64(len(c.hour)))
+	data.Uint(uint64(c.bound))
+	data.Text(c.group)
+	data.Uint(uint64(len(c.hour)))
 	for _, i := range c.hour {
-		data.uint(uint64(i.second)<<24 | uint64(i.keys))
+		data.Uint(uint64(i.second)<<24 | uint64(i.keys))
 	}
-	it.Data = data.b
+	it.Data = data.Encoded()
 	return it
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey/internal/base62"
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // A Factor is how an actor proves once more who they are, before a guarded action:
@@ -278,39 +279,39 @@ type put struct {
 }
 
 func (p *put) encode() []byte {
-	var c canon
-	c.text(p.actor.ID)
-	c.text(p.actor.Account)
-	c.bool(p.actor.operator)
-	c.text(p.Factor)
-	c.text(string(p.Action))
-	c.bytes(p.Key[:])
-	c.text(p.Account)
-	c.uint(uint64(p.Mode))
-	c.text(p.Name)
-	c.bytes(p.bound)
-	c.bytes(p.state)
-	c.uint(p.attempts)
+	var c canon.Writer
+	c.Text(p.actor.ID)
+	c.Text(p.actor.Account)
+	c.Bool(p.actor.operator)
+	c.Text(p.Factor)
+	c.Text(string(p.Action))
+	c.Bytes(p.Key[:])
+	c.Text(p.Account)
+	c.Uint(uint64(p.Mode))
+	c.Text(p.Name)
+	c.Bytes(p.bound)
+	c.Bytes(p.state)
+	c.Uint(p.attempts)
 	if len(p.mails) > 0 { // without, it is as earlier versions wrote it
-		c.bool(p.sent)
-		c.texts(p.mails)
+		c.Bool(p.sent)
+		c.Texts(p.mails)
 	}
-	return c.b
+	return c.Encoded()
 }
 
 func decodePut(it StoreItem, data []byte) (p put, ok bool) {
-	u := uncanon{data, true}
+	u := canon.NewReader(data)
 	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
-	p.actor = Actor{ID: u.text(), Account: u.text(), operator: u.uint() == 1}
-	p.Factor, p.Action = u.text(), Action(u.text())
-	copy(p.Key[:], u.text())
-	p.Account, p.Mode, p.Name = u.text(), Mode(u.uint()), u.text()
-	p.bound, p.state = []byte(u.text()), []byte(u.text())
-	p.attempts = u.uint()
-	if p.sent = true; len(u.b) != 0 {
-		p.sent, p.mails = u.uint() == 1, u.texts()
+	p.actor = Actor{ID: u.Text(), Account: u.Text(), operator: u.Uint() == 1}
+	p.Factor, p.Action = u.Text(), Action(u.Text())
+	copy(p.Key[:], u.Text())
+	p.Account, p.Mode, p.Name = u.Text(), Mode(u.Uint()), u.Text()
+	p.bound, p.state = []byte(u.Text()), []byte(u.Text())
+	p.attempts = u.Uint()
+	if p.sent = true; u.More() {
+		p.sent, p.mails = u.Uint() == 1, u.Texts()
 	}
-	return p, u.ok && len(u.b) == 0
+	return p, u.Complete()
 }
 
 // putTo finds a challenge of this actor. Whatever is wrong with it is one

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // itemMark is the kind of the items that tell a database's peppers: ID is the
@@ -90,11 +92,11 @@ func (it StoreItem) mark() (mark, vouches []byte) {
 
 // vouch is what one pepper says of another's mark.
 func vouchOf(k *pepperKeys, slot uint8, mark []byte) []byte {
-	var c canon
-	c.text("apikey pepper vouch v1")
-	c.uint(uint64(slot))
-	c.bytes(mark)
-	sum := k.mac(purposeMark, c.b)
+	var c canon.Writer
+	c.Text("apikey pepper vouch v1")
+	c.Uint(uint64(slot))
+	c.Bytes(mark)
+	sum := k.mac(purposeMark, c.Encoded())
 	return append([]byte{k.slot}, sum[:]...)
 }
 

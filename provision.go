@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // ProvisionRequest names the account that gets its first keys.
@@ -82,9 +84,9 @@ func (p *provisioning) approval() approval {
 			action: ActionProvision, wide: true, account: p.Account, kind: Publishable, name: p.Name,
 			plan: p.plan, first: p.stand, modes: p.modes,
 		},
-		sum: sumOf(ActionProvision, func(c *canon) {
-			c.text(p.Name)
-			c.texts(p.Abilities)
+		sum: sumOf(ActionProvision, func(c *canon.Writer) {
+			c.Text(p.Name)
+			c.Texts(p.Abilities)
 		}),
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // core is what Manager and Verifier share: how a token is proven against a
@@ -221,45 +223,45 @@ func (c *core) sign(r *StoreRecord) {
 // chain. What Upkeep swaps is outside, because it changes without a version,
 // and protects itself: tag and check need the pepper, the sealed copy its KEK.
 func recordMAC(k *pepperKeys, r *StoreRecord) []byte {
-	c := canon{make([]byte, 0, 512)} // room for most records: it is on the way of every cold verification
-	c.text("apikey record v1")
-	c.bytes(r.ID[:])
-	c.text(r.Account)
-	c.text(r.Name)
-	c.uint(uint64(r.Mode))
-	c.uint(uint64(r.Kind))
-	c.uint(r.Version)
-	c.bytes(r.Head[:])
-	c.uint(r.Needs)
-	c.texts(r.Abilities)
-	c.uint(uint64(len(r.Networks)))
+	c := canon.NewWriter(512) // room for most records: it is on the way of every cold verification
+	c.Text("apikey record v1")
+	c.Bytes(r.ID[:])
+	c.Text(r.Account)
+	c.Text(r.Name)
+	c.Uint(uint64(r.Mode))
+	c.Uint(uint64(r.Kind))
+	c.Uint(r.Version)
+	c.Bytes(r.Head[:])
+	c.Uint(r.Needs)
+	c.Texts(r.Abilities)
+	c.Uint(uint64(len(r.Networks)))
 	for _, n := range r.Networks {
-		c.text(n.String())
+		c.Text(n.String())
 	}
-	c.texts(r.Origins)
-	c.uint(uint64(len(r.Metadata)))
+	c.Texts(r.Origins)
+	c.Uint(uint64(len(r.Metadata)))
 	for _, name := range slices.Sorted(maps.Keys(r.Metadata)) {
-		c.text(name)
-		c.text(r.Metadata[name])
+		c.Text(name)
+		c.Text(r.Metadata[name])
 	}
-	c.bool(r.Disabled)
-	c.text(string(r.RevokeReason))
-	c.uint(uint64(r.RotateMonths))
-	c.bool(r.Recoverable)
+	c.Bool(r.Disabled)
+	c.Text(string(r.RevokeReason))
+	c.Uint(uint64(r.RotateMonths))
+	c.Bool(r.Recoverable)
 	for _, t := range []time.Time{r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue} {
-		c.time(t)
+		c.Time(t)
 	}
-	c.uint(uint64(len(r.Credentials)))
+	c.Uint(uint64(len(r.Credentials)))
 	for _, cred := range r.Credentials {
-		c.bytes(cred.ID[:])
-		c.time(cred.NotBefore)
-		c.time(cred.NotAfter)
-		c.bool(cred.Ended)
-		c.text(cred.Hint)
-		c.text(cred.Public)
-		c.uint(uint64(cred.Pepper))
+		c.Bytes(cred.ID[:])
+		c.Time(cred.NotBefore)
+		c.Time(cred.NotAfter)
+		c.Bool(cred.Ended)
+		c.Text(cred.Hint)
+		c.Text(cred.Public)
+		c.Uint(uint64(cred.Pepper))
 	}
-	sum := k.mac(purposeRow, c.b)
+	sum := k.mac(purposeRow, c.Encoded())
 	return append([]byte{k.slot}, sum[:]...)
 }
 

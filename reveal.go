@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // RevealRequest names the key whose token is shown again.
@@ -17,9 +19,9 @@ type RevealRequest struct {
 func (r RevealRequest) guarded() approval {
 	return approval{
 		job: job{action: ActionReveal, key: r.Key, stands: true, first: recoverable},
-		sum: sumOf(ActionReveal, func(c *canon) {
-			c.bytes(r.Key[:])
-			c.bytes(r.Credential[:])
+		sum: sumOf(ActionReveal, func(c *canon.Writer) {
+			c.Bytes(r.Key[:])
+			c.Bytes(r.Credential[:])
 		}),
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Suspend has every verification of a key refused until the key is resumed.
@@ -42,9 +44,9 @@ func (r RevokeRequest) guarded() approval {
 	return approval{
 		job:  job{action: ActionRevoke, key: r.Key, lessens: true, plan: lessens(r.edit)},
 		free: r.Reason == ReasonCompromised,
-		sum: sumOf(ActionRevoke, func(c *canon) {
-			c.bytes(r.Key[:])
-			c.text(string(or(r.Reason, ReasonRequested)))
+		sum: sumOf(ActionRevoke, func(c *canon.Writer) {
+			c.Bytes(r.Key[:])
+			c.Text(string(or(r.Reason, ReasonRequested)))
 		}),
 		says: []string{"the key ends for ever; reason: " + quoteForMail(string(or(r.Reason, ReasonRequested)))},
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // RotateRequest gives a key a new token. The key's ID, name, abilities and
@@ -52,12 +54,12 @@ func (r RotateRequest) guarded() approval {
 				return []planned{{stored, &unrotated}}, nil
 			},
 		},
-		sum: sumOf(ActionRotate, func(c *canon) {
-			c.bytes(r.Key[:])
-			c.uint(r.IfVersion)
-			c.time(r.At)
-			c.uint(uint64(r.Overlap))
-			c.bool(r.Replace)
+		sum: sumOf(ActionRotate, func(c *canon.Writer) {
+			c.Bytes(r.Key[:])
+			c.Uint(r.IfVersion)
+			c.Time(r.At)
+			c.Uint(uint64(r.Overlap))
+			c.Bool(r.Replace)
 		}),
 		says: r.says(),
 	}

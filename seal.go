@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // A KEK is a key-encryption key: it wraps the data keys that seal recoverable
@@ -203,11 +205,11 @@ func kekError(id string, err error) error {
 
 // sealedAAD binds a sealed token to its place.
 func sealedAAD(r *StoreRecord, id CredentialID) []byte {
-	var c canon
-	c.text("apikey sealed token v1")
-	c.bytes(r.ID[:])
-	c.bytes(id[:])
-	c.text(r.Account)
-	c.uint(uint64(r.Mode))
-	return c.b
+	var c canon.Writer
+	c.Text("apikey sealed token v1")
+	c.Bytes(r.ID[:])
+	c.Bytes(id[:])
+	c.Text(r.Account)
+	c.Uint(uint64(r.Mode))
+	return c.Encoded()
 }

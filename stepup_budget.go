@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // budget is what one actor may still try, over all their challenges, all factors
@@ -52,14 +54,14 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	if it.Version == 0 {
 		return b, nil
 	}
-	u := uncanon{it.Data, true}
-	b.all, b.last = u.uint(), int64(u.uint())
+	u := canon.NewReader(it.Data)
+	b.all, b.last = u.Uint(), int64(u.Uint())
 	b.hour, b.asked = readTallies(&u), readTallies(&u)
-	readTallies(&u)    // the mails that earlier versions counted here
-	if len(u.b) != 0 { // who was never lifted has no list of it
+	readTallies(&u) // the mails that earlier versions counted here
+	if u.More() {   // who was never lifted has no list of it
 		b.lifts = readTallies(&u)
 	}
-	if !u.ok || len(u.b) != 0 { // fail closed: somebody else looks at it, and lifts it
+	if !u.Complete() { // fail closed: somebody else looks at it, and lifts it
 		return &budget{item: it, all: wrongEver, last: s.cfg.Now().Unix()}, nil
 	}
 	b.forget(s.cfg.Now())
@@ -85,9 +87,9 @@ func (b *budget) forget(now time.Time) {
 
 // swap is the item to write.
 func (b *budget) swap(now time.Time) StoreItem {
-	var c canon
-	c.uint(b.all)
-	c.uint(uint64(b.last))
+	var c canon.Writer
+	c.Uint(b.all)
+	c.Uint(uint64(b.last))
 	b.hour.write(&c)
 	b.asked.write(&c)
 	tallies(nil).write(&c)
@@ -96,7 +98,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 	}
 	it := b.item
 	it.Version++
-	it.Data = c.b
+	it.Data = c.Encoded()
 	it.ExpiresAt = micros(now.Add(2 * forgivenAfter))
 	if b.locked() {
 		it.ExpiresAt = time.Time{} // a lock does not expire
@@ -214,17 +216,17 @@ func (l tallies) tooMany(now time.Time) error {
 	return &AttemptsError{max(time.Second, time.UnixMicro(l.first().until).Sub(now).Round(time.Second))}
 }
 
-func (l tallies) write(c *canon) {
-	c.uint(uint64(len(l)))
+func (l tallies) write(c *canon.Writer) {
+	c.Uint(uint64(len(l)))
 	for _, t := range l {
-		c.text(t.id)
-		c.uint(uint64(t.until))
+		c.Text(t.id)
+		c.Uint(uint64(t.until))
 	}
 }
 
-func readTallies(u *uncanon) (l tallies) {
-	for range min(u.uint(), 1000) {
-		l = append(l, tally{u.text(), int64(u.uint())})
+func readTallies(u *canon.Reader) (l tallies) {
+	for range min(u.Uint(), 1000) {
+		l = append(l, tally{u.Text(), int64(u.Uint())})
 	}
 	return l
 }

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // An Enroller is a Factor that has to be set up by each actor: [TOTP]. What it
@@ -86,7 +88,7 @@ func ownFactor(action Action, factor string) approval {
 			_, err := s.enroller(factor)
 			return err
 		}},
-		sum:  sumOf(action, func(c *canon) { c.text(factor) }),
+		sum:  sumOf(action, func(c *canon.Writer) { c.Text(factor) }),
 		says: []string{"your factor " + factor},
 	}
 }
@@ -106,9 +108,9 @@ func aboutActor(action Action, factor, account, actor string) approval {
 			_, err := another(a, account, actor)
 			return err
 		}},
-		sum: sumOf(action, func(c *canon) {
-			c.text(factor)
-			c.text(actor)
+		sum: sumOf(action, func(c *canon.Writer) {
+			c.Text(factor)
+			c.Text(actor)
 		}),
 		says: says,
 	}
@@ -336,22 +338,22 @@ func (s session) allowed(ctx context.Context, a Actor, factor string) (StoreItem
 }
 
 func enrolledID(a Actor, factor string) string {
-	var c canon
-	c.text(factor)
-	c.text(a.ID)
-	return itemID(a.Account, 0, string(c.b))
+	var c canon.Writer
+	c.Text(factor)
+	c.Text(a.ID)
+	return itemID(a.Account, 0, string(c.Encoded()))
 }
 
 // enrolledAAD binds an enrolment to its actor and factor, and to whether the actor
 // has confirmed it.
 func enrolledAAD(kind StoreItemKind, a Actor, factor string) []byte {
-	var c canon
-	c.text("apikey enrollment v1")
-	c.text(string(kind))
-	c.text(a.Account)
-	c.text(a.ID)
-	c.text(factor)
-	return c.b
+	var c canon.Writer
+	c.Text("apikey enrollment v1")
+	c.Text(string(kind))
+	c.Text(a.Account)
+	c.Text(a.ID)
+	c.Text(factor)
+	return c.Encoded()
 }
 
 var errEnrolled = fmt.Errorf("%w: what is kept of an actor's factor does not open", ErrCorrupt)
@@ -405,14 +407,14 @@ func (s session) sealEnrolled(ctx context.Context, a Actor, factor string, it St
 }
 
 func joinSealed(aad, sealed []byte) []byte {
-	var c canon
-	c.bytes(aad)
-	c.bytes(sealed)
-	return c.b
+	var c canon.Writer
+	c.Bytes(aad)
+	c.Bytes(sealed)
+	return c.Encoded()
 }
 
 func splitSealed(data []byte) (aad, sealed []byte, ok bool) {
-	u := uncanon{data, true}
-	aad, sealed = []byte(u.text()), []byte(u.text())
-	return aad, sealed, u.ok && len(u.b) == 0
+	u := canon.NewReader(data)
+	aad, sealed = []byte(u.Text()), []byte(u.Text())
+	return aad, sealed, u.Complete()
 }

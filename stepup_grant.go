@@ -11,6 +11,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Grant is an answered challenge: put it into the request that was challenged
@@ -83,12 +85,12 @@ func (p approval) asking(grant Grant) job {
 }
 
 // sumOf identifies a request. Every field but the grant goes in.
-func sumOf(action Action, fields func(*canon)) [32]byte {
-	var c canon
-	c.text("apikey request v1")
-	c.text(string(action))
+func sumOf(action Action, fields func(*canon.Writer)) [32]byte {
+	var c canon.Writer
+	c.Text("apikey request v1")
+	c.Text(string(action))
 	fields(&c)
-	return sha256.Sum256(c.b)
+	return c.Sum()
 }
 
 // itemGrant is the kind of the items that keep grants, each under the hash of
@@ -100,10 +102,10 @@ const grantTime = 2 * time.Minute
 // granted is the item of a new grant. Its time begins now: a factor may have
 // compared for half a minute.
 func (s session) granted(g Grant, p put) StoreItem {
-	var c canon
-	c.bytes(p.bound)
-	c.text(p.Factor)
-	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.b)
+	var c canon.Writer
+	c.Bytes(p.bound)
+	c.Text(p.Factor)
+	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.Encoded())
 }
 
 func grantID(g Grant) string {
@@ -172,9 +174,9 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 		return nil, err
 	}
 	data, genuine := s.vouched(it)
-	u := uncanon{data, genuine}
-	bound, factor := u.text(), u.text()
-	if !u.ok || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
+	u := canon.NewReader(data)
+	bound, factor := u.Text(), u.Text()
+	if !genuine || !u.OK() || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
 		s.cfg.Trace.denied(a, j.action, j.key, ErrGrant)
 		return nil, ErrGrant
 	}
@@ -248,19 +250,19 @@ func (s session) usable(ctx context.Context, a Actor, factors []string) (usable,
 // binding is everything that must be the same when a grant is redeemed as when
 // its challenge was put. The key's version is in it, so any change voids it.
 func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) []byte {
-	var c canon
-	c.text("apikey approval v1")
-	c.text(a.ID)
-	c.text(a.Account)
-	c.bool(a.operator)
-	c.text(string(p.job.action))
-	c.bytes(p.sum[:])
+	var c canon.Writer
+	c.Text("apikey approval v1")
+	c.Text(a.ID)
+	c.Text(a.Account)
+	c.Bool(a.operator)
+	c.Text(string(p.job.action))
+	c.Bytes(p.sum[:])
 	if r != nil {
-		c.bytes(r.ID[:])
-		c.uint(r.Version)
+		c.Bytes(r.ID[:])
+		c.Uint(r.Version)
 		account, mode = r.Account, r.Mode
 	}
-	c.text(account)
-	c.uint(uint64(mode))
-	return c.b
+	c.Text(account)
+	c.Uint(uint64(mode))
+	return c.Encoded()
 }

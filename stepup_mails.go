@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"strings"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // An Addresser knows the address to which messages to an actor go. A [Sender] that
@@ -78,11 +80,11 @@ type counter struct {
 }
 
 func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]counter, error) {
-	var c canon
-	c.text("actor")
-	c.bool(a.operator) // an operator's name is no merchant's
-	c.text(a.ID)
-	counters := []counter{{itemID("", 0, string(c.b)), mailsAnHour}}
+	var c canon.Writer
+	c.Text("actor")
+	c.Bool(a.operator) // an operator's name is no merchant's
+	c.Text(a.ID)
+	counters := []counter{{itemID("", 0, string(c.Encoded())), mailsAnHour}}
 	f, ok := s.cfg.Factors[factor].(Addresser)
 	if !ok {
 		return counters, nil
@@ -100,13 +102,13 @@ func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]co
 // addressID names an address's item. Few people's addresses are hard to guess: the
 // pepper keeps them from whoever reads the database.
 func (c *core) addressID(address string) string {
-	var text canon
-	text.text("apikey address v1")
-	text.text(address)
+	var text canon.Writer
+	text.Text("apikey address v1")
+	text.Text(address)
 	if !c.ring.has() {
-		return itemID("", 0, string(text.b))
+		return itemID("", 0, string(text.Encoded()))
 	}
-	sum := c.ring.first.mac(purposeItem, text.b)
+	sum := c.ring.first.mac(purposeItem, text.Encoded())
 	return hex.EncodeToString(sum[:])
 }
 
@@ -115,9 +117,9 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreIt
 	if err != nil || it.Version == 0 {
 		return it, nil, err
 	}
-	u := uncanon{it.Data, true}
+	u := canon.NewReader(it.Data)
 	sent := readTallies(&u)
-	if !u.ok || len(u.b) != 0 { // fail closed, until the item expires
+	if !u.Complete() { // fail closed, until the item expires
 		sent = make(tallies, addressAnHour)
 		for i := range sent {
 			sent[i].until = it.ExpiresAt.UnixMicro()
@@ -128,9 +130,9 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreIt
 }
 
 func swapMails(it StoreItem, sent tallies, now time.Time) StoreItem {
-	var c canon
+	var c canon.Writer
 	sent.write(&c)
 	it.Version++
-	it.Data, it.ExpiresAt = c.b, micros(now.Add(time.Hour))
+	it.Data, it.ExpiresAt = c.Encoded(), micros(now.Add(time.Hour))
 	return it
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Field is one field of an update, in three states: the zero Field keeps what
@@ -97,28 +99,28 @@ func (r UpdateRequest) guarded() approval {
 	return approval{
 		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(r.edit)},
 		others: []Action{ActionWiden, ActionResume},
-		sum: sumOf(ActionUpdate, func(c *canon) {
-			c.bytes(r.Key[:])
-			c.uint(r.IfVersion)
-			field(c, r.Name, c.text)
-			field(c, r.Abilities, c.texts)
-			field(c, r.ExpiresAt, c.time)
+		sum: sumOf(ActionUpdate, func(c *canon.Writer) {
+			c.Bytes(r.Key[:])
+			c.Uint(r.IfVersion)
+			field(c, r.Name, c.Text)
+			field(c, r.Abilities, c.Texts)
+			field(c, r.ExpiresAt, c.Time)
 			field(c, r.Networks, func(list []netip.Prefix) {
-				c.uint(uint64(len(list)))
+				c.Uint(uint64(len(list)))
 				for _, n := range list {
-					c.text(n.String())
+					c.Text(n.String())
 				}
 			})
-			field(c, r.Origins, c.texts)
+			field(c, r.Origins, c.Texts)
 			field(c, r.Metadata, func(m map[string]string) {
-				c.uint(uint64(len(m)))
+				c.Uint(uint64(len(m)))
 				for name, value := range (Metadata{m}).All() {
-					c.text(name)
-					c.text(value)
+					c.Text(name)
+					c.Text(value)
 				}
 			})
-			field(c, r.RotateMonths, func(n int) { c.uint(uint64(n)) })
-			field(c, r.Disabled, c.bool)
+			field(c, r.RotateMonths, func(n int) { c.Uint(uint64(n)) })
+			field(c, r.Disabled, c.Bool)
 		}),
 	}
 }
@@ -139,8 +141,8 @@ func (r UpdateRequest) plain(stored *StoreRecord) error {
 }
 
 // field writes the three states of a field.
-func field[T any](c *canon, f Field[T], value func(T)) {
-	c.uint(uint64(f.state))
+func field[T any](c *canon.Writer, f Field[T], value func(T)) {
+	c.Uint(uint64(f.state))
 	if f.state == 2 {
 		value(f.value)
 	}
@@ -327,9 +329,9 @@ func (r ResumeRequest) guarded() approval {
 	return approval{
 		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(resume)},
 		others: []Action{ActionWiden}, // that is what it is
-		sum: sumOf(ActionResume, func(c *canon) {
-			c.bytes(r.Key[:])
-			c.uint(r.IfVersion)
+		sum: sumOf(ActionResume, func(c *canon.Writer) {
+			c.Bytes(r.Key[:])
+			c.Uint(r.IfVersion)
 		}),
 	}
 }
