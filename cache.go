@@ -96,8 +96,8 @@ const (
 // get looks a token up. A bare ID never hits: the digest of the whole token has
 // to be equal, compared in constant time. If the ID is not here, nothing is hashed.
 func (c *cache) get(p *parsed) (*liveKey, found) {
-	s := c.warm.keys.search(c.warm.hash(&p.id))
-	k := s.next()
+	s := c.warm.keys.Search(c.warm.hash(&p.id))
+	k := s.Next()
 	if k == nil {
 		return nil, miss
 	}
@@ -107,7 +107,7 @@ func (c *cache) get(p *parsed) (*liveKey, found) {
 		if k.id == p.id {
 			return nil, mismatch
 		}
-		if k = s.next(); k == nil {
+		if k = s.Next(); k == nil {
 			return nil, miss
 		}
 		proof = k.proof
@@ -340,7 +340,7 @@ func (c *cache) expired(k *liveKey) {
 // evict makes room. The entry that is about to be used stays, whatever its size; if
 // it is idle, that is one entry more than the bounds allow, until the next comes.
 func (c *cache) evict(keep *entry) {
-	for c.warm.keys.count > 1 && (c.warm.keys.count > c.maxCount || c.bytes > c.maxBytes) {
+	for c.warm.keys.Len() > 1 && (c.warm.keys.Len() > c.maxCount || c.bytes > c.maxBytes) {
 		e := c.warm.victim(keep, c.now().wall)
 		if e == nil {
 			return

@@ -4,13 +4,15 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/table"
 )
 
 // warm is what is known of proven tokens: their keys, which every request reads
 // without a lock, and what writers keep beside each. Whoever writes holds cache.mu.
 type warm struct {
 	seed  [2]uint64 // nobody outside the process knows which IDs are neighbours
-	keys  *table[liveKey]
+	keys  *table.Table[liveKey]
 	byKey map[KeyID]*entry // and its siblings
 
 	// For victim: entries of use, and idle ones, which nobody can use as they are.
@@ -61,7 +63,7 @@ func newWarm(seed [16]byte) *warm {
 		seed:  [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
 		byKey: map[KeyID]*entry{},
 	}
-	w.keys = newTable(func(k *liveKey) uint64 { return w.hash(&k.id) })
+	w.keys = table.New(func(k *liveKey) uint64 { return w.hash(&k.id) })
 	return w
 }
 
@@ -72,8 +74,8 @@ func (w *warm) hash(id *CredentialID) uint64 {
 
 // entry returns what writers keep of an ID, nil if it is not here.
 func (w *warm) entry(id CredentialID) *entry {
-	s := w.keys.search(w.hash(&id))
-	for k := s.next(); k != nil; k = s.next() {
+	s := w.keys.Search(w.hash(&id))
+	for k := s.Next(); k != nil; k = s.Next() {
 		if k.id != id {
 			continue
 		}
@@ -96,7 +98,7 @@ func (w *warm) siblings(id KeyID) (all []*entry) {
 
 // add puts a token that is not there at the young end.
 func (w *warm) add(e *entry) {
-	w.keys.add(e.key)
+	w.keys.Add(e.key)
 	w.link(e)
 	w.queueOf(e).push(e)
 }
@@ -134,7 +136,7 @@ func (w *warm) replace(e *entry, k *liveKey) {
 	if moved {
 		w.unlink(e)
 	}
-	w.keys.replace(e.key, k)
+	w.keys.Replace(e.key, k)
 	e.key = k
 	if moved {
 		w.link(e)
@@ -143,7 +145,7 @@ func (w *warm) replace(e *entry, k *liveKey) {
 
 func (w *warm) remove(e *entry) {
 	w.unlink(e)
-	w.keys.remove(e.key)
+	w.keys.Remove(e.key)
 	w.cut(e)
 	e.key = nil
 }

@@ -121,8 +121,9 @@ func TestIDsAreNewAndOfTheirVersion(t *testing.T) {
 	e := newEnv(t)
 	keys, credentials := map[apikey.KeyID]bool{}, map[apikey.CredentialID]bool{}
 	var last apikey.KeyID
-	for range n {
-		issued, err := e.manager.Issue(staff(), apikey.IssueRequest{Account: "acc_1", Mode: apikey.Test})
+	for i := range n {
+		account := fmt.Sprint("acc_", i/50) // whose limit is 50 keys
+		issued, err := e.manager.Issue(staff(), apikey.IssueRequest{Account: account, Mode: apikey.Test})
 		require.NoError(t, err)
 		key, credential := issued.Key.ID, issued.Token.Credential()
 		keys[key], credentials[credential] = true, true

@@ -1,17 +1,20 @@
-package apikey
+// Package table is a hash table that is read without a lock.
+package table
 
 import (
 	"math/bits"
 	"sync/atomic"
 )
 
-// table finds values by a hash of 64 bits. It is read without a lock, because
+// A Table finds values by a hash of 64 bits. It is read without a lock, because
 // every request of every merchant reads it: a lock, or one of many, is memory
-// that all processors write, and it costs more than the lookup. Whoever writes
-// holds a lock of their own.
+// that all processors write, and it costs more than the lookup. Search may be called
+// from any goroutine at any time; whoever calls another method holds a lock of their
+// own.
 //
-// Two values may have one hash: the reader looks at each value that search
-// yields, and decides.
+// Two values may have one hash: the reader looks at each value that a Search
+// yields, and decides. The hash has to be keyed with a secret if others choose the
+// values, or they choose values that all lie in one group.
 //
 // It is open-addressed, and its slots lie in groups of eight. One word has a
 // byte of the hash for each slot of a group, zero if the slot is free. The
@@ -23,7 +26,7 @@ import (
 // reader never has to look twice. A new set of slots replaces the old one when
 // seven of eight are taken. A reader of the old slots sees what was true when
 // the reader began.
-type table[V any] struct {
+type Table[V any] struct {
 	hash  func(*V) uint64
 	slots atomic.Pointer[slots[V]]
 	taken int // slots, those of removed values included
@@ -46,8 +49,9 @@ const (
 // The group is chosen by the other end of the hash.
 func tagByte(hash uint64) uint64 { return max(1, hash>>56) }
 
-func newTable[V any](hash func(*V) uint64) *table[V] {
-	t := &table[V]{hash: hash}
+// New returns an empty Table. The hash of a value never changes.
+func New[V any](hash func(*V) uint64) *Table[V] {
+	t := &Table[V]{hash: hash}
 	t.slots.Store(newSlots[V](minSlots))
 	return t
 }
@@ -56,8 +60,8 @@ func newSlots[V any](n int) *slots[V] {
 	return &slots[V]{make([]atomic.Uint64, n/groupSize), make([]atomic.Pointer[V], n)}
 }
 
-// search is the way from group to group to the values of one hash.
-type search[V any] struct {
+// Search is the way from group to group to the values of one hash.
+type Search[V any] struct {
 	*slots[V]
 	tag     uint64 // in every byte
 	group   uint64
@@ -65,15 +69,15 @@ type search[V any] struct {
 	matches uint64 // the top bit of each byte of word that may be tag, and was not looked at
 }
 
-// search begins one. It ends when next returns nil.
-func (t *table[V]) search(hash uint64) search[V] {
-	s := search[V]{slots: t.slots.Load(), tag: tagByte(hash) * eachByte, group: hash}
+// Search begins the way to the values of a hash. It ends when Next returns nil.
+func (t *Table[V]) Search(hash uint64) Search[V] {
+	s := Search[V]{slots: t.slots.Load(), tag: tagByte(hash) * eachByte, group: hash}
 	s.look()
 	return s
 }
 
-// next returns the next value that may have the hash, nil if there is no more.
-func (s *search[V]) next() *V {
+// Next returns the next value that may have the hash, nil if there is no more.
+func (s *Search[V]) Next() *V {
 	for {
 		at := s.slot()
 		if at == nil {
@@ -85,8 +89,8 @@ func (s *search[V]) next() *V {
 	}
 }
 
-// slot is next, with the slots of removed values.
-func (s *search[V]) slot() *atomic.Pointer[V] {
+// slot is Next, with the slots of removed values.
+func (s *Search[V]) slot() *atomic.Pointer[V] {
 	for s.matches == 0 {
 		if s.word>>56 == 0 { // the group's last slot is free: nothing was put further on
 			return nil
@@ -101,15 +105,18 @@ func (s *search[V]) slot() *atomic.Pointer[V] {
 
 // look reads the group that the search has come to. The bits are those of the
 // bytes that equal the tag, and rarely of one above such a byte.
-func (s *search[V]) look() {
+func (s *Search[V]) look() {
 	s.group &= uint64(len(s.tags) - 1)
 	s.word = s.tags[s.group].Load()
 	x := s.word ^ s.tag
 	s.matches = (x - eachByte) &^ x & (eachByte << 7)
 }
 
-// add puts a value that is not there.
-func (t *table[V]) add(v *V) {
+// Len returns the number of values.
+func (t *Table[V]) Len() int { return t.count }
+
+// Add puts a value that is not there.
+func (t *Table[V]) Add(v *V) {
 	if p := t.slots.Load(); 8*(t.taken+1) > 7*len(p.values) {
 		t.rebuild()
 	}
@@ -118,17 +125,17 @@ func (t *table[V]) add(v *V) {
 	t.count++
 }
 
-// replace puts another value of the same hash in the place of one that is there.
-func (t *table[V]) replace(old, v *V) { t.slotOf(old).Store(v) }
+// Replace puts another value of the same hash in the place of one that is there.
+func (t *Table[V]) Replace(old, v *V) { t.slotOf(old).Store(v) }
 
-// remove takes a value out. Its slot stays taken.
-func (t *table[V]) remove(old *V) {
+// Remove takes a value out. Its slot stays taken.
+func (t *Table[V]) Remove(old *V) {
 	t.slotOf(old).Store(nil)
 	t.count--
 }
 
-func (t *table[V]) slotOf(v *V) *atomic.Pointer[V] {
-	s := t.search(t.hash(v))
+func (t *Table[V]) slotOf(v *V) *atomic.Pointer[V] {
+	s := t.Search(t.hash(v))
 	for {
 		if at := s.slot(); at.Load() == v {
 			return at
@@ -138,7 +145,7 @@ func (t *table[V]) slotOf(v *V) *atomic.Pointer[V] {
 
 // rebuild leaves the slots of removed values behind, and has room for so many
 // more that it is not due again at once.
-func (t *table[V]) rebuild() {
+func (t *Table[V]) rebuild() {
 	n := minSlots
 	for 16*(t.count+1) > 13*n {
 		n *= 2
