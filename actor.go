@@ -65,6 +65,14 @@ func actorOf(ctx context.Context) (Actor, error) {
 	return a, nil
 }
 
+// accountOf is the account that a request without a key is about.
+func accountOf(a Actor, named string) string {
+	if named != "" || a.operator {
+		return named
+	}
+	return a.Account
+}
+
 // presenterOf is where a token comes from. Whoever presents one need not have signed in,
 // so an actor without an ID says that too.
 func presenterOf(ctx context.Context) Actor {

@@ -1,6 +1,12 @@
 package apikey
 
-import "time"
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Times that are computed have the same bounds as times that are given: what
 // the years of RFC 3339 can write. encoding/json refuses any other, and one such
@@ -53,16 +59,172 @@ func monthsAfter(t time.Time, months int) time.Time {
 	return first.AddDate(0, 0, min(day, last)-1)
 }
 
-// boundTimes brings the times of a record that is about to be written into the years
-// that stores take. Otherwise a key that holds another since an earlier version could
-// not even be revoked.
-func (r *StoreRecord) boundTimes() {
-	times := []*time.Time{&r.CreatedAt, &r.ExpiresAt, &r.RevokedAt, &r.RotateDue}
-	for i := range r.Credentials {
-		c := &r.Credentials[i]
-		times = append(times, &c.NotBefore, &c.NotAfter, &c.LastUsed)
+// canonicalOrigin writes a web origin in the one form that browsers send (RFC 6454
+// §6.2; https://url.spec.whatwg.org/#host-parsing): lower case, no default port, an
+// IPv4 address with four numbers, an IPv6 address as RFC 5952 writes it. What no
+// browser sends becomes "", which no key lists; so does "null", which sandboxed pages
+// and files send: it is nobody's origin.
+//
+// Other schemes than http and https are those of extensions and of apps whose pages
+// are in a WebView: chrome-extension://…, capacitor://localhost.
+func canonicalOrigin(s string) string {
+	if len(s) > 300 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return ""
 	}
-	for _, t := range times {
-		*t = shownTime(*t)
+	scheme, rest, _ := strings.Cut(s, "://")
+	scheme = strings.ToLower(scheme)
+	host, port, ok := cutPort(strings.ToLower(rest))
+	if !ok || !isScheme(scheme) || slices.Contains(opaqueSchemes, scheme) {
+		return ""
 	}
+	web := scheme == "http" || scheme == "https"
+	switch {
+	case web && strings.HasPrefix(host, "["):
+		host = ipv6Host(host)
+	case !isHost(host):
+		return ""
+	case web && endsInNumber(host): // whatever ends so is an IPv4 address or nothing
+		host = ipv4Host(strings.TrimSuffix(host, "."))
+	}
+	if port == "80" && scheme == "http" || port == "443" && scheme == "https" {
+		port = ""
+	}
+	switch {
+	case host == "":
+		return ""
+	case port != "":
+		host += ":" + port
+	}
+	return scheme + "://" + host
+}
+
+// opaqueSchemes are of no page, or of pages whose origin is sent as "null".
+var opaqueSchemes = []string{"about", "blob", "data", "file", "filesystem", "ftp", "javascript", "mailto", "view-source", "vbscript", "ws", "wss"}
+
+// isScheme: RFC 3986 §3.1, in lower case.
+func isScheme(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.')) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// cutPort splits host and port, which it writes without leading zeros. "host:" is no
+// origin.
+func cutPort(s string) (host, port string, ok bool) {
+	at := strings.LastIndexByte(s, ':')
+	if at < 0 || strings.HasSuffix(s, "]") {
+		return s, "", true
+	}
+	digits := s[at+1:]
+	n, err := strconv.ParseUint(strings.TrimLeft(digits[:max(len(digits)-1, 0)], "0")+digits[max(len(digits)-1, 0):], 10, 16)
+	if err != nil {
+		return "", "", false
+	}
+	return s[:at], strconv.FormatUint(n, 10), true
+}
+
+// isHost takes the names that DNS can have, an underscore too, and a dot at the end.
+// The standard lets browsers send some characters more, which no name has. A label
+// that begins with xn-- has to have something that is encoded.
+func isHost(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+		if code, encoded := strings.CutPrefix(label, "xn--"); encoded && (code == "" || strings.HasSuffix(code, "-")) {
+			return false
+		}
+	}
+	return true
+}
+
+// endsInNumber is the standard's ends-in-a-number checker.
+func endsInNumber(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if strings.Trim(last, "0123456789") == "" {
+		return last != ""
+	}
+	_, ok := ipv4Number(last)
+	return ok
+}
+
+// ipv4Host is the standard's IPv4 parser: one to four numbers, each decimal, octal or
+// hexadecimal, of which the last fills what is left. "" if it fails.
+func ipv4Host(host string) string {
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return ""
+	}
+	var sum uint64
+	for i, part := range parts {
+		n, ok := ipv4Number(part)
+		last := i == len(parts)-1
+		switch {
+		case !ok, !last && n > 255, last && n >= 1<<(8*(4-i)):
+			return ""
+		case last:
+			sum += n
+		default:
+			sum += n << (8 * (3 - i))
+		}
+	}
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}).String()
+}
+
+// ipv4Number reads one of them; false if it is none.
+func ipv4Number(s string) (uint64, bool) {
+	base := 10
+	switch {
+	case s == "":
+		return 0, false
+	case strings.HasPrefix(s, "0x"):
+		base, s = 16, s[2:]
+	case s[0] == '0' && len(s) > 1:
+		base, s = 8, s[1:]
+	}
+	if s == "" { // "0x"
+		return 0, true
+	}
+	if strings.ContainsAny(s, "+-_") {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, base, 64)
+	if err != nil && !isRange(err) {
+		return 0, false
+	}
+	return n, true // one that is out of range is far beyond 2³²
+}
+
+func isRange(err error) bool {
+	num, is := err.(*strconv.NumError)
+	return is && num.Err == strconv.ErrRange
+}
+
+// ipv6Host is the standard's IPv6 parser and serializer: no zone, and no IPv4 part.
+func ipv6Host(host string) string {
+	inner, closed := strings.CutSuffix(host[1:], "]")
+	addr, err := netip.ParseAddr(inner)
+	if !closed || err != nil || !addr.Is6() || addr.Zone() != "" {
+		return ""
+	}
+	if addr.Is4In6() { // of which netip writes the end as an IPv4 address
+		b := addr.As16()
+		hex := func(i int) string { return strconv.FormatUint(uint64(b[i])<<8|uint64(b[i+1]), 16) }
+		return "[::ffff:" + hex(12) + ":" + hex(14) + "]"
+	}
+	return "[" + addr.String() + "]"
 }

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 )
@@ -64,7 +65,7 @@ func (m *Manager) walk(ctx context.Context, r StoreRecord) (report ChainReport, 
 			e := &page.Events[i]
 			if last.Seq == r.Version && e.Seq > r.Version {
 				report.Broken, err = m.beyond(ctx, r)
-				report.Broken = or(ends.broken(), report.Broken)
+				report.Broken = cmp.Or(ends.broken(), report.Broken)
 				return report, err
 			}
 			l, err := look.at(e)
@@ -101,7 +102,7 @@ func (m *Manager) walk(ctx context.Context, r StoreRecord) (report ChainReport, 
 	if last.Seq < r.Version || last.Seq == 0 {
 		report.Broken = &BrokenLink{last.Seq + 1, "the event is missing: the record is newer than its log"}
 	}
-	report.Broken = or(ends.broken(), report.Broken)
+	report.Broken = cmp.Or(ends.broken(), report.Broken)
 	return report, nil
 }
 

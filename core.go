@@ -1,11 +1,48 @@
 package apikey
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"strings"
+	"time"
 )
+
+// core is what Manager and Verifier share: how a token is proven against a
+// record, and when a record is believed.
+type core struct {
+	prefix         string
+	catalog        *Catalog
+	hashers        []Hasher // the first is current
+	ring           ring
+	acceptUntagged bool
+	forms          *forms
+	skew           time.Duration // a Manager's; a Verifier has none
+}
+
+// newCore is the part of a configuration that both constructors check.
+func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return core{}, err
+	}
+	r, err := newRing(peppers)
+	if err != nil {
+		return core{}, err
+	}
+	if len(hashers) == 0 {
+		argon, err := NewArgon2id(Argon2idConfig{})
+		if err != nil {
+			return core{}, err
+		}
+		hashers = []Hasher{argon}
+	}
+	if err := validHashers(hashers, r); err != nil {
+		return core{}, err
+	}
+	return core{
+		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
+		forms: &forms{lists: map[string]*abilities{}},
+	}, nil
+}
 
 // matches fails the start where a Verifier of this process could not accept what this
 // Manager issues, would read it otherwise, or would hash it anew: before anything is
@@ -109,15 +146,4 @@ func validHashers(hashers []Hasher, peppers ring) error {
 		}
 	}
 	return nil
-}
-
-// hash makes what is kept of a token, and refuses what this Hasher would not know
-// again: stored, it would be called a damaged record.
-func (c *core) hash(ctx context.Context, p parsed) (string, error) {
-	h := c.hashers[0]
-	encoded, err := h.Hash(ctx, bytesOf(p.proven()))
-	if err == nil && pickHasher(c.hashers[:1], encoded) == nil {
-		err = invalid("the Hasher of Name %s made a hash that does not begin with \"$%s$\": nothing was stored", quote(h.Name()), h.Name())
-	}
-	return encoded, err
 }

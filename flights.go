@@ -335,3 +335,11 @@ func bounded[T any](ctx context.Context, d time.Duration, call func(context.Cont
 }
 
 var errPanicked = errors.New("it panicked")
+
+// pause waits, or less if the context ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

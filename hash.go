@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -87,8 +88,8 @@ const (
 // NewArgon2id refuses parameters out of range with ErrInvalid.
 func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
 	a := &Argon2id{
-		memory: or(c.Memory, 19456), time: or(c.Time, 2), lanes: or(c.Lanes, 1),
-		maxMemory: or(c.MaxMemory, 128<<10),
+		memory: cmp.Or(c.Memory, 19456), time: cmp.Or(c.Time, 2), lanes: cmp.Or(c.Lanes, 1),
+		maxMemory: cmp.Or(c.MaxMemory, 128<<10),
 	}
 	switch {
 	case a.memory < argonMinMem || a.memory > a.maxMemory:
@@ -96,12 +97,12 @@ func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
 	case a.time > argonMaxTime || a.lanes > argonMaxLane:
 		return nil, invalid("argon2id time %d, lanes %d: want at most %d and %d", a.time, a.lanes, argonMaxTime, argonMaxLane)
 	}
-	slots := or(c.Slots, max(1, runtime.GOMAXPROCS(0)-1))
+	slots := cmp.Or(c.Slots, max(1, runtime.GOMAXPROCS(0)-1))
 	if slots < 1 || c.Wait < 0 || c.MaxWaiting < 0 {
 		return nil, invalid("argon2id slots, wait and waiting cannot be negative")
 	}
 	a.head = argonHash{memory: a.memory, time: a.time, lanes: a.lanes}.head()
-	a.gate = newGate(int64(a.maxMemory), int64(slots), or(c.Wait, 2*time.Second), or(c.MaxWaiting, 256))
+	a.gate = newGate(int64(a.maxMemory), int64(slots), cmp.Or(c.Wait, 2*time.Second), cmp.Or(c.MaxWaiting, 256))
 	a.gate.waited = c.Waited
 	return a, nil
 }

@@ -50,7 +50,7 @@ type IssueRequest struct {
 }
 
 func (r IssueRequest) guarded() approval {
-	r.Kind = or(r.Kind, Secret)
+	r.Kind = cmp.Or(r.Kind, Secret)
 	return approval{
 		job: job{
 			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
@@ -93,7 +93,7 @@ func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 }
 
 func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, err error) {
-	req.Kind = or(req.Kind, Secret)
+	req.Kind = cmp.Or(req.Kind, Secret)
 	var fresh *StoreRecord
 	var token Token
 	var idem *StoreItem

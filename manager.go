@@ -1,15 +1,13 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,8 +119,8 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if c.Policy == nil {
 		c.Policy = RolePolicy{}
 	}
-	c.Trace = or(c.Trace, &Trace{})
-	c.Logger = seldom.Logger(or(c.Logger, slog.New(slog.DiscardHandler)))
+	c.Trace = cmp.Or(c.Trace, &Trace{})
+	c.Logger = seldom.Logger(cmp.Or(c.Logger, slog.New(slog.DiscardHandler)))
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -130,7 +128,7 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 		return nil, err
 	}
 	c.warnUnguarded()
-	core.skew = or(c.Skew, 5*time.Second)
+	core.skew = cmp.Or(c.Skew, 5*time.Second)
 	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
 	m.exits.tasks = m.tasks
 	marks, err := core.checkMarks(ctx, c.Store)
@@ -332,26 +330,4 @@ func (s session) page(ctx context.Context, f StoreFilter, cursor Cursor) (StoreP
 	}
 	page.Records, page.Next = believed, sealCursor(page.Next, bind)
 	return page, nil
-}
-
-// sealCursor binds a store's cursor to one list: that of an account and its
-// filter. Nothing in it is secret, and the account is compared anyway; the
-// binding makes a cursor of another list an error instead of a wrong page.
-func sealCursor(c Cursor, bind string) Cursor {
-	if c == "" {
-		return ""
-	}
-	sum := sha256.Sum256([]byte(bind + "\x00" + string(c)))
-	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
-}
-
-func openCursor(c Cursor, bind string) (Cursor, error) {
-	if c == "" {
-		return "", nil
-	}
-	_, inner, _ := strings.Cut(string(c), ".")
-	if inner == "" || sealCursor(Cursor(inner), bind) != c {
-		return "", invalid("cursor is not of this list: pass Next of the page before, with the same filter")
-	}
-	return Cursor(inner), nil
 }

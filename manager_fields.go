@@ -1,6 +1,9 @@
 package apikey
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -186,7 +189,7 @@ func batchSize(limit int) (int, error) {
 	if limit < 0 || limit > 1000 {
 		return 0, invalid("limit is %d: want 1 to 1000, or 0 for 100", limit)
 	}
-	return or(limit, 100), nil
+	return cmp.Or(limit, 100), nil
 }
 
 func (s session) validAbilities(r *StoreRecord) error {
@@ -292,4 +295,26 @@ func fieldsSet(r *StoreRecord) []string {
 		}
 	}
 	return fields
+}
+
+// sealCursor binds a store's cursor to one list: that of an account and its
+// filter. Nothing in it is secret, and the account is compared anyway; the
+// binding makes a cursor of another list an error instead of a wrong page.
+func sealCursor(c Cursor, bind string) Cursor {
+	if c == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(bind + "\x00" + string(c)))
+	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
+}
+
+func openCursor(c Cursor, bind string) (Cursor, error) {
+	if c == "" {
+		return "", nil
+	}
+	_, inner, _ := strings.Cut(string(c), ".")
+	if inner == "" || sealCursor(Cursor(inner), bind) != c {
+		return "", invalid("cursor is not of this list: pass Next of the page before, with the same filter")
+	}
+	return Cursor(inner), nil
 }

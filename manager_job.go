@@ -95,7 +95,7 @@ type made struct {
 // event together, and tells this node's Verifiers before it returns. No method can
 // forget one of these, because no method does any. Three writes go round it, none
 // of which changes what a key may do: the mark of a pepper (pepper_mark.go), a denial
-// (denial.go) and a value that is sealed anew (reseal.go).
+// (policy.go) and a value that is sealed anew (seal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
@@ -368,14 +368,6 @@ func (j job) always() bool {
 	return j.own || !j.wide && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
 }
 
-// accountOf is the account that a request without a key is about.
-func accountOf(a Actor, named string) string {
-	if named != "" || a.operator {
-		return named
-	}
-	return a.Account
-}
-
 // maxItem is what every store takes of an item's data, in bytes. A name has its
 // limit; what a factor of the program's own keeps beside it has only this one.
 const maxItem = 64 << 10
@@ -433,14 +425,6 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	}
 	s.announce(ctx, notice{j.action, changes, events, start})
 	return nil
-}
-
-// pause waits, or less if the context ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 // note is an event outside every chain; about says what it is about, see

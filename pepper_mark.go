@@ -255,3 +255,65 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 		return effect{items: []StoreItem{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
 	}})
 }
+
+// Remac renews record MACs that the minting pepper did not make, and signs
+// records that have none (with AcceptUntagged), of limit keys at most: 1 to 1000; 0
+// means 100. Call it until it returns 0;
+// killed in between, it goes on where it was. A record whose MAC does not hold
+// is never signed: it is in the error, as a *CorruptError, and the others are
+// done. The other peppers end for the key here: once one of them is not configured
+// any more, an event of it that comes later is broken (see [Manager.VerifyEvents]). So
+// have every Manager mint with the new pepper first. Remac is for an [Operator];
+// others get ErrForbidden.
+func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
+	if !m.ring.has() {
+		return 0, invalid("Remac needs a pepper")
+	}
+	s := m.own()
+	if limit, err = batchSize(limit); err != nil {
+		return 0, err
+	}
+	f := StoreFilter{OtherMAC: m.ring.first.slot, Limit: limit}
+	var failed []error
+	for renewed < limit {
+		var page StorePage
+		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
+			var err error
+			if page, err = s.store.List(ctx, f); err != nil {
+				err = storeError(err)
+			}
+			return effect{}, err
+		}})
+		if err != nil {
+			return renewed, errors.Join(append(failed, err)...)
+		}
+		for _, d := range page.Damaged {
+			failed = append(failed, d)
+		}
+		for i := range page.Records {
+			if renewed == limit {
+				break
+			}
+			if err := s.remac(ctx, page.Records[i].ID); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			renewed++
+		}
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	return renewed, errors.Join(failed...)
+}
+
+func (s session) remac(ctx context.Context, key KeyID) error {
+	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
+		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
+			return effect{}, nil // somebody else was faster
+		}
+		r := stored.clone()
+		return effect{made: []made{{record: &r}}}, nil
+	}})
+}

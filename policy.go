@@ -1,10 +1,14 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Action names what a management call does, in events, policies and step-up.
@@ -153,12 +157,12 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		NameBytes: or(l.NameBytes, 200), MetadataPairs: or(l.MetadataPairs, 50),
-		MetadataName: or(l.MetadataName, 40), MetadataValue: or(l.MetadataValue, 500),
-		Abilities: or(l.Abilities, 64), Networks: or(l.Networks, 64),
-		Origins: or(l.Origins, 16), LiveKeys: or(l.LiveKeys, 50),
-		Keys: or(l.Keys, max(1000, 2*l.LiveKeys)), IssuesAnHour: or(l.IssuesAnHour, max(300, l.LiveKeys)),
-		Overlap: or(l.Overlap, 7*24*time.Hour),
+		NameBytes: cmp.Or(l.NameBytes, 200), MetadataPairs: cmp.Or(l.MetadataPairs, 50),
+		MetadataName: cmp.Or(l.MetadataName, 40), MetadataValue: cmp.Or(l.MetadataValue, 500),
+		Abilities: cmp.Or(l.Abilities, 64), Networks: cmp.Or(l.Networks, 64),
+		Origins: cmp.Or(l.Origins, 16), LiveKeys: cmp.Or(l.LiveKeys, 50),
+		Keys: cmp.Or(l.Keys, max(1000, 2*l.LiveKeys)), IssuesAnHour: cmp.Or(l.IssuesAnHour, max(300, l.LiveKeys)),
+		Overlap: cmp.Or(l.Overlap, 7*24*time.Hour),
 	}
 }
 
@@ -167,11 +171,61 @@ func (l Limits) outOfRange() bool {
 	return l.Overlap < 0 || max(l.LiveKeys, l.Keys, l.IssuesAnHour) > 1<<30 || min(l.NameBytes, l.MetadataPairs, l.MetadataName, l.MetadataValue, l.Abilities, l.Networks, l.Origins, l.LiveKeys, l.Keys, l.IssuesAnHour) < 0
 }
 
-// or returns v, or the default if v is the zero value.
-func or[T comparable](v, fallback T) T {
-	var zero T
-	if v == zero {
-		return fallback
+// recordDenial writes a refusal to the activity log: outside every chain, and
+// at most once an actor, action, key and minute, so that refusals can neither
+// fill the log nor hold up a revocation. The ID is made of those four, so that
+// the nodes agree without talking.
+func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
+	now := s.cfg.Now()
+	var c canon.Writer
+	c.Text("apikey denial v1")
+	c.Text(a.ID)
+	c.Text(a.Account)
+	c.Text(string(j.action))
+	c.Bytes(about.ID[:])
+	c.Uint(uint64(now.Unix() / 60))
+	sum := c.Sum()
+	id := EventID(sum[:16])
+	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
+	if s.joined || !s.denials.first(id, a.Account, now) {
+		return // the caller's transaction would roll it back, or it is there already
 	}
-	return v
+	ev := s.record(Event{
+		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
+		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
+	}, s.maker(), [32]byte{})
+	// Whoever is refused must not escape the log by hanging up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
+		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
+	}
+}
+
+// denials remembers which refusals of this minute were written: a bounded
+// number, and of each account, so that none can crowd out the others'.
+type denials struct {
+	mu     sync.Mutex
+	minute int64
+	seen   map[EventID]struct{}
+	from   map[string]int
+}
+
+const (
+	denialsAMinute = 10_000
+	denialsFrom    = 200 // one account
+)
+
+func (d *denials) first(id EventID, account string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
+		d.minute, d.seen, d.from = m, map[EventID]struct{}{}, map[string]int{}
+	}
+	if _, ok := d.seen[id]; ok || len(d.seen) >= denialsAMinute || d.from[account] >= denialsFrom {
+		return false
+	}
+	d.seen[id] = struct{}{}
+	d.from[account]++
+	return true
 }

@@ -6,49 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/canon"
 )
-
-// core is what Manager and Verifier share: how a token is proven against a
-// record, and when a record is believed.
-type core struct {
-	prefix         string
-	catalog        *Catalog
-	hashers        []Hasher // the first is current
-	ring           ring
-	acceptUntagged bool
-	forms          *forms
-	skew           time.Duration // a Manager's; a Verifier has none
-}
-
-// newCore is the part of a configuration that both constructors check.
-func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
-	if err := checkPrefix(prefix); err != nil {
-		return core{}, err
-	}
-	r, err := newRing(peppers)
-	if err != nil {
-		return core{}, err
-	}
-	if len(hashers) == 0 {
-		argon, err := NewArgon2id(Argon2idConfig{})
-		if err != nil {
-			return core{}, err
-		}
-		hashers = []Hasher{argon}
-	}
-	if err := validHashers(hashers, r); err != nil {
-		return core{}, err
-	}
-	return core{
-		prefix: prefix, catalog: catalog, hashers: hashers, ring: r, acceptUntagged: untagged,
-		forms: &forms{lists: map[string]*abilities{}},
-	}, nil
-}
 
 // knownNeeds are the feature bits of StoreRecord.Needs that this version knows. A
 // newer version that writes something this one would skip sets a bit.
@@ -159,6 +121,17 @@ func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byChe
 	return c.weak(cred.Check) || c.hashers[0].Outdated(cred.Hash), nil
 }
 
+// hash makes what is kept of a token, and refuses what this Hasher would not know
+// again: stored, it would be called a damaged record.
+func (c *core) hash(ctx context.Context, p parsed) (string, error) {
+	h := c.hashers[0]
+	encoded, err := h.Hash(ctx, bytesOf(p.proven()))
+	if err == nil && pickHasher(c.hashers[:1], encoded) == nil {
+		err = invalid("the Hasher of Name %s made a hash that does not begin with \"$%s$\": nothing was stored", quote(h.Name()), h.Name())
+	}
+	return encoded, err
+}
+
 // weak reports whether a check should be made anew: there is none, it is that
 // of no pepper while there is one, or its pepper is gone. Of two peppers that
 // are both configured neither is better, so that nodes which list them in a
@@ -263,89 +236,4 @@ func recordMAC(k *pepperKeys, r *StoreRecord) []byte {
 	}
 	sum := k.mac(purposeRow, c.Encoded())
 	return append([]byte{k.slot}, sum[:]...)
-}
-
-// clone copies a record, all but the bytes inside its credentials, which nobody
-// changes in place, so that a job can edit it.
-func (r StoreRecord) clone() StoreRecord {
-	r.MAC = slices.Clone(r.MAC)
-	r.Abilities = slices.Clone(r.Abilities)
-	r.Networks = slices.Clone(r.Networks)
-	r.Origins = slices.Clone(r.Origins)
-	r.Metadata = maps.Clone(r.Metadata)
-	r.Credentials = slices.Clone(r.Credentials)
-	return r
-}
-
-// credential finds one by its ID, nil if the record does not list it.
-func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
-	for i := range r.Credentials {
-		if r.Credentials[i].ID == id {
-			return &r.Credentials[i]
-		}
-	}
-	return nil
-}
-
-// live reports whether the key works at now: what the limit of live keys
-// counts.
-func (r *StoreRecord) live(now time.Time) bool {
-	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
-}
-
-// describe makes the Info of a record. It shares the record's slices, so the
-// record must not be changed afterwards. Abilities of an unknown form are left
-// out: such a record is never believed, only shown.
-func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
-	list, _ := c.abilities(r.Abilities)
-	info := describe(r, presented, list.held)
-	info.RotateDue = shownTime(r.due(c.skew))
-	return info
-}
-
-func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info {
-	info := Info{
-		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
-		State: r.State(), Recoverable: r.Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
-		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
-		CreatedAt: shownTime(r.CreatedAt), ExpiresAt: shownTime(r.ExpiresAt), RevokedAt: shownTime(r.RevokedAt),
-		RevokeReason: r.RevokeReason, RotateMonths: r.RotateMonths, RotateDue: shownTime(r.due(0)),
-	}
-	info.Abilities.s = abilities
-	for _, cred := range r.Credentials {
-		if cred.LastUsed.After(info.LastUsed) {
-			info.LastUsed = shownTime(cred.LastUsed)
-		}
-	}
-	return info
-}
-
-// describeAll is describe for management: with the list of credentials, and the
-// current one in Credential.
-func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
-	info := c.describe(r, r.current(now))
-	for _, cred := range r.Credentials {
-		ci := CredentialInfo{
-			ID: cred.ID, Hint: cred.Hint, NotBefore: shownTime(cred.NotBefore), NotAfter: shownTime(cred.NotAfter),
-			LastUsed: shownTime(cred.LastUsed), Ended: cred.Ended, Pepper: cred.Pepper,
-		}
-		if cred.Public != "" {
-			ci.Public = newToken(cred.Public)
-		}
-		info.Credentials.s = append(info.Credentials.s, ci)
-	}
-	return info
-}
-
-// current is the newest credential that is valid now; failing that, the newest.
-func (r *StoreRecord) current(now time.Time) CredentialID {
-	for _, c := range r.Credentials {
-		if !c.Ended && !now.Before(c.NotBefore) && (c.NotAfter.IsZero() || now.Before(c.NotAfter)) {
-			return c.ID
-		}
-	}
-	if len(r.Credentials) > 0 {
-		return r.Credentials[0].ID
-	}
-	return CredentialID{}
 }

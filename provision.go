@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRec
 			}
 		}
 		part.blank, err = s.blank(account, IssueRequest{
-			Mode: mode, Kind: Publishable, Name: or(p.Name, "Publishable key"), Abilities: p.Abilities,
+			Mode: mode, Kind: Publishable, Name: cmp.Or(p.Name, "Publishable key"), Abilities: p.Abilities,
 		}, now)
 		if err != nil {
 			return nil, err

@@ -1,10 +1,98 @@
 package apikey
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
+
+// clone copies a record, all but the bytes inside its credentials, which nobody
+// changes in place, so that a job can edit it.
+func (r StoreRecord) clone() StoreRecord {
+	r.MAC = slices.Clone(r.MAC)
+	r.Abilities = slices.Clone(r.Abilities)
+	r.Networks = slices.Clone(r.Networks)
+	r.Origins = slices.Clone(r.Origins)
+	r.Metadata = maps.Clone(r.Metadata)
+	r.Credentials = slices.Clone(r.Credentials)
+	return r
+}
+
+// credential finds one by its ID, nil if the record does not list it.
+func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
+	for i := range r.Credentials {
+		if r.Credentials[i].ID == id {
+			return &r.Credentials[i]
+		}
+	}
+	return nil
+}
+
+// live reports whether the key works at now: what the limit of live keys
+// counts.
+func (r *StoreRecord) live(now time.Time) bool {
+	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
+}
+
+// current is the newest credential that is valid now; failing that, the newest.
+func (r *StoreRecord) current(now time.Time) CredentialID {
+	for _, c := range r.Credentials {
+		if !c.Ended && !now.Before(c.NotBefore) && (c.NotAfter.IsZero() || now.Before(c.NotAfter)) {
+			return c.ID
+		}
+	}
+	if len(r.Credentials) > 0 {
+		return r.Credentials[0].ID
+	}
+	return CredentialID{}
+}
+
+// describe makes the Info of a record. It shares the record's slices, so the
+// record must not be changed afterwards. Abilities of an unknown form are left
+// out: such a record is never believed, only shown.
+func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
+	list, _ := c.abilities(r.Abilities)
+	info := describe(r, presented, list.held)
+	info.RotateDue = shownTime(r.due(c.skew))
+	return info
+}
+
+func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info {
+	info := Info{
+		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
+		State: r.State(), Recoverable: r.Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
+		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
+		CreatedAt: shownTime(r.CreatedAt), ExpiresAt: shownTime(r.ExpiresAt), RevokedAt: shownTime(r.RevokedAt),
+		RevokeReason: r.RevokeReason, RotateMonths: r.RotateMonths, RotateDue: shownTime(r.due(0)),
+	}
+	info.Abilities.s = abilities
+	for _, cred := range r.Credentials {
+		if cred.LastUsed.After(info.LastUsed) {
+			info.LastUsed = shownTime(cred.LastUsed)
+		}
+	}
+	return info
+}
+
+// describeAll is describe for management: with the list of credentials, and the
+// current one in Credential.
+func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
+	info := c.describe(r, r.current(now))
+	for _, cred := range r.Credentials {
+		ci := CredentialInfo{
+			ID: cred.ID, Hint: cred.Hint, NotBefore: shownTime(cred.NotBefore), NotAfter: shownTime(cred.NotAfter),
+			LastUsed: shownTime(cred.LastUsed), Ended: cred.Ended, Pepper: cred.Pepper,
+		}
+		if cred.Public != "" {
+			ci.Public = newToken(cred.Public)
+		}
+		info.Credentials.s = append(info.Credentials.s, ci)
+	}
+	return info
+}
 
 // forms keeps the lists of abilities that records were read with. Merchants
 // have few different ones, and a list that many keys share is read once, takes
@@ -65,4 +153,18 @@ func (c *core) abilities(texts []string) (list *abilities, all bool) {
 		c.forms.mu.Unlock()
 	}
 	return list, all
+}
+
+// boundTimes brings the times of a record that is about to be written into the years
+// that stores take. Otherwise a key that holds another since an earlier version could
+// not even be revoked.
+func (r *StoreRecord) boundTimes() {
+	times := []*time.Time{&r.CreatedAt, &r.ExpiresAt, &r.RevokedAt, &r.RotateDue}
+	for i := range r.Credentials {
+		c := &r.Credentials[i]
+		times = append(times, &c.NotBefore, &c.NotAfter, &c.LastUsed)
+	}
+	for _, t := range times {
+		*t = shownTime(*t)
+	}
 }

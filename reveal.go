@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -72,7 +73,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 		if len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
 			return effect{}, &ChallengeError{Action: ActionReveal, Key: r.ID}
 		}
-		id := or(req.Credential, r.current(now))
+		id := cmp.Or(req.Credential, r.current(now))
 		cred := r.credential(id)
 		if cred == nil || !cred.live(now) {
 			return effect{}, ErrNotFound

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,9 +47,9 @@ func (r RevokeRequest) guarded() approval {
 		free: r.Reason == ReasonCompromised,
 		sum: sumOf(ActionRevoke, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
-			c.Text(string(or(r.Reason, ReasonRequested)))
+			c.Text(string(cmp.Or(r.Reason, ReasonRequested)))
 		}),
-		says: []string{"the key ends for ever; reason: " + quoteForMail(string(or(r.Reason, ReasonRequested)))},
+		says: []string{"the key ends for ever; reason: " + quoteForMail(string(cmp.Or(r.Reason, ReasonRequested)))},
 	}
 }
 
@@ -76,7 +77,7 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 
 // edit is what the request does to a record.
 func (r RevokeRequest) edit(stored *StoreRecord, now time.Time) (made, bool) {
-	reason := or(r.Reason, ReasonRequested)
+	reason := cmp.Or(r.Reason, ReasonRequested)
 	stored.RevokedAt, stored.RevokeReason = micros(now), reason
 	return made{changed: []string{"revoked_at"}, reason: reason}, true
 }
@@ -85,7 +86,7 @@ func (r Reason) valid() (Reason, error) {
 	if len(r) > 200 || !storable(string(r)) {
 		return "", invalid("a reason has at most 200 bytes of valid UTF-8")
 	}
-	return or(r, ReasonRequested), nil
+	return cmp.Or(r, ReasonRequested), nil
 }
 
 // lessens is the plan of what takes power away. It refuses nothing: that never waits
@@ -228,66 +229,4 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		done.Revoked++
 	}
 	return done, errors.Join(failed...)
-}
-
-// Remac renews record MACs that the minting pepper did not make, and signs
-// records that have none (with AcceptUntagged), of limit keys at most: 1 to 1000; 0
-// means 100. Call it until it returns 0;
-// killed in between, it goes on where it was. A record whose MAC does not hold
-// is never signed: it is in the error, as a *CorruptError, and the others are
-// done. The other peppers end for the key here: once one of them is not configured
-// any more, an event of it that comes later is broken (see [Manager.VerifyEvents]). So
-// have every Manager mint with the new pepper first. Remac is for an [Operator];
-// others get ErrForbidden.
-func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
-	if !m.ring.has() {
-		return 0, invalid("Remac needs a pepper")
-	}
-	s := m.own()
-	if limit, err = batchSize(limit); err != nil {
-		return 0, err
-	}
-	f := StoreFilter{OtherMAC: m.ring.first.slot, Limit: limit}
-	var failed []error
-	for renewed < limit {
-		var page StorePage
-		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
-			var err error
-			if page, err = s.store.List(ctx, f); err != nil {
-				err = storeError(err)
-			}
-			return effect{}, err
-		}})
-		if err != nil {
-			return renewed, errors.Join(append(failed, err)...)
-		}
-		for _, d := range page.Damaged {
-			failed = append(failed, d)
-		}
-		for i := range page.Records {
-			if renewed == limit {
-				break
-			}
-			if err := s.remac(ctx, page.Records[i].ID); err != nil {
-				failed = append(failed, err)
-				continue
-			}
-			renewed++
-		}
-		if page.Next == "" {
-			break
-		}
-		f.After = page.Next
-	}
-	return renewed, errors.Join(failed...)
-}
-
-func (s session) remac(ctx context.Context, key KeyID) error {
-	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
-		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
-			return effect{}, nil // somebody else was faster
-		}
-		r := stored.clone()
-		return effect{made: []made{{record: &r}}}, nil
-	}})
 }

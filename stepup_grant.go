@@ -123,7 +123,7 @@ func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error)
 		if s.cfg.StepUp == nil || a.operator && slices.Contains(forAnother, action) {
 			return nil
 		}
-		return s.cfg.StepUp(action, or(mode, Live))
+		return s.cfg.StepUp(action, cmp.Or(mode, Live))
 	}, nil
 }
 

@@ -27,11 +27,6 @@ import (
 // to the text. The zero Token is no token and reveals "".
 type Token struct{ v *secretText }
 
-// secretText keeps a secret where printing cannot follow. A redacting String
-// method is not enough: fmt does not call methods of unexported fields, and
-// testify's diffs call none and follow pointers. Both stop at a func.
-type secretText struct{ reveal func() string }
-
 const (
 	idLen     = base62.IDLen
 	secretLen = 33

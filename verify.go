@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -99,15 +100,15 @@ type VerifierConfig struct {
 
 func (c VerifierConfig) withDefaults() VerifierConfig {
 	c.Hashers = slices.Clone(c.Hashers)
-	c.MaxEntries = or(c.MaxEntries, 100_000)
-	c.MaxBytes = or(c.MaxBytes, 256<<20)
-	c.ColdReads = or(c.ColdReads, 8)
-	c.Sync = or(c.Sync, time.Second)
-	c.MaxStale = or(c.MaxStale, 120*time.Second)
-	c.MaxAge = min(or(c.MaxAge, 5*time.Minute), math.MaxInt64/4) // it is doubled
-	c.LastUsedEvery = or(c.LastUsedEvery, time.Minute)
-	c.Trace = or(c.Trace, &Trace{})
-	c.Logger = seldom.Logger(or(c.Logger, slog.New(slog.DiscardHandler)))
+	c.MaxEntries = cmp.Or(c.MaxEntries, 100_000)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 256<<20)
+	c.ColdReads = cmp.Or(c.ColdReads, 8)
+	c.Sync = cmp.Or(c.Sync, time.Second)
+	c.MaxStale = cmp.Or(c.MaxStale, 120*time.Second)
+	c.MaxAge = min(cmp.Or(c.MaxAge, 5*time.Minute), math.MaxInt64/4) // it is doubled
+	c.LastUsedEvery = cmp.Or(c.LastUsedEvery, time.Minute)
+	c.Trace = cmp.Or(c.Trace, &Trace{})
+	c.Logger = seldom.Logger(cmp.Or(c.Logger, slog.New(slog.DiscardHandler)))
 	if c.Now == nil {
 		c.Now = time.Now
 	}

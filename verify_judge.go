@@ -144,3 +144,21 @@ func topBits(addr netip.Addr) (bits uint64, version uint8) {
 	b := addr.As16()
 	return binary.BigEndian.Uint64(b[:8]), 6
 }
+
+// instant is a time by both clocks, as numbers: four comparisons of them are on
+// the way of every request. The zero instant is no time.
+type instant struct {
+	wall int64         // microseconds since 1970
+	mono time.Duration // since the Verifier was made; by the wall clock where Config.Now has no other
+}
+
+func (v *Verifier) now() instant { return v.instantOf(v.cfg.Now()) }
+
+func (v *Verifier) instantOf(t time.Time) instant { return instant{t.UnixMicro(), t.Sub(v.made)} }
+
+// elapsed is by the wall or the monotonic clock, whichever says more: a
+// suspended machine's monotonic clock stands still, and a wall clock can be set
+// back.
+func elapsed(now, then instant) time.Duration {
+	return max(now.mono-then.mono, time.Duration(now.wall-then.wall)*time.Microsecond)
+}

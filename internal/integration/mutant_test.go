@@ -399,7 +399,7 @@ var mutants = []mutant{
 		old:   "return path{known, network, address, groupOf(id)}",
 		new:   "return path{known, network[:0], address[:0], groupOf(id)}",
 		tests: "TestFound07ColdKeysAreReadInTurns"},
-	{name: "a merchant's reads again hold up others'", file: "verify_reread.go",
+	{name: "a merchant's reads again hold up others'", file: "verify_reads.go",
 		old:   "return path{k.account, string(k.info.ID[:])}",
 		new:   "return path{string(k.account[:0])}",
 		tests: "TestFound07WarmKeysAreReadAgainInTurns"},
