@@ -240,35 +240,35 @@ type EventList struct {
 // ErrNoActor, ErrNotFound (a key or account that is not the actor's), ErrForbidden,
 // ErrInvalid (a cursor of another list), ErrUnavailable.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
-	err = m.own().do(ctx, job{action: ActionReadEvents, wide: true, account: req.Account, mode: req.Mode, reads: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0, "").reading(func(a Actor, _ *StoreRecord) error {
 		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
 		if err := (StoreFilter{Mode: f.Mode}).selectable(); err != nil {
-			return effect{}, err
+			return err
 		}
 		bind := fmt.Sprint("events", f)
 		f.Limit = req.Limit
 		var err error
 		if f.After, err = openCursor(req.Cursor, bind); err != nil {
-			return effect{}, err
+			return err
 		}
 		page, err := m.cfg.Store.Events(ctx, f)
 		if err != nil {
-			return effect{}, storeError(err)
+			return storeError(err)
 		}
 		if !req.Key.IsZero() && req.Cursor == "" && len(page.Events) == 0 {
-			return effect{}, ErrNotFound // every key has an event, also one that was purged
+			return ErrNotFound // every key has an event, also one that was purged
 		}
 		list.Next = sealCursor(page.Next, bind)
 		look := m.examiner(ctx)
 		for i := range page.Events {
 			l, err := look.at(&page.Events[i])
 			if err != nil {
-				return effect{}, err
+				return err
 			}
 			list.Events = append(list.Events, l.shown(&page.Events[i]))
 		}
-		return effect{}, nil
-	}})
+		return nil
+	}))
 	return list, err
 }
 

@@ -37,13 +37,13 @@ type BrokenLink struct {
 //
 // Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot
 // even be read), ErrUnavailable.
-func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (ChainReport, error) {
-	var report ChainReport
-	err := m.own().do(ctx, job{action: ActionReadEvents, key: id, reads: true, damaged: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
-		var err error
+func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainReport, err error) {
+	j := ofKey(ActionReadEvents, id).reading(func(_ Actor, r *StoreRecord) (err error) {
 		report, err = m.walk(ctx, *r)
-		return effect{}, err
-	}})
+		return err
+	})
+	j.aim = toInspect
+	err = m.own().do(ctx, j)
 	return report, err
 }
 

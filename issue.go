@@ -53,7 +53,7 @@ func (r IssueRequest) guarded() approval {
 	r.Kind = cmp.Or(r.Kind, Secret)
 	return approval{
 		job: job{
-			action: ActionIssue, wide: true, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
+			action: ActionIssue, subject: anAccount, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
 			plan: func(_ context.Context, s session, a Actor, _ *StoreRecord, now time.Time) ([]planned, error) {
 				blank, err := s.blank(accountOf(a, r.Account), r, now)
 				if err != nil {

@@ -227,10 +227,10 @@ func (m *Manager) Get(ctx context.Context, id KeyID) (Info, error) {
 }
 
 func (s session) get(ctx context.Context, id KeyID) (info Info, err error) {
-	err = s.do(ctx, job{action: ActionRead, key: id, reads: true, work: func(_ Actor, r *StoreRecord) (effect, error) {
+	err = s.do(ctx, ofKey(ActionRead, id).reading(func(_ Actor, r *StoreRecord) error {
 		info = s.describeAll(r, s.cfg.Now())
-		return effect{}, nil
-	}})
+		return nil
+	}))
 	return info, err
 }
 
@@ -272,21 +272,21 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 }
 
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
-	err = s.do(ctx, job{action: ActionRead, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+	err = s.do(ctx, ofAnyAccount(ActionRead, req.Account).in(req.Mode, req.Kind, "").reading(func(a Actor, _ *StoreRecord) error {
 		f := req.filter(accountOf(a, req.Account))
 		if f.NameContains != "" && f.Account == "" {
-			return effect{}, invalid("NameContains needs an Account")
+			return invalid("NameContains needs an Account")
 		}
 		page, err := s.page(ctx, f, req.Cursor)
 		if err != nil {
-			return effect{}, err
+			return err
 		}
 		list = KeyList{Damaged: page.Damaged, Next: page.Next}
 		for i := range page.Records {
 			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.cfg.Now()))
 		}
-		return effect{}, nil
-	}})
+		return nil
+	}))
 	return list, err
 }
 

@@ -2,72 +2,138 @@ package apikey
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 )
 
-// job is what one management call wants done to one key, or to an account.
+// job is what one management call wants done. ofKey and the functions beside it make
+// one, by what it is about; the rest is set in the fields.
 type job struct {
-	action Action
-	key    KeyID
-	// wide: about no existing key, but about account (empty: the actor's own).
-	// A job that does not say so is about key, and the zero key does not exist.
-	wide    bool
-	account string
-	mode    Mode
-	kind    Kind
-	name    string
+	action  Action
+	subject subject
+	key     KeyID  // aKey
+	account string // anAccount, anyAccount; empty: the actor's own
+	factor  string // theActor: which of their factors, if it is about one
+	// What else is known of a key that is to be made, or of the keys that are listed.
+	mode Mode
+	kind Kind
+	name string
 
-	reads   bool   // changes nothing
-	spans   bool   // wide: an operator may leave the account empty: every account
-	staff   bool   // for operators alone, whatever Policy says
-	own     bool   // wide: about the actor alone; no policy is asked
-	factor  string // own: which of the actor's factors
-	silent  bool   // writes items without an event, by which a commit whose answer is lost is found: work has to find it
-	stands  bool   // asks Standing
-	damaged bool   // goes on although the record cannot be believed
-	// lessens: only takes power away. It is applied to the newest record, again
-	// and at once, until it commits or its time ends: nothing that adds power
-	// may outrun it.
-	lessens   bool
-	ifVersion uint64
+	aim       aim
+	staff     bool   // for Operators alone, whatever Policy says
+	stands    bool   // asks Standing
+	unlogged  bool   // writes items without an event; work has to find what an earlier attempt wrote
+	ifVersion uint64 // not 0: refused unless the key is at this version
 
-	// asks: it has to be approved when StepUp says so, by grant, or by pass, which
-	// finds an item that stands for one.
+	// asks, if set, makes StepUp apply to this job. It is approved by grant, or by pass,
+	// which returns a stored item that stands for a grant (an allowed enrolment).
 	asks  *approval
 	grant Grant
 	pass  func(context.Context, Actor) (StoreItem, error)
-	// plan, if not nil, is what the job would make of the key, or which keys it
-	// would make: checked, and in their one form. Policy is shown it. What it refuses
-	// is refused before anything has to be approved, and so is what first refuses, if
-	// that is not nil: nobody proves themselves for what would be refused afterwards.
+	// plan, if not nil, returns what the job would make of the key, or the keys that it
+	// would make: checked, and in their one form. Policy is shown the plan. What plan
+	// refuses is refused before anything has to be approved, and so is what first
+	// refuses, if that is not nil: nobody proves themselves for what would be refused
+	// afterwards.
 	plan  func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
 	first func(context.Context, session, Actor, *StoreRecord) error
 	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
 	// mode of the key.
 	modes func() []Mode
 
-	// work says what is to be done. r is a private copy, nil if the job is about
+	// work says what is to be written. r is a private copy, nil if the job is about
 	// no key. It may run several times, each time on what is stored then.
 	work func(a Actor, r *StoreRecord) (effect, error)
 }
 
+// subject is what a job is about.
+type subject uint8
+
+const (
+	// aKey: one key that exists. The zero key does not.
+	aKey subject = iota
+	// anAccount: an account, or a key that is to be made in it. An Operator names it.
+	anAccount
+	// anyAccount: likewise, but an Operator may leave it empty: every account.
+	anyAccount
+	// theStore: whatever the store has.
+	theStore
+	// theActor: the actor alone. No Policy is asked, and no account is needed.
+	theActor
+)
+
+func ofKey(act Action, id KeyID) job { return job{action: act, subject: aKey, key: id} }
+
+func ofAccount(act Action, account string) job {
+	return job{action: act, subject: anAccount, account: account}
+}
+
+func ofAnyAccount(act Action, account string) job {
+	return job{action: act, subject: anyAccount, account: account}
+}
+
+func ofStore(act Action) job { return job{action: act, subject: theStore, staff: true} }
+
+func ofActor(act Action, factor string) job {
+	return job{action: act, subject: theActor, factor: factor}
+}
+
+// aim is how a job treats the store and the record.
+type aim uint8
+
+const (
+	// toChange: what work returns is written. After a conflict it runs again, on the
+	// newer record, maxAttempts times at most.
+	toChange aim = iota
+	// toLessen: likewise, but it only takes power away. It runs again until it commits
+	// or its time ends, after a conflict at once: nothing that adds power may outrun
+	// it. The record does not have to be believed.
+	toLessen
+	// toRead: nothing is written.
+	toRead
+	// toInspect: likewise, and the record does not have to be believed.
+	toInspect
+)
+
+// in says what is known of keys that are listed, or of one that is to be made.
+func (j job) in(mode Mode, kind Kind, name string) job {
+	j.mode, j.kind, j.name = mode, kind, name
+	return j
+}
+
+// reading makes a job of what only looks, or writes by jobs of its own.
+func (j job) reading(work func(Actor, *StoreRecord) error) job {
+	j.aim = toRead
+	j.work = func(a Actor, r *StoreRecord) (effect, error) { return effect{}, work(a, r) }
+	return j
+}
+
+// changing makes a job of what writes.
+func (j job) changing(work func(Actor, *StoreRecord) (effect, error)) job {
+	j.aim, j.work = toChange, work
+	return j
+}
+
+// lessening makes a job of an edit that takes power away. Its plan refuses nothing:
+// that never waits for anything but a role.
+func (j job) lessening(edit lessening) job {
+	j.aim = toLessen
+	j.plan = func(_ context.Context, _ session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
+		r := stored.clone()
+		if stored.State() != Revoked {
+			edit(&r, now)
+		}
+		return []planned{{stored, &r}}, nil
+	}
+	return j
+}
+
+// lessening edits a record, and reports whether there was anything to do.
+type lessening func(*StoreRecord, time.Time) (made, bool)
+
 // planned is what a key is, nil if there is none yet, and what a job would make of
 // it.
 type planned struct{ is, would *StoreRecord }
-
-// matter is what one attempt at a job is about.
-type matter struct {
-	record *StoreRecord // nil: no existing key
-	about  Info         // of the record; without one, what is known
-	asked  []transition
-}
-
-// transition is what a Policy is asked about: see [ChangePolicy].
-type transition struct{ before, after Info }
 
 // effect is what a job's work asks to be written; the zero effect is nothing.
 type effect struct {
@@ -78,6 +144,8 @@ type effect struct {
 	// widens: some request passes afterwards that was refused before.
 	widens bool
 }
+
+func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
 
 // made is one record to be written, and what its event says.
 type made struct {
@@ -90,150 +158,15 @@ type made struct {
 	unsigned bool
 }
 
-// do is passed by every management call. It finds the actor, compares their account
-// with the key's, asks Policy and Standing, redeems the grant, writes record and
-// event together, and tells this node's Verifiers before it returns. No method can
-// forget one of these, because no method does any. Three writes go round it, none
-// of which changes what a key may do: the mark of a pepper (pepper_mark.go), a denial
-// (policy.go) and a value that is sealed anew (seal.go).
-func (s session) do(ctx context.Context, j job) error {
-	a, err := actorOf(ctx)
-	if err != nil {
-		return err
+// beyond are the actions that an update turned out to be, besides.
+func (e effect) beyond() (acts []Action) {
+	if e.also == ActionResume {
+		acts = append(acts, ActionResume)
 	}
-	return s.doAs(ctx, a, j)
-}
-
-func (s session) doAs(ctx context.Context, a Actor, j job) error {
-	switch {
-	case s.closed.Load():
-		return ErrClosed
-	case s.unfit != nil:
-		return s.unfit
+	if e.widens {
+		acts = append(acts, ActionWiden)
 	}
-	if j.lessens {
-		var cancel context.CancelFunc
-		if _, bounded := ctx.Deadline(); !bounded {
-			ctx, cancel = context.WithTimeout(ctx, lessenTime)
-			defer cancel()
-		}
-	}
-	var cause error // why there was another attempt: its own end is only that of its time
-	for attempt := 1; ; attempt++ {
-		err := s.once(ctx, a, j)
-		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
-		switch {
-		case err != nil && cause != nil && ctx.Err() != nil:
-			return fmt.Errorf("%w, after: %v", err, cause)
-		case err == nil || s.joined || ctx.Err() != nil || errors.Is(err, errVersion),
-			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
-			!conflict && !(down && j.lessens),
-			attempt == maxAttempts && !j.lessens:
-			return err
-		case j.lessens && conflict: // at once
-		default:
-			cause = err
-			// Longer each time: on a slow cluster sixteen who want one key would meet again.
-			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
-		}
-	}
-}
-
-const (
-	maxAttempts = 16
-	lessenTime  = 5 * time.Second
-)
-
-// errVersion: IfVersion does not hold, and will not at the next attempt either.
-var errVersion = fmt.Errorf("%w", ErrConflict)
-
-// once is one attempt of do, on what is stored now.
-func (s session) once(ctx context.Context, a Actor, j job) error {
-	start := s.cfg.Now()
-	on, err := s.admit(ctx, a, j)
-	if err != nil {
-		return err
-	}
-	r, modes := on.record, j.modesOf(on.about)
-	spent, err := s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
-	if err != nil {
-		return err
-	}
-	e, err := j.work(a, r)
-	switch {
-	case err != nil || j.reads:
-		return err
-	case !e.nothing():
-		if e.also != "" && e.also != j.action {
-			if err := s.permit(ctx, a, job{action: e.also, key: j.key}, on.asked); err != nil {
-				return err
-			}
-		}
-		if beyond := e.beyond(); len(beyond) > 0 {
-			if spent, err = s.redeem(ctx, a, j, modes, r, append([]Action{j.action}, beyond...)...); err != nil {
-				return err
-			}
-		}
-		e.items = append(e.items, spent...)
-		return s.apply(ctx, a, j, e)
-	case r != nil:
-		// What was asked for is so already, because another node did it, or an
-		// earlier attempt of ours whose answer was lost. This node's Verifiers may
-		// not know yet, and after a Revoke that returned nil they have to.
-		s.announce(ctx, notice{action: j.action, changes: []StoreChange{{Record: r}}, start: start})
-	}
-	return nil
-}
-
-// admit loads what a job is about, and asks whoever may refuse it, all but the
-// factors.
-func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err error) {
-	r, err := s.target(ctx, a, j)
-	if err != nil {
-		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
-			s.cfg.Trace.denied(a, j.action, j.key, err)
-		}
-		return on, err
-	}
-	now := s.cfg.Now()
-	on = matter{record: r, about: Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}}
-	if r != nil {
-		on.about = s.describeAll(r, now)
-	}
-	var plan []planned
-	var refused error
-	if j.plan != nil {
-		plan, refused = j.plan(ctx, s, a, r, now)
-	}
-	on.asked = s.transitions(on.about, plan, now)
-	if err := s.permit(ctx, a, j, on.asked); err != nil {
-		return on, err
-	}
-	empowers := s.empowers(plan)
-	if j.stands || empowers {
-		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
-			return on, err
-		}
-	}
-	if empowers {
-		if err := s.products(a, j, plan); err != nil {
-			return on, err
-		}
-	}
-	if r != nil && !j.damaged && !j.lessens {
-		if err := s.believe(r); err != nil {
-			return on, err
-		}
-	}
-	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
-		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
-	}
-	if j.first != nil {
-		if err := j.first(ctx, s, a, r); err != nil {
-			return on, err
-		}
-	}
-	return on, refused
+	return acts
 }
 
 // modesOf are the modes that StepUp is asked about.
@@ -253,178 +186,11 @@ func (j job) left(plan []planned) []planned {
 	return slices.DeleteFunc(plan, func(p planned) bool { return p.is == nil && !slices.Contains(modes, p.would.Mode) })
 }
 
-// transitions are what a Policy is asked about: each key that a plan changes or
-// makes, or, without a plan, what the job is about, which stays as it is.
-func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []transition) {
-	for _, p := range plan {
-		t := transition{after: c.describeAll(p.would, now)}
-		if p.is != nil {
-			t.before = c.describeAll(p.is, now)
-		} else {
-			t.after.ID = KeyID{} // it is drawn anew when the key is made
-			t.before = Info{Account: t.after.Account, Mode: t.after.Mode, Kind: t.after.Kind, Name: t.after.Name}
-		}
-		asked = append(asked, t)
-	}
-	if len(asked) == 0 {
-		asked = []transition{{about, about}}
-	}
-	return asked
-}
-
-// empowers reports whether a key that there is would do more afterwards. That asks
-// Standing, as making a key does: an account that may not have a new key must not
-// get one by bringing an old one back.
-func (c *core) empowers(plan []planned) bool {
-	return slices.ContainsFunc(plan, func(p planned) bool { return p.is != nil && c.widens(p.is, p.would) })
-}
-
-// stand asks Standing, and tells the hooks what it refuses.
-func (s session) stand(a Actor, j job, account string, m Mode) error {
-	if s.cfg.Standing == nil {
-		return nil
-	}
-	if err := s.cfg.Standing.Allowed(account, m); err != nil {
-		s.cfg.Trace.denied(a, j.action, j.key, err)
-		return joined(ErrStanding, err)
-	}
-	return nil
-}
-
-// permit asks Policy, and records what it refuses.
-func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
-	for _, t := range asked {
-		if err := s.authorize(ctx, a, j, t); err != nil {
-			s.cfg.Trace.denied(a, j.action, j.key, err)
-			s.recordDenial(ctx, a, j, t.before)
-			return joined(ErrForbidden, err)
-		}
-	}
-	return nil
-}
-
-// authorize asks Policy. A token's holder may end it: having it is the right.
-func (s session) authorize(ctx context.Context, a Actor, j job, t transition) error {
-	switch {
-	case a.holder && j.action == ActionRevokeToken, j.own:
-		return nil
-	case j.staff && !a.operator:
-		return fmt.Errorf("%s is for an Operator", j.action)
-	}
-	if p, sees := s.cfg.Policy.(ChangePolicy); sees {
-		return p.AuthorizeChange(ctx, a, j.action, t.before, t.after)
-	}
-	return s.cfg.Policy.Authorize(ctx, a, j.action, t.before)
-}
-
-// beyond are the actions that an update turned out to be, besides.
-func (e effect) beyond() (acts []Action) {
-	if e.also == ActionResume {
-		acts = append(acts, ActionResume)
-	}
-	if e.widens {
-		acts = append(acts, ActionWiden)
-	}
-	return acts
-}
-
-func (e effect) nothing() bool { return len(e.made) == 0 && len(e.items) == 0 && e.note == nil }
-
-// target loads the key that a job is about, and is the one place where accounts
-// are compared: before Policy is asked, so that no Policy can widen it, and with
-// one answer for a foreign key and one that does not exist.
-func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, error) {
-	if a.operator && a.Account != "" && !j.always() {
-		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
-	}
-	if j.wide {
-		switch {
-		case !a.operator && j.account != "" && j.account != a.Account:
-			return nil, ErrNotFound
-		case accountOf(a, j.account) == "" && !j.spans && !j.own:
-			return nil, invalid("an operator has to name the account")
-		}
-		return nil, nil
-	}
-	r, err := s.store.Get(ctx, j.key)
-	if err != nil {
-		var corrupt *CorruptError
-		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
-			s.cfg.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
-			return nil, ErrNotFound
-		}
-		return nil, storeError(err)
-	}
-	if !a.operator && r.Account != a.Account {
-		return nil, ErrNotFound
-	}
-	return &r, nil
-}
-
 // always: is done for an operator who was given an Account too. All else refuses
 // that: somebody believes that the Account bounds them. It is about the actor alone,
 // or it ends a key or its token, which waits for nothing.
 func (j job) always() bool {
-	return j.own || !j.wide && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
-}
-
-// maxItem is what every store takes of an item's data, in bytes. A name has its
-// limit; what a factor of the program's own keeps beside it has only this one.
-const maxItem = 64 << 10
-
-// apply writes an effect with its events in one Apply, and makes it known.
-func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
-	start := s.cfg.Now()
-	a.holder = false // OnEvent is told what the log says
-	var changes []StoreChange
-	var events []Event
-	for _, m := range e.made {
-		r := m.record
-		r.boundTimes()
-		ev := Event{
-			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: OutcomeDone, Account: r.Account, Mode: r.Mode,
-			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
-			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
-		}
-		by := s.maker()
-		if !m.unsigned {
-			by.follows(r.MAC)
-		}
-		stored := s.record(ev, by, r.Head)
-		r.Version, r.Head = ev.Seq, stored.Hash
-		if !m.unsigned {
-			s.sign(r)
-		}
-		changes = append(changes, StoreChange{ID: ev.ID, Record: r, Event: &stored})
-		events = append(events, ev)
-	}
-	switch {
-	case len(changes) > 0:
-	case e.note == nil && !j.silent:
-		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
-	case e.note == nil:
-		changes = append(changes, StoreChange{ID: newEventID()})
-	default:
-		ev := *e.note
-		ev.Time = micros(start)
-		stored := s.record(ev, s.maker(), [32]byte{})
-		changes = append(changes, StoreChange{ID: ev.ID, Event: &stored})
-		events = append(events, ev)
-	}
-	for _, it := range e.items {
-		if len(it.Data) > maxItem {
-			return fmt.Errorf("%w: an item of kind %s would have %d bytes, at most %d: what a factor keeps of a challenge or an actor has to be smaller", ErrLimit, it.Kind, len(it.Data), maxItem)
-		}
-	}
-	changes[0].Items = e.items
-	if err := s.store.Apply(ctx, changes...); err != nil {
-		if err = storeError(err); !errors.Is(err, ErrConflict) { // written or not: nobody knows
-			s.doubt(changes)
-		}
-		return err
-	}
-	s.announce(ctx, notice{j.action, changes, events, start})
-	return nil
+	return j.subject == theActor || j.subject == aKey && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
 }
 
 // note is an event outside every chain; about says what it is about, see

@@ -260,7 +260,9 @@ func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time
 // swapping writes items that are about the actor alone, again after every
 // conflict: the budget, the challenges, the enrolments. It authorises nothing.
 func (s session) swapping(ctx context.Context, work func(Actor, *StoreRecord) (effect, error)) error {
-	return s.do(ctx, job{wide: true, own: true, silent: true, work: work})
+	j := ofActor("", "").changing(work)
+	j.unlogged = true
+	return s.do(ctx, j)
 }
 
 // itemChallenge is the kind of the items that keep challenges.

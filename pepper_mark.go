@@ -156,7 +156,7 @@ func (m *Manager) mark(ctx context.Context, all marks) (err error) {
 		if len(all) == 0 {
 			m.warnUntagged(ctx)
 		}
-		err = m.own().apply(ctx, e.note.Actor, job{action: ActionPepper}, e)
+		err = m.own().apply(ctx, e.note.Actor, ofStore(ActionPepper), e)
 		if err != nil && !errors.Is(err, ErrConflict) || attempt == maxAttempts+MaxPepperSlot {
 			return err
 		}
@@ -233,7 +233,7 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 // has no mark of this slot), ErrConflict, ErrUnavailable, ErrClosed.
 func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	s := m.own()
-	return s.do(ctx, job{action: ActionPepper, wide: true, staff: true, spans: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+	return s.do(ctx, ofStore(ActionPepper).changing(func(a Actor, _ *StoreRecord) (effect, error) {
 		switch {
 		case !s.ring.has():
 			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set ManagerConfig.Peppers")
@@ -253,7 +253,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 		}
 		it, _ = s.vouchedFor(slot, it)
 		return effect{items: []StoreItem{it}, note: s.note(a, ActionPepper, "", "adopted:"+it.ID)}, nil
-	}})
+	}))
 }
 
 // Remac renews record MACs that the minting pepper did not make, and signs
@@ -277,13 +277,13 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 	var failed []error
 	for renewed < limit {
 		var page StorePage
-		err := s.do(ctx, job{action: ActionRemac, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
+		err := s.do(ctx, ofStore(ActionRemac).reading(func(Actor, *StoreRecord) error {
 			var err error
 			if page, err = s.store.List(ctx, f); err != nil {
 				err = storeError(err)
 			}
-			return effect{}, err
-		}})
+			return err
+		}))
 		if err != nil {
 			return renewed, errors.Join(append(failed, err)...)
 		}
@@ -309,11 +309,13 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 }
 
 func (s session) remac(ctx context.Context, key KeyID) error {
-	return s.do(ctx, job{action: ActionRemac, key: key, staff: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
+	j := ofKey(ActionRemac, key).changing(func(_ Actor, stored *StoreRecord) (effect, error) {
 		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
 			return effect{}, nil // somebody else was faster
 		}
 		r := stored.clone()
 		return effect{made: []made{{record: &r}}}, nil
-	}})
+	})
+	j.staff = true
+	return s.do(ctx, j)
 }

@@ -82,7 +82,7 @@ type part struct {
 func (p *provisioning) approval() approval {
 	return approval{
 		job: job{
-			action: ActionProvision, wide: true, account: p.Account, kind: Publishable, name: p.Name,
+			action: ActionProvision, subject: anAccount, account: p.Account, kind: Publishable, name: p.Name,
 			plan: p.plan, first: p.stand, modes: p.modes,
 		},
 		sum: sumOf(ActionProvision, func(c *canon.Writer) {
@@ -128,7 +128,7 @@ func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *StoreReco
 	left := 0
 	for i := range p.parts {
 		if blank := p.parts[i].blank; blank != nil {
-			if err := s.stand(a, job{action: ActionProvision}, blank.Account, blank.Mode); err != nil {
+			if err := s.stand(a, ofAccount(ActionProvision, p.Account), blank.Account, blank.Mode); err != nil {
 				p.parts[i], refused = part{}, err
 				continue
 			}

@@ -20,7 +20,7 @@ import (
 // ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
 // once the context has ended), ErrUnavailable, ErrClosed.
 func (m *Manager) Suspend(ctx context.Context, id KeyID) error {
-	return m.own().lessen(ctx, job{action: ActionSuspend, key: id, plan: lessens(suspend)}, suspend)
+	return m.own().lessen(ctx, ofKey(ActionSuspend, id).lessening(suspend), suspend)
 }
 
 func suspend(r *StoreRecord, _ time.Time) (made, bool) {
@@ -43,7 +43,7 @@ type RevokeRequest struct {
 
 func (r RevokeRequest) guarded() approval {
 	return approval{
-		job:  job{action: ActionRevoke, key: r.Key, lessens: true, plan: lessens(r.edit)},
+		job:  ofKey(ActionRevoke, r.Key).lessening(r.edit),
 		free: r.Reason == ReasonCompromised,
 		sum: sumOf(ActionRevoke, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
@@ -89,26 +89,13 @@ func (r Reason) valid() (Reason, error) {
 	return cmp.Or(r, ReasonRequested), nil
 }
 
-// lessens is the plan of what takes power away. It refuses nothing: that never waits
-// for anything but a role.
-func lessens(edit func(*StoreRecord, time.Time) (made, bool)) func(context.Context, session, Actor, *StoreRecord, time.Time) ([]planned, error) {
-	return func(_ context.Context, _ session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
-		r := stored.clone()
-		if stored.State() != Revoked {
-			edit(&r, now)
-		}
-		return []planned{{stored, &r}}, nil
-	}
-}
-
 // lessen takes power away from a key that is not revoked yet.
-func (s session) lessen(ctx context.Context, j job, edit func(*StoreRecord, time.Time) (made, bool)) error {
-	j.lessens = true
+func (s session) lessen(ctx context.Context, j job, edit lessening) error {
 	j.work = func(_ Actor, r *StoreRecord) (effect, error) { return s.lessened(r, edit), nil }
 	return s.do(ctx, j)
 }
 
-func (s session) lessened(stored *StoreRecord, edit func(*StoreRecord, time.Time) (made, bool)) effect {
+func (s session) lessened(stored *StoreRecord, edit lessening) effect {
 	// Only skip the write if the record's MAC holds. Otherwise whoever writes to the
 	// database could put RevokedAt there, let a revocation pass as done, and clear
 	// RevokedAt again.
@@ -189,13 +176,18 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	var chunk []KeyID
 	var failed []error
 	start := s.cfg.Now()
-	err = s.do(ctx, job{action: ActionRevoke, wide: true, account: req.Account, mode: req.Mode, kind: req.Kind, reads: true, spans: req.Pepper != 0, first: req.selects, work: func(a Actor, _ *StoreRecord) (effect, error) {
+	j := ofAccount(ActionRevoke, req.Account)
+	if req.Pepper != 0 {
+		j = ofAnyAccount(ActionRevoke, req.Account)
+	}
+	j.first = req.selects
+	err = s.do(ctx, j.in(req.Mode, req.Kind, "").reading(func(a Actor, _ *StoreRecord) error {
 		page, err := s.page(ctx, StoreFilter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
 		}, req.Cursor)
 		if err != nil {
-			return effect{}, err
+			return err
 		}
 		for i := range page.Records {
 			r := &page.Records[i] // the store's filter looks at the MAC's slot too
@@ -216,8 +208,8 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 			chunk = append(chunk, d.Key)
 		}
 		done.Next = page.Next
-		return effect{}, nil
-	}})
+		return nil
+	}))
 	if err != nil {
 		return RevokedAll{}, err
 	}

@@ -204,7 +204,7 @@ func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account str
 		ID: "credential:" + p.id.String(), Account: account, holder: true,
 		Addr: from.Addr, UserAgent: from.UserAgent, RequestID: from.RequestID,
 	}
-	return s.doAs(ctx, holder, job{action: ActionRevokeToken, key: key, lessens: true, work: func(_ Actor, stored *StoreRecord) (effect, error) {
+	j := ofKey(ActionRevokeToken, key).changing(func(_ Actor, stored *StoreRecord) (effect, error) {
 		if stored.credential(p.id) == nil {
 			return effect{}, ErrNotFound
 		}
@@ -213,5 +213,7 @@ func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account str
 			m.reason = reason
 			return m, ended
 		}), nil
-	}})
+	})
+	j.aim = toLessen
+	return s.doAs(ctx, holder, j)
 }

@@ -45,7 +45,7 @@ type RotateRequest struct {
 func (r RotateRequest) guarded() approval {
 	return approval{
 		job: job{
-			action: ActionRotate, key: r.Key, ifVersion: r.IfVersion, stands: true,
+			action: ActionRotate, subject: aKey, key: r.Key, ifVersion: r.IfVersion, stands: true,
 			plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 				unrotated := stored.clone()
 				if err := s.makeRoom(&unrotated, r, now); err != nil {
@@ -314,7 +314,7 @@ func (r *StoreRecord) trim(now time.Time) {
 func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 	s := m.own()
 	return s.do(ctx, job{
-		action: ActionCancelRotation, key: id,
+		action: ActionCancelRotation, subject: aKey, key: id,
 		plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 			m, err := s.callOff(stored, now)
 			return []planned{{stored, m.record}}, err
@@ -356,7 +356,8 @@ type RetireRequest struct {
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	s := m.own()
 	edit := func(r *StoreRecord, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }
-	return s.do(ctx, job{action: ActionRetire, key: req.Key, lessens: true, plan: lessens(edit), work: func(_ Actor, stored *StoreRecord) (effect, error) {
+	j := ofKey(ActionRetire, req.Key).lessening(edit)
+	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
 		if stored.credential(req.Credential) == nil {
 			return effect{}, ErrNotFound
 		}
@@ -365,7 +366,8 @@ func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 			e.also = ActionCancelRotation // who may not call a rotation off must not do it through Retire
 		}
 		return e, nil
-	}})
+	}
+	return s.do(ctx, j)
 }
 
 // retire is how a single credential ends, whoever wants it.

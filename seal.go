@@ -235,20 +235,22 @@ func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 		return 0, err
 	}
 	batch := resealing{session: s, kek: s.vault.keks[0].ID(), left: limit}
-	err = s.do(ctx, job{action: ActionReseal, wide: true, staff: true, reads: true, spans: true, work: func(Actor, *StoreRecord) (effect, error) {
+	err = s.do(ctx, ofStore(ActionReseal).reading(func(Actor, *StoreRecord) error {
 		err := batch.tokens(ctx)
 		for _, kind := range []StoreItemKind{itemEnrolled, itemEnrolling} {
 			if err == nil {
 				err = batch.enrolments(ctx, kind)
 			}
 		}
-		return effect{}, err
-	}})
+		return err
+	}))
 	if done = limit - batch.left; done > 0 {
 		// What was done is done: its event is written as soon as the store takes it.
-		err = errors.Join(err, s.do(ctx, job{action: ActionReseal, wide: true, staff: true, spans: true, lessens: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+		j := ofStore(ActionReseal).changing(func(a Actor, _ *StoreRecord) (effect, error) {
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
-		}}))
+		})
+		j.aim = toLessen
+		err = errors.Join(err, s.do(ctx, j))
 	}
 	if batch.more > 0 {
 		batch.failed = append(batch.failed, fmt.Errorf("and %d more", batch.more))

@@ -56,7 +56,7 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 		}
 	}()
 	j := ask.job
-	j.silent, j.lessens = true, false
+	j.unlogged, j.aim = true, toChange
 	j.work = func(a Actor, r *StoreRecord) (effect, error) {
 		b, err := s.budgetOf(ctx, a)
 		if err != nil {

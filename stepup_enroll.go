@@ -84,7 +84,7 @@ func (r DisableRequest) guarded() approval {
 // ownFactor approves what somebody does to a factor of their own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
-		job: job{action: action, wide: true, own: true, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
+		job: job{action: action, subject: theActor, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 			_, err := s.enroller(factor)
 			return err
 		}},
@@ -101,7 +101,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 		says = append(says, "factor: "+factor)
 	}
 	return approval{
-		job: job{action: action, wide: true, account: account, spans: true, first: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
+		job: job{action: action, subject: anyAccount, account: account, first: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
 			if _, err := s.enroller(factor); err != nil {
 				return err
 			}
@@ -296,7 +296,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 // ErrNoActor, ErrUnavailable.
 func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 	s := m.own()
-	err = s.do(ctx, job{action: ActionRead, wide: true, own: true, reads: true, work: func(a Actor, _ *StoreRecord) (effect, error) {
+	err = s.do(ctx, ofActor(ActionRead, "").reading(func(a Actor, _ *StoreRecord) error {
 		factors = nil
 		for _, name := range slices.Sorted(maps.Keys(s.cfg.Factors)) {
 			if _, err := s.enroller(name); err != nil {
@@ -304,14 +304,14 @@ func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 			}
 			it, err := s.item(ctx, itemEnrolled, enrolledID(a, name))
 			if err != nil {
-				return effect{}, err
+				return err
 			}
 			if it.Version > 0 {
 				factors = append(factors, name)
 			}
 		}
-		return effect{}, nil
-	}})
+		return nil
+	}))
 	return factors, err
 }
 

@@ -116,7 +116,7 @@ func grantID(g Grant) string {
 // factorsFor is how a job finds the factors that approve an action; none: it is
 // not guarded.
 func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error) {
-	if j.own {
+	if j.subject == theActor {
 		return s.ownFactors(ctx, a, j.factor)
 	}
 	return func(action Action, mode Mode) []string {
@@ -209,7 +209,7 @@ func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors
 	if err != nil {
 		return nil, err
 	}
-	if j.own { // a factor is not set up by setting up a factor
+	if j.subject == theActor { // a factor is not set up by setting up a factor
 		e.Enroll, e.ByAnother = nil, len(e.Factors) == 0
 		return e, nil
 	}

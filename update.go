@@ -97,7 +97,7 @@ type UpdateRequest struct {
 
 func (r UpdateRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionUpdate, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(r.edit)},
+		job:    job{action: ActionUpdate, subject: aKey, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(r.edit)},
 		others: []Action{ActionWiden, ActionResume},
 		sum: sumOf(ActionUpdate, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
@@ -327,7 +327,7 @@ type ResumeRequest struct {
 
 func (r ResumeRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionResume, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(resume)},
+		job:    job{action: ActionResume, subject: aKey, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(resume)},
 		others: []Action{ActionWiden}, // that is what it is
 		sum: sumOf(ActionResume, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])

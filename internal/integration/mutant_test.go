@@ -243,7 +243,7 @@ var mutants = []mutant{
 		old:   "if run == 0 || run > asked {",
 		new:   "if run == 0 || run > asked-1 {",
 		tests: "TestSyncAsksAfterItWasCalled"},
-	{name: "the account is not compared", file: "manager_job.go",
+	{name: "the account is not compared", file: "manager_do.go",
 		old:   "if !a.operator && r.Account != a.Account {",
 		new:   "if false && r.Account != a.Account {",
 		tests: "TestAnotherAccountDoesNotExist"},

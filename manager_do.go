@@ -1,0 +1,320 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// do is passed by every management call. It finds the actor, compares their account
+// with the key's, asks Policy and Standing, redeems the grant, writes record and
+// event together, and tells this node's Verifiers before it returns. No method can
+// forget one of these, because no method does any. Three writes go round it, none
+// of which changes what a key may do: the mark of a pepper (pepper_mark.go), a denial
+// (policy.go) and a value that is sealed anew (seal.go).
+func (s session) do(ctx context.Context, j job) error {
+	a, err := actorOf(ctx)
+	if err != nil {
+		return err
+	}
+	return s.doAs(ctx, a, j)
+}
+
+func (s session) doAs(ctx context.Context, a Actor, j job) error {
+	switch {
+	case s.closed.Load():
+		return ErrClosed
+	case s.unfit != nil:
+		return s.unfit
+	}
+	if j.aim == toLessen {
+		var cancel context.CancelFunc
+		if _, bounded := ctx.Deadline(); !bounded {
+			ctx, cancel = context.WithTimeout(ctx, lessenTime)
+			defer cancel()
+		}
+	}
+	var cause error // why there was another attempt: its own end is only that of its time
+	for attempt := 1; ; attempt++ {
+		err := s.once(ctx, a, j)
+		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
+		switch {
+		case err != nil && cause != nil && ctx.Err() != nil:
+			return fmt.Errorf("%w, after: %v", err, cause)
+		case err == nil || s.joined || ctx.Err() != nil || errors.Is(err, errVersion),
+			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
+			!conflict && !(down && j.aim == toLessen),
+			attempt == maxAttempts && j.aim != toLessen:
+			return err
+		case j.aim == toLessen && conflict: // at once
+		default:
+			cause = err
+			// Longer each time: on a slow cluster sixteen who want one key would meet again.
+			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
+		}
+	}
+}
+
+const (
+	maxAttempts = 16
+	lessenTime  = 5 * time.Second
+)
+
+// errVersion: IfVersion does not hold, and will not at the next attempt either.
+var errVersion = fmt.Errorf("%w", ErrConflict)
+
+// once is one attempt of do, on what is stored now.
+func (s session) once(ctx context.Context, a Actor, j job) error {
+	start := s.cfg.Now()
+	on, err := s.admit(ctx, a, j)
+	if err != nil {
+		return err
+	}
+	r, modes := on.record, j.modesOf(on.about)
+	spent, err := s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
+	if err != nil {
+		return err
+	}
+	e, err := j.work(a, r)
+	switch {
+	case err != nil || j.aim == toRead || j.aim == toInspect:
+		return err
+	case !e.nothing():
+		if e.also != "" && e.also != j.action {
+			if err := s.permit(ctx, a, ofKey(e.also, j.key), on.asked); err != nil {
+				return err
+			}
+		}
+		if beyond := e.beyond(); len(beyond) > 0 {
+			if spent, err = s.redeem(ctx, a, j, modes, r, append([]Action{j.action}, beyond...)...); err != nil {
+				return err
+			}
+		}
+		e.items = append(e.items, spent...)
+		return s.apply(ctx, a, j, e)
+	case r != nil:
+		// What was asked for is so already, because another node did it, or an
+		// earlier attempt of ours whose answer was lost. This node's Verifiers may
+		// not know yet, and after a Revoke that returned nil they have to.
+		s.announce(ctx, notice{action: j.action, changes: []StoreChange{{Record: r}}, start: start})
+	}
+	return nil
+}
+
+// matter is what one attempt at a job is about.
+type matter struct {
+	record *StoreRecord // nil: no existing key
+	about  Info         // of the record; without one, what is known
+	asked  []transition
+}
+
+// admit loads what a job is about, and asks whoever may refuse it, all but the
+// factors.
+func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err error) {
+	r, err := s.target(ctx, a, j)
+	if err != nil {
+		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+		}
+		return on, err
+	}
+	now := s.cfg.Now()
+	on = matter{record: r, about: Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}}
+	if r != nil {
+		on.about = s.describeAll(r, now)
+	}
+	var plan []planned
+	var refused error
+	if j.plan != nil {
+		plan, refused = j.plan(ctx, s, a, r, now)
+	}
+	on.asked = s.transitions(on.about, plan, now)
+	if err := s.permit(ctx, a, j, on.asked); err != nil {
+		return on, err
+	}
+	empowers := s.empowers(plan)
+	if j.stands || empowers {
+		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
+			return on, err
+		}
+	}
+	if empowers {
+		if err := s.products(a, j, plan); err != nil {
+			return on, err
+		}
+	}
+	if r != nil && (j.aim == toChange || j.aim == toRead) {
+		if err := s.believe(r); err != nil {
+			return on, err
+		}
+	}
+	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
+		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
+	}
+	if j.first != nil {
+		if err := j.first(ctx, s, a, r); err != nil {
+			return on, err
+		}
+	}
+	return on, refused
+}
+
+// transition is what a Policy is asked about: see [ChangePolicy].
+type transition struct{ before, after Info }
+
+// transitions are what a Policy is asked about: each key that a plan changes or
+// makes, or, without a plan, what the job is about, which stays as it is.
+func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []transition) {
+	for _, p := range plan {
+		t := transition{after: c.describeAll(p.would, now)}
+		if p.is != nil {
+			t.before = c.describeAll(p.is, now)
+		} else {
+			t.after.ID = KeyID{} // it is drawn anew when the key is made
+			t.before = Info{Account: t.after.Account, Mode: t.after.Mode, Kind: t.after.Kind, Name: t.after.Name}
+		}
+		asked = append(asked, t)
+	}
+	if len(asked) == 0 {
+		asked = []transition{{about, about}}
+	}
+	return asked
+}
+
+// empowers reports whether a key that there is would do more afterwards. That asks
+// Standing, as making a key does: an account that may not have a new key must not
+// get one by bringing an old one back.
+func (c *core) empowers(plan []planned) bool {
+	return slices.ContainsFunc(plan, func(p planned) bool { return p.is != nil && c.widens(p.is, p.would) })
+}
+
+// stand asks Standing, and tells the hooks what it refuses.
+func (s session) stand(a Actor, j job, account string, m Mode) error {
+	if s.cfg.Standing == nil {
+		return nil
+	}
+	if err := s.cfg.Standing.Allowed(account, m); err != nil {
+		s.cfg.Trace.denied(a, j.action, j.key, err)
+		return joined(ErrStanding, err)
+	}
+	return nil
+}
+
+// permit asks Policy, and records what it refuses.
+func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
+	for _, t := range asked {
+		if err := s.authorize(ctx, a, j, t); err != nil {
+			s.cfg.Trace.denied(a, j.action, j.key, err)
+			s.recordDenial(ctx, a, j, t.before)
+			return joined(ErrForbidden, err)
+		}
+	}
+	return nil
+}
+
+// authorize asks Policy. A token's holder may end it: having it is the right.
+func (s session) authorize(ctx context.Context, a Actor, j job, t transition) error {
+	switch {
+	case a.holder && j.action == ActionRevokeToken, j.subject == theActor:
+		return nil
+	case j.staff && !a.operator:
+		return fmt.Errorf("%s is for an Operator", j.action)
+	}
+	if p, sees := s.cfg.Policy.(ChangePolicy); sees {
+		return p.AuthorizeChange(ctx, a, j.action, t.before, t.after)
+	}
+	return s.cfg.Policy.Authorize(ctx, a, j.action, t.before)
+}
+
+// target loads the key that a job is about, and is the one place where accounts
+// are compared: before Policy is asked, so that no Policy can widen it, and with
+// one answer for a foreign key and one that does not exist.
+func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, error) {
+	if a.operator && a.Account != "" && !j.always() {
+		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
+	}
+	if j.subject != aKey {
+		switch {
+		case !a.operator && j.account != "" && j.account != a.Account:
+			return nil, ErrNotFound
+		case j.subject == anAccount && accountOf(a, j.account) == "":
+			return nil, invalid("an operator has to name the account")
+		}
+		return nil, nil
+	}
+	r, err := s.store.Get(ctx, j.key)
+	if err != nil {
+		var corrupt *CorruptError
+		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
+			s.cfg.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
+			return nil, ErrNotFound
+		}
+		return nil, storeError(err)
+	}
+	if !a.operator && r.Account != a.Account {
+		return nil, ErrNotFound
+	}
+	return &r, nil
+}
+
+// maxItem is what every store takes of an item's data, in bytes. A name has its
+// limit; what a factor of the program's own keeps beside it has only this one.
+const maxItem = 64 << 10
+
+// apply writes an effect with its events in one Apply, and makes it known.
+func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
+	start := s.cfg.Now()
+	a.holder = false // OnEvent is told what the log says
+	var changes []StoreChange
+	var events []Event
+	for _, m := range e.made {
+		r := m.record
+		r.boundTimes()
+		ev := Event{
+			ID: newEventID(), Time: micros(start), Action: j.action, Outcome: OutcomeDone, Account: r.Account, Mode: r.Mode,
+			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
+			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
+		}
+		by := s.maker()
+		if !m.unsigned {
+			by.follows(r.MAC)
+		}
+		stored := s.record(ev, by, r.Head)
+		r.Version, r.Head = ev.Seq, stored.Hash
+		if !m.unsigned {
+			s.sign(r)
+		}
+		changes = append(changes, StoreChange{ID: ev.ID, Record: r, Event: &stored})
+		events = append(events, ev)
+	}
+	switch {
+	case len(changes) > 0:
+	case e.note == nil && !j.unlogged:
+		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
+	case e.note == nil:
+		changes = append(changes, StoreChange{ID: newEventID()})
+	default:
+		ev := *e.note
+		ev.Time = micros(start)
+		stored := s.record(ev, s.maker(), [32]byte{})
+		changes = append(changes, StoreChange{ID: ev.ID, Event: &stored})
+		events = append(events, ev)
+	}
+	for _, it := range e.items {
+		if len(it.Data) > maxItem {
+			return fmt.Errorf("%w: an item of kind %s would have %d bytes, at most %d: what a factor keeps of a challenge or an actor has to be smaller", ErrLimit, it.Kind, len(it.Data), maxItem)
+		}
+	}
+	changes[0].Items = e.items
+	if err := s.store.Apply(ctx, changes...); err != nil {
+		if err = storeError(err); !errors.Is(err, ErrConflict) { // written or not: nobody knows
+			s.doubt(changes)
+		}
+		return err
+	}
+	s.announce(ctx, notice{j.action, changes, events, start})
+	return nil
+}
