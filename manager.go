@@ -141,6 +141,51 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	return m, nil
 }
 
+// matches fails the start where a Verifier of this process could not accept what this
+// Manager issues, would read it otherwise, or would hash it anew: before anything is
+// written.
+func (c *core) matches(local []*Verifier) error {
+	for i, v := range local {
+		switch {
+		case v.prefix != c.prefix:
+			return invalid("ManagerConfig.Local[%d] has prefix %q, the Manager has %q", i, v.prefix, c.prefix)
+		case c.ring.has() && v.ring.at(c.ring.first.slot) == nil:
+			return invalid("ManagerConfig.Local[%d] has not the pepper of slot %d, with which the Manager mints", i, c.ring.first.slot)
+		case c.ring.has() && !samePepper(c.ring.first, v.ring.at(c.ring.first.slot)):
+			return fmt.Errorf("%w: ManagerConfig.Local[%d] has another pepper in slot %d than the Manager", ErrPepper, i, c.ring.first.slot)
+		case !c.ring.has() && v.ring.has() && !v.acceptUntagged:
+			return invalid("ManagerConfig.Local[%d] has a pepper, and the Manager mints without one: give it the same, or set AcceptUntagged while it is introduced", i)
+		case c.catalog.forms() > v.catalog.forms():
+			return invalid("ManagerConfig.Local[%d] has not the Catalog's forms of ability that the Manager gives to keys: set VerifierConfig.Catalog to the same", i)
+		}
+		if why := hashesOf(c.hashers[0], v); why != "" {
+			return invalid("ManagerConfig.Local[%d] %s: share the Hasher of ManagerConfig with VerifierConfig.Hashers", i, why)
+		}
+	}
+	return nil
+}
+
+// hashesOf says why a Verifier does not fit what a Manager's Hasher makes; "" if it
+// does.
+func hashesOf(minting Hasher, v *Verifier) string {
+	made := sampleOf(minting)
+	reader := pickHasher(v.hashers, made)
+	switch {
+	case reader == nil:
+		return fmt.Sprintf("has no Hasher for %s, with which the Manager hashes", minting.Name())
+	case !canRead(reader, minting):
+		return fmt.Sprintf("has a Hasher for %s that cannot read what the Manager hashes, by its MaxMemory or its peppers", minting.Name())
+	case v.cfg.ReadOnly || !v.hashers[0].Outdated(made):
+		return ""
+	}
+	for _, h := range v.hashers { // a list that names it means to replace what it makes
+		if sampleOf(h) == made {
+			return ""
+		}
+	}
+	return fmt.Sprintf("would hash anew, as %s, whatever the Manager hashes", v.hashers[0].Name())
+}
+
 // Close ends the Manager: later calls are ErrClosed. It waits, within ctx, for the
 // calls of RevokeToken that are under way, which go on when their callers hang up.
 func (m *Manager) Close(ctx context.Context) error {

@@ -86,6 +86,11 @@ type pepperKeys struct {
 	mac  func(purpose, []byte) [32]byte
 }
 
+func markOf(k *pepperKeys) []byte {
+	sum := k.mac(purposeMark, []byte("apikey pepper mark v1"))
+	return sum[:]
+}
+
 // keyedMAC is an HMAC that has its key already, and room for its result. They
 // are pooled, because a forged tag must cost no memory, and because setting a
 // key costs as much as a short message.

@@ -27,11 +27,6 @@ const (
 	vouchSize = 1 + sha256.Size
 )
 
-func markOf(k *pepperKeys) []byte {
-	sum := k.mac(purposeMark, []byte("apikey pepper mark v1"))
-	return sum[:]
-}
-
 func markID(slot uint8) string { return fmt.Sprintf("%02d", slot) }
 
 // marks are the items of the peppers that a database was used with, by slot.
