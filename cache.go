@@ -11,17 +11,16 @@ import (
 )
 
 // cache is the warm cache: for tokens that were proven, the proof and the
-// newest record. Three rules hold in this file and in
-// cache_change.go, and nowhere else:
+// newest record. Three rules hold in this file, in cache_change.go and in
+// cache_merge.go, and nowhere else:
 //
 //   - Only a proven token makes an entry, so junk can neither fill it nor drive
 //     anything out of it.
 //   - The fence: whatever began before the last change of a credential or of its
 //     key neither fills the cache nor is answered (enter, settle).
-//   - A change replaces the record and keeps the proof. A record older than the
-//     one that is here revives nothing: of the two, what either forbids is
-//     forbidden (renew, in cache_change.go), whichever of the key's tokens it came by
-//     (compare).
+//   - A change replaces the record and keeps the proof. A record older than the one
+//     that is here revives nothing, whichever of the key's tokens it came by: what
+//     either of the two forbids is forbidden (cache_merge.go).
 //
 // A hit takes no lock: it reads the table, and then one pointer, which a change
 // replaces before it returns.
@@ -230,9 +229,10 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 		c.renew(e, o.key, news{readAt: o.readAt, from: readNow})
 		return e.key
 	}
-	k := c.compare(o.key)
+	m := c.compare(o.key)
+	k := m.key
 	k.epoch = c.epoch.Load()
-	if k == o.key {
+	if !m.doubt {
 		k.readAt = jitter(o.readAt, c.maxAge)
 	}
 	k.proof = [16]byte(o.digest[:])
@@ -244,34 +244,29 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 	return k
 }
 
-// compare holds the first record of a token against what the key's other tokens
-// have shown, and returns what this token is to be judged by. A revocation counts for
-// all. If the versions differ, the newer record counts, and so does what the older one
-// forbids; the token that had the older record is read again before its next answer.
-// If two records of one version differ, both count.
-func (c *cache) compare(k *liveKey) *liveKey {
-	newest := k
-	for _, e := range c.warm.siblings(k.info.ID) {
+// compare merges the first record of a token with the records of the key's other warm
+// tokens. It puts what those tokens are to be judged by, and returns what this token
+// is to be judged by: if several other records count beside its own, the newest.
+func (c *cache) compare(row *liveKey) merged {
+	m := merged{key: row}
+	for _, e := range c.warm.siblings(row.info.ID) {
 		known := e.key
+		if known == nil {
+			continue // evicted for the one before
+		}
+		forRow, forKnown := mergeOtherToken(row, known)
 		switch {
-		case known == nil:
-		case known.state == Revoked && k.state == Revoked:
-		case known.state == Revoked:
-			k.die(known.info.RevokedAt)
-		case k.state == Revoked:
-			dead := &liveKey{view: known.view}
-			dead.die(k.info.RevokedAt)
-			c.put(e, dead, c.readAt(known))
-		case known.info.Version < k.info.Version:
-			c.put(e, &liveKey{view: known.view}, instant{})
-		case known.info.Version > newest.info.Version || known.info.Version == newest.info.Version && !known.agrees(newest):
-			newest = known
+		case forKnown.doubt:
+			c.put(e, forKnown.key, instant{})
+		case forKnown.key != known:
+			c.put(e, forKnown.key, c.readAt(known))
+		case forRow.key.state == Revoked: // it counts for the tokens after this one too
+			row, m = forRow.key, forRow
+		case forRow.doubt && forRow.key.outranks(m.key):
+			m = forRow
 		}
 	}
-	if newest == k || k.state == Revoked {
-		return k
-	}
-	return newest.forTokenOf(k)
+	return m
 }
 
 // claim lets one caller read an entry again, unless that was done since they looked
@@ -306,7 +301,7 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 		return
 	}
 	old := e.key
-	k := &liveKey{view: old.view}
+	k := old.copied()
 	if old.state == Active && !old.ended { // as if it were unknown, for as long as absence is remembered
 		k.set(trouble{ErrInvalidToken, k.trouble().also})
 		until := 2*c.maxAge - negativeTime

@@ -62,25 +62,12 @@ func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
 		if known == nil {
 			continue // evicted for the one before
 		}
-		id := known.id
-		k := live(id, e.claims)
-		switch damaged := k.trouble().damage != nil; {
-		case !damaged && k.unlisted && (known.info.ID != r.ID || k.same(known) && !known.unlisted):
-			k.set(trouble{damage: notListed(r)})
-		case damaged || !k.unlisted || k.info.Version < known.info.Version || known.state == Revoked:
-			// like any other
-		case len(all) > maxSiblings:
+		seen := live(known.id, e.claims)
+		if len(all) > maxSiblings && dropped(known, seen) {
 			c.remove(e)
 			continue
-		default: // dropped from a record that is believed: long ended, which is not forgotten
-			k.set(trouble{damage: ErrInvalidToken})
-			c.put(e, k, instant{})
-			continue
 		}
-		if k.trouble().damage != nil && n.from == toldHere {
-			k.onlyWhatWasDone(n.did, id == n.id)
-		}
-		c.renew(e, k, n)
+		c.renew(e, seen, n)
 	}
 }
 
@@ -95,9 +82,7 @@ func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from
 	defer c.mu.Unlock()
 	for _, e := range c.affected(err.Key, by) {
 		if old := e.key; old != nil {
-			k := &liveKey{view: old.view}
-			k.set(trouble{damage: err})
-			c.renew(e, k, news{readAt: readAt, from: from})
+			c.renew(e, old.with(trouble{damage: err}), news{readAt: readAt, from: from})
 		}
 	}
 }
@@ -130,7 +115,7 @@ func (c *cache) doubtKey(r *StoreRecord) {
 	}
 	for _, e := range all {
 		if old := e.key; old != nil { // else it was evicted for the one before
-			c.put(e, &liveKey{view: old.view}, instant{})
+			c.put(e, old.copied(), instant{})
 		}
 	}
 	if c.active == 0 || len(c.changed) > maxChanged || len(c.keys) > maxChanged {
@@ -148,56 +133,16 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 	return all
 }
 
-// renew puts a record beside an existing proof.
-//
-// If a record disagrees with a newer one that was here before, either the record comes
-// late, or history was rewritten: a backup restored, a failover, a row put back
-// by hand. Nothing here can tell which, so both count: what either forbids is
-// forbidden (trouble.also), until a read of the store decides. After a revocation was
-// seen, only a record that is revoked takes its place.
-func (c *cache) renew(e *entry, k *liveKey, n news) {
-	old, readAt, from := e.key, n.readAt, n.from
-	known := &liveKey{view: old.view} // which is not changed, but replaced
-	known.set(trouble{})
-	damage := k.trouble().damage
-	was := c.readAt(old)
-	if was == (instant{}) && from != readNow {
-		readAt = instant{} // in doubt: only a read that nothing has overtaken ends that
+// renew puts what mergeSameToken decides beside an existing proof. If the record that
+// is here is in doubt, it stays so until a read that nothing has overtaken.
+func (c *cache) renew(e *entry, seen *liveKey, n news) {
+	m, was := mergeSameToken(e.key, seen, n), c.readAt(e.key)
+	inDoubt := was == (instant{}) && n.from != readNow
+	if m.doubt || inDoubt {
+		c.put(e, m.key, instant{})
+		return
 	}
-	death := known.info.State == Revoked
-	if damage == nil && !k.unlisted { // an end is for ever, whichever version says so
-		known.ended = known.ended || k.ended
-		k.ended = known.ended
-	}
-	same := k.same(known)
-	switch {
-	case damage != nil && death: // damage never hides a death that was seen
-		c.put(e, known, later(was, readAt, c.maxAge))
-	case damage != nil:
-		known.set(trouble{damage: damage}) // what was believed last stays, to compare with
-		if from == toldHere && !k.unlisted {
-			known.ended = known.ended || k.ended
-		}
-		if from == toldHere && k.info.State > known.info.State {
-			known.own()
-			known.state, known.info.State, known.info.RevokedAt = k.state, k.info.State, k.info.RevokedAt // our own revocation of a damaged key
-		}
-		c.put(e, known, instant{})
-	case death && k.info.State != Revoked:
-		c.put(e, known, later(was, readAt, c.maxAge))
-	case !death && k.info.State == Revoked: // so is a death
-		c.put(e, k, later(was, readAt, c.maxAge))
-	case same && known.info.State > k.info.State && n.did != ActionResume: // a state that was raised above stays until Resume or a newer version
-		c.put(e, known, later(was, readAt, c.maxAge))
-	case same || k.info.Version > known.info.Version:
-		c.put(e, k, later(was, readAt, c.maxAge))
-	case from == readNow:
-		known.set(trouble{also: k})
-		c.put(e, known, later(was, readAt, c.maxAge))
-	default:
-		known.set(trouble{also: k})
-		c.put(e, known, instant{})
-	}
+	c.put(e, m.key, later(was, n.readAt, c.maxAge))
 }
 
 // put replaces an entry's record. A zero readAt has it read again before the
@@ -215,8 +160,7 @@ func (c *cache) put(e *entry, k *liveKey, readAt instant) {
 	c.evict(e)
 }
 
-// later is the later of two readings. A record in doubt stays in doubt until it
-// is read (see renew), and no reading takes an earlier one back.
+// later returns the later of two readings. No reading takes an earlier one back.
 func later(was, readAt instant, maxAge time.Duration) instant {
 	if readAt == (instant{}) {
 		return was

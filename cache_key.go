@@ -2,7 +2,6 @@ package apikey
 
 import (
 	"sync/atomic"
-	"time"
 	"unsafe"
 )
 
@@ -81,56 +80,4 @@ func (k *liveKey) Info() Info { return k.info }
 func (k *liveKey) Can(required ...Ability) bool {
 	also := k.trouble().also
 	return canAll(k.abilities.held, required) == nil && (also == nil || also.Can(required...))
-}
-
-// same reports whether two records are of one version of one history.
-func (k *liveKey) same(other *liveKey) bool {
-	return k.info.Version == other.info.Version && k.head == other.head
-}
-
-// agrees reports whether two records also say the same of the key's state, which
-// can differ within one version: a damaged record that was suspended or revoked
-// here is remembered so.
-func (k *liveKey) agrees(other *liveKey) bool {
-	return k.same(other) && k.info.State == other.info.State
-}
-
-// forTokenOf makes the record of row's token from what another token of the key has
-// shown, which is newer, or of the same version and different. What row forbids is
-// forbidden too. Window and end are row's, and nobody knows whether the newer
-// record lists the token.
-func (k *liveKey) forTokenOf(row *liveKey) *liveKey {
-	seen := &liveKey{view: view{id: row.id, terms: k.terms, about: k.about}}
-	seen.own()
-	seen.info.Credential = row.id
-	seen.notBefore, seen.notAfter = row.notBefore, row.notAfter
-	seen.until = min(row.notAfter, microsOr(k.info.ExpiresAt, never))
-	seen.ended, seen.unlisted = row.ended, true
-	seen.set(trouble{also: row})
-	return seen
-}
-
-// onlyWhatWasDone reduces a damaged record to what this process did to it: whatever
-// else it says, somebody may have written by hand. It is for a liveKey that nobody
-// else has yet.
-func (k *liveKey) onlyWhatWasDone(did Action, toThisToken bool) {
-	k.ended = k.ended && toThisToken
-	done := Active
-	switch did {
-	case ActionSuspend:
-		done = Suspended
-	case ActionRevoke:
-		done = Revoked
-	}
-	k.state = min(k.state, done)
-	if k.info.State = k.state; k.state != Revoked {
-		k.info.RevokedAt = time.Time{}
-	}
-}
-
-// die has a revocation known of another token of the key count for this one. It is
-// for a liveKey that nobody else has yet.
-func (k *liveKey) die(at time.Time) {
-	k.own()
-	k.state, k.info.State, k.info.RevokedAt = Revoked, Revoked, at
 }

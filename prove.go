@@ -49,7 +49,7 @@ func (c *core) tagged(p *parsed) error {
 func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck bool) (renew bool, err error) {
 	cred := r.credential(p.id)
 	if cred == nil {
-		return false, notListed(r)
+		return false, notListed(r.ID)
 	}
 	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
 		return false, ErrInvalidToken // relabelled by its holder; a changed row is not authentic
@@ -70,8 +70,8 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck b
 }
 
 // notListed: a lookup by a credential led to a record that does not list it.
-func notListed(r *StoreRecord) *CorruptError {
-	return &CorruptError{Key: r.ID, Detail: "lookup by a credential that the record does not list"}
+func notListed(key KeyID) *CorruptError {
+	return &CorruptError{Key: key, Detail: "lookup by a credential that the record does not list"}
 }
 
 // prove decides whether p is the token of cred. renew says that hash and check

@@ -286,7 +286,7 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liv
 					v.renewBehind(p, *got.record.credential(p.id), hashLine(got.record))
 				}
 			case got.record.credential(p.id) == nil: // it was moved by hand between the two reads
-				err = notListed(got.record)
+				err = notListed(got.record.ID)
 			}
 			if err == nil {
 				o.key, o.readAt, o.begun = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt, got.begun
