@@ -1,7 +1,6 @@
 package apikey
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -47,11 +46,11 @@ func (r RotateRequest) guarded() approval {
 		job: job{
 			action: ActionRotate, subject: aKey, key: r.Key, ifVersion: r.IfVersion, stands: true,
 			plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
-				unrotated := stored.clone()
-				if err := s.makeRoom(&unrotated, r, now); err != nil {
+				room, err := s.planRoom(stored, r, now)
+				if err != nil {
 					return nil, err
 				}
-				return []planned{{stored, &unrotated}}, nil
+				return []planned{{stored, room.madeIn(stored)}}, nil
 			},
 		},
 		sum: sumOf(ActionRotate, func(c *canon.Writer) {
@@ -122,11 +121,11 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		// Not before: hashing may have waited for seconds. An overlap that was counted
 		// from then would be over before anybody has the new token.
 		now := s.cfg.Now()
-		r := stored.clone()
-		if err := s.makeRoom(&r, req, now); err != nil {
+		room, err := s.planRoom(stored, req, now)
+		if err != nil {
 			return effect{}, err
 		}
-		c := *cred
+		r, c := room.madeIn(stored), *cred
 		var also Action
 		switch {
 		case !req.At.IsZero():
@@ -140,138 +139,14 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		}
 		r.Credentials = slices.Insert(r.Credentials, 0, c)
 		r.trim(now)
-		issued = Issued{token, s.describeAll(&r, now)}
+		issued = Issued{token, s.describeAll(r, now)}
 		issued.Key.Version++
-		return effect{made: []made{{record: &r, credential: c.ID, changed: []string{"credentials"}}}, also: also}, nil
+		return effect{made: []made{{record: r, credential: c.ID, changed: []string{"credentials"}}}, also: also}, nil
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Issued{}, err
 	}
 	return issued, nil
-}
-
-// makeRoom ends or bounds the credentials that there are, so that at most one
-// outgoing, one current and one pending are live afterwards.
-func (s session) makeRoom(r *StoreRecord, req RotateRequest, now time.Time) error {
-	switch {
-	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
-		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
-	case r.State() == Revoked:
-		return ErrRevoked
-	case r.State() == Suspended:
-		return fmt.Errorf("%w: resume it before it is rotated", ErrSuspended)
-	case !r.live(now):
-		return fmt.Errorf("%w: give it a new expiry before it is rotated", ErrExpired)
-	case !req.At.IsZero() && !req.At.After(now):
-		return invalid("At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))
-	}
-	if req.At.IsZero() && req.Overlap == 0 { // a state, not a time: no clock is involved
-		for i := range r.Credentials {
-			r.Credentials[i].end()
-		}
-		return nil
-	}
-	from := req.At
-	if from.IsZero() {
-		from = now
-	}
-	until := from.Add(req.Overlap)
-	if !req.At.IsZero() {
-		until = from.Add(max(req.Overlap, s.skew))
-	}
-	if err := cmp.Or(notTooFar("At", from), notTooFar("the end of the older token (At + Overlap, or At + Skew if that is later)", until)); err != nil {
-		return err
-	}
-	if !r.ExpiresAt.IsZero() && (!from.Before(r.ExpiresAt) || req.Overlap > 0 && until.After(r.ExpiresAt)) {
-		return invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
-	}
-	p := r.placesOf(now, s.skew)
-	// An older token is in the way only if it would still be there when the
-	// current one becomes the older one.
-	overlaps := p.outgoing != nil && (req.At.IsZero() || p.outgoing.NotAfter.After(req.At.Add(-s.skew)))
-	switch {
-	case p.pending != nil && !req.Replace:
-		return fmt.Errorf("%w: the new token's time begins at %s; cancel that rotation, or set Replace", ErrRotationPending, p.pending.NotBefore.Format(time.RFC3339))
-	case overlaps && !req.Replace:
-		return overlapRunning(p.outgoing)
-	}
-	if p.pending != nil {
-		r.withdraw(p.pending, now)
-	}
-	if overlaps {
-		p.outgoing.end()
-	}
-	switch {
-	case p.current == nil:
-		return nil
-	case !req.At.IsZero() && !p.current.NotAfter.IsZero():
-		// It is on its way out already. Bounding it once more would leave nothing
-		// to restore when this rotation is cancelled.
-		return overlapRunning(p.current)
-	case p.current.NotAfter.IsZero() || until.Before(p.current.NotAfter):
-		p.current.NotAfter = micros(until)
-	}
-	return nil
-}
-
-func overlapRunning(c *StoreCredential) error {
-	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace; if nobody was given the newer one, retire that", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
-}
-
-// places are the at most three live credentials of a record; they point into
-// it.
-type places struct{ pending, current, outgoing *StoreCredential }
-
-func (r *StoreRecord) places(now time.Time) (p places) {
-	for i := range r.Credentials { // newest first
-		c := &r.Credentials[i]
-		switch {
-		case !c.live(now):
-		case now.Before(c.NotBefore) && p.current == nil && p.pending == nil:
-			p.pending = c
-		case p.current == nil:
-			p.current = c
-		case p.outgoing == nil:
-			p.outgoing = c
-		}
-	}
-	return p
-}
-
-// placesOf are the places for a rotation: in the last Skew before its time a scheduled
-// token is accepted already, and is still the one that is pending.
-func (r *StoreRecord) placesOf(now time.Time, skew time.Duration) places {
-	p := r.places(now)
-	if c := r.pending(now, skew); c != nil && p.current == c {
-		p = places{pending: c, current: p.outgoing}
-	}
-	return p
-}
-
-// live: not ended, and its end has not come. A pending credential is live.
-func (c *StoreCredential) live(now time.Time) bool {
-	return !c.Ended && (c.NotAfter.IsZero() || now.Before(c.NotAfter))
-}
-
-// end is for ever, and needs no clock. The sealed copy goes with it.
-func (c *StoreCredential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
-
-// pending is the credential whose time T has not come, nil if there is none. Its
-// window opens Skew before T, and until T itself it can be called off.
-func (r *StoreRecord) pending(now time.Time, skew time.Duration) *StoreCredential {
-	return r.places(now.Add(-skew)).pending
-}
-
-// withdraw ends a credential whose time has not come, and gives the current one
-// its time back: a key must not die because the token that was to follow it was
-// called off. Only that one was bounded for its sake, beyond the begin of c. A
-// token that was to end before c begins is not in its way, was bounded by an
-// earlier rotation, and still ends then, also if it is the current one by now.
-func (r *StoreRecord) withdraw(c *StoreCredential, now time.Time) {
-	c.end()
-	if p := r.places(now); p.current != nil && p.current.NotAfter.After(c.NotBefore) {
-		p.current.NotAfter = time.Time{}
-	}
 }
 
 // due is when the key is to be rotated; zero: never. A scheduled rotation puts

@@ -86,7 +86,7 @@ var gateMutants = []mutant{
 		old:   "also = ActionCancelRotation\n\t\t\t}\n\t\t\tc.NotBefore",
 		new:   "also = \"\"\n\t\t\t}\n\t\t\tc.NotBefore",
 		tests: "TestFound11RotateIsNoWayAroundCancelRotation"},
-	{name: "a token that begins in seconds is current", file: "rotation.go",
+	{name: "a token that begins in seconds is current", file: "rotation_room.go",
 		old:   "c != nil && p.current == c {",
 		new:   "c != nil && p.current == c && false {",
 		tests: "TestFound17RotateJustBeforeAScheduledTime"},
