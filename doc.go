@@ -65,8 +65,12 @@
 //
 // Go on with Cursor: due.Next until Next is empty, also after a page without keys.
 //
-// What is to end sooner than VerifierConfig.Sync is heard of by other nodes
-// when they next ask.
+// If a token is due to end sooner than VerifierConfig.Sync from now, other nodes
+// hear of it when they next ask, which may be after that time.
+//
+// While the store is away, keys that are in memory verify for
+// VerifierConfig.MaxStale, which is two minutes; then the answer is
+// [ErrUnavailable].
 //
 // # Step-up
 //
@@ -89,8 +93,14 @@
 // [Manager.Resend] sends a new code. Five codes an hour are sent to an actor, over all
 // accounts. Five wrong answers end a challenge, ten in an hour make the actor wait, and
 // a hundred lock their guarded actions until somebody else calls [Manager.LiftLock];
-// each is a [*WrongAnswerError], which says how many are left. Suspend, Retire,
-// CancelRotation and revoking as compromised are never guarded.
+// each is a [*WrongAnswerError], which says how many are left. A lift gives ten more
+// guesses, and after three lifts in thirty days only an [Operator] lifts. Suspend,
+// Retire, CancelRotation and revoking as compromised are never guarded.
+//
+// Codes are read as people type them: see [Digits]. The first authenticator of a
+// person is approved by another factor. One that replaces it is approved by the
+// authenticator itself, or by another admin ([Manager.AllowEnrollment]): neither a
+// hijacked session nor a stolen mailbox brings its own.
 //
 // Tokens are shown once, unless their key was issued Recoverable: then a copy is
 // sealed under a [KEK], for [Manager.Reveal]. TOTP seeds are sealed likewise. A

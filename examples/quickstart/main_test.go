@@ -51,12 +51,17 @@ func TestREADMEShowsTheProgram(t *testing.T) {
 	require.Contains(t, strings.Join(head[:10], ""), "package main", "a program begins by line 10")
 }
 
-// Whatever Go the README shows compiles: whole programs, and lines of one.
+// Whatever Go the README and docs/stores.md show compiles: whole programs, and lines
+// of one.
 func TestREADMEPrograms(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	blocks := strings.Split(string(readme), "```go\n")[1:]
-	require.Len(t, blocks, 4)
+	var blocks []string
+	for page, shown := range map[string]int{"README.md": 3, "docs/stores.md": 1} {
+		text, err := os.ReadFile("../../" + page)
+		require.NoError(t, err)
+		found := strings.Split(string(text), "```go\n")[1:]
+		require.Len(t, found, shown, page)
+		blocks = append(blocks, found...)
+	}
 	for _, block := range blocks {
 		block, _, _ = strings.Cut(block, "```")
 		formatted, err := format.Source([]byte(block))
@@ -72,6 +77,13 @@ func TestREADMEPrograms(t *testing.T) {
 		out, err := exec.Command("go", "vet", file).CombinedOutput() // not build: linking takes longer than all else
 		require.NoError(t, err, "%s\n%s", program, out)
 	}
+}
+
+// The README can be read in one sitting.
+func TestREADMEIsShort(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	require.LessOrEqual(t, bytes.Count(readme, []byte("\n")), 200)
 }
 
 // around is the program that the README's single lines stand in.
