@@ -7,15 +7,17 @@ import (
 	"unicode/utf8"
 )
 
-// Actor is who performs a management action. The program authenticates people;
-// it says here who it is, and the library records it. An Actor travels in the
-// context. ID, Account and Role are at most 255 bytes each, else ErrInvalid.
+// Actor is the person or program that performs a management action. The program
+// authenticates people and says here who it is; the library records it. An Actor
+// travels in the context. ID, Account and Role have at most 255 bytes each; otherwise
+// methods return ErrInvalid.
 type Actor struct {
 	ID      string // required: unique within the program
-	Account string // required, but not of an Operator: the merchant that they act for
-	Role    string // what RolePolicy looks at
-	// For the log. The first 512 bytes are kept, and what is not UTF-8 is replaced.
-	// RevokeToken also gives its callers turns by Addr, with or without a port.
+	Account string // the merchant that they act for; required, except for an Operator
+	Role    string // compared by RolePolicy
+	// Addr, UserAgent and RequestID are for the log. The first 512 bytes are kept, and
+	// bytes that are not UTF-8 are replaced. RevokeToken also gives its callers turns
+	// by Addr, with or without a port.
 	Addr      string
 	UserAgent string
 	RequestID string
@@ -25,11 +27,12 @@ type Actor struct {
 	holder   bool // of a token, ending it
 }
 
-// Operator is an actor of the program's own staff or of the program itself:
-// the only one who spans accounts. Give it to nobody whom a merchant hired. Its
-// Account stays empty: requests name the account that they are about. One that was
-// set would not bound it, so every method refuses it with ErrInvalid, all but
-// Suspend, Revoke and Retire.
+// Operator is an actor of the program's own staff, or the program itself. Only an
+// Operator can act on every account: give it to nobody whom a merchant employs.
+//
+// Its Account stays empty, and requests name the account that they are about. An
+// Account that was set would not restrict an Operator, so every method except Suspend,
+// Revoke and Retire refuses it with ErrInvalid.
 func Operator(id string) Actor { return Actor{ID: id, Role: "operator", operator: true} }
 
 // IsOperator reports whether [Operator] made this actor.

@@ -13,53 +13,53 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Event is one line of the activity log. It never holds a secret, nor the
-// values of what changed, so it may be shown, mailed and exported.
+// Event is one entry of the activity log. It never holds a secret, nor the values of
+// what changed, so it may be shown, mailed and exported.
 type Event struct {
 	ID         EventID
 	Time       time.Time // UTC
 	Action     Action
 	Outcome    Outcome
 	Account    string
-	Mode       Mode         `json:",omitzero"` // zero: about no mode
-	Key        KeyID        // zero: about no key
-	Credential CredentialID // zero: about no single credential
-	// Seq is the place in the key's chain, from 1, and the version that the key
-	// had afterwards; 0: outside the chain.
+	Mode       Mode         `json:",omitzero"` // zero: the event is about no mode
+	Key        KeyID        // zero: the event is about no key
+	Credential CredentialID // zero: the event is about no single credential
+	// Seq is the event's place in the key's chain, from 1, and the key's version after
+	// the event. 0: the event is in no chain.
 	Seq   uint64
 	Actor Actor
-	// Changed names the fields that changed, sorted, without their values. If the
-	// event is about no key, Changed says what it is about: "actor:usr_7",
-	// "factor:totp", "approves:key.rotate", "sealed:100".
+	// Changed names the fields that changed, sorted, without their values. If the event
+	// is about no key, Changed says what it is about: "actor:usr_7", "factor:totp",
+	// "approves:key.rotate", "sealed:100".
 	Changed []string
 	Reason  Reason // of a revocation
-	// Doubt says what [Manager.Events] cannot vouch for; empty: nothing, the event
-	// is as a Manager wrote it. What OnEvent is told has none.
+	// Doubt says why [Manager.Events] cannot verify the event. Empty: the event is
+	// verified. Events that OnEvent gets have no Doubt.
 	Doubt Doubt `json:",omitzero"`
 }
 
-// Doubt is what [Manager.Events] says of an event that it cannot vouch for. The
-// zero value is none: the event carries the MAC of a configured pepper, which
-// covers all of it, so whoever writes to the database without the pepper has
-// neither made nor changed it. That no event is missing is for
-// [Manager.VerifyEvents] to say, and of events outside the chains nobody can.
+// Doubt says why [Manager.Events] cannot verify an event. The zero value means that it
+// is verified: the MAC of a configured pepper covers all of the event, so somebody who
+// writes to the database without the pepper has neither made nor changed it. Whether an
+// event is missing is for [Manager.VerifyEvents] to say; for events outside the chains
+// nobody can.
 type Doubt string
 
 const (
-	// DoubtUnverifiable: nobody can tell. The event was made without a pepper, with one
-	// that is no longer configured, or by a newer version. It is shown as it is
-	// stored, and whoever writes to the database may have written it: label it.
+	// DoubtUnverifiable: nobody can tell. The event was made without a pepper, with a
+	// pepper that is no longer configured, or by a newer version. It is shown as it is
+	// stored, and somebody who writes to the database may have written it: label it.
 	DoubtUnverifiable Doubt = "unverifiable"
-	// DoubtFailed: the event was damaged, or was written or moved behind the library's
-	// back: its MAC does not hold, its columns differ from its body, or it names a
-	// pepper that nobody vouches for. The body is withheld, and the Outcome is
-	// OutcomeUnreadable. What is shown are the columns by which it was found, which
-	// somebody may have written too.
+	// DoubtFailed: the event was damaged, or somebody wrote or moved it in the
+	// database. Its MAC is wrong, its columns differ from its body, or it names a
+	// pepper that no configured pepper vouches for. Its body is withheld, and its
+	// Outcome is OutcomeUnreadable. The columns by which it was found are shown, and
+	// may be forged too.
 	DoubtFailed Doubt = "failed"
 )
 
-// EventID identifies an event: a UUID of version 7 (RFC 9562); of version 8 for
-// a denial.
+// EventID identifies an event: a UUID of version 7 (RFC 9562), or of version 8 for a
+// refusal.
 type EventID [16]byte
 
 // String writes the UUID.
@@ -79,14 +79,15 @@ func (id *EventID) UnmarshalText(text []byte) error {
 type Outcome string
 
 const (
-	// OutcomeDone: it was performed.
+	// OutcomeDone: the action was performed.
 	OutcomeDone Outcome = "done"
-	// OutcomeRefused: the policy said no. At most one such event an actor, action, key
-	// and minute, 200 an account and minute, and 10,000 a process and minute; none
-	// inside a caller's transaction. Trace.Denied is told of all.
+	// OutcomeRefused: Policy refused the action. At most one such event is written for
+	// an actor, action, key and minute, 200 for an account and minute, and 10,000 for a
+	// process and minute, and none inside a caller's transaction. Trace.Denied is
+	// called for every refusal.
 	OutcomeRefused Outcome = "refused"
-	// OutcomeUnreadable: the stored event is damaged or forged (its Doubt is DoubtFailed), or was
-	// written by a newer version; only its columns are shown.
+	// OutcomeUnreadable: the stored event is damaged or forged (its Doubt is
+	// DoubtFailed), or was written by a newer version. Only its columns are shown.
 	OutcomeUnreadable Outcome = "unreadable"
 )
 
@@ -220,11 +221,11 @@ func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 
 // EventsRequest selects a page of the activity log, newest first.
 type EventsRequest struct {
-	// Account: empty is the actor's own, and for an Operator every account.
+	// Account: empty is the actor's own and, for an Operator, every account.
 	Account string
 	Mode    Mode   // zero: both
 	Key     KeyID  // zero: all keys
-	Cursor  Cursor // of the page before; empty: the newest
+	Cursor  Cursor // EventList.Next of the page before; empty: begin with the newest
 	Limit   int    // 1 to 1000; 0: 100
 }
 
@@ -234,11 +235,11 @@ type EventList struct {
 	Next   Cursor // empty: this was the last page
 }
 
-// Events returns a page of the activity log. Each event is checked by itself, also
-// one outside the chains (enrolments, lifted locks, refusals), and its Doubt says
-// what cannot be vouched for: a page that shows events shows that too. Errors:
-// ErrNoActor, ErrNotFound (a key or account that is not the actor's), ErrForbidden,
-// ErrInvalid (a cursor of another list), ErrUnavailable.
+// Events returns a page of the activity log. Each event is verified by itself, also
+// those outside the chains (enrolments, lifted locks, refusals). Its Doubt says why it
+// cannot be verified, so a page that shows events should show Doubt too. Errors: the
+// usual ones of the package documentation, where ErrNotFound is a key or account that
+// is not the actor's, and ErrInvalid also a cursor of another list.
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0, "").reading(func(a Actor, _ *StoreRecord) error {
 		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}

@@ -8,14 +8,15 @@ import (
 
 // ChainReport is what [Manager.VerifyEvents] found.
 type ChainReport struct {
-	Events int // walked, from the first on
-	// Broken is the first event that does not hold; nil: none.
+	Events int // how many were checked, from the first on
+	// Broken is the first event that is missing, changed or out of place; nil: none.
 	Broken *BrokenLink
-	// Unverifiable events are neither broken nor sound: they were made without a pepper,
-	// with one that is no longer configured, or by a newer version. Whoever writes to the
-	// database can change them, so a report with some of them is not a clean one: say how
-	// many, and which keys have them. An event without a pepper is sound as soon as an
-	// event of a configured pepper follows, which covers all that are directly before it.
+	// Unverifiable counts events that are neither broken nor verified: they were made
+	// without a pepper, with one that is no longer configured, or by a newer version.
+	// Somebody who writes to the database can change them, so do not call such a report
+	// clean: say how many there are, and in which keys. An event without a pepper
+	// counts as verified once an event with a configured pepper follows, which covers
+	// all events without one directly before it.
 	Unverifiable int
 }
 
@@ -25,18 +26,21 @@ type BrokenLink struct {
 	Detail string
 }
 
-// VerifyEvents walks a key's chain from its first event to the record's Head
-// and names the first link that is missing, changed or out of place.
+// VerifyEvents checks a key's chain from its first event to the record's Head, and
+// names the first event that is missing, changed or out of place.
 //
-// An event may name a pepper that is not configured any more, and is then counted
-// as Unverifiable, if a configured pepper vouches that the database was used with
-// that one (see [Manager.AdoptPepper]); if it is not the newest event, which has to
-// be made with the pepper of the record's MAC; if the event behind it does not
-// say otherwise; and if it is not younger than the key's last [Manager.Remac],
-// where such peppers end. Otherwise the chain is broken there.
+// An event may name a pepper that is not configured any more. Such an event counts as
+// Unverifiable if all of these hold; otherwise the chain is broken there:
 //
-// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrCorrupt (a record that cannot
-// even be read), ErrUnavailable.
+//   - A configured pepper vouches that the database was used with that pepper (see
+//     [Manager.AdoptPepper]).
+//   - It is not the newest event, which must be made with the pepper of the record's
+//     MAC.
+//   - The event after it does not contradict it.
+//   - It is not younger than the key's last [Manager.Remac], where such peppers end.
+//
+// Errors: the usual ones of the package documentation, where ErrCorrupt is a record
+// that cannot even be read.
 func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainReport, err error) {
 	j := ofKey(ActionReadEvents, id).reading(func(_ Actor, r *StoreRecord) (err error) {
 		report, err = m.walk(ctx, *r)

@@ -6,127 +6,153 @@ import (
 	"time"
 )
 
-// Two categories hold every answer that is about the caller and not about us.
-// An HTTP front maps the first to 401 and the second to 403; the sentinels
-// below wrap them, so errors.Is(err, ErrDenied) and errors.Is(err, ErrAbility)
+// Two categories: every error that is about the caller wraps one of them, and no error
+// that is about the library or its store does. An HTTP front maps ErrUnauthenticated to
+// 401 and ErrDenied to 403. errors.Is(err, ErrDenied) and errors.Is(err, ErrAbility)
 // both hold.
 var (
 	// ErrUnauthenticated: the token is not valid, or its key is revoked, suspended,
 	// expired or not valid yet.
 	ErrUnauthenticated = errors.New("apikey: not authenticated")
-	// ErrDenied: we know who asks, and they may not.
+	// ErrDenied: the caller is known and may not do this.
 	ErrDenied = errors.New("apikey: denied")
 )
 
-// Answers of [Verifier.Verify] about a token. ErrInvalidToken is the only one
-// that somebody without the secret can ever get: which of the many ways a
-// token is wrong is never said.
+// What [Verifier.Verify] returns about a token. A caller without the secret can only
+// ever get ErrInvalidToken, and is never told which of the many ways the token is
+// wrong.
 var (
-	// ErrInvalidToken: malformed, unknown, forged or wrong. Verify, RevokeToken.
+	// ErrInvalidToken: the token is malformed, unknown, forged or wrong. From Verify,
+	// RevokeToken.
 	ErrInvalidToken = wrap("apikey: invalid token", ErrUnauthenticated)
-	// ErrRevoked: the key was revoked, for ever. Verify, Update, Resume, Rotate,
+	// ErrRevoked: the key was revoked, for ever. From Verify, Update, Resume, Rotate,
 	// CancelRotation, Reveal.
 	ErrRevoked = wrap("apikey: key is revoked", ErrUnauthenticated)
-	// ErrSuspended: the key is disabled until somebody resumes it. Verify, Rotate.
+	// ErrSuspended: the key is disabled until somebody resumes it. From Verify, Rotate.
 	ErrSuspended = wrap("apikey: key is suspended", ErrUnauthenticated)
-	// ErrCredentialEnded: the key is not revoked, but this token of the key has ended. Verify.
+	// ErrCredentialEnded: the key is not revoked, but this token of the key has ended.
+	// From Verify.
 	ErrCredentialEnded = wrap("apikey: this token has ended", ErrUnauthenticated)
-	// ErrNotYetValid: the token's time has not come. Verify.
+	// ErrNotYetValid: the token's first valid instant has not come. From Verify.
 	ErrNotYetValid = wrap("apikey: token is not valid yet", ErrUnauthenticated)
-	// ErrExpired: the key's expiry has passed; the first refused instant is ExpiresAt itself. Verify, Rotate.
+	// ErrExpired: the key has expired. The first refused instant is ExpiresAt itself.
+	// From Verify, Rotate.
 	ErrExpired = wrap("apikey: key has expired", ErrUnauthenticated)
 )
 
-// Answers of [Verifier.Verify] to a caller who has proven the key.
+// What [Verifier.Verify] returns to a caller who has proven that they hold the secret.
 var (
-	// ErrKind: a publishable key where only secret keys are taken. Verify.
+	// ErrKind: a publishable key where only secret keys are accepted. From Verify,
+	// RevokeToken.
 	ErrKind = wrap("apikey: this kind of key is not accepted here", ErrDenied)
-	// ErrMode: a test key on a live verifier, or the reverse. Verify.
+	// ErrMode: a test key on a live Verifier, or a live key on a test one. From Verify.
 	ErrMode = wrap("apikey: key belongs to the other mode", ErrDenied)
-	// ErrStanding: the account may not use the API in this mode now (see [Standing]).
-	// Verify, Issue, Provision (where it refuses each mode in which a key is to be
-	// made), Rotate, Reveal, Resume, Update where it lets a key do more, and Challenge
-	// for these; Issue, Provision and Update for an ability (see ManagerConfig.Products).
+	// ErrStanding: [Standing] refuses the account in this mode, or
+	// ManagerConfig.Products an ability. From Verify, Issue, Provision (if each mode in
+	// which a key is to be made is refused), Rotate, Reveal, Resume, Update if the key
+	// may do more afterwards, and Challenge for these; for an ability, from Issue,
+	// Provision, Update, Resume.
 	ErrStanding = wrap("apikey: account is not allowed", ErrDenied)
-	// ErrAddr: the request's address is not in the key's networks, or is unknown. Verify.
+	// ErrAddr: the request's address is not in the key's networks, or is unknown. From
+	// Verify.
 	ErrAddr = wrap("apikey: address is not allowed for this key", ErrDenied)
-	// ErrOrigin: the request's Origin is not among the key's origins, or is absent. Verify.
+	// ErrOrigin: the request's Origin is not among the key's origins, or is absent.
+	// From Verify.
 	ErrOrigin = wrap("apikey: origin is not allowed for this key", ErrDenied)
-	// ErrAbility: the key lacks an ability that was required; see [AbilityError]. Verify.
+	// ErrAbility: the key lacks a required ability; see [AbilityError]. From Verify.
 	ErrAbility = wrap("apikey: ability is missing", ErrDenied)
 )
 
-// Failures of the program itself: nothing is known about the caller, who should try
+// Failures of the program itself. They say nothing about the caller, who should try
 // again. None of them ever means that a token is valid.
 var (
-	// ErrBusy: too many hashes or cold reads wait already. Verify, Issue, Rotate, RevokeToken.
+	// ErrBusy: too many hashes or store reads for unknown tokens wait already. From
+	// Verify, Issue, Rotate, RevokeToken.
 	ErrBusy = errors.New("apikey: busy, try again")
-	// ErrUnavailable: the store cannot be reached, or has not been for longer than MaxStale; or a KEK,
-	// a mail server or a password check that the request needs. Wraps the cause. Everything that reads or writes.
+	// ErrUnavailable: the store cannot be reached, or has not been reached for longer
+	// than MaxStale; or a KEK, a mail server or a password check that the request needs
+	// failed. It wraps the cause. From every method that reads or writes.
 	ErrUnavailable = errors.New("apikey: unavailable")
-	// ErrCorrupt: a stored record is damaged, was changed behind the library's back, or needs a
-	// newer version of it; see [CorruptError]. Everything that reads a key.
+	// ErrCorrupt: a stored record is damaged, was changed without this library, or
+	// needs a newer version of it; see [CorruptError]. From every method that reads a
+	// key.
 	ErrCorrupt = errors.New("apikey: stored record is damaged")
 	// ErrClosed: the Manager or Verifier was closed.
 	ErrClosed = wrap("apikey: closed", ErrUnavailable)
 )
 
-// Answers of management and of the [Store].
+// What a [Manager] and a [Store] return.
 var (
-	// ErrNoActor: the context carries no [Actor]; see [WithActor]. Every Manager method but RevokeToken.
+	// ErrNoActor: the context carries no [Actor], or one without ID or Account; see
+	// [WithActor]. From every Manager method but RevokeToken.
 	ErrNoActor = errors.New("apikey: no actor in the context: use apikey.WithActor")
-	// ErrNotFound: there is no such key, or it is another account's; the two are never told apart.
+	// ErrNotFound: there is no such key, or it is another account's. The two look the
+	// same.
 	ErrNotFound = errors.New("apikey: not found")
-	// ErrForbidden: the [Policy] refuses this actor this action. Every Manager method but RevokeToken,
-	// Confirm, Enroll, ConfirmEnrollment, Enrolled, and Disable of one's own factor.
+	// ErrForbidden: the [Policy] refuses this actor this action. From every Manager
+	// method but RevokeToken, Confirm, Enroll, ConfirmEnrollment, Enrolled, and Disable
+	// of one's own factor.
 	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
-	// ErrInvalid: a request that cannot be right; the text says what to change. Management, constructors.
+	// ErrInvalid: the request cannot be right; the text says what to change. From
+	// management and constructors.
 	ErrInvalid = errors.New("apikey: invalid request")
-	// ErrRotationPending: a new token waits for its time already. Rotate.
+	// ErrRotationPending: a new token already waits for its time. From Rotate.
 	ErrRotationPending = errors.New("apikey: a rotation is pending")
-	// ErrOverlapRunning: an older token still works beside the current one. Rotate.
+	// ErrOverlapRunning: an older token still works beside the current one. From
+	// Rotate.
 	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
-	// ErrLimit: the request is beyond one of the [Limits]. Issue, Provision, Update, Resume.
-	// Or a [Factor] wants to keep more than 64 KiB.
+	// ErrLimit: the request exceeds one of the [Limits], or its idempotency key has
+	// more than 255 bytes. From Issue, Provision, Update, Resume. Or a [Factor]
+	// returned more than 64 KiB to store.
 	ErrLimit = errors.New("apikey: limit reached")
-	// ErrConflict: the record changed meanwhile: IfVersion did not hold, or sixteen attempts were in vain.
+	// ErrConflict: the record was changed meanwhile. IfVersion did not match, or
+	// sixteen attempts each met another change.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")
-	// ErrAlreadyIssued: this idempotency key was used by the same request before; the answer
-	// carries that key, never its secret again. Issue.
+	// ErrAlreadyIssued: the same request was made before with this idempotency key. The
+	// answer carries the key, never its secret again. From Issue.
 	ErrAlreadyIssued = errors.New("apikey: already issued under this idempotency key")
-	// ErrIdempotencyMismatch: this idempotency key was used by another request. Issue.
+	// ErrIdempotencyMismatch: another request was made before with this idempotency
+	// key. From Issue.
 	ErrIdempotencyMismatch = errors.New("apikey: idempotency key was used for another request")
-	// ErrStepUpRequired: the action has to be approved first; see [ChallengeError]. Every guarded action.
+	// ErrStepUpRequired: the action has to be approved first; see [ChallengeError].
+	// From guarded actions.
 	ErrStepUpRequired = wrap("apikey: action has to be approved by a factor", ErrDenied)
-	// ErrGrant: the grant was used, has expired, or approves something else. Every guarded action.
+	// ErrGrant: the grant was used, has expired, or approves something else. From
+	// guarded actions.
 	ErrGrant = wrap("apikey: this grant does not approve this request: confirm a new challenge", ErrStepUpRequired)
-	// ErrChallenge: unknown, somebody else's, answered, expired, spent by wrong answers, or ended by
-	// a later challenge. Confirm.
+	// ErrChallenge: the challenge is unknown, somebody else's, answered, expired, ended
+	// by wrong answers, or replaced by a later challenge. From Confirm.
 	ErrChallenge = wrap("apikey: this challenge cannot be answered any more: put a new one", ErrDenied)
-	// ErrWrongAnswer: it was counted; see [WrongAnswerError] for how many are left. Confirm, ConfirmEnrollment.
+	// ErrWrongAnswer: the answer is wrong and was counted; see [WrongAnswerError] for
+	// how many are left. From Confirm, ConfirmEnrollment.
 	ErrWrongAnswer = wrap("apikey: wrong answer", ErrDenied)
-	// ErrTooManyAttempts: see [AttemptsError] for how long to wait. Challenge, Resend, Confirm, ConfirmEnrollment.
+	// ErrTooManyAttempts: the actor has to wait; see [AttemptsError]. From Challenge,
+	// Resend, Confirm, ConfirmEnrollment.
 	ErrTooManyAttempts = wrap("apikey: too many attempts", ErrDenied)
-	// ErrLocked: a hundred wrong answers; see LiftLock. Challenge, Resend, Confirm, ConfirmEnrollment, every guarded action.
+	// ErrLocked: the actor gave a hundred wrong answers; see [Manager.LiftLock]. From
+	// Challenge, Resend, Confirm, ConfirmEnrollment and guarded actions.
 	ErrLocked = wrap("apikey: guarded actions are locked for this actor: another admin or an operator lifts it", ErrDenied)
-	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it; the text says the
-	// way out. Challenge, Resend, ConfirmEnrollment.
+	// ErrNotEnrolled: the actor has not set this factor up, or has not confirmed it;
+	// the text says what to do. From Challenge, Resend, ConfirmEnrollment.
 	ErrNotEnrolled = errors.New("apikey: factor is not enrolled")
-	// ErrNotRecoverable: the token was shown once and only its hash is kept. Reveal.
+	// ErrNotRecoverable: the token was shown once and only its hash is stored. From
+	// Reveal.
 	ErrNotRecoverable = errors.New("apikey: token is not recoverable: rotate the key for a new one")
-	// ErrPepper: the configured peppers are not those of this database. Constructors.
+	// ErrPepper: the configured peppers are not those of this database. From
+	// constructors.
 	ErrPepper = errors.New("apikey: wrong or missing pepper")
-	// ErrCursorLost: a feed position that the store no longer knows: its history was rewritten
-	// (backup restored, failover that lost commits). Store.Changed.
+	// ErrCursorLost: the store no longer has this position of the change feed. Its
+	// history was rewritten: a backup was restored, or a failover lost commits. From
+	// Store.Changed.
 	ErrCursorLost = errors.New("apikey: change feed position is lost, read everything again")
 )
 
-// CorruptError names the key whose record cannot be trusted. It wraps
-// ErrCorrupt and holds no secret; it is for operators, never for the client.
+// CorruptError names the key whose record cannot be trusted. It wraps ErrCorrupt and
+// holds no secret. It is for operators, never for the client.
 type CorruptError struct {
-	Key     KeyID  // zero if not even that could be read
+	Key     KeyID  // zero: the ID could not be read
 	Detail  string // what is wrong, without values
-	Account string // whose it says it is; empty if that could not be read
+	Account string // the account in the record; empty: it could not be read
 }
 
 // Error names the key and what is wrong with its record.
@@ -137,8 +163,8 @@ func (e *CorruptError) Error() string {
 // Unwrap is ErrCorrupt.
 func (e *CorruptError) Unwrap() error { return ErrCorrupt }
 
-// AbilityError says which of the required abilities the key lacks, never which
-// it holds. It wraps ErrAbility.
+// AbilityError names the required ability that the key lacks, and never those that the
+// key has. It wraps ErrAbility.
 type AbilityError struct {
 	Missing Ability
 }
@@ -150,25 +176,25 @@ func (e *AbilityError) Error() string { return fmt.Sprintf("%v: %s", ErrAbility,
 func (e *AbilityError) Unwrap() error { return ErrAbility }
 
 // ChallengeError says that an action has to be approved first, and how this actor can
-// have that done. It wraps ErrStepUpRequired.
+// get the approval. It wraps ErrStepUpRequired.
 type ChallengeError struct {
-	Action Action // what is guarded: of an update it may be ActionWiden
-	Key    KeyID  // zero: about no existing key
-	// Factors are those that approve the action and that this actor can use now: any
-	// one of them, with [Manager.Challenge]. Where the next two fields are empty too,
-	// StepUp names none, and the action is refused all the same: Reveal. Then no
-	// challenge helps, only another configuration.
+	Action Action // the guarded action; for an update it may be ActionWiden
+	Key    KeyID  // zero: the action is about no existing key
+	// Factors approve the action and can be used by this actor now: any one of them,
+	// with [Manager.Challenge]. If Factors, Enroll and ByAnother are all empty, StepUp
+	// names no factor and the action is refused all the same, which happens for Reveal.
+	// Then no challenge helps, only another configuration.
 	Factors []string
-	// Enroll are factors that would approve the action once the actor has set them up
+	// Enroll lists factors that would approve the action once the actor has set them up
 	// with [Manager.Enroll] and [Manager.ConfirmEnrollment].
 	Enroll []string
-	// ByAnother: the actor has no factor with which they could go on. Another admin of
-	// the account who has one, or an [Operator], lets them set one up
-	// ([Manager.AllowEnrollment]) or takes one away ([Manager.Disable]).
+	// ByAnother: the actor has no factor to go on with. Another admin of the account
+	// who has one, or an [Operator], lets the actor set one up
+	// ([Manager.AllowEnrollment]) or removes one ([Manager.Disable]).
 	ByAnother bool
 }
 
-// Error names the action and the way out.
+// Error names the action and what to do.
 func (e *ChallengeError) Error() string {
 	return fmt.Sprintf("%v: %s %s", ErrStepUpRequired, e.Action, e.way())
 }
@@ -194,9 +220,9 @@ func (e *ChallengeError) way() string {
 // Unwrap is ErrStepUpRequired.
 func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
 
-// AttemptsError says how long an actor has to wait before they may try again. It
-// wraps ErrTooManyAttempts: ten wrong answers in an hour, five codes sent to the
-// actor in an hour, over all accounts, or twenty to the actor's address.
+// AttemptsError says how long an actor has to wait before the next attempt. It wraps
+// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes sent to the
+// actor in an hour (over all accounts), or twenty codes sent to the actor's address.
 type AttemptsError struct {
 	Wait time.Duration // more than 0
 }
@@ -209,12 +235,12 @@ func (e *AttemptsError) Error() string {
 // Unwrap is ErrTooManyAttempts.
 func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
 
-// WrongAnswerError says how many more wrong answers the actor may give before they
-// have to do something else. It wraps ErrWrongAnswer.
+// WrongAnswerError says how many more wrong answers the actor may give before they have
+// to wait or be unlocked. It wraps ErrWrongAnswer.
 type WrongAnswerError struct {
-	// Left is the least of what the challenge, the hour and the lock leave: 0 to 4, and
-	// for ConfirmEnrollment, which has no challenge, 0 to 9. At 0 the next Challenge
-	// either puts a new question or says how long to wait.
+	// Left is the smallest of what the challenge, the hour and the lock allow: 0 to 4,
+	// and for ConfirmEnrollment, which has no challenge, 0 to 9. At 0, call Challenge:
+	// it returns a new challenge or says how long to wait.
 	Left int
 }
 

@@ -14,21 +14,21 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// EmailCode is the Factor that sends six digits to the actor's mailbox. It is
-// as strong as that mailbox: NIST SP 800-63B does not count e-mail as an
-// authenticator. Offer TOTP beside it.
+// EmailCode is the Factor that sends six digits to the actor's mailbox. It is as strong
+// as that mailbox: NIST SP 800-63B does not count e-mail as an authenticator. Offer
+// [TOTP] too.
 type EmailCode struct {
 	sender Sender
 	ring   ring
 }
 
-// A Sender delivers a message to an actor, by mail or otherwise; it has 30 s, and
-// an error of it means that nothing was sent, unless it wraps context.Canceled or
-// context.DeadlineExceeded. It finds the address from the
-// actor's ID, in the program's own records, never from anything in a request: a
-// hijacked session must not choose where codes go.
+// A Sender delivers a message to an actor, by mail or otherwise. It has 30 s. An error
+// means that nothing was sent, unless it wraps context.Canceled or
+// context.DeadlineExceeded.
 //
-// A Sender should also be an [Addresser], so that nobody floods one mailbox by
+// Send looks the address up by the actor's ID in the program's own records. It never
+// takes the address from a request: a hijacked session must not choose where codes go.
+// A Sender should also be an [Addresser], so that nobody can flood one mailbox by
 // asking as several actors.
 type Sender interface {
 	Send(ctx context.Context, actorID string, m Message) error
@@ -63,9 +63,9 @@ func (m Message) LogValue() slog.Value { return slog.StringValue(m.String()) }
 // MarshalText is String.
 func (m Message) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// NewEmailCode makes the factor. It needs a pepper, the same as the Manager: of a
-// value that anybody can compute, a million codes are tried in a second by who
-// reads the database. The first mints, all verify. Errors: ErrInvalid.
+// NewEmailCode makes the factor. Pass the peppers of the Manager: the first makes
+// codes, all verify. Without a pepper, somebody who reads the database could try all
+// million codes in a second. Errors: ErrInvalid.
 func NewEmailCode(sender Sender, peppers ...Pepper) (*EmailCode, error) {
 	r, err := newRing(peppers)
 	if err != nil {
@@ -77,7 +77,7 @@ func NewEmailCode(sender Sender, peppers ...Pepper) (*EmailCode, error) {
 	return &EmailCode{sender, r}, nil
 }
 
-// Begin draws a code and keeps its HMAC.
+// Begin draws a code. The challenge stores its HMAC.
 func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]byte, func(context.Context) error, error) {
 	n, err := rand.Int(rand.Reader, big.NewInt(1_000_000)) // uniform
 	if err != nil {
@@ -106,7 +106,7 @@ func (c Challenge) describe() string {
 	return b.String()
 }
 
-// Address is that of the Sender, and "" if the Sender is no [Addresser].
+// Address returns the Sender's Address; "" if the Sender is no [Addresser].
 func (f *EmailCode) Address(ctx context.Context, actorID string) (string, error) {
 	if s, ok := f.sender.(Addresser); ok {
 		return s.Address(ctx, actorID)
@@ -114,7 +114,7 @@ func (f *EmailCode) Address(ctx context.Context, actorID string) (string, error)
 	return "", nil
 }
 
-// Check compares HMACs in constant time. It reads the answer as [Digits] does.
+// Check compares HMACs in constant time. It reads the answer with [Digits].
 func (f *EmailCode) Check(_ context.Context, _ Actor, c Challenge, _, state []byte, answer string) ([]byte, bool, error) {
 	if len(state) == 0 || f.ring.at(state[0]) == nil {
 		return nil, false, fmt.Errorf("%w: the pepper of this code is not configured", ErrUnavailable)

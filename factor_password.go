@@ -6,19 +6,19 @@ import (
 	"unicode"
 )
 
-// Password is the Factor of a secret that the program itself knows how to
-// check: the actor's password, or a PIN. The Manager's budgets stand in front of
-// it. They count by account: where one person acts for many accounts, or can open
-// them, a PIN of four digits is too short.
+// Password is the Factor for a secret that the program itself can check: the actor's
+// password, or a PIN. The Manager's limits on wrong answers hold for it too. They count
+// for each account: if one person acts for many accounts, or can open them, a PIN of
+// four digits is too short.
 type Password struct {
 	verify func(ctx context.Context, actorID, answer string) (bool, error)
 	digits bool
 }
 
-// NewPassword makes the factor. verify compares an answer, which is at most 1 KiB
-// and not empty, with what the program keeps of the actor: in constant time, as
-// the program's own sign-in does. An error of it means that it could not compare,
-// and costs the actor nothing. Errors: ErrInvalid.
+// NewPassword makes the factor. verify compares an answer of 1 to 1024 bytes with what
+// the program stores for the actor: in constant time, as the program's own sign-in
+// does. An error of verify means that it could not compare; the actor is not charged
+// for it. Errors: ErrInvalid.
 func NewPassword(verify func(ctx context.Context, actorID, answer string) (bool, error)) (*Password, error) {
 	if verify == nil {
 		return nil, invalid("NewPassword needs the function that checks a password")
@@ -26,11 +26,10 @@ func NewPassword(verify func(ctx context.Context, actorID, answer string) (bool,
 	return &Password{verify: verify}, nil
 }
 
-// NewPIN makes the factor of a secret that consists of digits. It is like
-// [NewPassword], but verify gets the answer as [Digits] reads it: a PIN that was
-// typed in another script, or with a blank at its end, arrives as ASCII digits. A
-// password has to reach verify as it was typed, because in a password these are
-// differences. Errors: ErrInvalid.
+// NewPIN makes the factor for a secret of digits. It is like [NewPassword], but verify
+// gets the result of [Digits]: a PIN that was typed in another script, or with a blank
+// at its end, arrives as ASCII digits. A password must reach verify as it was typed,
+// because in a password such differences count. Errors: ErrInvalid.
 func NewPIN(verify func(ctx context.Context, actorID, answer string) (bool, error)) (*Password, error) {
 	f, err := NewPassword(verify)
 	if err == nil {
@@ -44,7 +43,7 @@ func (*Password) Begin(context.Context, Actor, Challenge, []byte) ([]byte, func(
 	return nil, nil, nil
 }
 
-// Check asks the program.
+// Check calls the function that NewPassword or NewPIN was given.
 func (f *Password) Check(ctx context.Context, a Actor, _ Challenge, _, _ []byte, answer string) ([]byte, bool, error) {
 	if f.digits {
 		answer = Digits(answer)
@@ -55,19 +54,18 @@ func (f *Password) Check(ctx context.Context, a Actor, _ Challenge, _, _ []byte,
 
 var _ Factor = (*Password)(nil)
 
-// Digits reads a code as people type and copy it: it returns the ASCII digits of
-// answer. Authenticator apps and mails show "123 456" or "123-456", a copied code
-// brings blanks and invisible characters along, and many keyboards write the
-// decimal digits of their own script. Digits drops blanks, dashes and other
-// punctuation and what is invisible (white space, Unicode Z, P and Cf, and the minus
-// sign), and translates every decimal digit (Unicode Nd).
+// Digits reads a code as people type and copy it, and returns the ASCII digits of
+// answer. Authenticator apps and mails show "123 456" or "123-456", a copied code can
+// have blanks and invisible characters around it, and many keyboards write the digits
+// of their own script. Digits drops white space, punctuation and invisible characters
+// (Unicode Z, P and Cf, and the minus sign), and translates every decimal digit
+// (Unicode Nd).
 //
-// An answer that holds anything else, or no digit, is returned as it is, so that it
-// equals no code: Digits makes no right answer of a wrong one that has letters.
+// If answer has any other character, or no digit, Digits returns it unchanged, so that
+// it equals no code: an answer with letters never becomes a right one.
 //
-// [TOTP], [EmailCode] and [NewPIN] read their answers so. A [Factor] of digits that
-// a program writes itself should too: what Digits does not read is charged as a
-// wrong answer.
+// [TOTP], [EmailCode] and [NewPIN] use Digits. A program's own [Factor] for digits
+// should too: an answer that is not read this way is charged as a wrong one.
 func Digits(answer string) string {
 	var digits strings.Builder
 	for _, r := range answer {

@@ -12,21 +12,20 @@ import (
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
-// TOTP is the Factor of authenticator apps (RFC 6238: SHA-1, 30 s, 6 digits,
-// one step either way). Each code works once, on all nodes together. It is
-// enrolled by each actor, with [Manager.Enroll].
+// TOTP is the Factor for authenticator apps (RFC 6238: SHA-1, 30 s, 6 digits, one step
+// either way). Each code works once, on all nodes together. Each actor sets it up with
+// [Manager.Enroll].
 //
-// What is remembered is the last step that matched. If a clock that was far
-// ahead let a code of the future pass, codes are refused until the time has
-// come again; [Manager.AllowEnrollment] is the way out.
+// The store keeps the last step that matched. If a clock was far ahead and a code of
+// the future was accepted, codes are refused until that time has come; then
+// [Manager.AllowEnrollment] lets the actor set TOTP up again.
 type TOTP struct {
 	issuer string
 	now    func() time.Time
 }
 
-// NewTOTP makes the factor. The issuer is what the authenticator app shows
-// beside the code, 1 to 100 bytes without a colon; now may be nil for time.Now.
-// Errors: ErrInvalid.
+// NewTOTP makes the factor. The authenticator app shows the issuer beside the code: 1
+// to 100 bytes without a colon. now may be nil for time.Now. Errors: ErrInvalid.
 func NewTOTP(issuer string, now func() time.Time) (*TOTP, error) {
 	if issuer == "" || len(issuer) > 100 || !storable(issuer) || strings.Contains(issuer, ":") || showable(issuer) != nil {
 		return nil, invalid("TOTP issuer %s: want 1 to 100 bytes of visible text without a colon, such as your product's name", quote(issuer))
@@ -37,7 +36,7 @@ func NewTOTP(issuer string, now func() time.Time) (*TOTP, error) {
 	return &TOTP{issuer, now}, nil
 }
 
-// Begin refuses an actor who has not enrolled.
+// Begin returns ErrNotEnrolled if the actor has not enrolled.
 func (*TOTP) Begin(_ context.Context, _ Actor, _ Challenge, enrolled []byte) ([]byte, func(context.Context) error, error) {
 	if enrolled == nil {
 		return nil, nil, ErrNotEnrolled
@@ -45,9 +44,8 @@ func (*TOTP) Begin(_ context.Context, _ Actor, _ Challenge, enrolled []byte) ([]
 	return nil, nil, nil
 }
 
-// Check remembers the step that matched, so that neither it nor an earlier one
-// is taken again, also when the clock is set back. It reads the answer as [Digits]
-// does.
+// Check stores the step that matched, so that neither that step nor an earlier one is
+// accepted again, also after the clock is set back. It reads the answer with [Digits].
 func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte, answer string) ([]byte, bool, error) {
 	if enrolled == nil {
 		return nil, false, ErrNotEnrolled
@@ -64,12 +62,13 @@ func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte
 	return totpState([]byte(seed), step), true, nil
 }
 
-// Enroll draws a seed of 160 bits (RFC 4226, section 4), and writes it as the URI that
+// Enroll draws a seed of 160 bits (RFC 4226, section 4) and returns it as the URI that
 // apps read: otpauth://totp/ISSUER:NAME?secret=…&issuer=ISSUER (the Key URI Format of
 // Google Authenticator's documentation).
 //
 // NAME is the actor's ID with the account in brackets. An app replaces an entry of the
-// same issuer and name, and the person who works for two shops would lose the first.
+// same issuer and name: without the account, a person who works for two shops would
+// lose the first entry.
 func (f *TOTP) Enroll(_ context.Context, a Actor) ([]byte, string, error) {
 	seed := make([]byte, 20)
 	rand.Read(seed)

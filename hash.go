@@ -16,58 +16,58 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// A Hasher turns a token's secret text into what the store keeps. It is safe
-// for concurrent use. [Argon2id] and [HMACSHA256] ship; doc.go says when to
-// choose which.
+// A Hasher turns the text of a secret token into what the store keeps. It is safe for
+// concurrent use. [Argon2id] and [HMACSHA256] ship; the package documentation says when
+// to choose which.
 type Hasher interface {
 	// Name is the first field of the encoded form, between two '$'.
 	Name() string
 	// Hash encodes secret as "$name$…", with a fresh salt if it uses one.
 	// Errors: ErrBusy, ErrUnavailable (wrapping ctx.Err()).
 	Hash(ctx context.Context, secret []byte) (encoded string, err error)
-	// Verify compares in constant time. An encoded form that this Hasher did not
-	// make, or that asks for more than its ceilings, is ErrCorrupt: a database
-	// must not choose what we spend. Any other error says that it could not be
-	// asked, and is ErrUnavailable to whoever verifies.
+	// Verify compares in constant time. It returns ErrCorrupt for an encoded form that
+	// this Hasher did not make or that asks for more than its maximum cost: a database
+	// must not choose what a process spends. Any other error means that the Hasher
+	// could not be asked; whoever verifies gets ErrUnavailable.
 	Verify(ctx context.Context, encoded string, secret []byte) (bool, error)
-	// Outdated reports whether encoded, which this or another Hasher made, is to
-	// be replaced at its next use by one of this Hasher's. It must be a strict
-	// order (never true both ways between two configurations), so that the old
-	// and new processes of a rolling deploy do not undo each other: Argon2id
-	// replaces what costs less and what HMACSHA256 made; HMACSHA256 replaces
-	// nothing.
+	// Outdated reports whether encoded, made by this or another Hasher, is to be
+	// replaced by a hash of this Hasher at the next use of its token. It must be a
+	// strict order (never true both ways between two configurations), so that old and
+	// new processes of a rolling deployment do not undo each other's work. Argon2id
+	// replaces hashes that cost less and those of HMACSHA256; HMACSHA256 replaces none.
 	Outdated(encoded string) bool
 }
 
-// Argon2idConfig is what hashing costs. The zero value is the second choice of
+// Argon2idConfig says what hashing costs. The zero value is the second choice of
 // OWASP's Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
 type Argon2idConfig struct {
 	Memory uint32 // KiB, from 7168 to MaxMemory; 0: 19456
 	Time   uint32 // passes, from 1 to 10; 0: 2
 	Lanes  uint8  // from 1 to 4; 0: 1
-	// Slots is how many hashes run at once; 0: one less than GOMAXPROCS, at
-	// least one, so that verifying a cold key never takes the last processor
-	// from warm traffic.
+	// Slots is how many hashes run at once; 0: one less than GOMAXPROCS, at least one.
+	// So verifying a token that is not in memory never takes the last processor from
+	// requests that are answered from memory.
 	Slots int
 	// MaxMemory bounds all running hashes together, in KiB; 0: 131072 (128 MiB).
 	MaxMemory uint32
 	// Wait is how long a caller waits for a slot before ErrBusy; 0: 2 s.
 	Wait time.Duration
 	// MaxWaiting is how many callers may wait; 0: 256. Accounts take turns, whatever
-	// each of them asks for, and in each its keys; RevokeToken has every second turn.
-	// When the queue is full, a caller of an account with few waiting sends the last
-	// of the longest line away, which gets ErrBusy; if its own is the longest, it gets
-	// ErrBusy at once. Calls that the program makes itself share one line.
+	// each of them asks for, and within an account its keys take turns. RevokeToken has
+	// every second turn. Calls that the program makes itself share one line.
+	//
+	// When the queue is full, a caller of an account with few waiting callers displaces
+	// the last one in the longest line, which gets ErrBusy. A caller whose own line is
+	// the longest gets ErrBusy at once.
 	MaxWaiting int
-	// Waited is told of every hash that had to wait for a slot, for how long, and
-	// how that ended (nil, ErrBusy, or ErrUnavailable for a caller who left); nil:
-	// nobody. It must return quickly.
+	// Waited, if set, is called after every wait for a slot, with how long it took and
+	// how it ended: nil, ErrBusy, or ErrUnavailable for a caller who left. Waited must
+	// return quickly.
 	Waited func(d time.Duration, err error)
 }
 
-// Argon2id is the default Hasher (RFC 9106, PHC string format). One value's
-// slots are shared by every Manager and Verifier that it is given to, so give
-// the same one to all.
+// Argon2id is the default Hasher (RFC 9106, PHC string format). All Managers and
+// Verifiers with the same value share its slots, so give the same value to all.
 type Argon2id struct {
 	memory, time uint32
 	lanes        uint8
@@ -85,7 +85,7 @@ const (
 	argonMinMem  = 7168 // KiB: the least that OWASP lists, at five passes
 )
 
-// NewArgon2id refuses parameters out of range with ErrInvalid.
+// NewArgon2id returns ErrInvalid if a parameter is out of range.
 func NewArgon2id(c Argon2idConfig) (*Argon2id, error) {
 	a := &Argon2id{
 		memory: cmp.Or(c.Memory, 19456), time: cmp.Or(c.Time, 2), lanes: cmp.Or(c.Lanes, 1),
@@ -134,8 +134,8 @@ func (a *Argon2id) Verify(ctx context.Context, encoded string, secret []byte) (b
 	return subtle.ConstantTimeCompare(key, h.key) == 1, nil
 }
 
-// Outdated is true for an argon2id hash that costs less memory × time, and for
-// any of HMACSHA256; see [Hasher].
+// Outdated is true for an argon2id hash that costs less memory × time, and for every
+// hash of HMACSHA256; see [Hasher].
 func (a *Argon2id) Outdated(encoded string) bool {
 	if a.head != "" && strings.HasPrefix(encoded, a.head) { // as most are, on the way of every first verification
 		return false
@@ -213,15 +213,16 @@ func parseArgon(encoded string, maxMemory uint32) (h argonHash, err error) {
 	return h, nil
 }
 
-// HMACSHA256 hashes with a pepper, some 26,000 times faster than argon2 (doc.go
-// has both figures). A token's secret has 196 random bits, which no dictionary shortens,
-// so nothing is lost while the pepper stays secret, and without the pepper the
-// stored value cannot even be tried against guesses.
+// HMACSHA256 hashes with a pepper, about 26,000 times faster than argon2 (the package
+// documentation has both figures). A token's secret has 196 random bits, which no
+// dictionary shortens. So nothing is lost while the pepper stays secret, and without
+// the pepper the stored hash cannot even be tried against guesses.
 type HMACSHA256 struct{ ring ring }
 
 const hmacName = "hmac-sha256"
 
-// NewHMACSHA256 takes the peppers of the program; the first hashes, all verify.
+// NewHMACSHA256 takes the peppers of the program: the first hashes, all verify. Its
+// error wraps ErrInvalid.
 func NewHMACSHA256(peppers ...Pepper) (*HMACSHA256, error) {
 	r, err := newRing(peppers)
 	if err != nil {
@@ -242,8 +243,8 @@ func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
 	return encodeHMAC(h.ring.first.slot, sum[:]), nil
 }
 
-// Verify never waits; see [Hasher]. A hash of a pepper that is not configured
-// is no match: what a removed pepper made is refused.
+// Verify never waits; see [Hasher]. It is false for a hash whose pepper is not
+// configured: what a removed pepper made is refused.
 func (h *HMACSHA256) Verify(_ context.Context, encoded string, secret []byte) (bool, error) {
 	slot, sum, err := parseHMAC(encoded)
 	if err != nil {

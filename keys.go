@@ -15,22 +15,21 @@ import (
 	"github.com/go-apikey/apikey/internal/base62"
 )
 
-// A Key is a verified (or, from management, a described) API key. It is a
-// pointer to something immutable: it may be kept, shared between goroutines and
-// compared, and it says what was true when it was answered, not what is true
-// later. Programs test against it with any type of their own that has these
-// two methods.
+// A Key is a verified API key or, from management, a described one. It points to
+// immutable data: it may be stored, shared between goroutines and compared. It says
+// what was true when it was returned, not what is true later. In tests a program can
+// use any type of its own that has these two methods.
 type Key interface {
 	// Info describes the key.
 	Info() Info
-	// Can reports whether the key holds abilities that allow all of those
-	// required. With none required it is true.
+	// Can reports whether the abilities of the key allow every required one. It is true
+	// if none is required.
 	Can(required ...Ability) bool
 }
 
-// KeyID identifies a key for ever, through every rotation. It is public: the
-// "App ID" or "Client ID" of a merchant's key page, a UUID of version 7 (RFC
-// 9562), so that keys sort by age. The zero KeyID is no key.
+// KeyID identifies a key for ever, through every rotation. It is public: the "App ID"
+// or "Client ID" of a merchant's key page. It is a UUID of version 7 (RFC 9562), so
+// keys sort by age. No key has the zero KeyID.
 type KeyID [16]byte
 
 // ParseKeyID reads the 36-character form that [KeyID.String] writes, and no
@@ -67,11 +66,12 @@ func (id *KeyID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// CredentialID identifies one version of what a key proves itself with. Tokens
-// carry it; it is public, and has the form of a UUID of version 4 (RFC 9562). The
-// Manager draws 90 bits of it at random, for each; the last four bytes are drawn once
-// for an account, so that the tokens of one account can be told to belong together,
-// by whoever has two of them, and take turns as one.
+// CredentialID identifies one credential: one version of a key's secret. It is public,
+// is part of the token, and has the form of a UUID of version 4 (RFC 9562).
+//
+// The Manager draws 90 of its bits at random for each credential. It draws the last
+// four bytes once for an account. So a person who has two tokens can tell that they are
+// of one account, and the Verifier can give each account its turn.
 type CredentialID [16]byte
 
 // ParseCredentialID reads the 22 base62 characters that
@@ -99,8 +99,8 @@ func (id *CredentialID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Mode separates money from play: a key is of one mode for ever, and nothing
-// crosses from one to the other. The zero Mode is invalid in a key and in a
+// Mode separates real money from tests. A key has one mode for ever, and nothing
+// crosses from one mode to the other. The zero Mode is invalid in a key and in a
 // Config, so that a forgotten field cannot mean production; in a filter it selects
 // both.
 type Mode uint8
@@ -110,12 +110,12 @@ const (
 	Live Mode = 1
 	// Test is the sandbox.
 	Test Mode = 2
-	// AnyMode is for [VerifierConfig.Mode] alone: a small program whose one
-	// Verifier serves both. The handler then has to look at [Info.Mode].
+	// AnyMode is for [VerifierConfig.Mode] alone: a small program has one Verifier for
+	// both modes. Its handlers have to look at [Info.Mode].
 	AnyMode Mode = 255
 )
 
-// String is "live" or "test", and of anything else says the number.
+// String is "live" or "test"; for any other value it has the number.
 func (m Mode) String() string { return nameOf(modeNames, m, "mode") }
 
 // MarshalText writes "live" or "test".
@@ -126,16 +126,16 @@ func (m *Mode) UnmarshalText(text []byte) error { return valueOf(modeNames, m, t
 
 var modeNames = map[Mode]string{Live: "live", Test: "test"}
 
-// Kind says where a key may live. The zero Kind means Secret in an IssueRequest
-// and all in a filter, and is invalid in a record.
+// Kind says where a key may be kept. The zero Kind means Secret in an IssueRequest,
+// selects all in a filter, and is invalid in a record.
 type Kind uint8
 
 const (
 	// Secret keys stay on the merchant's server.
 	Secret Kind = 1
-	// Publishable keys are in every visitor's browser. They identify an account
-	// and prove nothing; their text is stored and always shown, and they hold
-	// only abilities that the [Catalog] marks publishable.
+	// Publishable keys are in every visitor's browser. They identify an account and
+	// prove nothing. Their text is stored and can always be shown, and they hold only
+	// abilities that the [Catalog] marks publishable.
 	Publishable Kind = 2
 	// Signature is reserved for a merchant's own public key; this version refuses it.
 	Signature Kind = 3
@@ -143,7 +143,7 @@ const (
 	SharedSecret Kind = 4
 )
 
-// String is "secret" or "publishable", and of anything else says the number.
+// String is "secret" or "publishable"; for any other value it has the number.
 func (k Kind) String() string { return nameOf(kindNames, k, "kind") }
 
 // MarshalText writes "secret" or "publishable".
@@ -154,21 +154,21 @@ func (k *Kind) UnmarshalText(text []byte) error { return valueOf(kindNames, k, t
 
 var kindNames = map[Kind]string{Secret: "secret", Publishable: "publishable"}
 
-// State is what a key page shows as a coloured dot. No key has the zero State;
-// in a filter it selects all.
+// State is what a key page shows as a coloured dot. No key has the zero State; in a
+// filter it selects all.
 type State uint8
 
 const (
-	// Active keys are neither suspended nor revoked. An active key may still
-	// have expired: expiry is judged against a clock, not stored as a state.
+	// Active keys are neither suspended nor revoked. An active key may have expired:
+	// expiry is compared with the clock and is not a state.
 	Active State = 1
 	// Suspended keys are refused until they are resumed.
 	Suspended State = 2
-	// Revoked keys are refused for ever and stay in the store as tombstones.
+	// Revoked keys are refused for ever. Their records stay in the store.
 	Revoked State = 3
 )
 
-// String is "active", "suspended" or "revoked", and of anything else says the number.
+// String is "active", "suspended" or "revoked"; for any other value it has the number.
 func (s State) String() string { return nameOf(stateNames, s, "state") }
 
 // MarshalText writes "active", "suspended" or "revoked".
@@ -179,21 +179,21 @@ func (s *State) UnmarshalText(text []byte) error { return valueOf(stateNames, s,
 
 var stateNames = map[State]string{Active: "active", Suspended: "suspended", Revoked: "revoked"}
 
-// Info describes a key. It holds no secret and shares nothing that can be
-// changed: it may be logged, stored and sent to the merchant. Times are UTC.
+// Info describes a key. It holds no secret and shares no memory that can change: it may
+// be logged, stored and sent to the merchant. Times are UTC.
 type Info struct {
 	ID   KeyID
-	Name string // what the merchant calls it; may be empty
-	// Credential is the one that was presented (from Verify) or the current
-	// one (from management).
+	Name string // given by the merchant; may be empty
+	// Credential is the presented one (from Verify) or the current one (from
+	// management).
 	Credential CredentialID
 	Account    string
 	Mode       Mode
 	Kind       Kind
 	State      State
-	// Recoverable: its secret token can be shown again; see [Manager.Reveal].
+	// Recoverable: the key's secret token can be shown again; see [Manager.Reveal].
 	Recoverable bool
-	// Version counts changes, from 1. It is what IfVersion compares.
+	// Version counts changes, from 1. IfVersion is compared with it.
 	Version uint64
 
 	Abilities Abilities
@@ -202,22 +202,22 @@ type Info struct {
 	Origins   View[string]       // empty: any origin
 
 	CreatedAt    time.Time
-	ExpiresAt    time.Time // the first instant at which it is refused; zero: never
+	ExpiresAt    time.Time // the first instant at which the key is refused; zero: never
 	RevokedAt    time.Time // zero: not revoked
 	RevokeReason Reason
-	// LastUsed is of any credential, and earlier than the last use by less than
-	// VerifierConfig.LastUsedEvery and 3 s. From Verify it is as old as what it has
-	// in memory. Zero: never.
+	// LastUsed is the last use of any credential of the key. It may be earlier than the
+	// real last use, by less than VerifierConfig.LastUsedEvery and 3 s. From Verify it
+	// is as old as the record in memory. Zero: never used.
 	LastUsed     time.Time
-	RotateMonths int // remind after so many months; 0: never
-	// RotateDue is RotateMonths after the key was issued or last rotated, after
-	// RotateMonths was changed, or after the time of a scheduled rotation, until that
-	// is called off. The 31st becomes the last day of a shorter month. From Verify it
-	// is up to ManagerConfig.Skew early. Zero: never.
+	RotateMonths int // months after which a rotation is due; 0: never
+	// RotateDue is RotateMonths after the key was issued, last rotated, or given
+	// another RotateMonths. While a rotation is scheduled, it is RotateMonths after the
+	// time of that rotation. The 31st becomes the last day of a shorter month. From
+	// Verify it is up to ManagerConfig.Skew early. Zero: never.
 	RotateDue time.Time
 
-	// Credentials, newest first: at most three live and the eight last ended.
-	// From Verify it is empty.
+	// Credentials, newest first: at most three live ones, and the eight that ended
+	// last. From Verify it is empty.
 	Credentials View[CredentialInfo]
 }
 
@@ -225,12 +225,12 @@ type Info struct {
 type CredentialInfo struct {
 	ID        CredentialID
 	Hint      string    // last four characters of the token, for people
-	NotBefore time.Time // first instant at which it is accepted; zero: from its creation
-	NotAfter  time.Time // first instant at which it is refused; zero: never
+	NotBefore time.Time // first instant at which the token is accepted; zero: its creation
+	NotAfter  time.Time // first instant at which the token is refused; zero: never
 	LastUsed  time.Time // as exact as [Info.LastUsed]; zero: never
 	Ended     bool      // retired or replaced
-	Pepper    uint8     // slot of the pepper that minted it; 0: none
-	Public    Token     // a publishable token; zero for others
+	Pepper    uint8     // slot of the pepper that made the tag, 1 to 61; 0: none
+	Public    Token     // the token of a publishable key; zero for others
 }
 
 // View is a read-only slice. The zero View is empty.
@@ -259,14 +259,14 @@ func (v View[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(v.s)
 }
 
-// Metadata is the program's own read-only text beside a key. The zero
-// Metadata is empty.
+// Metadata is read-only text of the program, stored with a key. The zero Metadata is
+// empty.
 type Metadata struct{ m map[string]string }
 
-// NewMetadata copies m: for a Key of a program's own tests.
+// NewMetadata copies m. It is for a Key in a program's own tests.
 func NewMetadata(m map[string]string) Metadata { return Metadata{maps.Clone(m)} }
 
-// Get returns the value of name, and "" when there is none.
+// Get returns the value of name, or "" if there is none.
 func (m Metadata) Get(name string) string { return m.m[name] }
 
 // All yields names and values, sorted by name.
@@ -299,7 +299,7 @@ func NewContext(ctx context.Context, k Key) context.Context {
 	return context.WithValue(ctx, keyContext{}, k)
 }
 
-// FromContext returns the key that [NewContext] put there; false if none was.
+// FromContext returns the key that [NewContext] put there, or false if there is none.
 func FromContext(ctx context.Context) (Key, bool) {
 	k, ok := ctx.Value(keyContext{}).(Key)
 	return k, ok

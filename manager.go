@@ -15,10 +15,10 @@ import (
 	"github.com/go-apikey/apikey/internal/seldom"
 )
 
-// A Manager issues, changes and ends keys. It is the control plane: the key
-// page and the scripts. It is safe for concurrent use. Every method but
-// RevokeToken needs an [Actor] in its context and answers for their account
-// alone: a foreign key is ErrNotFound, exactly as one that does not exist.
+// A Manager issues, changes and revokes keys. It is the control plane, for the key page
+// and for scripts. It is safe for concurrent use. Every method but RevokeToken needs an
+// [Actor] in its context and sees the keys of that actor's account alone: a key of
+// another account is ErrNotFound, exactly as one that does not exist.
 type Manager struct {
 	core
 	cfg     ManagerConfig
@@ -36,11 +36,11 @@ type Manager struct {
 // default; Store, Prefix and Catalog are required.
 type ManagerConfig struct {
 	Store   Store
-	Prefix  string   // 1 to 20 of a-z, 0-9 and '_'; tokens begin with it
-	Catalog *Catalog // the abilities that there are
+	Prefix  string   // 1 to 20 of a-z, 0-9 and '_'; every token begins with it
+	Catalog *Catalog // the abilities that a key may be given
 	Hasher  Hasher   // nil: Argon2id; share the value with the Verifiers
-	// Peppers: the first mints, all verify. Writing the first use of a pepper to
-	// the store is how a wrong one is found at the next start.
+	// Peppers: the first makes tags and MACs, all verify. NewManager writes to the
+	// store which peppers are in use, so that a wrong one is found at the next start.
 	Peppers []Pepper
 	// AcceptUntagged lets records without a MAC be changed and signed, while a
 	// pepper is being introduced; see [VerifierConfig.AcceptUntagged].
@@ -48,34 +48,34 @@ type ManagerConfig struct {
 
 	Policy   Policy   // nil: RolePolicy{}
 	Standing Standing // nil: every account is in good standing
-	// Products says whether an account may have an ability in a mode at all
-	// (products enabled). It is asked when a key is issued, when an update names its
-	// abilities, and about all its abilities when it is resumed or an update lets it do
+	// Products says whether an account may have an ability in a mode at all (a product
+	// that is enabled). It is asked about the abilities of a new key, about those that
+	// an update names, and about all of a key that is resumed or that an update lets do
 	// more. An error refuses, wrapped in ErrStanding. nil: every product is enabled.
 	Products func(account string, m Mode, a Ability) error
 	Limits   Limits
 
-	// StepUp guards actions; nil guards nothing. [GuardCreateAndDelete] and its
-	// neighbours are ready-made.
+	// StepUp says which actions need a factor; nil: none does. [GuardCreateAndDelete]
+	// and its neighbours are ready-made.
 	StepUp  StepUp
 	Factors map[string]Factor // by the names that StepUp uses
 	// KEKs seal the tokens of Recoverable keys and TOTP seeds: the first wraps, all
 	// unwrap; see [Manager.Reseal].
 	KEKs []KEK
-	// InsecureRevealWithoutStepUp lets Reveal answer where StepUp names no factor
-	// for it: whoever has a session reads the secret.
+	// InsecureRevealWithoutStepUp lets Reveal succeed where StepUp names no factor for
+	// ActionReveal: then everybody who has a session can read the secret.
 	InsecureRevealWithoutStepUp bool
 
-	// Skew is how far the clocks of the machines may be apart; 0: 5 s. Around a
-	// scheduled switch both tokens are accepted for that long. At most 1 min.
+	// Skew is how far the clocks of the machines may be apart, at most 1 min; 0: 5 s.
+	// For that long before and after a scheduled switch both tokens are accepted.
 	Skew time.Duration
 
-	// Local are the Verifiers of this process. They know of a change before the
-	// method that made it returns.
+	// Local are the Verifiers of this process. A change reaches them before the method
+	// that made it returns.
 	Local    []*Verifier
 	Notifier Notifier // nil: other nodes poll
-	// OnEvent is called after the commit, before the method returns; by NewManager
-	// too, when a pepper is used on this database for the first time, or vouches for
+	// OnEvent is called after the commit, before the method returns. NewManager calls
+	// it too, when a pepper is used on this database for the first time, or vouches for
 	// the mark of another.
 	OnEvent func(Event)
 	Trace   *Trace           // nil: none
@@ -83,8 +83,8 @@ type ManagerConfig struct {
 	Now     func() time.Time // nil: time.Now
 }
 
-// NewManager checks the configuration, and the peppers against the store.
-// Errors: ErrInvalid, ErrPepper, ErrUnavailable.
+// NewManager checks the configuration, and compares the peppers with the store. Errors:
+// ErrInvalid, ErrPepper, ErrUnavailable.
 func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	switch {
 	case c.Store == nil:
@@ -186,8 +186,8 @@ func hashesOf(minting Hasher, v *Verifier) string {
 	return fmt.Sprintf("would hash anew, as %s, whatever the Manager hashes", v.hashers[0].Name())
 }
 
-// Close ends the Manager: later calls are ErrClosed. It waits, within ctx, for the
-// calls of RevokeToken that are under way, which go on when their callers hang up.
+// Close ends the Manager: later calls return ErrClosed. Close waits, within ctx, for
+// running calls of RevokeToken, which go on when their callers hang up. It returns nil.
 func (m *Manager) Close(ctx context.Context) error {
 	m.closed.Store(true)
 	m.tasks.drain(ctx)
@@ -265,8 +265,8 @@ func (s session) doubt(changes []StoreChange) {
 	}
 }
 
-// Get describes a key, also a revoked one. Errors: ErrNoActor, ErrNotFound,
-// ErrForbidden, ErrCorrupt, ErrUnavailable.
+// Get describes a key, also a revoked one. Errors: the usual ones of the package
+// documentation.
 func (m *Manager) Get(ctx context.Context, id KeyID) (Info, error) {
 	return m.own().get(ctx, id)
 }
@@ -281,7 +281,7 @@ func (s session) get(ctx context.Context, id KeyID) (info Info, err error) {
 
 // ListRequest selects a page of keys, newest first. Zero fields select all.
 type ListRequest struct {
-	// Account: empty is the actor's own, and for an Operator every account.
+	// Account: empty is the actor's own and, for an Operator, every account.
 	Account string
 	Mode    Mode
 	Kind    Kind
@@ -290,28 +290,28 @@ type ListRequest struct {
 	// Operator has to name the account with it.
 	NameContains   string
 	NeverUsed      bool
-	UnusedSince    time.Time // not used at or after it, and created before it
-	ExpiringBefore time.Time // expires, and before it
-	// NotExpiredAt selects keys that never expire, or after it. Together with
-	// State: Active and the present time: the keys that are usable now.
+	UnusedSince    time.Time // created before it, and not used at or after it
+	ExpiringBefore time.Time // has an expiry, which is before it
+	// NotExpiredAt selects keys that do not expire at or before it. With State: Active
+	// and the present time, it selects the keys that can be used now.
 	NotExpiredAt time.Time
-	DueBefore    time.Time // Info.RotateDue is at or before it; a page may then hold fewer keys than Limit, with Next set
-	Pepper       uint8     // still depends on the pepper of this slot
-	Untagged     bool      // has a live token that no pepper has minted
-	Cursor       Cursor    // of the page before; empty: the newest
+	DueBefore    time.Time // Info.RotateDue is at or before it; a page may have fewer keys than Limit
+	Pepper       uint8     // the MAC or a token that has not ended is of this pepper slot
+	Untagged     bool      // a token that has not ended was made without a pepper
+	Cursor       Cursor    // KeyList.Next of the page before; empty: begin with the newest
 	Limit        int       // 1 to 1000; 0: 100
 }
 
 // KeyList is one page of keys.
 type KeyList struct {
 	Keys    []Info
-	Damaged []*CorruptError // keys of this page that cannot be believed
+	Damaged []*CorruptError // keys of this page that are damaged or have a wrong MAC
 	Next    Cursor          // empty: this was the last page
 }
 
-// List returns a page of keys, revoked ones included unless State says
-// otherwise. Errors: ErrNoActor, ErrNotFound (another's account), ErrForbidden,
-// ErrInvalid (a cursor of another list), ErrUnavailable.
+// List returns a page of keys, including revoked ones unless State says otherwise.
+// Errors: the usual ones of the package documentation, where ErrNotFound is another's
+// account, and ErrInvalid also a cursor of another list.
 func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 	return m.own().list(ctx, req)
 }

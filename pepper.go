@@ -11,28 +11,31 @@ import (
 	"sync"
 )
 
-// Pepper is a secret of the program, kept outside the database, in a slot from
-// 1 to 61. Whatever is made with one begins with its slot, so several can
-// verify while the first of a list mints. It prints as its slot.
+// Pepper is a secret of the program, kept outside the database, in a slot from 1 to 61.
+// Every value that is made with a pepper begins with its slot, so several peppers can
+// verify while the first of a list makes new values. A Pepper prints as its slot.
 //
-// Its life: add it to every Verifier and then, as the first of its list, to every
-// Manager, both with AcceptUntagged while older keys have none; rotate the keys
-// that [ListRequest.Untagged] shows, whose tokens nothing else can tag; renew the
-// MACs with [Manager.Remac], and take AcceptUntagged away. To replace a leaked one:
-// add a new one in another slot in the same way, rotate the keys that
-// [ListRequest.Pepper] shows, Remac, and take the old one out; from then on
-// everything it minted is refused, and its events are Unverifiable. docs/operations.md has both, step by step.
+// To introduce the first pepper: add it to every Verifier and then to every Manager,
+// both with AcceptUntagged while older keys have none. Rotate the keys that
+// [ListRequest.Untagged] selects: nothing else can put a tag into their tokens. Renew
+// the MACs with [Manager.Remac], and take AcceptUntagged away.
+//
+// To replace a leaked pepper: add a new one in another slot to every Verifier and then,
+// as the first of its list, to every Manager. Rotate the keys that [ListRequest.Pepper]
+// selects, call Remac, and take the old one out. From then on every token that it made
+// is refused, and its events are Unverifiable. docs/operations.md has both procedures,
+// step by step.
 type Pepper struct {
 	slot uint8
 	v    *pepperKeys
 }
 
-// MaxPepperSlot is the last slot: one base62 digit, of which 0 means none.
+// MaxPepperSlot is the last slot: a slot is one base62 digit, and 0 means no pepper.
 const MaxPepperSlot = 61
 
-// NewPepper makes a pepper of 32 secret random bytes, from a secret manager or
-// a file that the database's backup does not contain. Slots out of range and a
-// key of zeros are refused with ErrInvalid.
+// NewPepper makes a pepper of 32 secret random bytes. Take them from a secret manager,
+// or from a file that the database's backup does not contain. A slot out of range, or a
+// key of zeros, is ErrInvalid.
 func NewPepper(slot uint8, key [32]byte) (Pepper, error) {
 	if slot < 1 || slot > MaxPepperSlot {
 		return Pepper{}, invalid("pepper slot %d: want 1 to %d", slot, MaxPepperSlot)
@@ -43,7 +46,7 @@ func NewPepper(slot uint8, key [32]byte) (Pepper, error) {
 	return Pepper{slot, newPepperKeys(slot, key)}, nil
 }
 
-// Slot returns the slot, 0 for the zero Pepper.
+// Slot returns the slot; 0 for the zero Pepper.
 func (p Pepper) Slot() uint8 { return p.slot }
 
 // String names the slot only.

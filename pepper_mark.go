@@ -213,19 +213,21 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 	}
 }
 
-// AdoptPepper has the configured peppers vouch that this database was used with
-// the pepper of slot, 1 to 61, that is not configured any more. From then on VerifyEvents
-// counts its events as Unverifiable, and Events shows them.
+// AdoptPepper lets the configured peppers vouch that this database was used with the
+// pepper of slot, 1 to 61, which is not configured any more. From then on VerifyEvents
+// counts events of that pepper as Unverifiable, and Events shows them. Only an
+// [Operator] may call AdoptPepper.
 //
-// It is needed once, for a pepper that was retired before there were vouches: a
-// pepper that is configured together with its successor is vouched for by
-// NewManager. Call it only for a slot that you know to have retired: whoever writes
-// to the database can have made its mark, and once it is adopted can say of older
-// events that they were made with it. If the slot is vouched for already,
-// AdoptPepper returns nil and writes nothing; otherwise it writes an event. It is
-// for an [Operator]; others get ErrForbidden. Errors: ErrNoActor, ErrForbidden,
-// ErrInvalid (no such slot, or no pepper is configured), ErrNotFound (the database
-// has no mark of this slot), ErrConflict, ErrUnavailable, ErrClosed.
+// It is needed once, for a pepper that was retired before there were vouches:
+// NewManager vouches for every pepper that is configured together with its successor.
+// Call it only for a slot that you know to have retired. Somebody who writes to the
+// database can have made the mark of the slot, and can claim, once the slot is adopted,
+// that older events were made with its pepper.
+//
+// If the slot is vouched for already, AdoptPepper returns nil and writes nothing;
+// otherwise it writes an event. Errors: the usual ones of the package documentation.
+// ErrInvalid also means that slot is out of range or no pepper is configured, and
+// ErrNotFound that the database has no mark of slot.
 func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	s := m.own()
 	return s.do(ctx, ofStore(ActionPepper).changing(func(a Actor, _ *StoreRecord) (effect, error) {
@@ -251,15 +253,16 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	}))
 }
 
-// Remac renews record MACs that the minting pepper did not make, and signs
-// records that have none (with AcceptUntagged), of limit keys at most: 1 to 1000; 0
-// means 100. Call it until it returns 0;
-// killed in between, it goes on where it was. A record whose MAC does not hold
-// is never signed: it is in the error, as a *CorruptError, and the others are
-// done. The other peppers end for the key here: once one of them is not configured
-// any more, an event of it that comes later is broken (see [Manager.VerifyEvents]). So
-// have every Manager mint with the new pepper first. Remac is for an [Operator];
-// others get ErrForbidden.
+// Remac renews the MACs of records that were made with another pepper than the first of
+// ManagerConfig.Peppers, and signs records without a MAC (with AcceptUntagged): limit
+// keys at most, 1 to 1000; 0 means 100. Call Remac until it returns 0; after a crash,
+// call it again. Only an [Operator] may call Remac.
+//
+// Remac never signs a record whose MAC is wrong: the error has it as a *[CorruptError],
+// and Remac goes on with the others. The other peppers end for each key that Remac has
+// done: once one of them is not configured any more, a later event made with it is
+// broken (see [Manager.VerifyEvents]). So let every Manager use the new pepper first.
+// Errors: the usual ones of the package documentation.
 func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")

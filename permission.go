@@ -7,24 +7,24 @@ import (
 	"strings"
 )
 
-// An Ability is something a key may do. Two forms ship: [Scope] and [Access].
-// They never allow each other. A program adds forms of its own through
+// An Ability is something that a key may do. This package has two forms, [Scope] and
+// [Access], and neither allows the other. A program adds forms of its own with
 // [CatalogEntry.Parse].
 type Ability interface {
-	// Allows reports whether holding this ability satisfies a requirement. It
-	// must be false for every form that it does not know.
+	// Allows reports whether holding this ability satisfies a requirement. It must be
+	// false for every form of ability that the implementation does not know.
 	Allows(required Ability) bool
 	// String is the canonical text, which [Catalog.Parse] reads back.
 	String() string
 }
 
-// Scope is an ability named by segments: "payment:refund". As its last segment
-// a held scope may have the wildcard: "payment:*" allows "payment:refund" and
-// "payment:refund:partial", not "payment" and not "payments:refund". There is
-// no scope for everything: a key names the families that it may use.
+// Scope is an ability named by segments, such as "payment:refund". The last segment of
+// a held scope may be the wildcard: "payment:*" allows "payment:refund" and
+// "payment:refund:partial", but neither "payment" nor "payments:refund". No scope
+// allows everything: a key names the families that it may use.
 //
-// Segments are lower-case letters, digits, '-', '_' and '.', joined by ':', at
-// least two and at most 8 of them, 100 bytes in all.
+// Segments are lower-case letters, digits, '-', '_' and '.', joined by ':'. A scope has
+// 2 to 8 segments and at most 100 bytes.
 type Scope string
 
 const (
@@ -32,8 +32,8 @@ const (
 	maxAbility  = 100
 )
 
-// ParseScope checks the shape, not whether any catalog knows the scope. Its
-// error wraps ErrInvalid.
+// ParseScope checks the form of a scope, not whether a catalog has it. Its error wraps
+// ErrInvalid.
 func ParseScope(s string) (Scope, error) {
 	segments := strings.Split(s, ":")
 	if len(s) > maxAbility || len(segments) < 2 || len(segments) > maxSegments {
@@ -50,8 +50,8 @@ func ParseScope(s string) (Scope, error) {
 	return Scope(s), nil
 }
 
-// Allows reports whether required is this scope or, for a wildcard, lies below
-// it.
+// Allows reports whether required is this scope or, if this scope ends in a wildcard,
+// one below it.
 func (s Scope) Allows(required Ability) bool {
 	want, ok := required.(Scope)
 	if !ok || s == "" {
@@ -68,23 +68,23 @@ func (s Scope) Allows(required Ability) bool {
 // String is the scope itself.
 func (s Scope) String() string { return string(s) }
 
-// Level is how much of a product a key may use. The zero Level is None, and
-// None is written by leaving the product out.
+// Level is how much of a product a key may use. The zero Level means none: leave the
+// product out of the key's abilities instead.
 type Level uint8
 
 const (
-	// Read fetches data.
+	// Read allows to fetch data.
 	Read Level = 1
-	// Write acts, and reads too.
+	// Write allows to act, and includes Read.
 	Write Level = 2
 )
 
-// String is "read" or "write", and of anything else says the number.
+// String is "read" or "write"; for any other value it has the number.
 func (l Level) String() string { return nameOf(levelNames, l, "level") }
 
 var levelNames = map[Level]string{Read: "read", Write: "write"}
 
-// Access is an ability on a whole product, at a level: "balance=read".
+// Access is an ability on a whole product at a level, such as "balance=read".
 type Access struct {
 	Product string
 	Level   Level
@@ -105,8 +105,7 @@ func ParseAccess(s string) (Access, error) {
 	return Access{}, invalid("product level %s: the level is read or write; for none leave the product out", quote(s))
 }
 
-// Allows reports whether required is the same product at this level or a lower
-// one.
+// Allows reports whether required is the same product at this level or a lower one.
 func (a Access) Allows(required Ability) bool {
 	want, ok := required.(Access)
 	return ok && want.Product == a.Product && want.Level >= Read && want.Level <= a.Level
@@ -122,13 +121,13 @@ func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 // set.
 type CatalogEntry struct {
 	Scope   string // "payment:refund"
-	Product string // "balance": known at levels read and write
-	// Parse reads a form of the program's own; false if the text is not of that
-	// form. What it accepts must print the same text again.
+	Product string // "balance": both levels, read and write
+	// Parse reads a form of ability of the program's own; false if the text is not of
+	// that form. The String of the Ability must be the same text again.
 	Parse       func(text string) (Ability, bool)
 	Description string // shown to merchants by the program
-	// Publishable lets a publishable key hold it: the scope, or the product at
-	// level read. Everybody on the Internet has that key.
+	// Publishable lets a publishable key hold this ability: the scope, or the product
+	// at level read. Everybody on the Internet has that key.
 	Publishable bool
 }
 
@@ -139,8 +138,8 @@ type Catalog struct {
 	byText  map[string]int // scope, product=read, product=write → entry
 }
 
-// NewCatalog refuses empty, malformed and doubled entries with an error that
-// wraps ErrInvalid.
+// NewCatalog returns an error that wraps ErrInvalid if an entry is empty, malformed or
+// there twice.
 func NewCatalog(entries ...CatalogEntry) (*Catalog, error) {
 	c := &Catalog{entries: slices.Clone(entries), byText: map[string]int{}}
 	for i, e := range entries {
@@ -192,12 +191,12 @@ func (e CatalogEntry) texts() ([]string, error) {
 	return nil, nil
 }
 
-// Entries returns the lines of the catalog, for a form that lists them.
+// Entries returns the entries of the catalog, for a form that lists them.
 func (c *Catalog) Entries() []CatalogEntry { return slices.Clone(c.entries) }
 
-// Parse reads an ability that a key may be given. An unknown one is refused
-// with an error that wraps ErrInvalid and names the nearest known ones. A
-// wildcard scope must cover at least one scope of the catalog.
+// Parse reads an ability that a key may be given. The error for an unknown one wraps
+// ErrInvalid and names the nearest known ones. A wildcard scope must cover at least one
+// scope of the catalog.
 func (c *Catalog) Parse(text string) (Ability, error) {
 	a, err := c.parseForm(text)
 	if err != nil {

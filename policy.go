@@ -11,17 +11,23 @@ import (
 // Action names what a management call does, in events, policies and step-up.
 type Action string
 
-// The actions of this version. Policy is never asked about ActionRevokeToken
-// (having the token is the right), ActionConfirm, ActionEnroll,
-// ActionConfirmEnrollment, ActionDisable of one's own factor, ActionWiden,
-// ActionLock, and ActionPepper when NewManager introduces a pepper or vouches for one.
+// The actions of this version:
 //
-// ActionRead is Get and List; ActionReadEvents is Events and VerifyEvents.
-// ActionRevoke is also RevokeAll, asked about once for the list and once a key.
-// ActionProvision is asked about once a mode. An Update that switches Disabled is
-// asked about as ActionSuspend or ActionResume too, and Retire of a pending token as
-// ActionCancelRotation. ActionRemac, ActionReseal and ActionPepper, which is
-// AdoptPepper, are for an [Operator] alone.
+//   - ActionRead is Get and List. ActionReadEvents is Events and VerifyEvents.
+//   - ActionRevoke is also RevokeAll: Policy is asked once for the list, and once for
+//     each key.
+//   - ActionProvision: Policy is asked once for each mode.
+//   - ActionUpdate: if the update switches Disabled, Policy is asked about
+//     ActionSuspend or ActionResume too.
+//   - ActionRetire: if the token is pending, Policy is asked about ActionCancelRotation
+//     too.
+//   - ActionRemac, ActionReseal and ActionPepper (AdoptPepper) are for an [Operator]
+//     alone.
+//
+// Policy is never asked about ActionRevokeToken (holding the token is the right),
+// ActionConfirm, ActionEnroll, ActionConfirmEnrollment, ActionDisable of one's own
+// factor, ActionWiden, ActionLock, and ActionPepper when NewManager introduces a pepper
+// or vouches for one.
 const (
 	ActionIssue          Action = "key.issue"
 	ActionProvision      Action = "key.provision"
@@ -36,8 +42,8 @@ const (
 	ActionRetire         Action = "key.retire"
 	ActionReveal         Action = "key.reveal"
 	ActionReseal         Action = "key.reseal"
-	// ActionWiden is an update after which a request passes that was refused
-	// before. It is no event's action; StepUp can guard it alone.
+	// ActionWiden is an update after which some request passes that was refused before.
+	// No event has this action; it is there for StepUp to guard.
 	ActionWiden             Action = "key.widen"
 	ActionConfirm           Action = "challenge.confirm"
 	ActionEnroll            Action = "factor.enroll"
@@ -58,11 +64,11 @@ var actions = []Action{
 	ActionConfirmEnrollment, ActionAllowEnrollment, ActionDisable, ActionLock, ActionLiftLock, ActionRemac, ActionReadEvents, ActionPepper,
 }
 
-// Reason says why a key was revoked: one of the constants, or text of the
-// program's own, at most 200 bytes. Empty means ReasonRequested.
+// Reason says why a key was revoked: one of the constants, or a text of the program, at
+// most 200 bytes. Empty means ReasonRequested.
 type Reason string
 
-// Reasons. Revoking as compromised can never be guarded by a factor.
+// Reasons. A revocation with ReasonCompromised can never be guarded by a factor.
 const (
 	ReasonRequested   Reason = "requested"
 	ReasonCompromised Reason = "compromised"
@@ -70,39 +76,41 @@ const (
 	ReasonSuperseded  Reason = "superseded"
 )
 
-// A Policy decides whether an actor may perform an action. It is asked after
-// the account was compared and cannot widen that. For actions that are about no
-// single key, k has only what is known (Account, Mode, Kind, Name): of a list
-// or the activity log that is what the request selects by, so that a policy
-// which lets somebody see only one mode refuses a list without one. What a request
-// would make of a key is shown to a [ChangePolicy] alone. Any error is a refusal;
-// callers get it wrapped in ErrForbidden.
+// A Policy decides whether an actor may perform an action. Policy is asked after the
+// key's account was compared with the actor's, and cannot allow another account.
+//
+// k describes the key. If the action is about no single key, k has only the known
+// fields (Account, Mode, Kind, Name). For a list or the activity log these are the
+// request's filters: a policy that lets an actor see one mode only must refuse a list
+// without a mode. What a request would change is shown to a [ChangePolicy] alone. Any
+// error refuses the action; callers get it wrapped in ErrForbidden.
 type Policy interface {
 	Authorize(ctx context.Context, a Actor, act Action, k Info) error
 }
 
-// A ChangePolicy is a [Policy] that sees what is asked for: which abilities a new
-// key would have, which networks an update would take away. If
-// ManagerConfig.Policy implements it, AuthorizeChange is asked instead of
-// Authorize, for every action. A Policy that wraps another one has to pass
-// AuthorizeChange on, or it hides it.
+// A ChangePolicy is a [Policy] that sees what is asked for: which abilities a new key
+// would have, which networks an update would remove. If ManagerConfig.Policy implements
+// ChangePolicy, AuthorizeChange is called instead of Authorize, for every action. A
+// Policy that wraps another one has to pass AuthorizeChange on; otherwise it hides the
+// method.
 //
-// before is what Authorize would be given. after is what the key would be, in the
-// form in which it is stored: sorted, without doubles, networks without host bits,
-// origins as browsers write them. It differs from before for ActionIssue,
-// ActionProvision (asked once a mode), ActionUpdate, ActionSuspend, ActionResume,
-// ActionRotate, ActionCancelRotation, ActionRetire and ActionRevoke of a single key.
-// A key that does not exist yet has the zero ID in both, and after has the Version of
+// before is what Authorize would get. after is what the key would be, in the form in
+// which it is stored: sorted, without duplicates, networks without host bits, origins
+// as browsers write them. after differs from before for ActionIssue, ActionProvision
+// (asked once a mode), ActionUpdate, ActionSuspend, ActionResume, ActionRotate,
+// ActionCancelRotation, ActionRetire, and ActionRevoke of a single key.
+//
+// A key that does not exist yet has the zero ID in both. after has the Version of
 // before. For a rotation, after has the windows of the existing tokens; the new token
 // is not drawn yet. If the request is invalid, after equals before: the request is
-// refused, whatever the answer is.
+// refused whatever AuthorizeChange returns.
 type ChangePolicy interface {
 	Policy
 	AuthorizeChange(ctx context.Context, a Actor, act Action, before, after Info) error
 }
 
-// RolePolicy lets the listed roles do everything and others nothing. Operators
-// may always, and an Actor without a Role never. The zero RolePolicy lists
+// RolePolicy allows the listed roles everything and other roles nothing. An [Operator]
+// is always allowed, and an Actor without a Role never. The zero RolePolicy lists
 // "superadmin" and "admin".
 type RolePolicy struct{ Roles []string }
 
@@ -118,17 +126,19 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 	return fmt.Errorf("role %s may not do %s; allowed roles: %v", quote(a.Role), act, roles)
 }
 
-// Standing says whether an account may use the API in a mode: onboarding
-// finished, invoices paid, not blocked. It is asked at every verification, so
-// it answers from memory, and when a key is issued, rotated or revealed, or may do
-// more than before: it is resumed, or an update widens it. [Manager.Provision] asks
-// for each mode by itself. Any error is a refusal; callers get it wrapped in
+// Standing says whether an account may use the API in a mode: onboarding finished,
+// invoices paid, not blocked. Any error is a refusal; callers get it wrapped in
 // ErrStanding.
+//
+// Standing is asked at every verification, so it must answer from memory. It is also
+// asked when a key is issued, rotated, revealed or resumed, and when an update lets a
+// key do more. [Manager.Provision] asks about each mode separately.
 type Standing interface {
 	Allowed(account string, m Mode) error
 }
 
-// Limits bound what a merchant can store. A zero field is its default.
+// Limits bound what a merchant can store. A zero field means its default, which each
+// line names.
 type Limits struct {
 	NameBytes     int // 200
 	MetadataPairs int // 50
@@ -137,16 +147,16 @@ type Limits struct {
 	Abilities     int // 64
 	Networks      int // 64
 	Origins       int // 16
-	// LiveKeys of an account and mode: not revoked, not suspended, not expired.
+	// LiveKeys of an account in one mode: neither revoked, suspended nor expired.
 	LiveKeys int // 50
-	// Keys of an account, both modes together, that are not revoked: suspended and
-	// expired ones count. An Operator is not bound by it; an account that has more
-	// keeps them. 0: 1,000, or twice LiveKeys if that is more.
+	// Keys of an account in both modes together that are not revoked; suspended and
+	// expired ones count. An Operator is exempt. An account that has more keeps them.
+	// 0: 1,000, or twice LiveKeys if that is more.
 	Keys int
-	// IssuesAnHour is how many keys may be made for an account in any hour, those
-	// included that were revoked since. An Operator is not bound by it, and what they
-	// issue does not count. Rotations are not issues, and are not limited. 0: 300, or
-	// LiveKeys if that is more.
+	// IssuesAnHour is how many keys may be issued for an account in any hour, including
+	// those revoked since. An Operator is exempt, and keys that an Operator issues do
+	// not count. Rotations do not count either, and have no limit. 0: 300, or LiveKeys
+	// if that is more.
 	IssuesAnHour int
 	// Overlap of an old token with a new one.
 	Overlap time.Duration // 7 days

@@ -22,21 +22,22 @@ type ProvisionRequest struct {
 
 func (r ProvisionRequest) guarded() approval { return (&provisioning{ProvisionRequest: r}).approval() }
 
-// Provisioned is an account's publishable keys, one a mode. That of a mode which
-// Standing refuses is the zero Issued.
+// Provisioned holds an account's publishable keys, one for each mode. If Standing
+// refuses a mode, its Issued is zero.
 type Provisioned struct{ Live, Test Issued }
 
-// Provision gives a new account one publishable key a mode and no secret key:
-// a secret that nobody asked for is a secret that nobody guards. Repeated, it
-// returns the same keys, whatever became of them; one that was purged since is
-// made anew.
+// Provision gives a new account one publishable key for each mode, and no secret key: a
+// secret that nobody asked for is a secret that nobody guards. If Provision is called
+// again, it returns the same keys, whatever became of them, and makes a purged one
+// anew.
 //
-// Policy is asked about each mode, and what it refuses makes no key at all. A mode
-// that [Standing] refuses is left out, and a later call makes its key: an account
-// that has just signed up may use the sandbox and nothing else yet. If no mode
-// is left, that is ErrStanding. StepUp is asked about ActionProvision in the modes in
-// which a key is to be made, and one factor has to approve it in all of them; none of
-// the ready-made guards names it. Errors otherwise as for Issue.
+// Policy is asked about each mode; if it refuses one, no key is made at all. If
+// [Standing] refuses a mode, that mode is left out and a later call makes its key: a
+// new account may be allowed to use only the sandbox. If Standing refuses every mode in
+// which a key is to be made, the error is ErrStanding. StepUp is asked about
+// ActionProvision in the modes in which a key is to be made, and one factor has to
+// approve all of them. None of the ready-made guards names ActionProvision. Errors
+// otherwise: those of [Manager.Issue].
 func (m *Manager) Provision(ctx context.Context, req ProvisionRequest) (Provisioned, error) {
 	return m.own().provision(ctx, req)
 }

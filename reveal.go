@@ -13,7 +13,7 @@ import (
 // RevealRequest names the key whose token is shown again.
 type RevealRequest struct {
 	Key        KeyID
-	Credential CredentialID // zero: the current one; otherwise another live one
+	Credential CredentialID // which token: zero is the current one; otherwise a live one
 
 	Grant Grant `json:"-"`
 }
@@ -49,17 +49,18 @@ type Revealed struct {
 
 const hideAfter = 30 * time.Second
 
-// Reveal returns the token of a Recoverable key. The sealed copy is opened
-// first; then the grant is redeemed and the event written, together; and only
-// then is the token returned: a KEK that fails spends nothing, and there is no
-// reveal without an event.
+// Reveal returns the token of a Recoverable key. It opens the sealed copy first, then
+// redeems the grant and writes the event, both together, and only then returns the
+// token. So a KEK that fails costs no grant, and no token is revealed without an event.
 //
-// Without any factor that approves it Reveal is refused, with a *[ChallengeError]
-// that names none, unless ManagerConfig.InsecureRevealWithoutStepUp is set. Errors: ErrNoActor,
-// ErrNotFound (also of a credential that is not live), ErrForbidden,
-// ErrStanding, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked,
-// ErrNotRecoverable, ErrCorrupt (the copy does not open), ErrConflict,
-// ErrUnavailable (the KEK is away or not configured).
+// If StepUp names no factor for ActionReveal, Reveal is refused with a
+// *[ChallengeError] that names none, unless ManagerConfig.InsecureRevealWithoutStepUp
+// is set.
+//
+// Errors: the usual ones of the package documentation, where ErrNotFound is also a
+// credential that is not live, ErrCorrupt also a copy that does not open, and
+// ErrUnavailable also a KEK that fails or is not configured; and ErrStepUpRequired (as
+// *[ChallengeError]), ErrGrant, ErrLocked, ErrStanding, ErrRevoked, ErrNotRecoverable.
 func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, error) {
 	s := m.own()
 	var shown Revealed
@@ -119,18 +120,18 @@ func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredenti
 	return p.text, nil
 }
 
-// Reseal seals under the first KEK what others sealed: the tokens of Recoverable
-// keys, and TOTP seeds, limit values at most: 1 to 1000; 0 means 100. It returns how
-// many; of two nodes that reseal at once both
-// may count a token. To replace a KEK, put the new one first in every
-// Manager's list, call Reseal until it returns 0 and no error, and take the old
-// one out. Killed in between, it goes on where it was; nothing is replaced
-// before the new copy was opened.
+// Reseal seals again, under the first KEK, what other KEKs sealed: the tokens of
+// Recoverable keys and TOTP seeds. It does at most limit values, 1 to 1000; 0 means
+// 100. It returns how many it did; if two nodes call Reseal at once, both may count the
+// same token. Only an [Operator] may call Reseal.
 //
-// What does not open is left as it is and is in the error; the others are done.
-// A KEK that fails for two values in a row ends the call. It is for an [Operator]; others get
-// ErrForbidden. Errors: ErrNoActor, ErrForbidden, ErrInvalid, ErrCorrupt,
-// ErrUnavailable.
+// To replace a KEK, put the new one first in every Manager's list, call Reseal until it
+// returns 0 and no error, and take the old one out. After a crash, call Reseal again:
+// no copy is replaced before the new one was opened.
+//
+// A value that does not open stays as it is and is in the error, and Reseal goes on
+// with the others. A KEK that fails for two values in a row ends the call. Errors: the
+// usual ones of the package documentation.
 func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 	s := m.own()
 	if len(s.vault.keks) == 0 {

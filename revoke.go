@@ -11,14 +11,15 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Suspend has every verification of a key refused until the key is resumed.
-// Suspend only takes power away, so it needs a role and nothing else, is applied to
-// the newest record however often others change the key, and works on a damaged
-// record too. If the key is already suspended or revoked, Suspend returns nil and
-// writes nothing. If ctx has no deadline, Suspend ends after 5 s.
-// Errors: ErrNoActor, ErrInvalid (an actor that cannot be stored), ErrNotFound,
-// ErrForbidden, ErrCorrupt (a row that cannot even be read), ErrConflict (only
-// once the context has ended), ErrUnavailable, ErrClosed.
+// Suspend makes every verification of a key fail until the key is resumed. Suspend only
+// takes power away. So it needs the Policy's permission and nothing else, is applied to
+// the newest record however often others change the key, and works on a damaged record
+// too. If the key is already suspended or revoked, Suspend returns nil and writes
+// nothing. If ctx has no deadline, Suspend ends after 5 s.
+//
+// Errors: the usual ones of the package documentation, where ErrInvalid is an actor
+// that cannot be stored, ErrCorrupt a row that cannot even be read, and ErrConflict is
+// returned only once the context has ended.
 func (m *Manager) Suspend(ctx context.Context, id KeyID) error {
 	return m.own().lessen(ctx, ofKey(ActionSuspend, id).lessening(suspend), suspend)
 }
@@ -31,12 +32,12 @@ func suspend(r *StoreRecord, _ time.Time) (made, bool) {
 	return made{changed: []string{"disabled"}}, true
 }
 
-// RevokeRequest names a key and why it ends.
+// RevokeRequest names a key and the reason to revoke it.
 type RevokeRequest struct {
 	Key    KeyID
 	Reason Reason // empty: ReasonRequested
 
-	// Grant, when StepUp guards ActionRevoke. Revoking as ReasonCompromised is
+	// Grant, if StepUp guards ActionRevoke. A revocation with ReasonCompromised is
 	// never guarded: nobody has to find their phone while a key is being abused.
 	Grant Grant `json:"-"`
 }
@@ -53,12 +54,13 @@ func (r RevokeRequest) guarded() approval {
 	}
 }
 
-// Revoke ends a key for ever: no Verify that starts after Revoke returned succeeds
-// on this node, and none on the others after their next sync. The record stays in
-// the store. If the key is already revoked, Revoke returns nil and writes nothing.
-// Its errors are those of [Manager.Suspend]; if StepUp guards ActionRevoke and the
-// reason is not [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]),
-// ErrGrant and ErrLocked.
+// Revoke ends a key for ever. No Verify that starts after Revoke returned succeeds on
+// this node, and none on other nodes after their next sync. The record stays in the
+// store. If the key is already revoked, Revoke returns nil and writes nothing.
+//
+// Errors: those of [Manager.Suspend]; if StepUp guards ActionRevoke and the reason is
+// not [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]), ErrGrant and
+// ErrLocked.
 func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 	return m.own().revoke(ctx, req)
 }
@@ -112,30 +114,30 @@ func (s session) lessened(stored *StoreRecord, edit lessening) effect {
 	return effect{made: []made{m}}
 }
 
-// RevokeAllRequest selects the keys to end: an account that leaves, or what a
-// leaked pepper minted. It wants All, or at least one of Mode, Kind, NeverUsed,
-// UnusedSince and Pepper; of these the zero value selects all.
+// RevokeAllRequest selects the keys to revoke: those of an account that leaves, or
+// those of a leaked pepper. Set All, or at least one of Mode, Kind, NeverUsed,
+// UnusedSince and Pepper. The zero value of each of these five selects all.
 type RevokeAllRequest struct {
-	// Account: empty is the actor's own. An Operator has to name it, but for a
+	// Account: empty is the actor's own. An Operator has to name it, except with
 	// Pepper: then empty is every account.
 	Account string
-	// All says that every key of the account is meant. A filter that was forgotten
-	// would mean the same, and nothing brings a revoked key back.
+	// All says that every key of the account is meant. Without All, a forgotten filter
+	// would mean the same, and a revoked key cannot be brought back.
 	All       bool
 	Mode      Mode
 	Kind      Kind
-	NeverUsed bool // no token of it was ever used
-	// UnusedSince selects keys that were not used at or after it, and were created
-	// before it. The last use that is stored is older than the real one by up to
+	NeverUsed bool // no token of the key was ever used
+	// UnusedSince selects keys that were created before it and not used at or after it.
+	// The stored last use is older than the real one by up to
 	// VerifierConfig.LastUsedEvery and 3 s. A time in the future is ErrInvalid.
 	UnusedSince time.Time
-	// Pepper selects keys with a live credential that the pepper of this slot has
-	// minted: what its leak lets others forge.
+	// Pepper selects keys with a live credential whose tag was made with the pepper of
+	// this slot. If that pepper leaks, others can forge such tokens.
 	Pepper uint8
 	Reason Reason // empty: ReasonRequested
 	// Cursor continues where an earlier call ended; empty: from the start.
 	Cursor Cursor
-	Limit  int // keys looked at in this call: 1 to 1000; 0: 100
+	Limit  int // how many keys this call reads: 1 to 1000; 0: 100
 }
 
 // selects refuses a request that does not say which keys it means.
@@ -152,21 +154,24 @@ func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *Stor
 	return nil
 }
 
-// RevokedAll is what one call of RevokeAll did.
+// RevokedAll is the result of one call of RevokeAll.
 type RevokedAll struct {
-	Revoked int    // keys that are revoked now, and may have been before if damaged
-	Next    Cursor // pass it to the next call; empty: all are done
+	Revoked int    // keys that this call revoked; a damaged one may have been revoked before
+	Next    Cursor // pass it to the next call as Cursor; empty: all are done
 }
 
-// RevokeAll revokes a chunk of keys, newest first. Call it until Next is empty;
-// killed in between, it may start again: revoked keys are passed over. A key that
-// is issued meanwhile is newer than the chunks that follow: have Standing refuse
-// the account first, or start again until nothing is left. A key
-// that fails holds up no other (also one whose revocation StepUp guards: revoke
-// those singly, or as compromised): the errors come joined, naming the keys, and
-// Next is set all the same. Errors: ErrNoActor, ErrNotFound (another's account),
-// ErrForbidden, ErrInvalid (also without All and without a filter, with both, or with
-// a cursor of another list), ErrUnavailable, ErrClosed; of single keys those of Revoke.
+// RevokeAll revokes a batch of keys, newest first. Call RevokeAll until Next is empty.
+// After a crash, start again: it skips keys that are revoked. A key that is issued
+// meanwhile is newer than the batches that follow and is not revoked: let Standing
+// refuse the account first, or start again until no key is left.
+//
+// A key that cannot be revoked does not stop the others. Its error is joined to the
+// result and names the key, and Next is set all the same. This includes a key whose
+// revocation StepUp guards: revoke that one by itself, or as ReasonCompromised.
+//
+// Errors: the usual ones of the package documentation, where ErrNotFound is another's
+// account, and ErrInvalid also a request without All and filter, with both, or with a
+// cursor of another list; and for single keys those of [Manager.Revoke].
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
 	reason, err := req.Reason.valid()
 	if err != nil {

@@ -17,21 +17,22 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// A KEK is a key-encryption key: it wraps the data keys that seal recoverable
-// tokens and TOTP seeds. [NewLocalKEK] ships; a cloud KMS is some twenty lines
-// (Encrypt and Decrypt with additional data, or an encryption context made of
-// it). It is safe for concurrent use, keeps nothing of what it is passed, and ends
-// when its context does: one that hangs is given up after 5 s, and costs a
-// goroutine until it returns. Verification never calls one.
+// A KEK is a key-encryption key: it wraps the data keys that seal recoverable tokens
+// and TOTP seeds. [NewLocalKEK] ships; one for a cloud KMS takes about twenty lines
+// (Encrypt and Decrypt with additional data, or with an encryption context made of it).
+//
+// A KEK is safe for concurrent use, keeps no argument, and returns when its context
+// ends. A call that hangs is given up after 5 s and costs a goroutine until it returns.
+// Verification never calls a KEK.
 type KEK interface {
-	// ID names the key for ever, in what it wraps: at most 255 bytes, not empty.
+	// ID names the key for ever and is stored with what the key wraps: 1 to 255 bytes.
 	ID() string
 	// Wrap encrypts a 32-byte data key, bound to aad.
 	Wrap(ctx context.Context, dek, aad []byte) ([]byte, error)
-	// Unwrap gives the data key back, and fails for another aad. An error that
-	// wraps ErrCorrupt says that this value does not open (a KMS: an invalid
-	// ciphertext), and is about it alone. Any other says that the KEK could not be
-	// asked: it is ErrUnavailable, and of two values in a row it ends a Reseal.
+	// Unwrap returns the data key, and fails for another aad. An error that wraps
+	// ErrCorrupt means that this one value does not open (a KMS: an invalid
+	// ciphertext). Any other error means that the KEK could not be asked: callers get
+	// ErrUnavailable, and Reseal ends if it happens for two values in a row.
 	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
 }
 
@@ -42,8 +43,8 @@ type LocalKEK struct {
 	aead func() cipher.AEAD // in a closure, where no printer follows
 }
 
-// NewLocalKEK makes a KEK of 32 secret random bytes, kept where the database's
-// backups are not. The ID, of 1 to 255 bytes, changes whenever the key does.
+// NewLocalKEK makes a KEK of 32 secret random bytes. Keep them where the database's
+// backups are not. The id has 1 to 255 bytes and must change whenever the key does.
 // Errors: ErrInvalid.
 func NewLocalKEK(id string, key []byte) (*LocalKEK, error) {
 	if id == "" || len(id) > 255 || !storable(id) {

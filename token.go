@@ -18,13 +18,13 @@ import (
 //
 //	acme_sk_live_<credential ID 22><secret 33><pepper slot 1><tag 11><CRC-32 6>
 //
-// in base62 without separators, so that a double click selects it whole. The
-// CRC lets anyone refuse a typo offline; the tag (64 bits of HMAC-SHA-256 under
-// a pepper, zeros without one) lets a server refuse forgeries without a store;
-// the secret has 196 random bits.
+// in base62 without separators, so that a double click selects all of it. With the CRC,
+// anyone can refuse a typing error offline. With the tag (64 bits of HMAC-SHA-256 under
+// a pepper, zeros without one), a server refuses forgeries without a store. The secret
+// has 196 random bits.
 //
-// A Token prints redacted, whatever prints it. [Token.Reveal] is the only way
-// to the text. The zero Token is no token and reveals "".
+// A Token prints redacted, whatever prints it. [Token.Reveal] is the only way to the
+// text. The zero Token is no token, and its Reveal returns "".
 type Token struct{ v *secretText }
 
 const (
@@ -41,9 +41,9 @@ const (
 	untagged = "00000000000"
 )
 
-// ParseToken reads the form of a token and its checksum, without any store:
-// what a secret scanner needs. That a token parses says nothing about whether
-// it verifies. Its error is ErrInvalidToken.
+// ParseToken checks the form and the checksum of a token, without a store: a secret
+// scanner needs no more. A token that parses need not verify. Its error is
+// ErrInvalidToken.
 func ParseToken(text string) (Token, error) {
 	if _, ok := parseToken(text); !ok {
 		return Token{}, ErrInvalidToken
@@ -75,15 +75,14 @@ func (t Token) Mode() Mode { p, _ := parseToken(t.Reveal()); return p.mode }
 // Kind returns the kind that the token claims; zero for the zero Token.
 func (t Token) Kind() Kind { p, _ := parseToken(t.Reveal()); return p.kind }
 
-// Hint returns the last four characters, for people to tell tokens apart by.
-// They are part of the checksum, so they tell at most 24 bits of the secret, which
-// has 196.
+// Hint returns the last four characters, by which people tell tokens apart. They are
+// part of the checksum, so they give away at most 24 of the secret's 196 bits.
 func (t Token) Hint() string {
 	text := t.Reveal()
 	return text[max(0, len(text)-4):]
 }
 
-// String shows the head and the hint: "acme_sk_live_…Q3fG". It never verifies.
+// String shows the head and the hint: "acme_sk_live_…Q3fG". That text is no token.
 func (t Token) String() string {
 	text := t.Reveal()
 	if text == "" {

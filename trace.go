@@ -5,36 +5,37 @@ import (
 	"time"
 )
 
-// Trace is a set of hooks, after net/http/httptrace: for metrics and alarms.
-// Any of them may be nil. They are called from several goroutines at once, most
-// of them on the way of a request, so they must return quickly. None is ever
-// given a token. Waits for a hash are told by Argon2idConfig.Waited, because the
-// slots belong to the Hasher.
+// Trace is a set of hooks for metrics and alarms, in the style of net/http/httptrace.
+// Any of them may be nil. They are called from several goroutines at once, most of them
+// while a request waits, so they must return quickly. No hook is ever given a token.
+// Argon2idConfig.Waited reports waits for a hash, because the slots belong to the
+// Hasher.
 type Trace struct {
-	// Verified: every verification, with how it ended.
+	// Verified: a verification has ended, with this result.
 	Verified func(VerifiedTrace)
-	// DeadKey: somebody holds the secret of a key that is revoked, suspended,
-	// ended or expired, and uses it: an old deployment, or a leak.
+	// DeadKey: somebody who holds its secret used a key or token that is revoked,
+	// suspended, ended or expired. It is an old deployment, or a leak.
 	DeadKey func(key Info, err error)
-	// Corrupt: Verify refused a record that cannot be believed. What the change feed
-	// finds goes to the Logger, and what a list finds is returned.
+	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
+	// that the change feed finds goes to the Logger; damage that a list finds is
+	// returned.
 	Corrupt func(err *CorruptError)
-	// Synced: the change feed was read. age is that of the last good sync, by
-	// its start; negative if there was none yet.
+	// Synced: the change feed was read. age is the time since the start of the last
+	// successful sync; negative if there was none yet.
 	Synced func(records int, age time.Duration, err error)
-	// Denied: a management action was refused, by account, Policy, Standing or a
-	// grant that does not fit (err says which), or a wrong answer was given
-	// (ErrWrongAnswer; key is zero). Also when no event was written for it.
+	// Denied: a management action was refused (err says by what: the account, Policy,
+	// Standing or a grant that does not fit), or a wrong answer was given
+	// (ErrWrongAnswer; key is zero). It is called also if no event was written.
 	Denied func(a Actor, act Action, key KeyID, err error)
 }
 
 // VerifiedTrace is one verification.
 type VerifiedTrace struct {
 	Err error // nil: accepted
-	// Source is what decided: "token" (its form, checksum or tag), "cache" (memory) or
-	// "store" (a read of the store).
+	// Source says what decided: "token" (its form, checksum or tag), "cache" (memory)
+	// or "store" (a read of the store).
 	Source string
-	Key    Key // nil unless the token was proven
+	Key    Key // nil, unless the caller has proven that they hold the secret
 }
 
 // What decides a verification.

@@ -6,25 +6,27 @@ import (
 	"reflect"
 )
 
-// Tx is a Manager inside a caller's transaction: the merchant's row and the
-// keys commit or roll back together. Nothing in it is retried, and no second
-// connection is opened. Call Committed after the commit. Like the transaction it
-// belongs to one goroutine; while it is open use nothing else there: a Manager
-// waits for its locks, and where the pool has one connection a Verifier waits for
-// that, until their deadlines. Only what creates, changes or ends a key is here.
+// Tx is a Manager inside a caller's transaction: the merchant's row and the keys commit
+// or roll back together. A Tx retries nothing and opens no second connection. Call
+// [Tx.Committed] after the commit. Tx has only the methods that read, create, change or
+// revoke a key.
+//
+// Like the transaction, a Tx belongs to one goroutine. While it is open, use no Manager
+// or Verifier there: a Manager waits for locks of the transaction, and a Verifier waits
+// for a connection if the pool has only one, both until their deadlines.
 type Tx struct {
 	s       session
 	notices []notice
 }
 
-// Tx joins a transaction: joined is what a store's In(tx) returned. It is of the
-// database, and has the prefix, of ManagerConfig.Store; that is not checked.
+// Tx joins a transaction: joined is the return value of a store's In(tx). It must be on
+// the same database, with the same prefix, as ManagerConfig.Store; that is not checked.
 //
-// If joined is in no transaction, each call would commit by itself what the
-// caller believes they can still roll back, so every method of the Tx returns
-// ErrInvalid: when joined is nil, when it is ManagerConfig.Store itself, and when
-// it has a method InTransaction() bool that returns false. A store without that
-// method is trusted to be what In returned.
+// If joined is in no transaction, each call would commit by itself, and the caller
+// would believe that they can still roll it back. So every method of the Tx returns
+// ErrInvalid if joined is nil, if joined is ManagerConfig.Store itself, or if joined
+// has a method InTransaction() bool that returns false. A store without that method is
+// trusted to be in a transaction.
 func (m *Manager) Tx(joined Store) *Tx {
 	t := &Tx{}
 	t.s = session{Manager: m, store: joined, joined: true, tx: t, unfit: m.outside(joined)}
@@ -73,21 +75,21 @@ func (t *Tx) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
 // Revoke is [Manager.Revoke] inside the transaction.
 func (t *Tx) Revoke(ctx context.Context, req RevokeRequest) error { return t.s.revoke(ctx, req) }
 
-// Committed makes known what the transaction changed, once it is over: this
-// node's Verifiers, the Notifier and OnEvent hear of it. Without it the Verifiers
-// learn at their next sync, and OnEvent never.
+// Committed announces the changes of the transaction to this node's Verifiers, the
+// Notifier and OnEvent. Call it when the transaction is over. Without it the Verifiers
+// learn of the changes at their next sync, and OnEvent never does.
 //
-// What is told is what ManagerConfig.Store has by then: each changed key is read
-// again, and a change that is not there is not told. So Committed may be
-// deferred, and called after a rollback (also to a savepoint) or by mistake before
-// the commit: nothing that was rolled back is ever told. What was not there is
-// looked for again at the next call.
+// Committed reads each changed key again from ManagerConfig.Store, and announces only
+// changes that are there. So it may be deferred, and it may be called after a rollback
+// (also to a savepoint) or, by mistake, before the commit: a change that was rolled
+// back is never announced. A change that was not there is looked for again at the next
+// call.
 //
-// It goes on although ctx has ended, for 5 s at most. Errors: ErrUnavailable, if
-// the store could not be asked: OnEvent has not heard of those changes, and
-// Committed may be called again. The Verifiers then read these keys before their
-// next answer. Where the pool has one connection, call it after the transaction
-// has ended, or it waits those 5 s for the connection.
+// Committed goes on after ctx has ended, for 5 s at most. Its error is ErrUnavailable
+// if the store could not be asked: then OnEvent has not been told of those changes, the
+// Verifiers read these keys before their next answer, and Committed may be called
+// again. If the pool has one connection, call Committed after the transaction has
+// ended; otherwise it waits those 5 s for the connection.
 func (t *Tx) Committed(ctx context.Context) error {
 	if t.s.deaf() {
 		return nil
