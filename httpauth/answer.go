@@ -14,15 +14,15 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Denial is a refusal as HTTP sees it. It holds nothing secret.
+// Denial is a refusal as an HTTP answer. It holds no secret.
 type Denial struct {
 	// Status is 400, 401, 403, 500 or 503.
 	Status int
-	// Code is stable and for programs; the package comment lists all.
+	// Code is stable and for programs; the package documentation lists all.
 	Code string
-	// Detail is a sentence for people. It may change.
+	// Detail is a sentence for people. It may change between versions.
 	Detail string
-	// RequestID finds the log line. Empty from [Denied], which knows no request.
+	// RequestID is in the log line too. Empty from [Denied], which has no request.
 	RequestID string
 	// Missing is the first ability that the key lacks; nil unless Code is
 	// insufficient_scope.
@@ -68,9 +68,9 @@ var (
 	internal    = Denial{Status: 500, Code: "internal_error", Detail: "The request could not be processed."}
 )
 
-// Denied says what HTTP calls an error of [Guard.Check]. It is for programs
-// that write their own answers. Whatever it does not know, nil included, is a
-// 500: nothing turns into a permission.
+// Denied returns the HTTP answer for an error of [Guard.Check]. It is for programs that
+// write their own answers. An error that it does not know, and nil, is a 500: no error
+// turns into a permission.
 func Denied(err error) Denial {
 	d := internal
 	for _, known := range denials {

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Basic reads "Authorization: Basic <base64 of key:>" (RFC 7617), what
-// "curl -u key:" sends: the key is the user name and the password is empty. A
-// password is refused: whoever sends one takes the key for something else.
+// Basic reads "Authorization: Basic <base64 of key:>" (RFC 7617), which "curl -u key:"
+// sends: the key is the user name and the password is empty. A request with a password
+// is refused: its sender takes the key for something else.
 func Basic() Extractor { return basic{} }
 
 type basic struct{}

@@ -10,32 +10,32 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// An Extractor finds the key in one request header. It is given that header's
-// value and nothing else, so none can read the query string, which ends up in
-// logs, histories and Referer headers. [Bearer], [Basic] and [Header] ship.
+// An Extractor finds the key in one request header. It gets that header's value and
+// nothing else, so no Extractor can read the query string, which ends up in logs,
+// histories and Referer headers. [Bearer], [Basic] and [Header] ship.
 //
 // An Extractor that reads a scheme of the Authorization header (RFC 9110 §11.6.2)
 // should also have a method Scheme() string, which returns that scheme: a 401 then
 // names it. Without that method a 401 names the header.
 type Extractor interface {
-	// Header names the header that it reads. The Guard uses it to refuse
-	// repetitions and to hide the header from handlers.
+	// Header returns the name of the header. The Guard refuses a request that has this
+	// header twice, and hides the header from handlers.
 	Header() string
-	// Extract returns the key in value, which is not empty and has no space
-	// around it, but may be as long as the server lets headers be. If value has
-	// another form (another scheme), Extract returns "" and no error, and the header
-	// counts as absent. If value has the form but is broken, Extract returns an error,
-	// whose text is shown to nobody.
+	// Extract returns the key in value. value is not empty and has no space around it,
+	// but may be as long as the server lets headers be. If value has another form
+	// (another scheme), Extract returns "" and no error, and the header counts as
+	// absent. If value has the form but is broken, Extract returns an error, whose text
+	// is shown to nobody.
 	Extract(value string) (token string, err error)
 }
 
-// What Check adds to the errors of package apikey.
+// Errors that [Guard.Check] returns in addition to those of package apikey.
 var (
-	// ErrNoCredentials: the request presents no key, or only schemes that are
-	// not ours. It wraps apikey.ErrUnauthenticated. Check.
+	// ErrNoCredentials: the request has no key, or only credentials of schemes that no
+	// Extractor reads. It wraps apikey.ErrUnauthenticated.
 	ErrNoCredentials = fmt.Errorf("%w: no credentials in the request", apikey.ErrUnauthenticated)
-	// ErrMalformed: the request presents two keys, one header twice, or
-	// something that no key can look like. Nothing was looked up. Check.
+	// ErrMalformed: the request has two keys, one header twice, or a text that cannot
+	// be a key. No key was looked up.
 	ErrMalformed = errors.New("apikey: malformed credentials")
 )
 

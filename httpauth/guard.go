@@ -1,50 +1,51 @@
 // Package httpauth puts an [apikey.Verifier] in front of net/http handlers:
-// [Guard.Check] decides, [Guard.Require] speaks HTTP. It needs no router of its
-// own: what Require returns fits [http.ServeMux] and everything else that
-// takes a func(http.Handler) http.Handler.
+// [Guard.Check] decides, [Guard.Require] is the HTTP middleware. It needs no router of
+// its own: Require fits [http.ServeMux] and everything else that takes a
+// func(http.Handler) http.Handler.
 //
 //	guard := httpauth.New(verifier, httpauth.Config{Realm: "acme"})
 //	mux := http.NewServeMux()
 //	mux.Handle("POST /v1/refunds", guard.Require(apikey.Scope("payment:refund"))(refunds))
 //	mux.Handle("GET /v1/checkout.js", guard.AllowPublishable().Require()(checkout))
 //
-// and in the handler, which finds no credential in its request any more:
+// and in the handler, whose request has no credential any more:
 //
 //	key, _ := apikey.FromContext(r.Context())
 //	account := key.Info().Account
 //
-// One Require a route: it takes the credential out of the request, so a second one
-// inside it finds none; and if that looks into another header, it refuses a key that
-// is not the one which the first has let through. What a handler needs beyond the route's abilities it
-// asks of [apikey.Key.Can].
+// Use one Require for a route. Require takes the credential out of the request, so a
+// second one inside it finds none; and if the second reads another header, it refuses
+// every key but the one that the first has accepted. If a handler needs a further
+// ability, it calls [apikey.Key.Can].
 //
 // # Live and test
 //
-// A Guard has one Verifier, and a Verifier one mode. Give each mode a host or a
-// server of its own; or one Verifier of [apikey.AnyMode], whose handlers look at
-// Info().Mode; or both Guards behind one mux, chosen by the mode that the token
+// A Guard has one Verifier, and a Verifier one mode. Give each mode a host or a server
+// of its own; or use one Verifier of [apikey.AnyMode], whose handlers look at
+// Info().Mode; or put both Guards behind one mux and choose by the mode that the token
 // claims ([apikey.ParseToken]), as examples/gateway does.
 //
 // # Answers
 //
-// A refused request gets a problem (RFC 9457) with a stable code and a request ID.
-// A 401 has one WWW-Authenticate for each way in which the Guard takes a key. That
-// of Bearer carries the error codes of RFC 6750, also on a 400 and a 403. That of
-// Basic is left out of an answer to a web page's script, because a browser would
-// open a box that asks for a user name.
+// A refused request gets a problem (RFC 9457) with a stable code and a request ID. A
+// 401 has one WWW-Authenticate header for each way in which the Guard accepts a key.
+// The one for Bearer carries the error codes of RFC 6750, also on a 400 and a 403. The
+// one for Basic is left out of an answer to a web page's script, because a browser
+// would open a box that asks for a user name.
 //
 //	400  invalid_request        two credentials, or one that cannot be read
-//	401  credentials_missing    nothing presented
-//	401  invalid_token          unknown, wrong, malformed or forged: never said which
+//	401  credentials_missing    the request has no key
+//	401  invalid_token          unknown, wrong, malformed or forged: the answer never says which
 //	401  key_revoked, key_suspended, key_expired, token_ended, token_not_yet_valid
-//	403  kind_not_allowed, mode_mismatch, account_not_allowed, address_not_allowed, origin_not_allowed
-//	403  insufficient_scope     names what is missing, not what is held
+//	403  kind_not_allowed, mode_mismatch, account_not_allowed
+//	403  address_not_allowed, origin_not_allowed
+//	403  insufficient_scope     names the missing ability, not those that the key has
 //	403  denied                 a reason that is newer than this package
 //	503  busy, unavailable      with Retry-After
 //	500  internal_error         a damaged record: the request ID and nothing else
 //
-// Who does not hold a key's secret gets one of the first three or a 5xx. The
-// reasons are for who has proven it.
+// A caller who does not hold the secret of a key gets one of the first three or a 5xx.
+// The other reasons are for callers who have proven that they hold it.
 package httpauth
 
 import (
@@ -60,7 +61,7 @@ import (
 	"github.com/go-apikey/apikey/internal/seldom"
 )
 
-// A Guard lets requests through that carry a key. It is immutable and safe for
+// A Guard lets only requests with a valid key through. It is immutable and safe for
 // concurrent use; one serves all routes. Make it with [New].
 type Guard struct {
 	verifier    *apikey.Verifier
@@ -78,51 +79,53 @@ type Config struct {
 	// Extractors say where a key may be presented. Empty: [Bearer] and [Basic].
 	Extractors []Extractor
 
-	// ForwardedHeader is the one header from which the client's address is taken
-	// when the connection comes from a trusted proxy: "X-Forwarded-For",
-	// "Fly-Client-IP" or another that lists addresses, nearest proxy last. Empty:
-	// the address is that of the connection. The header named Forwarded (RFC
-	// 7239) has another form and is not supported.
+	// ForwardedHeader is the one header from which the client's address is taken if the
+	// connection comes from a trusted proxy: "X-Forwarded-For", "Fly-Client-IP" or
+	// another that lists addresses, nearest proxy last. Empty: the address is that of
+	// the connection. The header named Forwarded (RFC 7239) has another form and is not
+	// supported.
 	ForwardedHeader string
-	// TrustedProxies are the networks of your own proxies and load balancers,
-	// each of which appends the address it was reached from to ForwardedHeader. A
-	// network that holds more of the Internet than anybody's proxies is refused,
-	// 0.0.0.0/0 and ::/0 first: whoever is in it names their own address. Empty, with
-	// TrustedHops 0: ForwardedHeader is never read.
+	// TrustedProxies are the networks of your own proxies and load balancers. Each
+	// proxy appends the address that connected to it to ForwardedHeader. A network that
+	// is too large to hold only your proxies is refused, such as 0.0.0.0/0 and ::/0:
+	// every client in it could choose its own address. Empty, with TrustedHops 0:
+	// ForwardedHeader is never read.
 	TrustedProxies []netip.Prefix
-	// TrustedHops is for programs behind a platform whose proxies have no addresses
-	// of their own that one could list: how many of them append to ForwardedHeader,
-	// from 1 to 32, the one that connects to the program included. The client's
-	// address is the entry that stands so far from the right; with fewer entries it is
-	// unknown. All that reaches the program has to come through these proxies, because
-	// the connection's address is not looked at: whoever connects directly names their
-	// own address. 0: TrustedProxies decides. It needs ForwardedHeader, and excludes
+	// TrustedHops is for programs behind a platform whose proxies have no fixed
+	// addresses. It is how many proxies append to ForwardedHeader, from 1 to 32,
+	// including the one that connects to the program. The client's address is the entry
+	// at that place from the right; with fewer entries it is unknown.
+	//
+	// Every connection has to come through these proxies, because its address is not
+	// checked: a client that connects directly could choose its own address. 0:
+	// TrustedProxies decides. TrustedHops needs ForwardedHeader and excludes
 	// TrustedProxies.
 	TrustedHops int
 
-	// Preflight answers CORS preflights, which carry no key by specification and
-	// so never reach a guarded handler. Nil: they are refused with 401, like any
-	// request without a key.
+	// Preflight answers CORS preflights, which by specification carry no key and so
+	// never reach a guarded handler. Nil: they are refused with 401, like any request
+	// without a key.
 	Preflight http.Handler
-	// RequestID returns the ID that a refusal shows and the log has, so that
-	// support finds one by the other. It sees the request without its
-	// credentials. Nil, or an empty answer: the X-Request-ID header if that is
-	// up to 64 plain characters, else a random ID.
+	// RequestID returns the ID that is in both a refusal and its log line, so that
+	// support can find the line. It gets the request without its credentials. Nil, or
+	// an empty result: the X-Request-ID header if that is up to 64 plain characters,
+	// else a random ID.
 	RequestID func(*http.Request) string
-	// Deny writes a refusal's body in a form of the program's own: the vendor's
-	// error format that its SDKs look for. Deny may set the Content-Type; the status
-	// and all other headers stay what they are. It sees the
-	// request without its credentials. Nil: application/problem+json.
+	// Deny writes a refusal's body in the program's own format, such as the error
+	// format that its SDKs expect. Deny may set the Content-Type; it cannot change the
+	// status and the other headers. It gets the request without its credentials. Nil:
+	// application/problem+json.
 	Deny func(w http.ResponseWriter, r *http.Request, d Denial)
-	// Logger gets what ends in a 5xx, with the request ID: of each code, and of each
-	// damaged key, ten lines a minute. The next one has left_out, the number of lines
-	// that were not written, so that a flood of junk fills no disk. Nil: silent.
+	// Logger gets each refusal with a 5xx, with its request ID: ten lines a minute for
+	// each code, and for each damaged key. The next line has left_out, the number of
+	// lines that were not written, so that a flood of requests fills no disk. Nil:
+	// silent.
 	Logger *slog.Logger
 }
 
-// New returns a Guard that asks v. It panics if v or an Extractor is nil, or a
-// header name or network of the Config can never match or would believe anybody:
-// mistakes that are to be found at the start and not in the traffic.
+// New returns a Guard that asks v. New panics if v or an Extractor is nil, if a header
+// name can never match, or if a network of the Config can never match or is too large.
+// Such mistakes are to be found at the start and not under traffic.
 func New(v *apikey.Verifier, c Config) *Guard {
 	if v == nil {
 		panic("httpauth: New needs a Verifier")
@@ -151,20 +154,19 @@ func New(v *apikey.Verifier, c Config) *Guard {
 	return &Guard{verifier: v, cfg: c, sources: sources, challenges: challengesOf(c.Extractors, c.Realm)}
 }
 
-// AllowPublishable returns a Guard that takes publishable keys too. Everybody
-// has those: guard with it only what every visitor of a shop may do.
+// AllowPublishable returns a Guard that accepts publishable keys too. Everybody has
+// those: guard with it only actions that are open to every visitor of a shop.
 func (g *Guard) AllowPublishable() *Guard {
 	wider := *g
 	wider.publishable = true
 	return &wider
 }
 
-// Check decides: it returns the key that the request presents and that has all
-// abilities in need, or why the request is refused. It changes nothing in r.
-// If r's context has a key already ([apikey.FromContext]), another one is
-// ErrMalformed, as two keys in one request are.
-// The error is [ErrNoCredentials], [ErrMalformed] or one of
-// [apikey.Verifier.Verify]; [Denied] tells what HTTP calls it.
+// Check returns the key of the request if the key is valid and has all abilities in
+// need, else an error that says why not. Check changes nothing in r. If r's context
+// already has a key ([apikey.FromContext]), a different key in r is ErrMalformed, as
+// two keys in one request are. The error is [ErrNoCredentials], [ErrMalformed] or one
+// of [apikey.Verifier.Verify]; [Denied] turns it into an HTTP answer.
 func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, error) {
 	if err := r.Context().Err(); err != nil {
 		// Nobody is waiting for the answer: a payment whose outcome its caller
@@ -218,20 +220,19 @@ func satisfiable(a apikey.Ability) error {
 	return nil
 }
 
-// Require returns middleware that runs a handler only for requests that
-// [Guard.Check] lets through, whatever their method, and answers the others
-// itself. The handler finds the key with [apikey.FromContext]. A nil ability
-// is a panic: a forgotten requirement must not pass for none.
+// Require returns middleware. It runs the handler only for requests that [Guard.Check]
+// accepts, whatever their method, and answers the others itself. The handler gets the
+// key from [apikey.FromContext]. Require panics if an ability is nil: a forgotten
+// requirement must not count as none.
 //
-// The credential headers are gone from the request that the handler sees, so a
-// handler that proxies, logs or dumps it cannot give a key away. If the request is
-// let through, they are deleted, not hidden in a copy: an access log
-// or a recovery around Require does not find the key either, and a copy of the
-// header would double what Require allocates. Hence such a request can be
-// served once, which is what servers do, and a second Require inside a first
-// one refuses: for a further ability of the same route ask [apikey.Key.Can]. Nor
-// does it take another key from another header: see Check. A refused request stays as
-// it was.
+// The request that the handler sees has no credential headers, so a handler that
+// proxies, logs or dumps it cannot give a key away. They are deleted from an accepted
+// request, not hidden in a copy: so an access log or a recovery around Require does not
+// see the key either, and Require does not allocate twice as much for a copy of the
+// header. Hence an accepted request can be served only once, as servers do, and a
+// second Require inside a first one refuses it, also if another header has another key
+// (see Check). For a further ability on the same route call [apikey.Key.Can]. A refused
+// request stays as it was.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
 	for _, a := range need {

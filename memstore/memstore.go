@@ -1,14 +1,13 @@
-// Package memstore keeps keys in memory: the reference [apikey.Store], for unit
-// tests and for reading. It says what the contract means with as little
-// machinery as possible: one mutex, maps, and sorted lists of places. Nothing
-// is written to disk and nothing is shared between processes, so a program that
-// issues keys to merchants wants another store.
+// Package memstore keeps keys in memory: the reference [apikey.Store], for unit tests
+// and for reading. It implements the contract with as little machinery as possible: one
+// mutex, maps, and sorted lists. Nothing is written to disk and nothing is shared
+// between processes, so a program that issues keys to merchants needs another store.
 //
 //	store := memstore.New()
 //	mgr, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, …})
 //
-// The activity log and the change feed grow until the Store is dropped: about
-// one kilobyte a change.
+// The activity log and the change feed grow until the Store is dropped: about one
+// kilobyte for each change.
 package memstore
 
 import (
@@ -33,7 +32,7 @@ var _ apikey.Store = (*Store)(nil)
 // New returns an empty Store.
 func New() *Store { return &Store{data: newData()} }
 
-// InTransaction is false: a Store in memory has no transactions of its caller, so
+// InTransaction is false: a Store in memory cannot join a transaction of its caller, so
 // [apikey.Manager.Tx] refuses it.
 func (s *Store) InTransaction() bool { return false }
 

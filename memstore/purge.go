@@ -8,14 +8,13 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Purge removes records that were revoked before the given time and items that
-// expired before it, at most limit of them together, and returns how many. Call
-// it until it returns less than limit. Their events stay, and so do items that
-// never expire.
+// Purge removes records that were revoked before the given time and items that expired
+// before it, at most limit of them together, and returns how many it removed. Call it
+// until it returns less than limit. Events stay, and so do items that never expire.
 //
-// A time later than 24 hours ago is ErrInvalid: for so long a challenge, an
-// idempotency key or a budget that has expired is still compared with. So is a
-// limit below 1.
+// A time later than 24 hours ago is ErrInvalid: for that long, an expired challenge,
+// idempotency key or count of wrong answers is still compared with. A limit below 1 is
+// ErrInvalid too.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
 	switch {
 	case ctx.Err() != nil:

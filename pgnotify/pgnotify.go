@@ -1,5 +1,5 @@
-// Package pgnotify tells the nodes of a program to ask now what changed, by
-// PostgreSQL's LISTEN and NOTIFY. Its [Notifier] is an apikey.Notifier:
+// Package pgnotify tells all nodes of a program to read the change feed now, with
+// LISTEN and NOTIFY of PostgreSQL. Its [Notifier] is an apikey.Notifier:
 //
 //	n, err := pgnotify.New(pgnotify.Config{Listen: dsn, DB: db})
 //	…
@@ -7,15 +7,15 @@
 //	apikey.VerifierConfig{Notifier: n, …}
 //	apikey.ManagerConfig{Notifier: n, …}
 //
-// A notification carries nothing, so a forged one costs a poll and revives no
-// key, and one that is lost costs a poll interval: Verifiers go on polling, with
-// or without it. While the connection that listens is dead Wait says so; it is
-// opened again and again, and when it is back everybody asks once, because nobody
-// knows what was missed.
+// A notification carries no data. So a forged one costs a poll and brings no key back,
+// and a lost one costs a poll interval: Verifiers poll all the same. While the
+// connection that listens is down, Wait returns an error, and the Notifier opens the
+// connection again and again. When it is back, every Verifier polls once, because
+// nobody knows which notifications were lost.
 //
 // LISTEN belongs to a session. A pooler in transaction mode gives the session to
-// somebody else, so Config.Listen names the servers themselves, and DB, which
-// only sends, may stand behind a pooler.
+// another client, so Config.Listen must name the servers themselves. DB only sends, and
+// may be behind a pooler.
 package pgnotify
 
 import (
@@ -33,19 +33,18 @@ import (
 
 // Config configures [New]. At least one of Listen and DB is required.
 type Config struct {
-	// Listen is a DSN for github.com/jackc/pgx/v5 of the one connection that
-	// listens: of the primary, or of all hosts with
-	// target_session_attrs=read-write, because a standby hears nothing, and a
-	// subscriber of logical replication nothing of the publisher. The session's
-	// client_encoding is UTF8, whatever the DSN or the role says. Without
-	// connect_timeout each host has its share of 5 s. Empty: this process only
-	// notifies, and Wait answers with an error.
+	// Listen is a DSN for github.com/jackc/pgx/v5 of the one connection that listens:
+	// of the primary, or of all hosts with target_session_attrs=read-write. A standby
+	// gets no notifications, and a subscriber of logical replication gets none of the
+	// publisher's. The session's client_encoding is UTF8, whatever the DSN or the role
+	// says. Without connect_timeout, the hosts share 5 s equally. Empty: this process
+	// only notifies, and Wait returns an error.
 	Listen string
-	// DB is the program's own pool, with any driver; Notify sends through it. nil:
-	// this process only listens, and Notify answers with an error.
+	// DB is the program's own pool, with any driver; Notify uses it. nil: this process
+	// only listens, and Notify returns an error.
 	DB *sql.DB
-	// Channel is at most 63 bytes; programs that share a database and not their
-	// keys need different ones. Empty: "apikey".
+	// Channel has at most 63 bytes. Programs that share a database but not their keys
+	// need different channels. Empty: "apikey".
 	Channel string
 	Logger  *slog.Logger // nil: silent
 }
@@ -60,8 +59,8 @@ const (
 	shortest, longest = 50 * time.Millisecond, 2 * time.Second
 )
 
-// Notifier is an apikey.Notifier. It is for one Verifier, and for any number of
-// Managers; further Verifiers take one each from [Notifier.Share].
+// Notifier is an apikey.Notifier. It is for one Verifier and any number of Managers;
+// each further Verifier needs its own from [Notifier.Share].
 type Notifier struct {
 	hub *hub
 
@@ -88,8 +87,8 @@ var (
 	errClosed   = errors.New("pgnotify: closed")
 )
 
-// New returns a Notifier. It does not wait for the connection, which a goroutine
-// opens, and keeps open until Close. Its error is about the Config alone.
+// New returns a Notifier. New does not wait for the connection: a goroutine opens it,
+// and keeps it open until Close. The error is about the Config alone.
 func New(c Config) (*Notifier, error) {
 	if c.Channel == "" {
 		c.Channel = "apikey"
@@ -122,15 +121,15 @@ func New(c Config) (*Notifier, error) {
 	return &Notifier{hub: h}, nil
 }
 
-// Share returns another Notifier on the same connection, for another Verifier:
-// each is told of every notification. Closing one closes all.
+// Share returns another Notifier on the same connection, for another Verifier: each
+// gets every notification. Close of one closes all.
 func (n *Notifier) Share() *Notifier {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return &Notifier{hub: n.hub, seen: n.seen}
 }
 
-// Notify tells every node that listens, this one too, that something changed.
+// Notify tells every node that listens, including this one, that something changed.
 func (n *Notifier) Notify(ctx context.Context) error {
 	if n.hub.cfg.DB == nil {
 		return errNoDB
@@ -142,9 +141,9 @@ func (n *Notifier) Notify(ctx context.Context) error {
 	return nil
 }
 
-// Wait returns nil when somebody has notified since it last did, or when it may
-// have missed that. It returns an error while nothing can be heard, and ctx.Err()
-// when ctx is done first.
+// Wait returns nil if somebody has notified since its last return, or if it may have
+// missed a notification. It returns an error while the connection is down, and
+// ctx.Err() if ctx is done first.
 func (n *Notifier) Wait(ctx context.Context) error {
 	for {
 		n.hub.mu.Lock()
@@ -175,8 +174,8 @@ func (n *Notifier) tell(count uint64) bool {
 	return true
 }
 
-// Close ends the connection and its goroutine. Wait answers with an error then;
-// Notify goes on, since DB is the caller's.
+// Close ends the connection and its goroutine. Wait then returns an error; Notify still
+// works, since DB is the caller's.
 func (n *Notifier) Close() {
 	n.hub.end()
 	<-n.hub.done

@@ -17,9 +17,9 @@ var errMoved = errors.New("sqlstore: not the version that was compared with")
 // Apply implements [apikey.Store]. A StoreChange that no store could keep, such as a
 // StoreRecord without its Event, is ErrInvalid.
 //
-// Every write is a comparison at the same time, and the number of rows that it
-// wrote is the answer. So no isolation level is relied on: two nodes that read
-// the same version cannot both write the next one.
+// Every write is also a comparison, and the number of rows that it wrote is the result.
+// So Apply relies on no isolation level: two nodes that read the same version cannot
+// both write the next one.
 func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, ch := range changes {
 		if err := check(ch, s.engine.latest()); err != nil {

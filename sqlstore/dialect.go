@@ -22,10 +22,10 @@ type Dialect struct {
 // defaultPrefix begins every name in the SQL of this package.
 const defaultPrefix = "apikey_"
 
-// WithPrefix returns the dialect for tables and indexes whose names begin with
-// prefix instead of "apikey_", so that two sets of keys fit in one database. It
-// is 1 to 30 lower-case letters, digits and '_', the first a letter; New refuses
-// others with ErrInvalid.
+// WithPrefix returns the dialect for tables and indexes whose names begin with prefix
+// instead of "apikey_", so that two sets of keys fit in one database. prefix has 1 to
+// 30 lower-case letters, digits and '_', the first a letter; New refuses others with
+// ErrInvalid.
 func (d Dialect) WithPrefix(prefix string) Dialect {
 	d.prefix = prefix
 	return d

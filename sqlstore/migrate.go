@@ -19,25 +19,25 @@ import (
 //go:embed schema
 var schemas embed.FS
 
-// ErrNewerSchema: the database was migrated by a newer version of this package
-// (Store.Migrate). It is no reason to stop, and in a rolling deployment it is
-// what a restarted older process sees: migrations only add, so that this version
-// goes on working, and a record that needs what this version does not know says
-// so itself and is refused.
+// ErrNewerSchema: a newer version of this package has migrated the database. From
+// Store.Migrate. It is no reason to stop: an older process that is restarted during a
+// rolling deployment gets it. Migrations only add, so this version goes on working. A
+// record that needs a feature which this version does not know says so itself and is
+// refused.
 var ErrNewerSchema = errors.New("apikey: sqlstore: the schema is newer than this program")
 
 // errTampered: the schema is not the one that the embedded files make.
 var errTampered = errors.New("apikey: sqlstore: the schema was not made by this program's files")
 
-// Migrate brings the tables to what this version needs, and does nothing when
-// they are. Call it when the program starts: any number of processes may do so
-// at once, one of them works and the others wait. What is killed halfway is
+// Migrate brings the tables to what this version needs, and does nothing if they are up
+// to date. Call it when the program starts: any number of processes may do so at once;
+// one of them works and the others wait. If the process stops halfway, the work is
 // rolled back, or continued by the next call.
 //
-// Every file of [Schema] is applied once and remembered with its checksum. A
-// file that was applied with other contents is an error, and nothing is changed:
-// somebody edited the schema, or two programs share these tables. A schema that
-// is newer than this version is [ErrNewerSchema].
+// Every file of [Schema] is applied once and recorded with its checksum. If a file was
+// applied with other contents, Migrate returns an error and changes nothing: somebody
+// edited the schema, or two programs share these tables. A schema that is newer than
+// this version is [ErrNewerSchema].
 func (s *Store) Migrate(ctx context.Context) error {
 	files, err := migrationsOf(s.dialect)
 	if err != nil {
@@ -161,10 +161,9 @@ func (m migration) statements() (all []string) {
 	return all
 }
 
-// Schema returns the files that [Store.Migrate] applies, numbered, with the
-// table names of the dialect's prefix. They are written so that goose,
-// golang-migrate and atlas take them as they are; none has a way down, because
-// it would drop every key.
+// Schema returns the files that [Store.Migrate] applies, numbered, with the table names
+// of the dialect's prefix. goose, golang-migrate and atlas take them as they are. No
+// file has a down migration, because it would drop every key.
 func Schema(d Dialect) fs.FS { return schema{d} }
 
 type schema struct{ dialect Dialect }

@@ -12,9 +12,9 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// MySQL is the dialect of MariaDB 10.6 and newer, alone or as a Galera cluster,
-// with github.com/go-sql-driver/mysql. It is written for MySQL 8 as well, which
-// it is not tested on. The package comment says how to open it.
+// MySQL is the dialect of MariaDB 10.6 and newer, alone or as a Galera cluster, with
+// github.com/go-sql-driver/mysql. It is written for MySQL 8 as well, but not tested on
+// it. The package documentation says how to open the database.
 var MySQL = Dialect{mysql{&session{}}, defaultPrefix}
 
 type mysql struct{ *session }

@@ -13,8 +13,8 @@ import (
 )
 
 // Postgres is the dialect of PostgreSQL 14 and newer, with
-// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq. The package comment says
-// how to open it.
+// github.com/jackc/pgx/v5/stdlib or github.com/lib/pq. The package documentation says
+// how to open the database.
 var Postgres = Dialect{postgres{session: &session{}}, defaultPrefix}
 
 type postgres struct {

@@ -9,15 +9,15 @@ import (
 )
 
 // Purge removes records that were revoked before the given time, with their
-// credentials, and items that expired before it: at most limit of them
-// together, the longest dead first, in one transaction. It returns how many;
-// call it until that is less than limit. Their events stay, and so do items
-// that never expire. Keys that are expired or suspended, but not revoked, stay.
+// credentials, and items that expired before it: at most limit of them together, records
+// first, the earliest of each first, in one transaction. It returns how many it removed;
+// call it until that is less than limit. Events stay, and so do items that never expire,
+// and keys that are expired or suspended but not revoked.
 //
-// A time later than 24 hours ago is ErrInvalid: for so long a challenge, an
-// idempotency key or a budget that has expired is still compared with. So is a
-// limit below 1. Purge is the only write of this package that is not tried again by
-// itself: the caller calls Purge again.
+// A time later than 24 hours ago is ErrInvalid: for that long, an expired challenge,
+// idempotency key or count of wrong answers is still compared with. A limit below 1 is
+// ErrInvalid too. Purge is the only write of this package that is not retried: the
+// caller calls Purge again.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
 	switch {
 	case limit < 1:

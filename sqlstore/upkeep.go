@@ -21,13 +21,13 @@ type use struct {
 // limits, and beyond a few hundred rows a statement saves nothing more.
 const usesAtOnce = 200
 
-// Upkeep implements [apikey.Store]. The batch is one transaction, and the
-// times of last use, of which a busy node has many, are a few statements.
+// Upkeep implements [apikey.Store]. The batch is one transaction. The times of last
+// use, of which a busy node has many, are written by a few statements.
 //
-// It never waits for a credential while it holds others: somebody's transaction
-// may stay open for long with a key of the batch, and whoever revokes another
-// one shall not have to wait for both. So it takes all of them at once or none,
-// and begins again a moment later; after ten times it is ErrUnavailable.
+// Upkeep never waits for a credential while it holds others. Another transaction may
+// hold a key of the batch for long, and a caller who revokes a different key must not
+// wait for both. So Upkeep locks all credentials of the batch at once or none, and
+// begins again a moment later; after ten times it returns ErrUnavailable.
 func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	if len(batch) == 0 {
 		return ctx.Err()

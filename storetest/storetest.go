@@ -1,5 +1,5 @@
-// Package storetest checks that an [apikey.Store] keeps the contract. A store
-// author calls it from a test:
+// Package storetest checks that an [apikey.Store] keeps the contract. A store author
+// calls it from a test:
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) storetest.Backend {
@@ -9,15 +9,15 @@
 //		})
 //	}
 //
-// Every case is a subtest of its own, on an empty store, and prints the rule
-// that it checks when it fails:
+// Every case is a subtest of its own, on an empty store. If it fails, it prints the
+// rule that it checks:
 //
 //	go test -run 'TestStore/upkeep/survives_an_Apply'
 //
-// What cannot be provoked through the interface is left to the author's own
-// tests: damaged rows (ErrCorrupt), a database that is away (ErrUnavailable),
-// commits whose answer the network loses, and a process or a machine that stops
-// in the middle of an Apply.
+// Some failures cannot be provoked through the interface, and are left to the author's
+// own tests: damaged rows (ErrCorrupt), a database that cannot be reached
+// (ErrUnavailable), commits whose answer the network loses, and a process or a machine
+// that stops in the middle of an Apply.
 package storetest
 
 import (
@@ -35,25 +35,25 @@ type Backend struct {
 	// Other is a second node on the same data: another connection pool, another
 	// server of the cluster. nil: Store plays both.
 	Other apikey.Store
-	// Backup remembers what the store holds; restore puts it back to that, as a
-	// restored backup or a failover that lost commits does. nil: the cases that
-	// need it are skipped.
+	// Backup takes a copy of the store's contents; restore puts the store back to that
+	// copy, as a restored backup or a failover that lost commits does. nil: the cases
+	// that need it are skipped.
 	Backup func(t *testing.T) (restore func(t *testing.T))
-	// Purge removes records revoked, and items expired, before a time that is
-	// at least 24 hours ago: at most limit together, and says how many. nil: the
-	// cases that need it are skipped.
+	// Purge removes records revoked, and items expired, before a time that is at least
+	// 24 hours ago: at most limit together, and returns how many. nil: the cases that
+	// need it are skipped.
 	Purge func(ctx context.Context, before time.Time, limit int) (int, error)
-	// In begins a transaction, as a program would that writes rows of its own in
-	// it. It returns the store inside that transaction, which the store's In(tx)
-	// makes, and what commits or rolls it back. The suite has one open at a time,
-	// uses nothing else meanwhile, and ends each once; a case that fails may leave
-	// one open, so roll back in t.Cleanup too. nil: the cases that need it are
+	// In begins a transaction, as a program does that writes rows of its own in it.
+	// joined is the store inside that transaction, which the store's In(tx) returns;
+	// end commits the transaction or rolls it back. The suite has one transaction open
+	// at a time, uses nothing else meanwhile, and ends each once. A case that fails may
+	// leave one open, so roll back in t.Cleanup too. nil: the cases that need it are
 	// skipped.
 	In func(t *testing.T) (joined apikey.Store, end func(commit bool) error)
 }
 
-// Run checks everything. open is called once for every case and answers with an
-// empty store; it closes it with t.Cleanup.
+// Run runs every case. Run calls open once for each case; open returns an empty store
+// and closes it with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) Backend) {
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
