@@ -237,9 +237,10 @@ type EventList struct {
 
 // Events returns a page of the activity log. Each event is verified by itself, also
 // those outside the chains (enrolments, lifted locks, refusals). Its Doubt says why it
-// cannot be verified, so a page that shows events should show Doubt too. Errors: the
-// usual ones of the package documentation, where ErrNotFound is a key or account that
-// is not the actor's, and ErrInvalid also a cursor of another list.
+// cannot be verified, so a page that shows events should show Doubt too. Errors: those
+// of the table in the package documentation, and:
+//   - ErrNotFound: when Key or Account is not the actor's
+//   - ErrInvalid: also when Cursor is of another list
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0, "").reading(func(a Actor, _ *StoreRecord) error {
 		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}

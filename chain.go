@@ -31,7 +31,6 @@ type BrokenLink struct {
 //
 // An event may name a pepper that is not configured any more. Such an event counts as
 // Unverifiable if all of these hold; otherwise the chain is broken there:
-//
 //   - A configured pepper vouches that the database was used with that pepper (see
 //     [Manager.AdoptPepper]).
 //   - It is not the newest event, which must be made with the pepper of the record's
@@ -39,7 +38,7 @@ type BrokenLink struct {
 //   - The event after it does not contradict it.
 //   - It is not younger than the key's last [Manager.Remac], where such peppers end.
 //
-// Errors: the usual ones of the package documentation, where ErrCorrupt is a record
+// Errors: those of the table in the package documentation. ErrCorrupt is only a record
 // that cannot even be read.
 func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainReport, err error) {
 	j := ofKey(ActionReadEvents, id).reading(func(_ Actor, r *StoreRecord) (err error) {

@@ -163,12 +163,13 @@
 //	503  ErrBusy, ErrUnavailable (also ErrClosed, which wraps it)
 //	500  ErrCorrupt
 //
-// Those of 401 wrap [ErrUnauthenticated], those of 403 [ErrDenied]. A caller who does
-// not hold the secret gets none of these but ErrInvalidToken.
+// Those of 401 wrap [ErrUnauthenticated], those of 403 [ErrDenied]. Of these two kinds,
+// a caller who does not hold the secret never gets another error than ErrInvalidToken.
 //
-// A key page compares an error of management in the order of this table. Those with a *
-// are the usual ones: any Manager method may return them. Those with a g come from
-// actions that [StepUp] guards:
+// A key page compares an error of management in the order of this table. Any Manager
+// method may return those with a *: where the comment of a method says "those of the
+// table in the package documentation", it means these. Those with a g come from actions
+// that [StepUp] guards:
 //
 //	404 *  ErrNotFound             no such key, or it is another account's
 //	403 g  ErrGrant                the grant does not fit: put a new challenge
@@ -185,7 +186,7 @@
 //	409    ErrAlreadyIssued, ErrIdempotencyMismatch
 //	409    ErrRotationPending, ErrOverlapRunning
 //	409    ErrNotEnrolled, ErrNotRecoverable
-//	409    ErrRevoked, ErrSuspended, ErrExpired: the key is, whoever asks
+//	409    ErrRevoked, ErrSuspended, ErrExpired: they are about the key, not the caller
 //	503    ErrBusy                 try again
 //	503 *  ErrUnavailable          the store, a KEK, a mail server (also ErrClosed)
 //	500 *  ErrCorrupt              the stored record is damaged
@@ -193,7 +194,8 @@
 //	500    any other error
 //
 // [Manager.RevokeToken] needs no actor; it also returns ErrInvalidToken (401) and
-// ErrKind (403). The constructors return ErrInvalid, ErrUnavailable and ErrPepper.
+// ErrKind (403). NewManager and NewVerifier return ErrInvalid, ErrUnavailable and
+// ErrPepper; the other constructors return ErrInvalid.
 //
 // # Packages
 //

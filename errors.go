@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Two categories: every error that is about the caller wraps one of them, and no error
-// that is about the library or its store does. An HTTP front maps ErrUnauthenticated to
+// Two categories: every error of Verify that is about the caller wraps one of them, and
+// no failure of the library or its store does. An HTTP front maps ErrUnauthenticated to
 // 401 and ErrDenied to 403. errors.Is(err, ErrDenied) and errors.Is(err, ErrAbility)
-// both hold.
+// both hold for an ErrAbility.
 var (
 	// ErrUnauthenticated: the token is not valid, or its key is revoked, suspended,
 	// expired or not valid yet.

@@ -28,7 +28,7 @@ type Hasher interface {
 	// Verify compares in constant time. It returns ErrCorrupt for an encoded form that
 	// this Hasher did not make or that asks for more than its maximum cost: a database
 	// must not choose what a process spends. Any other error means that the Hasher
-	// could not be asked; whoever verifies gets ErrUnavailable.
+	// could not be asked; callers of a Manager or Verifier get ErrUnavailable.
 	Verify(ctx context.Context, encoded string, secret []byte) (bool, error)
 	// Outdated reports whether encoded, made by this or another Hasher, is to be
 	// replaced by a hash of this Hasher at the next use of its token. It must be a

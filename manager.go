@@ -265,7 +265,7 @@ func (s session) doubt(changes []StoreChange) {
 	}
 }
 
-// Get describes a key, also a revoked one. Errors: the usual ones of the package
+// Get describes a key, also a revoked one. Errors: those of the table in the package
 // documentation.
 func (m *Manager) Get(ctx context.Context, id KeyID) (Info, error) {
 	return m.own().get(ctx, id)
@@ -310,8 +310,9 @@ type KeyList struct {
 }
 
 // List returns a page of keys, including revoked ones unless State says otherwise.
-// Errors: the usual ones of the package documentation, where ErrNotFound is another's
-// account, and ErrInvalid also a cursor of another list.
+// Errors: those of the table in the package documentation, and:
+//   - ErrNotFound: when Account is another account than the actor's
+//   - ErrInvalid: also when Cursor is of another list
 func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 	return m.own().list(ctx, req)
 }

@@ -213,21 +213,22 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 	}
 }
 
-// AdoptPepper lets the configured peppers vouch that this database was used with the
-// pepper of slot, 1 to 61, which is not configured any more. From then on VerifyEvents
-// counts events of that pepper as Unverifiable, and Events shows them. Only an
-// [Operator] may call AdoptPepper.
+// AdoptPepper makes the configured peppers vouch for the pepper of slot, 1 to 61, which
+// is not configured any more: they sign that this database was used with it. From then
+// on VerifyEvents counts events of that pepper as Unverifiable, and Events shows them.
+// Only an [Operator] may call AdoptPepper.
 //
-// It is needed once, for a pepper that was retired before there were vouches:
-// NewManager vouches for every pepper that is configured together with its successor.
-// Call it only for a slot that you know to have retired. Somebody who writes to the
-// database can have made the mark of the slot, and can claim, once the slot is adopted,
-// that older events were made with its pepper.
+// It is needed once, for a pepper that was retired before there were such signatures:
+// NewManager makes them for every pepper that is configured together with its
+// successor. Call it only for a slot that you know to have retired. Somebody who writes
+// to the database can have made the mark of the slot, and can claim, once the slot is
+// adopted, that older events were made with its pepper.
 //
 // If the slot is vouched for already, AdoptPepper returns nil and writes nothing;
-// otherwise it writes an event. Errors: the usual ones of the package documentation.
-// ErrInvalid also means that slot is out of range or no pepper is configured, and
-// ErrNotFound that the database has no mark of slot.
+// otherwise it writes an event. Errors: those of the table in the package
+// documentation, and:
+//   - ErrInvalid: also when slot is out of range or no pepper is configured
+//   - ErrNotFound: when the database has no mark of this slot
 func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	s := m.own()
 	return s.do(ctx, ofStore(ActionPepper).changing(func(a Actor, _ *StoreRecord) (effect, error) {
@@ -262,7 +263,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 // and Remac goes on with the others. The other peppers end for each key that Remac has
 // done: once one of them is not configured any more, a later event made with it is
 // broken (see [Manager.VerifyEvents]). So let every Manager use the new pepper first.
-// Errors: the usual ones of the package documentation.
+// Errors: those of the table in the package documentation.
 func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")

@@ -49,18 +49,19 @@ type Revealed struct {
 
 const hideAfter = 30 * time.Second
 
-// Reveal returns the token of a Recoverable key. It opens the sealed copy first, then
-// redeems the grant and writes the event, both together, and only then returns the
-// token. So a KEK that fails costs no grant, and no token is revealed without an event.
+// Reveal returns the token of a Recoverable key, or of a publishable one. It opens the
+// sealed copy first, then redeems the grant and writes the event, both together, and
+// only then returns the token. So a KEK that fails costs no grant, and no token is
+// revealed without an event.
 //
 // If StepUp names no factor for ActionReveal, Reveal is refused with a
 // *[ChallengeError] that names none, unless ManagerConfig.InsecureRevealWithoutStepUp
-// is set.
-//
-// Errors: the usual ones of the package documentation, where ErrNotFound is also a
-// credential that is not live, ErrCorrupt also a copy that does not open, and
-// ErrUnavailable also a KEK that fails or is not configured; and ErrStepUpRequired (as
-// *[ChallengeError]), ErrGrant, ErrLocked, ErrStanding, ErrRevoked, ErrNotRecoverable.
+// is set. Errors: those of the table in the package documentation, and:
+//   - ErrNotFound: also when the credential is not live
+//   - ErrCorrupt: also when the copy does not open
+//   - ErrUnavailable: also when the KEK fails or is not configured
+//   - ErrStanding, ErrRevoked, ErrNotRecoverable
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, error) {
 	s := m.own()
 	var shown Revealed
@@ -130,8 +131,8 @@ func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredenti
 // no copy is replaced before the new one was opened.
 //
 // A value that does not open stays as it is and is in the error, and Reseal goes on
-// with the others. A KEK that fails for two values in a row ends the call. Errors: the
-// usual ones of the package documentation.
+// with the others. A KEK that fails for two values in a row ends the call. Errors:
+// those of the table in the package documentation.
 func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 	s := m.own()
 	if len(s.vault.keks) == 0 {

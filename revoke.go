@@ -15,11 +15,11 @@ import (
 // takes power away. So it needs the Policy's permission and nothing else, is applied to
 // the newest record however often others change the key, and works on a damaged record
 // too. If the key is already suspended or revoked, Suspend returns nil and writes
-// nothing. If ctx has no deadline, Suspend ends after 5 s.
-//
-// Errors: the usual ones of the package documentation, where ErrInvalid is an actor
-// that cannot be stored, ErrCorrupt a row that cannot even be read, and ErrConflict is
-// returned only once the context has ended.
+// nothing. If ctx has no deadline, Suspend ends after 5 s. Errors: those of the table
+// in the package documentation, and:
+//   - ErrInvalid: only when the actor cannot be stored
+//   - ErrCorrupt: only when the row cannot even be read
+//   - ErrConflict: only once the context has ended
 func (m *Manager) Suspend(ctx context.Context, id KeyID) error {
 	return m.own().lessen(ctx, ofKey(ActionSuspend, id).lessening(suspend), suspend)
 }
@@ -167,11 +167,12 @@ type RevokedAll struct {
 //
 // A key that cannot be revoked does not stop the others. Its error is joined to the
 // result and names the key, and Next is set all the same. This includes a key whose
-// revocation StepUp guards: revoke that one by itself, or as ReasonCompromised.
-//
-// Errors: the usual ones of the package documentation, where ErrNotFound is another's
-// account, and ErrInvalid also a request without All and filter, with both, or with a
-// cursor of another list; and for single keys those of [Manager.Revoke].
+// revocation StepUp guards: revoke that one by itself, or as ReasonCompromised. Errors:
+// those of the table in the package documentation, those of [Manager.Revoke] for single
+// keys, and:
+//   - ErrNotFound: when Account is another account than the actor's
+//   - ErrInvalid: also without All and filter, with both, or with a Cursor of another
+//     list
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
 	reason, err := req.Reason.valid()
 	if err != nil {

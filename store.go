@@ -209,7 +209,7 @@ type StoreCredential struct {
 	Ended               bool
 	Hint                string // at most 4 bytes
 	Public              string // a publishable token; "" for others
-	Pepper              uint8  // slot of the pepper that minted it; 0: none
+	Pepper              uint8  // slot of the pepper that made its tag; 0: none
 
 	// Columns that belong to Upkeep.
 	LastUsed  time.Time
@@ -297,7 +297,7 @@ type StoreFilter struct {
 	Pepper uint8
 	// OtherMAC: the MAC is absent or of another slot than this.
 	OtherMAC uint8
-	// Untagged: a credential that is not Ended was minted without a pepper.
+	// Untagged: a credential that is not Ended was made without a pepper.
 	Untagged bool
 	// SealedKEKNot: some credential has a sealed copy by another KEK than this.
 	SealedKEKNot string

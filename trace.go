@@ -13,8 +13,8 @@ import (
 type Trace struct {
 	// Verified: a verification has ended, with this result.
 	Verified func(VerifiedTrace)
-	// DeadKey: somebody who holds its secret used a key or token that is revoked,
-	// suspended, ended or expired. It is an old deployment, or a leak.
+	// DeadKey: somebody used the right secret of a key that is revoked, suspended or
+	// expired, or a token that has ended. It is an old deployment, or a leak.
 	DeadKey func(key Info, err error)
 	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
 	// that the change feed finds goes to the Logger; damage that a list finds is
