@@ -102,6 +102,45 @@ const groupLen = 4
 // its keys. RevokeToken has turns of its own.
 func hashLine(r *StoreRecord) path { return path{"", r.Account, string(r.ID[:])} }
 
+// rowKey names a flight of read by the generation at its start: nobody joins one that
+// began before the last change.
+type rowKey struct {
+	id     CredentialID
+	gen    uint64
+	line   path // nobody joins a read that waits in another line than theirs
+	proven bool // read under a proof, by the other gate
+}
+
+type row struct {
+	record *StoreRecord // shared: read only
+	readAt instant      // the start of the read: the record is at least as new
+	begun  uint64       // likewise, see cache.settle
+}
+
+// read looks a record up for a task, under a bound: one for tokens that may be
+// junk, one of its own for proven keys, which must not queue behind a flood.
+func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
+	return v.rows.within(ctx, key, func(ctx context.Context) (row, error) {
+		g := v.coldReads.gate
+		if key.proven {
+			g = v.warmReads
+		}
+		room, err := g.enter(ctx, key.line, 1)
+		if err != nil {
+			return row{}, err
+		}
+		defer room.leave()
+		readAt, begun := v.now(), v.cache.newest()
+		r, err := v.cfg.Store.Lookup(ctx, key.id)
+		v.coldReads.learn(key.id, err)
+		if err != nil {
+			return row{}, unavailable(err)
+		}
+		found := r // only what was found is kept
+		return row{&found, readAt, begun}, nil
+	})
+}
+
 // rereadFirst is reread for a request that waits for it.
 func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *liveKey) error {
 	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), ownLine(k), true}, func(ctx context.Context) (struct{}, error) {

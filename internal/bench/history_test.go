@@ -361,8 +361,8 @@ func TestHistoriesCatchMutants(t *testing.T) {
 	must(t, err)
 	for _, m := range []struct{ name, file, old, new string }{
 		{"the fence is gone", "cache.go", "current = c.generation(id) == gen", "current = true || c.generation(id) == gen"},
-		{"MaxAge is gone", "verify.go", "age := elapsed(now, readAt)", "age := min(elapsed(now, readAt), 0)"},
-		{"a proof is shared between different tokens of one ID", "verify.go",
+		{"MaxAge is gone", "verify_find.go", "age := elapsed(now, readAt)", "age := min(elapsed(now, readAt), 0)"},
+		{"a proof is shared between different tokens of one ID", "verify_find.go",
 			"proofKey{digest, v.cache.since(p.id)}", "proofKey{[32]byte(append(p.id[:], p.id[:]...)), v.cache.since(p.id)}"},
 	} {
 		t.Run(m.name, func(t *testing.T) {

@@ -1,0 +1,154 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+)
+
+// find proves the token; its errors say "invalid" or that we failed, never why. It
+// returns the time, in microseconds since 1970, that the key is to be judged at. The
+// numbers are the steps of "The way of a token" in docs/architecture.md.
+func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *liveKey, at int64, source string, err error) {
+	var p parsed
+	if !v.locate(presented, &p) { // step 1
+		return nil, 0, byToken, ErrInvalidToken
+	}
+	if v.tasks.ctx.Err() != nil {
+		return nil, 0, byToken, ErrClosed
+	}
+	reread := false
+	for range 4 { // once, and again after a sync or a re-read
+		k, found := v.cache.get(&p) // step 2
+		if found == mismatch {
+			// Final: a credential's secret never changes, so neither the store nor
+			// argon2 has anything to add for whoever guesses at a warm key.
+			return nil, 0, byCache, ErrInvalidToken
+		}
+		if found == miss && !v.mayBeMinted(&p) { // step 3
+			return nil, 0, byToken, ErrInvalidToken
+		}
+		now := v.now()
+		if found == miss && v.cache.absent(p.id, now) {
+			return nil, 0, byCache, ErrInvalidToken
+		}
+		if !v.feed.freshAt(now, v.cfg.MaxStale) { // step 4
+			if err := v.freshen(ctx); err != nil {
+				return nil, 0, byCache, err
+			}
+			continue // what the sync brought may concern this key
+		}
+		if found == miss { // step 5
+			k, err := v.coldKey(ctx, p, from)
+			return k, v.now().wall, byStore, err
+		}
+		readAt := v.cache.readAt(k)
+		age := elapsed(now, readAt)
+		if !reread && (inDoubt(readAt) || age > 2*v.cfg.MaxAge) {
+			if err := v.rereadFirst(ctx, p.id, k); err != nil {
+				return nil, 0, byStore, err
+			}
+			reread = true
+			continue
+		}
+		damage := k.trouble().damage
+		if age > v.cfg.MaxAge && damage == nil {
+			v.rereadBehind(p.id, k, now)
+		}
+		return k, now.wall, byCache, damage
+	}
+	return nil, 0, byStore, ErrBusy
+}
+
+// mayBeMinted reports whether a token that is not warm is worth asking the store
+// about: a pepper of ours made its tag, if there is a pepper, and its form is right.
+func (v *Verifier) mayBeMinted(p *parsed) bool { return v.tagged(p) == nil && p.wellFormed() }
+
+// inDoubt reports whether a record is to be read again, however old it is; see
+// cache.readAt.
+func inDoubt(readAt instant) bool { return readAt == instant{} }
+
+// coldKey proves a token that is not warm. Callers with equal tokens share one
+// flight, and so one argon2 run; callers with different tokens of one ID share
+// the row alone, never each other's proof.
+func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liveKey, error) {
+	digest := v.cache.digest(p.text)
+	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
+		proven := false
+		for range 8 {
+			gen := v.cache.enter(p.id)
+			o, err := v.readAndProve(ctx, p, from, gen, &proven)
+			o.digest = digest
+			// A row read before the last change is not looked at, neither for this
+			// answer nor for the cache. The proof stays: ID and secret never change.
+			switch k, current := v.cache.settle(p.id, gen, o, v.now()); {
+			case !current:
+				continue
+			case o.absent:
+				return nil, ErrInvalidToken
+			case err != nil:
+				return nil, err
+			default:
+				return k, k.trouble().damage
+			}
+		}
+		return nil, ErrBusy // changed faster than it can be read
+	})
+}
+
+// proofKey names a flight of coldKey by the generation at its start, as rowKey does
+// for a read: nobody joins one that began before the last change.
+type proofKey struct {
+	digest [32]byte
+	gen    uint64
+}
+
+// readAndProve reads the row of a token once, and says what was found. The hash is
+// compared only until the token is proven. If the token is proven and its record is
+// damaged, that is no error: live notes it in the key.
+func (v *Verifier) readAndProve(ctx context.Context, p parsed, from netip.Addr, gen uint64, proven *bool) (o outcome, err error) {
+	o.claims = p.claims
+	got, err := v.read(ctx, rowKey{p.id, gen, v.coldReads.path(p.id, from), false})
+	switch {
+	case err != nil:
+	case !*proven:
+		err = v.proveCold(ctx, p, got.record)
+		*proven = err == nil
+	case got.record.credential(p.id) == nil: // it was moved by hand between the two reads
+		err = notListed(got.record.ID)
+	}
+	if err == nil {
+		o.key, o.readAt, o.begun = v.live(got.record, p.id, p.claims, v.believe(got.record)), got.readAt, got.begun
+	}
+	o.absent = errors.Is(err, ErrNotFound)
+	return o, err
+}
+
+// proveCold compares check and hash, in the line of the key's account, and has them
+// made anew behind the answer if they are outdated.
+func (v *Verifier) proveCold(ctx context.Context, p parsed, r *StoreRecord) error {
+	renew, err := v.proveRow(withPath(ctx, hashLine(r)), p, r, false)
+	if renew {
+		v.renewBehind(p, *r.credential(p.id), hashLine(r))
+	}
+	return err
+}
+
+// live is whether the record is believed, and what judge needs. The record must
+// agree with what the proven token says of itself: its text is bound by the hash,
+// so where they differ the record was changed.
+func (v *Verifier) live(r *StoreRecord, id CredentialID, said claims, damage error) *liveKey {
+	cred := r.credential(id)
+	list, _ := v.abilities(r.Abilities)
+	k := &liveKey{view: view{id: id, about: &about{info: describe(r, id, list.held), head: r.Head}}}
+	k.judgedBy(cred, list)
+	switch {
+	case damage != nil:
+	case cred != nil && said != (claims{r.Kind, r.Mode, cred.Pepper}):
+		damage = &CorruptError{Key: r.ID, Detail: "record and token disagree about kind, mode or pepper slot"}
+	case said.slot != 0 && v.ring.has() && len(r.MAC) == 0:
+		damage = &CorruptError{Key: r.ID, Detail: "record of a tagged token has no MAC"}
+	}
+	k.set(trouble{damage: damage})
+	return k
+}
