@@ -49,30 +49,7 @@ type IssueRequest struct {
 	Grant Grant `json:"-"` // when StepUp guards ActionIssue
 }
 
-func (r IssueRequest) guarded() approval {
-	r.Kind = cmp.Or(r.Kind, Secret)
-	return approval{
-		job: job{
-			action: ActionIssue, subject: anAccount, account: r.Account, mode: r.Mode, kind: r.Kind, name: r.Name, stands: true,
-			plan: func(_ context.Context, s session, a Actor, _ *StoreRecord, now time.Time) ([]planned, error) {
-				blank, err := s.blank(accountOf(a, r.Account), r, now)
-				if err != nil {
-					return nil, err
-				}
-				return []planned{{would: blank}}, nil
-			},
-			first: func(ctx context.Context, s session, a Actor, _ *StoreRecord) error {
-				_, _, err := s.issuable(ctx, a, r)
-				return err
-			},
-		},
-		sum: sumOf(ActionIssue, func(c *canon.Writer) {
-			sum := r.sum()
-			c.Bytes(sum[:])
-			c.Text(r.IdempotencyKey)
-		}),
-	}
-}
+func (r IssueRequest) guarded() approval { return newIssuing(r).approval() }
 
 // Issued is a new key with its token, which is nowhere else: a secret token is
 // kept as a hash.
@@ -93,105 +70,133 @@ func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 }
 
 func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, err error) {
-	req.Kind = cmp.Or(req.Kind, Secret)
-	var fresh *StoreRecord
-	var token Token
-	var idem *StoreItem
-	j := req.guarded().asking(req.Grant)
-	// As guarded has it, and keeps what it found. A replay's grant was spent by what
-	// it repeats.
-	j.first = func(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
-		idem, issued.Key, err = s.issuable(ctx, a, req)
-		return err
-	}
+	i := newIssuing(req)
+	var d *drawn
+	j := i.approval().asking(req.Grant)
 	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
-		account := accountOf(a, req.Account)
-		if fresh == nil { // once: a retry after a conflict keeps token and hash
-			var err error
-			if fresh, token, err = s.fresh(ctx, a, account, req); err != nil {
+		r := i.blank
+		if d == nil { // once: a retry after a conflict keeps ID, token and hash
+			_, group, err := s.growth(ctx, a, r.Account, 1, nil, s.cfg.Now())
+			if err != nil {
+				return effect{}, err
+			}
+			if d, err = s.draw(ctx, r, group); err != nil {
 				return effect{}, err
 			}
 		}
-		now, r := s.cfg.Now(), fresh.clone()
-		if err := r.date(now); err != nil {
+		now := s.cfg.Now()
+		if err := d.complete(r, now); err != nil {
 			return effect{}, err
 		}
-		growth, _, err := s.growth(ctx, a, account, 1, fresh, now)
+		growth, _, err := s.growth(ctx, a, r.Account, 1, r, now)
 		if err != nil {
 			return effect{}, err
 		}
-		e := effect{made: []made{{record: &r, credential: r.Credentials[0].ID, changed: fieldsSet(&r)}}, items: []StoreItem{growth}}
-		if idem != nil {
-			idem.Data, idem.ExpiresAt = append(idem.Data, r.ID[:]...), micros(now.Add(idemTime))
-			e.items = append(e.items, *idem)
+		e := effect{made: []made{{record: r, credential: d.cred.ID, changed: fieldsSet(r)}}, items: []StoreItem{growth}}
+		if i.idem != nil {
+			i.idem.Data, i.idem.ExpiresAt = append(i.idem.Data, r.ID[:]...), micros(now.Add(idemTime))
+			e.items = append(e.items, *i.idem)
 		}
 		if r.live(now) {
-			quota, err := s.quota(ctx, account, req.Mode, now)
+			quota, err := s.quota(ctx, r.Account, r.Mode, now)
 			if err != nil {
 				return effect{}, err
 			}
 			e.items = append(e.items, quota)
 		}
-		issued = Issued{token, s.describeAll(&r, now)}
+		issued = Issued{d.token, s.describeAll(r, now)}
 		issued.Key.Version = 1
 		return e, nil
 	}
 	err = s.do(ctx, j)
 	switch {
 	case errors.Is(err, ErrAlreadyIssued):
-		return Issued{Key: issued.Key}, err
+		return Issued{Key: i.earlier}, err
 	case err != nil: // an attempt that lost its race left its key here
 		return Issued{}, err
 	}
 	return issued, nil
 }
 
-// issuable is whether a key can be made: the item of its idempotency key to write, or
-// the earlier key and why there is none, or which limit has been reached.
-func (s session) issuable(ctx context.Context, a Actor, req IssueRequest) (*StoreItem, Info, error) {
-	account, now := accountOf(a, req.Account), s.cfg.Now()
-	idem, earlier, err := s.idempotency(ctx, account, req, now)
-	if err != nil {
-		return nil, earlier, err
-	}
-	blank, err := s.blank(account, req, now)
-	if err != nil {
-		return nil, Info{}, err
-	}
-	return idem, Info{}, s.room(ctx, a, blank, now)
+// issuing is one call of Issue, or the challenge for one. Each attempt makes its record
+// once: plan makes and checks it, Policy and StepUp see it, and work completes it.
+type issuing struct {
+	IssueRequest
+
+	// What the present attempt found:
+	blank   *StoreRecord // see session.blank
+	refused error        // why there is no blank
+	idem    *StoreItem   // to be written with the key; nil: the request has no idempotency key
+	earlier Info         // the key that the idempotency key stands for already
 }
 
-// fresh is the record that a request asks for, with its token: nil with an error.
-func (s session) fresh(ctx context.Context, a Actor, account string, req IssueRequest) (*StoreRecord, Token, error) {
-	asked := s.cfg.Now()
-	blank, err := s.blank(account, req, asked)
-	if err != nil {
-		return nil, Token{}, err
-	}
-	_, group, err := s.growth(ctx, a, account, 1, nil, asked)
-	if err != nil {
-		return nil, Token{}, err
-	}
-	token, err := s.draw(ctx, blank, group)
-	if err != nil {
-		return nil, Token{}, err
-	}
-	return blank, token, nil
+func newIssuing(r IssueRequest) *issuing {
+	r.Kind = cmp.Or(r.Kind, Secret)
+	return &issuing{IssueRequest: r}
 }
 
-// draw gives a blank record its first credential, of the account's group, and returns
-// the token. Hashing may wait for seconds, so the record is dated afterwards.
-func (s session) draw(ctx context.Context, r *StoreRecord, group string) (Token, error) {
+func (i *issuing) approval() approval {
+	return approval{
+		job: job{
+			action: ActionIssue, subject: anAccount, account: i.Account, mode: i.Mode, kind: i.Kind, name: i.Name, stands: true,
+			plan: i.plan, first: i.issuable,
+		},
+		sum: sumOf(ActionIssue, func(c *canon.Writer) {
+			sum := i.IssueRequest.sum()
+			c.Bytes(sum[:])
+			c.Text(i.IdempotencyKey)
+		}),
+	}
+}
+
+func (i *issuing) plan(_ context.Context, s session, a Actor, _ *StoreRecord, now time.Time) ([]planned, error) {
+	if i.blank, i.refused = s.blank(accountOf(a, i.Account), i.IssueRequest, now); i.refused != nil {
+		return nil, i.refused
+	}
+	return []planned{{would: i.blank}}, nil
+}
+
+// issuable refuses a key that has been made under the idempotency key already, one that
+// plan has refused, and one beyond a limit, in this order: a repeated request is
+// answered with its key, and no grant, also when it could not be made today.
+func (i *issuing) issuable(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
+	now := s.cfg.Now()
+	if i.idem, i.earlier, err = s.idempotency(ctx, accountOf(a, i.Account), i.IssueRequest, now); err != nil {
+		return err
+	}
+	if i.refused != nil {
+		return i.refused
+	}
+	return s.room(ctx, a, i.blank, now)
+}
+
+// drawn is what is random in a new key, with the hash of its token.
+type drawn struct {
+	id    KeyID
+	cred  StoreCredential
+	token Token
+}
+
+// draw gives a blank record its ID, and makes the first credential for that ID, of the
+// account's group.
+func (s session) draw(ctx context.Context, r *StoreRecord, group string) (*drawn, error) {
+	r.ID = newKeyID()
 	cred, token, err := s.newCredential(ctx, r, group)
 	if err != nil {
-		return Token{}, err
+		return nil, err
 	}
-	r.Credentials = []StoreCredential{cred}
-	return token, nil
+	return &drawn{r.ID, cred, token}, nil
 }
 
-// date gives a record that was drawn the dates of now. The key's end may have come
-// while its token was hashed.
+// complete makes a blank record one that can be written. Hashing may have waited for
+// seconds, so the record is dated afterwards.
+func (d *drawn) complete(r *StoreRecord, now time.Time) error {
+	r.ID, r.Credentials = d.id, []StoreCredential{d.cred}
+	return r.date(now)
+}
+
+// date gives a record the dates of now. The key's end may have come while its token
+// was hashed.
 func (r *StoreRecord) date(now time.Time) error {
 	r.CreatedAt = micros(now)
 	if r.RotateMonths > 0 {
@@ -200,10 +205,10 @@ func (r *StoreRecord) date(now time.Time) error {
 	return validEnd(r.ExpiresAt, now)
 }
 
-// blank is the record that a request asks for, checked, without a credential.
+// blank is the record that a request asks for, checked, without ID and credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
 	r := &StoreRecord{
-		ID: newKeyID(), Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
+		Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
 		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
 		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
 		ExpiresAt: micros(req.ExpiresAt),

@@ -176,7 +176,6 @@ func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []t
 		if p.is != nil {
 			t.before = c.describeAll(p.is, now)
 		} else {
-			t.after.ID = KeyID{} // it is drawn anew when the key is made
 			t.before = Info{Account: t.after.Account, Mode: t.after.Mode, Kind: t.after.Kind, Name: t.after.Name}
 		}
 		asked = append(asked, t)

@@ -164,12 +164,12 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 	if p.blank == nil {
 		return Issued{}, nil
 	}
-	token, err := s.draw(ctx, p.blank, group)
+	d, err := s.draw(ctx, p.blank, group)
 	if err != nil {
 		return Issued{}, err
 	}
 	now := s.cfg.Now()
-	if err := p.blank.date(now); err != nil {
+	if err := d.complete(p.blank, now); err != nil {
 		return Issued{}, err
 	}
 	quota, err := s.quota(ctx, p.blank.Account, p.blank.Mode, now)
@@ -178,9 +178,9 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 	}
 	mark := p.mark
 	mark.Version, mark.Data = mark.Version+1, p.blank.ID[:]
-	e.made = append(e.made, made{record: p.blank, credential: p.blank.Credentials[0].ID, changed: fieldsSet(p.blank)})
+	e.made = append(e.made, made{record: p.blank, credential: d.cred.ID, changed: fieldsSet(p.blank)})
 	e.items = append(e.items, mark, quota)
-	issued := Issued{token, s.describeAll(p.blank, now)}
+	issued := Issued{d.token, s.describeAll(p.blank, now)}
 	issued.Key.Version = 1
 	return issued, nil
 }
