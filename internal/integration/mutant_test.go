@@ -5,7 +5,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"hash/fnv"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -457,8 +461,7 @@ var mutants = []mutant{
 var said = regexp.MustCompile(`(?m)\w+_test\.go:\d+: .*$`)
 
 // hasTurn says whether it is a mutant's turn: a twelfth of them have it, and others
-// after each change of the file. With -full all have. A build takes 13 seconds, so
-// that all take an hour.
+// after each change of the file. With -full all have, which takes long: each is a build.
 func (m mutant) hasTurn(source []byte) bool {
 	h := fnv.New32a()
 	h.Write(source)
@@ -554,7 +557,12 @@ func TestMutantsAreCaught(t *testing.T) {
 			dir := t.TempDir()
 			changed := filepath.Join(dir, filepath.Base(m.file))
 			write(t, changed, []byte(text))
-			overlay, _ := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): changed}})
+			pkg := filepath.Join(root, cmp.Or(m.pkg, "internal/apitest"))
+			replaced := map[string]string{filepath.Join(root, m.file): changed}
+			for _, file := range sourcesOf(t, pkg).idle(m.tests) {
+				replaced[filepath.Join(pkg, file)] = "" // as if it were not there
+			}
+			overlay, _ := json.Marshal(map[string]any{"Replace": replaced})
 			write(t, filepath.Join(dir, "overlay.json"), overlay)
 
 			if m.pkg == here && strings.HasPrefix(m.file, "sqlstore/") {
@@ -562,8 +570,8 @@ func TestMutantsAreCaught(t *testing.T) {
 				needs(t, "MariaDB", "mariadb-install-db")
 			}
 			binary := filepath.Join(dir, "mutant.test")
-			build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary)
-			build.Dir = filepath.Join(root, cmp.Or(m.pkg, "internal/apitest")) // this package is a module of its own
+			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-w", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary)
+			build.Dir = pkg // which may be a module of its own, as this one is
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("the mutant does not build, so it proves nothing: %v\n%s", err, out)
 			}
@@ -576,7 +584,7 @@ func TestMutantsAreCaught(t *testing.T) {
 				}
 			}
 			start := time.Now()
-			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "60s", "-test.short", "-test.failfast")
+			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "3m", "-test.short", "-test.failfast")
 			run.Dir = build.Dir
 			out, err := run.CombinedOutput()
 			switch {
@@ -595,4 +603,138 @@ func write(t *testing.T, file string, data []byte) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// testSources are the test files of a package, by name.
+type testSources map[string]testSource
+
+type testSource struct {
+	declares, mentions map[string]bool // names
+	extends            map[string]bool // types that it has a method of
+	tests              []string
+	pinned             bool // it does something by being there
+}
+
+var sourcesRead = map[string]testSources{}
+
+func sourcesOf(t *testing.T, dir string) testSources {
+	t.Helper()
+	if sourcesRead[dir] != nil {
+		return sourcesRead[dir]
+	}
+	all := testSources{}
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	must(t, err)
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		must(t, err)
+		all[filepath.Base(file)] = readSource(parsed)
+	}
+	sourcesRead[dir] = all
+	return all
+}
+
+func readSource(file *ast.File) testSource {
+	s := testSource{declares: map[string]bool{}, mentions: map[string]bool{}, extends: map[string]bool{}}
+	for _, i := range file.Imports {
+		s.pinned = s.pinned || i.Name != nil && i.Name.Name == "_" // a driver, perhaps
+	}
+	for _, d := range file.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			switch name := d.Name.Name; {
+			case d.Recv != nil:
+				ast.Inspect(d.Recv, func(n ast.Node) bool {
+					if id, ok := n.(*ast.Ident); ok {
+						s.extends[id.Name] = true
+					}
+					return true
+				})
+			case name == "init" || name == "TestMain":
+				s.pinned = true
+			default:
+				s.declares[name] = true
+				if strings.HasPrefix(name, "Test") {
+					s.tests = append(s.tests, name)
+				}
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					s.declares[spec.Name.Name] = true
+				case *ast.ValueSpec:
+					for _, name := range spec.Names {
+						s.declares[name.Name] = true
+					}
+				}
+			}
+		}
+	}
+	for _, id := range file.Unresolved { // in the file itself
+		s.mentions[id.Name] = true
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.KeyValueExpr: // a constant, or a field: nobody knows without types
+			if id, ok := n.Key.(*ast.Ident); ok {
+				s.mentions[id.Name] = true
+			}
+		case *ast.SelectorExpr: // of the package, by a test outside it
+			if n.Sel.IsExported() {
+				s.mentions[n.Sel.Name] = true
+			}
+		}
+		return true
+	})
+	return s
+}
+
+// idle are the files that some tests, named as for -run, do not need. Compiling the
+// tests takes longer than all else of a mutant. Needed is a file that declares one of
+// them, or a name that a needed file mentions, or a method of a type of one. If that
+// is wrong the mutant does not build, and its test fails.
+func (all testSources) idle(tests string) (files []string) {
+	needed, mentioned, declared := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	need := func(name string) {
+		needed[name] = true
+		maps.Copy(mentioned, all[name].mentions)
+		maps.Copy(declared, all[name].declares)
+	}
+	tops := strings.Split(tests, "|")
+	for i := range tops {
+		tops[i], _, _ = strings.Cut(tops[i], "/")
+	}
+	asked := func(test string) bool {
+		return slices.ContainsFunc(tops, func(top string) bool { return strings.HasPrefix(test, top) })
+	}
+	for name, s := range all {
+		if s.pinned || slices.ContainsFunc(s.tests, asked) {
+			need(name)
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for name, s := range all {
+			if !needed[name] && (meet(s.declares, mentioned) || meet(s.extends, declared)) {
+				need(name)
+				grown = true
+			}
+		}
+	}
+	for name := range all {
+		if !needed[name] {
+			files = append(files, name)
+		}
+	}
+	return files
+}
+
+func meet(a, b map[string]bool) bool {
+	for name := range a {
+		if b[name] {
+			return true
+		}
+	}
+	return false
 }
