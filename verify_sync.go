@@ -29,11 +29,24 @@ type feed struct {
 	// mu: a run that was left behind may return beside the next one. It finds its
 	// context ended, and applies nothing.
 	mu     sync.Mutex
-	cursor Cursor
-	midway bool            // the last run did not end its walk
+	state  feedState
+	cursor Cursor          // empty: unplaced or lost
 	walked instant         // when the walk began that the cursor is in
 	shown  map[KeyID]shown // what the last run was shown
 }
+
+// feedState is how far a Verifier has read the change feed. A walk reads page after
+// page until the store has no more. Each page leads to following if it is the last,
+// and to behind if there are more. A cursor that the store does not know leads to
+// lost. Any other error leaves the state as it is.
+type feedState uint8
+
+const (
+	unplaced  feedState = iota // no position yet: the first page brings one
+	following                  // the last walk has ended: the next run begins a walk
+	behind                     // in the middle of a walk: the next run ends it, and walks once more
+	lost                       // history was rewritten: as behind, but the next page brings a new position
+)
 
 // shown is a version of a record. A feed may show one again and again, while
 // some transaction is open for instance; to take each anew would fence what is
@@ -100,39 +113,15 @@ func (v *Verifier) freshen(ctx context.Context) error {
 	return fmt.Errorf("%w: last good sync is older than MaxStale", ErrUnavailable)
 }
 
-// pull fetches and applies pages until there is no more.
+// pull is one run: it reads and applies pages until there is no more.
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
-	f := &v.feed
-	f.mu.Lock()
-	// What commits behind the cursor shows only in the next walk (PostgreSQL,
-	// MariaDB). So a run that ends the walk of one that failed walks once more before
-	// it counts as a sync, and the walk for what it is: as old as its beginning.
-	again := f.midway
-	if !f.midway {
-		f.walked = start
-	}
-	w := walk{cursor: f.cursor, before: f.shown, now: map[KeyID]shown{}}
-	f.shown = nil // unless the run ends well
-	f.mu.Unlock()
+	w := v.feed.walkOn(start)
 	for range 1_000 {
 		changes, err := v.cfg.Store.Changed(ctx, w.cursor, 1000)
 		if ctx.Err() != nil { // nobody waits for it, and another may be under way
 			return n, unavailable(ctx.Err())
 		}
-		f.mu.Lock()
-		more, err := v.page(&w, changes, err, start)
-		f.cursor = w.cursor
-		if err == nil {
-			f.midway = more
-		}
-		if err == nil && !more {
-			began := f.walked
-			f.good.Store(&began)
-			f.walked = v.now()
-			f.shown, w.before = w.now, w.now
-			again, more = false, again
-		}
-		f.mu.Unlock()
+		more, err := v.step(&w, changes, err, start)
 		n += len(changes.Records)
 		if err != nil || !more {
 			return n, err
@@ -145,22 +134,67 @@ func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 type walk struct {
 	cursor      Cursor
 	before, now map[KeyID]shown // by the run before, and by this one
+	resumed     bool            // a run that failed began it
 }
 
-// page applies what the store has answered.
-func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant) (more bool, _ error) {
+// walkOn goes on with the walk of a run that failed, or begins one.
+func (f *feed) walkOn(start instant) walk {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	resumed := f.state == behind || f.state == lost
+	if !resumed {
+		f.walked = start
+	}
+	w := walk{cursor: f.cursor, before: f.shown, now: map[KeyID]shown{}, resumed: resumed}
+	f.shown = nil // unless the run ends well
+	return w
+}
+
+// step applies one answer of the store, moves the feed to its next state, and reports
+// whether this run has to ask for more.
+func (v *Verifier) step(w *walk, changes StoreChanges, err error, start instant) (more bool, _ error) {
+	f := &v.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next, err := v.page(w, changes, err, start)
+	f.cursor = w.cursor
+	if err != nil {
+		return false, err
+	}
+	if f.state = next; next == following {
+		return f.walkEnded(w, v.now()), nil
+	}
+	return true, nil
+}
+
+// walkEnded counts a walk that was read to its end as a sync of the time when it
+// began, and reports whether the run has to walk once more. What commits behind the
+// cursor shows only in the next walk (PostgreSQL, MariaDB). So a run that ended the
+// walk of one that failed walks once more before it counts as a sync itself.
+func (f *feed) walkEnded(w *walk, now instant) (again bool) {
+	began := f.walked
+	f.good.Store(&began)
+	f.walked = now
+	f.shown, w.before = w.now, w.now
+	again, w.resumed = w.resumed, false
+	return again
+}
+
+// page applies what the store has answered, and returns the state that it leads to.
+func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant) (next feedState, _ error) {
+	placed := w.cursor != ""
 	switch {
-	case errors.Is(err, ErrCursorLost) && w.cursor == "": // which is no position
-		return false, joined(ErrUnavailable, err)
+	case errors.Is(err, ErrCursorLost) && !placed: // no cursor was given
+		return 0, joined(ErrUnavailable, err)
 	case errors.Is(err, ErrCursorLost):
 		v.cfg.Logger.Error("apikey: the store's history was rewritten; every key is read again")
 		w.cursor, w.before = "", nil
 		v.cache.doubt()
-		return true, nil
+		return lost, nil
 	case err != nil:
-		return false, unavailable(err)
+		return 0, unavailable(err)
 	case !changes.Current:
-		return false, fmt.Errorf("%w: the store answered from a node that lags behind", ErrUnavailable)
+		return 0, fmt.Errorf("%w: the store answered from a node that lags behind", ErrUnavailable)
 	}
 	for i := range changes.Records {
 		r := &changes.Records[i]
@@ -179,11 +213,14 @@ func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant)
 		v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
 		v.cache.damaged(damaged, CredentialID{}, instant{}, fed)
 	}
-	if w.cursor == "" { // a new position: what was read before it may be older
+	if !placed { // a new position: what was read before it may be older
 		v.cache.doubt()
 	}
 	w.cursor = changes.Next
-	return changes.More, nil
+	if changes.More {
+		return behind, nil
+	}
+	return following, nil
 }
 
 // start begins the background work; Close ends it.
