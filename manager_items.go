@@ -32,6 +32,14 @@ func (s session) item(ctx context.Context, kind StoreItemKind, id string) (Store
 	return page.Items[0], nil
 }
 
+// swapping writes items that are about the actor alone, again after every
+// conflict: the budget, the challenges, the enrolments. It authorises nothing.
+func (s session) swapping(ctx context.Context, work func(context.Context, Actor) (effect, error)) error {
+	j := ofActor("", "").changing(func(a Actor, _ *StoreRecord) (effect, error) { return work(ctx, a) })
+	j.unlogged = true
+	return s.do(ctx, j)
+}
+
 // gone is the deletion of an item as it was read.
 func (it StoreItem) gone() StoreItem {
 	it.Version++

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/base62"
-	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // A Factor is how an actor proves once more who they are, before a guarded action:
@@ -66,56 +66,11 @@ const (
 // ErrConflict; ErrCorrupt; ErrUnavailable (also when ctx ended before the answer
 // was known: it may have been charged).
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
-	s := m.own()
-	var p put
-	var before StoreItem                                      // the enrolment, as it was when the answer came
-	grant := ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
-	open := func(a Actor, b *budget, now time.Time) (items []StoreItem, err error) {
-		if p, err = s.putTo(ctx, a, challenge, now); err != nil {
-			return nil, err
-		}
-		if p.attempts >= wrongAnswers {
-			return nil, ErrChallenge
-		}
-		if before, err = s.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
-			return nil, err
-		}
-		if p.attempts++; p.attempts == wrongAnswers {
-			b.closed(p.ID) // whatever comes of this one, it is the last
-		}
-		return []StoreItem{s.vouch(p.item, p.encode())}, nil
-	}
-	compare := func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error) {
-		q, err := s.putTo(ctx, a, challenge, now)
-		answered := errors.Is(err, ErrChallenge) // meanwhile, by another request of theirs
-		if err != nil && !answered {
-			return effect{}, err
-		}
-		kept := before // a second click is compared with what the first one was, and charged nothing
-		if !answered {
-			if kept, err = s.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
-				return effect{}, err
-			}
-		}
-		next, err := s.compared(ctx, a, p, kept, answer)
-		if answered {
-			return effect{}, cmp.Or(err, ErrChallenge)
-		}
-		var e effect
-		if err == nil {
-			e, err = s.approved(ctx, a, q, grant, kept, next)
-		}
-		switch {
-		case err == nil:
-			b.closed(q.ID)
-		case !errors.Is(err, ErrWrongAnswer):
-			e = s.givenBack(b, q)
-		}
-		return e, err
-	}
-	err := s.attempt(ctx, ActionConfirm, open, compare)
+	s, grant := m.own(), ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
+	to := &answeredChallenge{session: s, id: challenge, answer: answer, grant: grant}
+	err := s.attempt(ctx, ActionConfirm, to)
 	if wrong, ok := errors.AsType[*WrongAnswerError](err); ok {
-		wrong.Left = min(wrong.Left, wrongAnswers-int(p.attempts))
+		wrong.Left = min(wrong.Left, wrongAnswers-int(to.charged.attempts))
 	}
 	if err != nil {
 		return Grant{}, err
@@ -123,39 +78,305 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 	return grant, nil
 }
 
-// approved ends an answered challenge, and writes its grant.
-func (s session) approved(ctx context.Context, a Actor, q put, grant Grant, kept StoreItem, next []byte) (effect, error) {
-	e := effect{items: []StoreItem{q.item.gone(), s.granted(grant, q)}, note: s.note(a, ActionConfirm, q.Account, "factor:"+q.Factor, "approves:"+string(q.Action))}
-	e.note.Key, e.note.Mode = q.Key, q.Mode
-	if next == nil {
-		return e, nil
+// ConfirmEnrollment ends what Enroll began, with the first answer of the new
+// authenticator, given by the actor who began. The answer is charged like that to
+// a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
+// confirm, or too late), ErrWrongAnswer (as *[WrongAnswerError]),
+// ErrTooManyAttempts, ErrLocked, ErrConflict, ErrCorrupt, ErrUnavailable.
+func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
+	s := m.own()
+	if _, err := s.enroller(factor); err != nil {
+		return err
 	}
-	kept, err := s.sealEnrolled(ctx, a, q.Factor, kept, next)
+	return s.attempt(ctx, ActionConfirmEnrollment, &answeredEnrollment{session: s, factor: factor, answer: answer})
+}
+
+// attempt is one answer to a challenge or to an enrolment, from its arrival until the
+// actor is told. It has two steps, charge and settle, and writes one Apply in each:
+//
+//	attemptWaits    nothing of the answer is stored, and it is not compared
+//	  charge        the actor's budget counts it as wrong, and so does the challenge
+//	attemptCharged  it may be compared
+//	  settle        compares it; the attempt ends in one of three states:
+//	attemptRight    the charge is given back, the challenge ends, its grant is made
+//	attemptWrong    the charge stays; if it is the hundredth, the event of the lock
+//	attemptVoid     the charge is given back: we failed, or the challenge has ended
+//
+// The charge comes first, so that neither a crash nor a race nor a client that hangs
+// up gives a guess away for nothing. After a conflict a step runs again, on what is
+// stored then.
+type attempt struct {
+	session
+	to answered
+	// id is that of the charge. It is drawn before the first try: a COMMIT whose answer
+	// is lost is followed by another try, which finds the charge by its ID, and charges
+	// nothing more, unless somebody has lifted it meanwhile.
+	id      string
+	state   attemptState
+	refused error // attemptWrong, attemptVoid: the error that the actor is told
+}
+
+type attemptState uint8
+
+const (
+	attemptWaits attemptState = iota
+	attemptCharged
+	attemptRight
+	attemptWrong
+	attemptVoid
+)
+
+// answered is what an attempt answers: a challenge, or an enrolment that waits for its
+// first code. charge calls count; settle calls compare, then right or void.
+type answered interface {
+	// count finds what is answered. The items that it returns are written with the
+	// charge; its error ends the attempt, which is charged nothing.
+	count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error)
+	// compare compares the answer with what is stored now. Its error is nil if the answer
+	// is right, ErrWrongAnswer if it is wrong, and any other makes the attempt void.
+	compare(ctx context.Context, a Actor, now time.Time) error
+	// right ends what was answered, and makes what a right answer is for.
+	right(ctx context.Context, a Actor, b *budget) (effect, error)
+	// void undoes count, unless what was answered has ended.
+	void(b *budget) []StoreItem
+}
+
+// attempt takes an answer through both steps. action is what the hooks are told.
+func (s session) attempt(ctx context.Context, action Action, to answered) error {
+	t := attempt{session: s, to: to, id: string(base62.AppendRandom(nil, chargeIDLen))}
+	if err := s.swapping(ctx, t.charge); err != nil {
+		return err
+	}
+	t.state = attemptCharged
+	// Whoever hangs up gets no answer; it is compared and counted all the same. settle
+	// may then still run: from here on t belongs to it.
+	settled, err := bounded(ctx, checkTime+flightTime, func(ctx context.Context) (attempt, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
+		defer cancel()
+		err := s.swapping(ctx, t.settle)
+		return t, err
+	})
+	switch err {
+	case nil:
+		err = settled.refused
+	case context.Canceled, context.DeadlineExceeded, errPanicked:
+		err = unavailable(err)
+	}
+	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
+		a, _ := actorOf(ctx)
+		s.cfg.Trace.denied(a, action, KeyID{}, err)
+	}
+	return err
+}
+
+// charge is the step from attemptWaits to attemptCharged.
+func (t *attempt) charge(ctx context.Context, a Actor) (effect, error) {
+	now := t.cfg.Now()
+	b, err := t.budgetOf(ctx, a)
+	if err != nil || b.charged(t.id) { // by a COMMIT whose answer was lost
+		return effect{}, err
+	}
+	items, err := t.to.count(ctx, a, b, now)
 	if err != nil {
 		return effect{}, err
 	}
-	e.items = append(e.items, kept)
+	if err := b.charge(t.id, now); err != nil {
+		return effect{}, err
+	}
+	return effect{items: append(items, b.swap(now))}, nil
+}
+
+// settle is the step from attemptCharged to the state in which the attempt ends. What
+// a right answer writes is one Apply with the end of its charge: all of it, or nothing.
+func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
+	now := t.cfg.Now()
+	b, err := t.budgetOf(ctx, a)
+	if err != nil {
+		return effect{}, err
+	}
+	if (t.state == attemptWrong || t.state == attemptVoid) && !b.charged(t.id) {
+		// A COMMIT whose answer was lost has given the charge back: the state stays. To
+		// compare now would be a guess that nobody paid for.
+		return effect{}, nil
+	}
+	var e effect
+	if err = t.to.compare(ctx, a, now); err == nil {
+		e, err = t.to.right(ctx, a, b)
+	}
+	switch {
+	case err == nil:
+		t.state, t.refused = attemptRight, nil
+	case errors.Is(err, ErrWrongAnswer):
+		t.state, t.refused = attemptWrong, &WrongAnswerError{b.left()}
+		if b.locked() {
+			return effect{note: t.note(a, ActionLock, a.Account, "actor:"+a.ID)}, nil
+		}
+		return effect{}, nil
+	default:
+		t.state, t.refused = attemptVoid, err
+		e = effect{items: t.to.void(b)}
+	}
+	b.refund(t.id)
+	e.items = append(e.items, b.swap(now))
 	return e, nil
 }
 
-// givenBack takes one attempt off a challenge, because we have failed: nothing was
-// compared, or a right answer could not be kept.
-func (s session) givenBack(b *budget, q put) effect {
-	if q.attempts == wrongAnswers {
-		b.opened(q.Challenge) // it was the last one, and waits again
-	}
-	q.attempts--
-	return effect{items: []StoreItem{s.vouch(q.item, q.encode())}}
+// answeredChallenge is a challenge with an answer to it, for which a grant is made.
+type answeredChallenge struct {
+	session
+	id, answer string
+	grant      Grant
+	// Set by count.
+	charged put       // the challenge, with this attempt counted
+	before  StoreItem // the enrolment at that time
+	// Set by compare.
+	open *put      // the challenge as it is stored; nil: it has ended, or was not read
+	kept StoreItem // the enrolment as it is stored
+	next []byte    // what replaces it; nil: nothing does
 }
 
-// compared opens an enrolment and asks the factor of a challenge.
-func (s session) compared(ctx context.Context, a Actor, p put, kept StoreItem, answer string) (next []byte, err error) {
-	enrolled, err := s.openEnrolled(ctx, kept, a, p.Factor)
+func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error) {
+	p, err := c.putTo(ctx, a, c.id, now)
 	if err != nil {
 		return nil, err
 	}
-	return s.check(ctx, a, p.Challenge, enrolled, p.state, answer)
+	if p.attempts >= wrongAnswers {
+		return nil, ErrChallenge
+	}
+	if c.before, err = c.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
+		return nil, err
+	}
+	if p.attempts++; p.attempts == wrongAnswers {
+		b.closed(p.ID) // whatever comes of this one, it is the last
+	}
+	c.charged = p
+	return []StoreItem{c.vouch(p.item, p.encode())}, nil
 }
+
+func (c *answeredChallenge) compare(ctx context.Context, a Actor, now time.Time) error {
+	c.open = nil
+	open, err := c.putTo(ctx, a, c.id, now)
+	switch {
+	case errors.Is(err, ErrChallenge):
+		return c.compareLate(ctx, a)
+	case err != nil:
+		return err
+	}
+	kept, err := c.enrolledItem(ctx, itemEnrolled, a, open.Factor)
+	if err != nil {
+		return err
+	}
+	c.open, c.kept = &open, kept
+	c.next, err = c.compareWith(ctx, a, kept)
+	return err
+}
+
+// compareLate is compare for a challenge that another request of the actor has ended
+// since it was charged. A second click is compared with the enrolment that the first
+// click was compared with: a right code is not wrong the second time, and is charged
+// nothing.
+func (c *answeredChallenge) compareLate(ctx context.Context, a Actor) error {
+	_, err := c.compareWith(ctx, a, c.before)
+	return cmp.Or(err, ErrChallenge)
+}
+
+// compareWith opens an enrolment, and asks the factor of the challenge.
+func (c *answeredChallenge) compareWith(ctx context.Context, a Actor, kept StoreItem) (next []byte, err error) {
+	enrolled, err := c.openEnrolled(ctx, kept, a, c.charged.Factor)
+	if err != nil {
+		return nil, err
+	}
+	return c.check(ctx, a, c.charged.Challenge, enrolled, c.charged.state, c.answer)
+}
+
+func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (effect, error) {
+	p := *c.open
+	e := effect{items: []StoreItem{p.item.gone(), c.granted(c.grant, p)}, note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
+	e.note.Key, e.note.Mode = p.Key, p.Mode
+	if c.next != nil {
+		kept, err := c.sealEnrolled(ctx, a, p.Factor, c.kept, c.next)
+		if err != nil {
+			return effect{}, err
+		}
+		e.items = append(e.items, kept)
+	}
+	b.closed(p.ID)
+	return e, nil
+}
+
+// void takes the attempt off the challenge again: nothing was compared, or a right
+// answer could not be kept.
+func (c *answeredChallenge) void(b *budget) []StoreItem {
+	if c.open == nil {
+		return nil
+	}
+	p := *c.open
+	if p.attempts == wrongAnswers {
+		b.opened(p.Challenge) // it was the last one, and waits again
+	}
+	p.attempts--
+	return []StoreItem{c.vouch(p.item, p.encode())}
+}
+
+// answeredEnrollment is an enrolment that waits for its first code, and that code.
+type answeredEnrollment struct {
+	session
+	factor, answer string
+	// Set by compare.
+	pending StoreItem // what Enroll has stored
+	next    []byte    // what is kept of the actor from now on
+}
+
+// begun finds what Enroll has stored.
+func (c *answeredEnrollment) begun(ctx context.Context, a Actor, now time.Time) (StoreItem, error) {
+	it, err := c.item(ctx, itemEnrolling, enrolledID(a, c.factor))
+	if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
+		err = fmt.Errorf("%w: nothing waits for a first code: call Enroll, and confirm within ten minutes", ErrNotEnrolled)
+	}
+	return it, err
+}
+
+// count counts nothing: only the budget bounds the answers to an enrolment.
+func (c *answeredEnrollment) count(ctx context.Context, a Actor, _ *budget, now time.Time) ([]StoreItem, error) {
+	_, err := c.begun(ctx, a, now)
+	return nil, err
+}
+
+func (c *answeredEnrollment) compare(ctx context.Context, a Actor, now time.Time) (err error) {
+	if c.pending, err = c.begun(ctx, a, now); err != nil {
+		return err
+	}
+	plain, _, err := c.enrolled(ctx, itemEnrolling, a, c.factor)
+	if err != nil {
+		return err
+	}
+	c.next, err = c.check(ctx, a, Challenge{Factor: c.factor, Account: a.Account}, plain, nil, c.answer)
+	if c.next == nil {
+		c.next = plain
+	}
+	return err
+}
+
+func (c *answeredEnrollment) right(ctx context.Context, a Actor, _ *budget) (effect, error) {
+	kept, err := c.item(ctx, itemEnrolled, enrolledID(a, c.factor))
+	if err == nil {
+		kept, err = c.sealEnrolled(ctx, a, c.factor, kept, c.next)
+	}
+	if err != nil {
+		return effect{}, err
+	}
+	e := effect{items: []StoreItem{c.pending.gone(), kept}, note: c.note(a, ActionConfirmEnrollment, a.Account, "factor:"+c.factor)}
+	unused, err := c.item(ctx, itemAllowed, enrolledID(a, c.factor)) // once is once, however it was approved
+	if err != nil {
+		return effect{}, err // nothing of e: what is answered with an error is not confirmed
+	}
+	if unused.Version > 0 {
+		e.items = append(e.items, unused.gone())
+	}
+	return e, nil
+}
+
+func (c *answeredEnrollment) void(*budget) []StoreItem { return nil }
 
 // check asks a factor, and tells its own failure from a wrong answer.
 func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) ([]byte, error) {
@@ -173,166 +394,4 @@ func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, stat
 		err = unavailable(err)
 	}
 	return next, err
-}
-
-// attempt is passed by every answer. It is charged before it is compared, so
-// that neither a crash nor a race nor a client that hangs up gives one away for
-// nothing; a right answer gives its own charge back, and so does a failure of
-// ours, which has compared nothing, and compares nothing any more.
-func (s session) attempt(
-	ctx context.Context, action Action,
-	open func(a Actor, b *budget, now time.Time) ([]StoreItem, error),
-	compare func(ctx context.Context, a Actor, b *budget, now time.Time) (effect, error),
-) error {
-	charged, err := s.charge(ctx, open)
-	if err != nil {
-		return err
-	}
-	var refused error
-	// Whoever hangs up gets no answer; it is compared and counted all the same.
-	_, err = bounded(ctx, checkTime+flightTime, func(ctx context.Context) (struct{}, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
-		defer cancel()
-		return struct{}{}, s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
-			now := s.cfg.Now()
-			b, err := s.budgetOf(ctx, a)
-			if err != nil {
-				return effect{}, err
-			}
-			if refused != nil && !b.charged(charged) {
-				// A COMMIT whose answer was lost has given it back: what it was for
-				// stands. To compare now would be a guess that nobody paid for.
-				return effect{}, nil
-			}
-			var e effect
-			e, refused = compare(ctx, a, b, now)
-			wrong := errors.Is(refused, ErrWrongAnswer)
-			if wrong {
-				refused = &WrongAnswerError{b.left()}
-			}
-			switch {
-			case wrong && b.locked():
-				return effect{note: s.note(a, ActionLock, a.Account, "actor:"+a.ID)}, nil
-			case wrong:
-				return effect{}, nil
-			}
-			b.refund(charged)
-			e.items = append(e.items, b.swap(now))
-			return e, nil
-		})
-	})
-	switch err {
-	case nil: // only then is refused ours to read
-		err = refused
-	case context.Canceled, context.DeadlineExceeded, errPanicked:
-		err = unavailable(err)
-	}
-	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
-		a, _ := actorOf(ctx)
-		s.cfg.Trace.denied(a, action, KeyID{}, err)
-	}
-	return err
-}
-
-// charge takes an attempt off the actor's budget, if open finds what it is for,
-// and returns the charge's ID. That is drawn before the first try: a COMMIT whose
-// answer is lost is followed by another, which finds it, and charges nothing more,
-// unless somebody has lifted it meanwhile.
-func (s session) charge(ctx context.Context, open func(Actor, *budget, time.Time) ([]StoreItem, error)) (id string, err error) {
-	id = string(base62.AppendRandom(nil, chargeIDLen))
-	return id, s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
-		now := s.cfg.Now()
-		b, err := s.budgetOf(ctx, a)
-		if err != nil || b.charged(id) {
-			return effect{}, err
-		}
-		items, err := open(a, b, now)
-		if err != nil {
-			return effect{}, err
-		}
-		if err := b.charge(id, now); err != nil {
-			return effect{}, err
-		}
-		return effect{items: append(items, b.swap(now))}, nil
-	})
-}
-
-// swapping writes items that are about the actor alone, again after every
-// conflict: the budget, the challenges, the enrolments. It authorises nothing.
-func (s session) swapping(ctx context.Context, work func(Actor, *StoreRecord) (effect, error)) error {
-	j := ofActor("", "").changing(work)
-	j.unlogged = true
-	return s.do(ctx, j)
-}
-
-// itemChallenge is the kind of the items that keep challenges.
-const itemChallenge StoreItemKind = "challenge"
-
-// put is a stored challenge.
-type put struct {
-	Challenge
-	actor    Actor  // ID, Account and operator alone
-	bound    []byte // what a grant of it will be bound to
-	state    []byte
-	attempts uint64
-	mails    []string // items in which its message counts; none: it sends nothing
-	sent     bool     // its message went out
-	item     StoreItem
-}
-
-func (p *put) encode() []byte {
-	var c canon.Writer
-	c.Text(p.actor.ID)
-	c.Text(p.actor.Account)
-	c.Bool(p.actor.operator)
-	c.Text(p.Factor)
-	c.Text(string(p.Action))
-	c.Bytes(p.Key[:])
-	c.Text(p.Account)
-	c.Uint(uint64(p.Mode))
-	c.Text(p.Name)
-	c.Bytes(p.bound)
-	c.Bytes(p.state)
-	c.Uint(p.attempts)
-	if len(p.mails) > 0 { // without, it is as earlier versions wrote it
-		c.Bool(p.sent)
-		c.Texts(p.mails)
-	}
-	return c.Encoded()
-}
-
-func decodePut(it StoreItem, data []byte) (p put, ok bool) {
-	u := canon.NewReader(data)
-	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
-	p.actor = Actor{ID: u.Text(), Account: u.Text(), operator: u.Uint() == 1}
-	p.Factor, p.Action = u.Text(), Action(u.Text())
-	copy(p.Key[:], u.Text())
-	p.Account, p.Mode, p.Name = u.Text(), Mode(u.Uint()), u.Text()
-	p.bound, p.state = []byte(u.Text()), []byte(u.Text())
-	p.attempts = u.Uint()
-	if p.sent = true; u.More() {
-		p.sent, p.mails = u.Uint() == 1, u.Texts()
-	}
-	return p, u.Complete()
-}
-
-// putTo finds a challenge of this actor. Whatever is wrong with it is one
-// answer.
-func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
-	// Only what has an ID's form is looked for: whoever puts their password into the
-	// wrong field must not find it in the log of a database's queries.
-	if len(id) != challengeIDLen || !base62.Valid(id) {
-		return put{}, ErrChallenge
-	}
-	it, err := s.item(ctx, itemChallenge, id)
-	if err != nil {
-		return put{}, err
-	}
-	data, genuine := s.vouched(it)
-	p, whole := decodePut(it, data)
-	same := p.actor.ID == a.ID && p.actor.Account == a.Account && p.actor.operator == a.operator
-	if !genuine || !whole || !same || !now.Before(it.ExpiresAt) || s.cfg.Factors[p.Factor] == nil {
-		return put{}, ErrChallenge
-	}
-	return p, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey/internal/base62"
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Challenge puts a question to the actor of ctx, by the named factor, for the
@@ -47,55 +48,31 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	if what == nil {
 		return Challenge{}, invalid("Challenge needs the request that is to be approved")
 	}
-	s, ask := m.own(), what.guarded()
-	var tried []question // the last of them is put
-	var sending []string // of this call alone, which is what it marks as being sent
-	defer func() {
-		for _, id := range sending {
-			m.sending.Delete(id)
-		}
-	}()
-	j := ask.job
-	j.unlogged, j.aim = true, toChange
-	j.work = func(a Actor, r *StoreRecord) (effect, error) {
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		// A COMMIT whose answer was lost has put it: another would take a second
-		// place of the three, and nobody would know its ID.
-		if i := slices.IndexFunc(tried, func(q question) bool { return b.waits(q.ID) }); i >= 0 {
-			tried = tried[:i+1]
-			return effect{}, nil
-		}
-		q, e, err := s.question(ctx, a, r, b, factor, &ask, anew)
-		if err != nil {
-			return effect{}, err
-		}
-		if tried = append(tried, q); q.send != nil {
-			m.sending.Store(q.ID, nil)
-			sending = append(sending, q.ID)
-		}
-		return e, nil
-	}
-	if err := s.do(ctx, j); err != nil {
+	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
+	defer c.forget()
+	if err := c.putQuestion(ctx); err != nil {
 		return Challenge{}, err
 	}
-	q := tried[len(tried)-1]
-	if q.send == nil {
-		return q.Challenge, nil
+	if err := c.sendCode(ctx); err != nil {
+		return Challenge{}, err
 	}
-	_, err := bounded(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
-	if err != nil {
-		// Nobody knows whether a Sender that was given up sends it after all, or
-		// whether one that panicked had sent it: such a mail counts. Otherwise
-		// hanging up would flood the mailbox.
-		given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-		s.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
-		return Challenge{}, fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
-	}
-	s.markSent(ctx, q.ID)
-	return q.Challenge, nil
+	return c.question.Challenge, nil
+}
+
+// challengeCall is one call of Challenge or Resend. Its steps:
+//
+//	putQuestion  finds the challenge that waits for the same request, and writes nothing;
+//	             or stores another, in one Apply (begin). Resend always stores another.
+//	sendCode     sends the code of another, which is stored by then. If that works, the
+//	             challenge is marked as sent, and the same request finds it from now on.
+//	             If it fails, the challenge is withdrawn.
+type challengeCall struct {
+	session
+	factor   string
+	ask      approval
+	anew     bool       // Resend: no challenge that waits is found
+	question question   // set by putQuestion: what the actor is asked
+	tried    []question // what begin has made, once for each try of the Apply
 }
 
 // question is a challenge, and what sends its code, nil if nothing has to be sent.
@@ -104,80 +81,128 @@ type question struct {
 	send func(context.Context) error
 }
 
-// question is the challenge that waits for this request and factor already; or, where
-// none waits or it is asked anew, another, with the items that keep it and count it.
-func (s session) question(ctx context.Context, a Actor, r *StoreRecord, b *budget, factor string, ask *approval, anew bool) (question, effect, error) {
-	now := s.cfg.Now()
-	about := Info{Account: accountOf(a, ask.job.account), Mode: ask.job.mode, Name: ask.job.name}
+// putQuestion finds the question of the call, or stores another.
+func (c *challengeCall) putQuestion(ctx context.Context) error {
+	j := c.ask.job
+	j.unlogged, j.aim = true, toChange
+	j.work = func(a Actor, r *StoreRecord) (effect, error) { return c.find(ctx, a, r) }
+	return c.do(ctx, j)
+}
+
+// find is the work of putQuestion. After a conflict it runs again, on what is stored
+// then.
+func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effect, error) {
+	b, err := c.budgetOf(ctx, a)
+	if err != nil {
+		return effect{}, err
+	}
+	// A COMMIT whose answer was lost has put it: another would take a second
+	// place of the three, and nobody would know its ID.
+	if i := slices.IndexFunc(c.tried, func(q question) bool { return b.waits(q.ID) }); i >= 0 {
+		c.question = c.tried[i]
+		return effect{}, nil
+	}
+	now := c.cfg.Now()
+	p, may, err := c.requested(ctx, a, r, b, now)
+	if err != nil {
+		return effect{}, err
+	}
+	waiting, err := c.waiting(ctx, b, p, now)
+	if err != nil {
+		return effect{}, err
+	}
+	if waiting.ID != "" && !c.anew {
+		c.question = question{put: waiting}
+		return effect{}, nil
+	}
+	return c.begin(ctx, p, may, b, waiting.ID, now)
+}
+
+// requested is a challenge for the request, without an ID, and the factors that
+// approve it. It refuses a request that a challenge would be of no use to.
+func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, b *budget, now time.Time) (p put, may []string, err error) {
+	j := c.ask.job
+	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Name: j.name}
 	if r != nil {
 		about = Info{Account: r.Account, Mode: r.Mode, Name: r.Name}
 	}
-	p := put{actor: a, bound: binding(a, about.Account, ask, about.Mode, r), Challenge: Challenge{
-		Factor: factor, Action: ask.job.action, Key: ask.job.key,
-		Account: about.Account, Mode: about.Mode, Name: about.Name, ExpiresAt: micros(now.Add(challengeTime)),
-	}}
-	may, err := s.approving(ctx, a, ask, ask.job.modesOf(about), factor)
+	may, err = c.approving(ctx, a, &c.ask, j.modesOf(about), c.factor)
 	if err == nil {
 		err = b.allowed(now)
 	}
 	if err != nil {
-		return question{}, effect{}, err
+		return put{}, nil, err
 	}
-	if p.Changes = ask.says; ask.job.plan != nil {
-		plan, err := ask.job.plan(ctx, s, a, r, now)
-		if err == nil && ask.job.first != nil {
-			err = ask.job.first(ctx, s, a, r) // it may leave out a part of the plan
-		}
-		if err != nil {
-			return question{}, effect{}, err
-		}
-		p.Changes = append(s.changesOf(ask.job.left(plan)), p.Changes...)
+	p = put{actor: a, bound: binding(a, about.Account, &c.ask, about.Mode, r), Challenge: Challenge{
+		Factor: c.factor, Action: j.action, Key: j.key,
+		Account: about.Account, Mode: about.Mode, Name: about.Name, ExpiresAt: micros(now.Add(challengeTime)),
+	}}
+	if p.Changes = c.ask.says; j.plan == nil {
+		return p, may, nil
 	}
-	waiting, err := s.waiting(ctx, b, p, now)
-	if err != nil || waiting.ID != "" && !anew {
-		return question{put: waiting}, effect{}, err
+	plan, err := j.plan(ctx, c.session, a, r, now)
+	if err == nil && j.first != nil {
+		err = j.first(ctx, c.session, a, r) // it may leave out a part of the plan
 	}
-	p.ID = string(base62.AppendRandom(nil, challengeIDLen))
-	q, err := s.begun(ctx, p, ask, may)
 	if err != nil {
-		return question{}, effect{}, err
+		return put{}, nil, err
 	}
-	items, err := s.endOthers(ctx, b, waiting.ID)
+	p.Changes = append(c.changesOf(j.left(plan)), p.Changes...)
+	return p, may, nil
+}
+
+// begin makes a question of p, with the items that keep it and count it. The challenge
+// that it replaces, if one is named, ends with them.
+func (c *challengeCall) begin(ctx context.Context, p put, may []string, b *budget, replaced string, now time.Time) (effect, error) {
+	p.ID = string(base62.AppendRandom(nil, challengeIDLen))
+	q, err := c.begun(ctx, p, may)
+	if err != nil {
+		return effect{}, err
+	}
+	items, err := c.endOthers(ctx, b, replaced)
 	if err == nil && q.send != nil {
 		var counted []StoreItem
-		counted, err = s.countMail(ctx, &q.put, now)
+		counted, err = c.countMail(ctx, &q.put, now)
 		items = append(items, counted...)
 	}
 	if err != nil {
-		return question{}, effect{}, err
+		return effect{}, err
 	}
 	b.opened(q.Challenge)
 	q.item = StoreItem{Kind: itemChallenge, ID: q.ID, ExpiresAt: q.ExpiresAt}
-	return q, effect{items: append(items, s.vouch(q.item, q.encode()), b.swap(now))}, nil
+	c.question, c.tried = q, append(c.tried, q)
+	if q.send != nil {
+		c.sending.Store(q.ID, nil)
+	}
+	return effect{items: append(items, c.vouch(q.item, q.encode()), b.swap(now))}, nil
 }
 
-// approving are the factors that approve a request. It refuses one that is not
-// guarded, and a factor that is not among them.
-func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (may []string, err error) {
-	stepUp, err := s.factorsFor(ctx, a, ask.job)
-	if err != nil {
-		return nil, err
+// sendCode sends the code of the question, if one has to be sent.
+func (c *challengeCall) sendCode(ctx context.Context) error {
+	q := c.question
+	if q.send == nil {
+		return nil
 	}
-	for _, action := range append([]Action{ask.job.action}, ask.others...) {
-		approve, _ := inCommon(stepUp, modes, []Action{action})
-		may = append(may, approve...)
+	_, err := bounded(ctx, sendTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, q.send(ctx) })
+	if err == nil {
+		c.markSent(ctx, q.ID)
+		return nil
 	}
-	switch {
-	case len(may) == 0 || ask.free:
-		return nil, invalid("this %s is not guarded: make the request", ask.job.action)
-	case !slices.Contains(may, factor):
-		usable, _, err := s.usable(ctx, a, may)
-		if err != nil {
-			return nil, err
+	// Nobody knows whether a Sender that was given up sends it after all, or
+	// whether one that panicked had sent it: such a mail counts. Otherwise
+	// hanging up would flood the mailbox.
+	given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	c.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
+	return fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
+}
+
+// forget ends what begin has noted: that this call sends codes.
+func (c *challengeCall) forget() {
+	for _, q := range c.tried {
+		if q.send != nil {
+			c.sending.Delete(q.ID)
 		}
-		return nil, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, usable)
 	}
-	return may, nil
 }
 
 // waiting is the challenge that waits for an answer to the same request by the same
@@ -206,20 +231,20 @@ func (m *Manager) isSending(challenge string) bool {
 }
 
 // begun asks the factor for what it keeps of a challenge and for what sends its code.
-func (s session) begun(ctx context.Context, p put, ask *approval, may []string) (question, error) {
+func (c *challengeCall) begun(ctx context.Context, p put, may []string) (question, error) {
 	q := question{put: p}
-	enrolled, _, err := s.enrolled(ctx, itemEnrolled, p.actor, p.Factor)
+	enrolled, _, err := c.enrolled(ctx, itemEnrolled, p.actor, p.Factor)
 	if err != nil {
 		return q, err
 	}
-	q.state, q.send, err = s.cfg.Factors[p.Factor].Begin(ctx, p.actor, p.Challenge, enrolled)
+	q.state, q.send, err = c.cfg.Factors[p.Factor].Begin(ctx, p.actor, p.Challenge, enrolled)
 	switch {
 	case err == nil:
 		return q, nil
 	case !errors.Is(err, ErrNotEnrolled):
 		return q, unavailable(err)
 	}
-	way, err := s.ask(ctx, p.actor, ask.job, ask.job.action, may)
+	way, err := c.session.ask(ctx, p.actor, c.ask.job, c.ask.job.action, may)
 	if err != nil {
 		return q, err
 	}
@@ -251,7 +276,7 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 func (s session) markSent(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
-	err := s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
+	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
 		p, err := s.putTo(ctx, a, id, s.cfg.Now())
 		if errors.Is(err, ErrChallenge) || err == nil && p.sent { // answered or ended meanwhile
 			return effect{}, nil
@@ -273,7 +298,7 @@ func (s session) markSent(ctx context.Context, id string) {
 func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
-	err := s.swapping(ctx, func(a Actor, _ *StoreRecord) (effect, error) {
+	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
 		it, err := s.item(ctx, itemChallenge, p.ID)
 		if err != nil || it.Version == 0 {
 			return effect{}, err
@@ -297,4 +322,78 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	if err != nil {
 		s.cfg.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
 	}
+}
+
+// itemChallenge is the kind of the items that keep challenges.
+const itemChallenge StoreItemKind = "challenge"
+
+// put is a stored challenge. It waits for an answer until a right answer, another
+// challenge or the failure of its Sender deletes it. After wrongAnswers attempts it
+// stays until it expires, and takes no more answers.
+type put struct {
+	Challenge
+	actor    Actor  // ID, Account and operator alone
+	bound    []byte // what a grant of it will be bound to
+	state    []byte
+	attempts uint64
+	mails    []string // items in which its message counts; none: it sends nothing
+	sent     bool     // its message went out
+	item     StoreItem
+}
+
+func (p *put) encode() []byte {
+	var c canon.Writer
+	c.Text(p.actor.ID)
+	c.Text(p.actor.Account)
+	c.Bool(p.actor.operator)
+	c.Text(p.Factor)
+	c.Text(string(p.Action))
+	c.Bytes(p.Key[:])
+	c.Text(p.Account)
+	c.Uint(uint64(p.Mode))
+	c.Text(p.Name)
+	c.Bytes(p.bound)
+	c.Bytes(p.state)
+	c.Uint(p.attempts)
+	if len(p.mails) > 0 { // without, it is as earlier versions wrote it
+		c.Bool(p.sent)
+		c.Texts(p.mails)
+	}
+	return c.Encoded()
+}
+
+func decodePut(it StoreItem, data []byte) (p put, ok bool) {
+	u := canon.NewReader(data)
+	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
+	p.actor = Actor{ID: u.Text(), Account: u.Text(), operator: u.Uint() == 1}
+	p.Factor, p.Action = u.Text(), Action(u.Text())
+	copy(p.Key[:], u.Text())
+	p.Account, p.Mode, p.Name = u.Text(), Mode(u.Uint()), u.Text()
+	p.bound, p.state = []byte(u.Text()), []byte(u.Text())
+	p.attempts = u.Uint()
+	if p.sent = true; u.More() {
+		p.sent, p.mails = u.Uint() == 1, u.Texts()
+	}
+	return p, u.Complete()
+}
+
+// putTo finds a challenge of this actor. Whatever is wrong with it is one
+// answer.
+func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
+	// Only what has an ID's form is looked for: whoever puts their password into the
+	// wrong field must not find it in the log of a database's queries.
+	if len(id) != challengeIDLen || !base62.Valid(id) {
+		return put{}, ErrChallenge
+	}
+	it, err := s.item(ctx, itemChallenge, id)
+	if err != nil {
+		return put{}, err
+	}
+	data, genuine := s.vouched(it)
+	p, whole := decodePut(it, data)
+	same := p.actor.ID == a.ID && p.actor.Account == a.Account && p.actor.operator == a.operator
+	if !genuine || !whole || !same || !now.Before(it.ExpiresAt) || s.cfg.Factors[p.Factor] == nil {
+		return put{}, ErrChallenge
+	}
+	return p, nil
 }

@@ -162,63 +162,6 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 	return f, nil
 }
 
-// ConfirmEnrollment ends what Enroll began, with the first answer of the new
-// authenticator, given by the actor who began. The answer is charged like that to
-// a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
-// confirm, or too late), ErrWrongAnswer (as *[WrongAnswerError]),
-// ErrTooManyAttempts, ErrLocked, ErrConflict, ErrCorrupt, ErrUnavailable.
-func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
-	s := m.own()
-	if _, err := m.enroller(factor); err != nil {
-		return err
-	}
-	begun := func(ctx context.Context, a Actor, now time.Time) (StoreItem, error) {
-		it, err := s.item(ctx, itemEnrolling, enrolledID(a, factor))
-		if err == nil && (it.Version == 0 || !now.Before(it.ExpiresAt)) {
-			err = fmt.Errorf("%w: nothing waits for a first code: call Enroll, and confirm within ten minutes", ErrNotEnrolled)
-		}
-		return it, err
-	}
-	open := func(a Actor, _ *budget, now time.Time) ([]StoreItem, error) {
-		_, err := begun(ctx, a, now)
-		return nil, err
-	}
-	compare := func(ctx context.Context, a Actor, _ *budget, now time.Time) (effect, error) {
-		pending, err := begun(ctx, a, now)
-		if err != nil {
-			return effect{}, err
-		}
-		plain, _, err := s.enrolled(ctx, itemEnrolling, a, factor)
-		if err != nil {
-			return effect{}, err
-		}
-		next, err := s.check(ctx, a, Challenge{Factor: factor, Account: a.Account}, plain, nil, answer)
-		if err != nil {
-			return effect{}, err
-		}
-		if next == nil {
-			next = plain
-		}
-		kept, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
-		if err == nil {
-			kept, err = s.sealEnrolled(ctx, a, factor, kept, next)
-		}
-		if err != nil {
-			return effect{}, err
-		}
-		e := effect{items: []StoreItem{pending.gone(), kept}, note: s.note(a, ActionConfirmEnrollment, a.Account, "factor:"+factor)}
-		unused, err := s.item(ctx, itemAllowed, enrolledID(a, factor)) // once is once, however it was approved
-		if err != nil {
-			return effect{}, err // nothing of e: what is answered with an error is not confirmed
-		}
-		if unused.Version > 0 {
-			e.items = append(e.items, unused.gone())
-		}
-		return e, nil
-	}
-	return s.attempt(ctx, ActionConfirmEnrollment, open, compare)
-}
-
 // Disable takes a factor away: the caller's own with a grant of that very factor,
 // or another actor's as an admin of the account. An actor who has no other factor
 // needs [Manager.AllowEnrollment] as well. A grant that the factor has approved stays

@@ -247,6 +247,30 @@ func (s session) usable(ctx context.Context, a Actor, factors []string) (usable,
 	return usable, missing, nil
 }
 
+// approving are the factors that approve a request. It refuses one that is not
+// guarded, and a factor that is not among them.
+func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (may []string, err error) {
+	stepUp, err := s.factorsFor(ctx, a, ask.job)
+	if err != nil {
+		return nil, err
+	}
+	for _, action := range append([]Action{ask.job.action}, ask.others...) {
+		approve, _ := inCommon(stepUp, modes, []Action{action})
+		may = append(may, approve...)
+	}
+	switch {
+	case len(may) == 0 || ask.free:
+		return nil, invalid("this %s is not guarded: make the request", ask.job.action)
+	case !slices.Contains(may, factor):
+		usable, _, err := s.usable(ctx, a, may)
+		if err != nil {
+			return nil, err
+		}
+		return nil, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, usable)
+	}
+	return may, nil
+}
+
 // binding is everything that must be the same when a grant is redeemed as when
 // its challenge was put. The key's version is in it, so any change voids it.
 func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) []byte {
