@@ -266,7 +266,7 @@ func (s session) newCredential(ctx context.Context, r *StoreRecord, group string
 	return cred, token, nil
 }
 
-// The kinds of items that issuing uses, besides those in manager_quota.go.
+// The kinds of items that issuing uses, besides those in manager_items.go.
 const (
 	itemIdem      StoreItemKind = "idem"      // an idempotency key: request hash, key ID
 	itemProvision StoreItemKind = "provision" // the publishable key of an account and mode

@@ -2,9 +2,14 @@ package apikey
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+	"time"
 
 	"github.com/go-apikey/apikey/internal/canon"
 )
@@ -90,4 +95,192 @@ func vouchedText(it StoreItem, data []byte) []byte {
 	c.Time(it.ExpiresAt)
 	c.Bytes(data)
 	return c.Encoded()
+}
+
+// count is how many keys an account has, as a bound from above. Whatever makes a
+// key, or makes one live, adds to it in its own Apply: of two that saw the same
+// count one conflicts, and looks again, so the limit is exact. What takes power away
+// never touches it: nothing may hold up a revocation. So the keys themselves are
+// counted only when the bound has reached the limit, and once for an account that
+// has no count yet.
+type count struct {
+	item  StoreItem
+	known bool // bound counts every key
+	bound int
+
+	// Of an account's growth alone:
+	group string   // the bytes that its credentials' IDs end with, see reads
+	hour  []issued // keys that were made in the last hour
+}
+
+// issued is how many keys were made in one second.
+type issued struct {
+	second int64 // Unix time
+	keys   int
+}
+
+const (
+	itemQuota  StoreItemKind = "quota"  // of an account and mode: its live keys
+	itemGrowth StoreItemKind = "growth" // of an account: its keys that are not revoked, and those of the last hour
+)
+
+func (s session) count(ctx context.Context, kind StoreItemKind, account string, m Mode) (*count, error) {
+	it, err := s.item(ctx, kind, itemID(account, m, ""))
+	if err != nil {
+		return nil, err
+	}
+	c := &count{item: it}
+	u := canon.NewReader(it.Data)
+	// An older version of this program passes the data on as it found them, and
+	// counts nothing: then they are of another version than the item.
+	version, bound, group := u.Uint(), u.Uint(), u.Text()
+	for range min(u.Uint(), 3601) {
+		packed := u.Uint()
+		c.hour = append(c.hour, issued{int64(packed >> 24), int(packed & 0xFFFFFF)})
+	}
+	if u.Complete() && len(group) == groupLen && bound <= math.MaxInt32 {
+		c.known, c.bound, c.group = version == it.Version, int(bound), group
+	} else {
+		c.hour = nil
+	}
+	if c.group == "" {
+		c.group = newGroup()
+	}
+	return c, nil
+}
+
+func newGroup() string {
+	var b [groupLen]byte
+	rand.Read(b[:])
+	return string(b[:])
+}
+
+// swap is the item to write.
+func (c *count) swap() StoreItem {
+	it := c.item
+	it.Version++
+	var data canon.Writer
+	if c.known {
+		data.Uint(it.Version)
+	} else {
+		data.Uint(0)
+	}
+	data.Uint(uint64(c.bound))
+	data.Text(c.group)
+	data.Uint(uint64(len(c.hour)))
+	for _, i := range c.hour {
+		data.Uint(uint64(i.second)<<24 | uint64(i.keys))
+	}
+	it.Data = data.Encoded()
+	return it
+}
+
+// atMost makes room for n more keys below a limit, which is on those that match one
+// of the filters. The item was read before the keys are counted.
+func (s session) atMost(ctx context.Context, c *count, n, limit int, filters ...StoreFilter) error {
+	if !c.known || c.bound > limit-n {
+		c.known, c.bound = true, 0
+		for _, f := range filters {
+			if err := s.walkKeys(ctx, &c.bound, limit, f); err != nil {
+				return err
+			}
+		}
+	}
+	if c.bound > limit-n {
+		return ErrLimit
+	}
+	c.bound += n
+	return nil
+}
+
+// walkKeys counts keys, up to a limit.
+func (s session) walkKeys(ctx context.Context, n *int, limit int, f StoreFilter) error {
+	for *n < limit {
+		f.Limit = min(1000, limit-*n)
+		page, err := s.store.List(ctx, f)
+		if err != nil {
+			return storeError(err)
+		}
+		*n += len(page.Records) + len(page.Damaged)
+		if page.Next == "" {
+			break
+		}
+		f.After = page.Next
+	}
+	return nil
+}
+
+// quota counts one more live key of an account and mode.
+func (s session) quota(ctx context.Context, account string, m Mode, now time.Time) (StoreItem, error) {
+	c, err := s.count(ctx, itemQuota, account, m)
+	if err != nil {
+		return StoreItem{}, err
+	}
+	limit := s.limits.LiveKeys
+	err = s.atMost(ctx, c, 1, limit, StoreFilter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now)})
+	if err == ErrLimit {
+		err = fmt.Errorf("%w: %d live keys in mode %s, at most %d: revoke one that is not used", ErrLimit, c.bound, m, limit)
+	}
+	return c.swap(), err
+}
+
+// growth counts n more keys of an account, and says to which group their credentials
+// belong: that of made, if a key is made already and the account has none yet. An
+// Operator is counted, and not limited.
+func (s session) growth(ctx context.Context, a Actor, account string, n int, made *StoreRecord, now time.Time) (StoreItem, string, error) {
+	c, err := s.count(ctx, itemGrowth, account, 0)
+	if err != nil {
+		return StoreItem{}, "", err
+	}
+	if made != nil && c.item.Version == 0 {
+		c.group = groupOf(made.Credentials[0].ID)
+	}
+	keys := s.limits.Keys
+	if a.operator {
+		keys = math.MaxInt32
+	} else if err := c.issue(n, s.limits.IssuesAnHour, now); err != nil {
+		return StoreItem{}, "", err
+	}
+	err = s.atMost(ctx, c, n, keys, StoreFilter{Account: account, State: Active}, StoreFilter{Account: account, State: Suspended})
+	if err == ErrLimit {
+		err = fmt.Errorf("%w: %d keys that are not revoked, at most %d: revoke those that are not used", ErrLimit, c.bound, keys)
+	}
+	return c.swap(), c.group, err
+}
+
+// issue counts n keys that are made now against those of the last hour, to the
+// second. What a wrong clock has written in a far future does not count.
+func (c *count) issue(n, limit int, now time.Time) error {
+	second, sum := now.Unix(), n
+	c.hour = slices.DeleteFunc(c.hour, func(i issued) bool { return i.second <= second-3600 || i.second > second+3600 })
+	for _, i := range c.hour {
+		sum += i.keys
+	}
+	switch {
+	case n > limit:
+		return fmt.Errorf("%w: this makes %d keys, and an account may have %d issued in an hour: have an Operator make them", ErrLimit, n, limit)
+	case sum > limit:
+		oldest := time.Unix(second, 0)
+		if len(c.hour) > 0 {
+			oldest = time.Unix(c.hour[0].second, 0)
+		}
+		return fmt.Errorf("%w: %d keys were issued in the last hour, at most %d: wait for %v, or have an Operator issue it",
+			ErrLimit, sum-n, limit, oldest.Add(time.Hour).Sub(now).Round(time.Second))
+	}
+	if last := len(c.hour) - 1; last >= 0 && c.hour[last].second >= second {
+		c.hour[last].keys += n
+	} else {
+		c.hour = append(c.hour, issued{second, n})
+	}
+	return nil
+}
+
+// room asks, before a token is made and hashed, whether a key may be made at all.
+// The limits are held by what is written with the key.
+func (s session) room(ctx context.Context, a Actor, r *StoreRecord, now time.Time) error {
+	_, _, err := s.growth(ctx, a, r.Account, 1, nil, now)
+	if err == nil && r.live(now) {
+		_, err = s.quota(ctx, r.Account, r.Mode, now)
+	}
+	return err
 }
