@@ -205,7 +205,7 @@ func decodeEvent(body []byte) (l link, ok bool) {
 // maker is this Manager, as what makes an event.
 func (c *core) maker() maker {
 	if c.ring.has() {
-		return maker{slot: c.ring.first.slot}
+		return maker{slot: c.ring.minting.slot}
 	}
 	return maker{}
 }
@@ -215,7 +215,7 @@ func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 	body := e.encode(by, prev)
 	return StoreEvent{
 		ID: e.ID, Time: e.Time, Account: e.Account, Mode: e.Mode, Key: e.Key, Credential: e.Credential,
-		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.first, body),
+		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.minting, body),
 	}
 }
 

@@ -94,7 +94,7 @@ const (
 
 // get looks a token up. A bare ID never hits: the digest of the whole token has
 // to be equal, compared in constant time. If the ID is not here, nothing is hashed.
-func (c *cache) get(p *parsed) (*liveKey, found) {
+func (c *cache) get(p *parsed) (*cachedKey, found) {
 	s := c.warm.keys.Search(c.warm.hash(&p.id))
 	k := s.Next()
 	if k == nil {
@@ -118,7 +118,7 @@ func (c *cache) get(p *parsed) (*liveKey, found) {
 }
 
 // readAt is when the reading of a record began, zero if it is in doubt.
-func (c *cache) readAt(k *liveKey) instant {
+func (c *cache) readAt(k *cachedKey) instant {
 	if k.epoch != c.epoch.Load() {
 		return instant{}
 	}
@@ -189,7 +189,7 @@ func (c *cache) forget() {
 // outcome is what a cold lookup found: a proven key, the absence of a
 // credential, or neither (an error, which is never remembered).
 type outcome struct {
-	key    *liveKey
+	key    *cachedKey
 	claims claims
 	digest [32]byte
 	readAt instant
@@ -201,7 +201,7 @@ type outcome struct {
 // false if the credential or its key changed meanwhile, and then nothing is
 // remembered either, because a row read before a revocation must not outlive it.
 // What is to be answered is k, which knows what others have found out.
-func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *liveKey, current bool) {
+func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *cachedKey, current bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	current = c.generation(id) == gen && (o.key == nil || c.keys[o.key.info.ID] <= o.begun)
@@ -221,7 +221,7 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *
 
 // fill makes an entry, and returns what is to be answered. That takes into account
 // an entry that another flight has made meanwhile, and the key's other tokens.
-func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
+func (c *cache) fill(id CredentialID, o outcome, now instant) *cachedKey {
 	if c.maxCount < 0 {
 		return o.key
 	}
@@ -247,7 +247,7 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *liveKey {
 // compare merges the first record of a token with the records of the key's other warm
 // tokens. It puts what those tokens are to be judged by, and returns what this token
 // is to be judged by: if several other records count beside its own, the newest.
-func (c *cache) compare(row *liveKey) merged {
+func (c *cache) compare(row *cachedKey) merged {
 	m := merged{key: row}
 	for _, e := range c.warm.siblings(row.info.ID) {
 		known := e.key
@@ -271,7 +271,7 @@ func (c *cache) compare(row *liveKey) merged {
 
 // claim lets one caller read an entry again, unless that was done since they looked
 // at k; unclaim ends it, and lets nobody before a time.
-func (c *cache) claim(id CredentialID, k *liveKey, now instant) bool {
+func (c *cache) claim(id CredentialID, k *cachedKey, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.warm.entry(id)
@@ -313,15 +313,15 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 // idle reports whether no request can be answered with a key as it is: it is revoked,
 // suspended or ended, or of another mode than this Verifier's, or its record is not to
 // be believed.
-func (c *cache) idle(k *liveKey, now int64) bool {
-	t, err := k.trouble(), k.dead(now)
+func (c *cache) idle(k *cachedKey, now int64) bool {
+	t, err := k.trouble(), k.unusable(now)
 	return err != nil && err != ErrNotYetValid || t.damage != nil || c.mode != AnyMode && k.mode != c.mode ||
 		t.also != nil && c.idle(t.also, now)
 }
 
 // expired has a key leave before those that are of use: a request found that its
 // time was over.
-func (c *cache) expired(k *liveKey) {
+func (c *cache) expired(k *cachedKey) {
 	if k.marks.Or(markExpired)&markExpired != 0 { // said before
 		return
 	}
@@ -349,9 +349,9 @@ func (c *cache) remove(e *entry) {
 	c.bytes -= int64(e.size)
 }
 
-// sizeOf estimates an entry's memory: the liveKey, what it is about, the entry, its
+// sizeOf estimates an entry's memory: the cachedKey, what it is about, the entry, its
 // place among all and among those of its key, and what only this key has.
-func sizeOf(k *liveKey) int32 {
+func sizeOf(k *cachedKey) int32 {
 	n := 128 + 384 + 48 + 60 + len(k.info.Name) + len(k.info.Account) + 32*k.info.Networks.Len()
 	if !k.abilities.shared {
 		for _, a := range k.abilities.held {

@@ -28,14 +28,14 @@ const (
 // take has what is warm follow a record: the record is replaced, the proof stays.
 func (v *Verifier) take(n news) {
 	damage := sync.OnceValue(func() error { return v.believe(n.record) })
-	v.cache.change(n, func(id CredentialID, said claims) *liveKey {
+	v.cache.change(n, func(id CredentialID, said claims) *cachedKey {
 		return v.live(n.record, id, said, damage())
 	})
 }
 
 // change raises the fence for a record's credentials and puts the record beside
-// the proofs that are here. live builds a liveKey of one credential.
-func (c *cache) change(n news, live func(CredentialID, claims) *liveKey) {
+// the proofs that are here. live builds a cachedKey of one credential.
+func (c *cache) change(n news, live func(CredentialID, claims) *cachedKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := n.record
@@ -135,7 +135,7 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 
 // renew puts what mergeSameToken decides beside an existing proof. If the record that
 // is here is in doubt, it stays so until a read that nothing has overtaken.
-func (c *cache) renew(e *entry, seen *liveKey, n news) {
+func (c *cache) renew(e *entry, seen *cachedKey, n news) {
 	m, was := mergeSameToken(e.key, seen, n), c.readAt(e.key)
 	inDoubt := was == (instant{}) && n.from != readNow
 	if m.doubt || inDoubt {
@@ -147,7 +147,7 @@ func (c *cache) renew(e *entry, seen *liveKey, n news) {
 
 // put replaces an entry's record. A zero readAt has it read again before the
 // next answer, so that a repaired row works at once.
-func (c *cache) put(e *entry, k *liveKey, readAt instant) {
+func (c *cache) put(e *entry, k *cachedKey, readAt instant) {
 	old := e.key
 	k.proof, k.readAt, k.epoch = old.proof, readAt, c.epoch.Load()
 	k.usedUntil.Store(old.usedUntil.Load())

@@ -5,12 +5,12 @@ import (
 	"unsafe"
 )
 
-// liveKey is a verified key, shared by all who hold it: immutable but for the
+// cachedKey is a verified key, shared by all who hold it: immutable but for the
 // marks of its use. What a hit reads is small and lies together; the rest is
 // elsewhere.
 //
 // It is two lines of memory, of 64 bytes each, and begins where one does.
-type liveKey struct {
+type cachedKey struct {
 	usedUntil atomic.Int64 // see usage.mark
 	view
 	marks atomic.Uint32 // markTouched and the other
@@ -18,9 +18,9 @@ type liveKey struct {
 }
 
 // It does not build with a larger one.
-const _ = 128 - unsafe.Sizeof(liveKey{})
+const _ = 128 - unsafe.Sizeof(cachedKey{})
 
-// The marks of a liveKey.
+// The marks of a cachedKey.
 const (
 	markTouched uint32 = 1 << iota // hit since warm's hand passed
 	markExpired                    // see cache.expired
@@ -46,12 +46,12 @@ type about struct {
 
 // trouble is what few keys have.
 type trouble struct {
-	damage error    // the record is not to be believed
-	also   *liveKey // a record that disagrees: what it forbids is forbidden too
+	damage error      // the record is not to be believed
+	also   *cachedKey // a record that disagrees: what it forbids is forbidden too
 }
 
 // trouble returns that of a key, which for most is none.
-func (k *liveKey) trouble() trouble {
+func (k *cachedKey) trouble() trouble {
 	if !k.troubled {
 		return trouble{}
 	}
@@ -59,7 +59,7 @@ func (k *liveKey) trouble() trouble {
 }
 
 // set gives a key that nobody else has yet other trouble, or none.
-func (k *liveKey) set(t trouble) {
+func (k *cachedKey) set(t trouble) {
 	if k.troubled || t != (trouble{}) {
 		k.own()
 		k.wrong, k.troubled = &t, t != (trouble{})
@@ -68,16 +68,16 @@ func (k *liveKey) set(t trouble) {
 
 // own gives a key that nobody else has yet an about that is not shared, so that it
 // can be changed.
-func (k *liveKey) own() {
+func (k *cachedKey) own() {
 	a := *k.about
 	k.about = &a
 }
 
 // Info implements [Key].
-func (k *liveKey) Info() Info { return k.info }
+func (k *cachedKey) Info() Info { return k.info }
 
 // Can implements [Key].
-func (k *liveKey) Can(required ...Ability) bool {
+func (k *cachedKey) Can(required ...Ability) bool {
 	also := k.trouble().also
 	return canAll(k.abilities.held, required) == nil && (also == nil || also.Can(required...))
 }

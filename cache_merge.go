@@ -4,7 +4,7 @@ import "time"
 
 // merged is what a token is judged by after two records of its key were compared.
 type merged struct {
-	key   *liveKey
+	key   *cachedKey
 	doubt bool // the store is read again before the next answer
 }
 
@@ -22,7 +22,7 @@ type merged struct {
 //     forbids is forbidden (trouble.also). Either seen comes late, or history was
 //     rewritten: a backup restored, a failover, a row put back by hand. Nothing here
 //     can tell which, so that a read of the store decides.
-func mergeSameToken(known, seen *liveKey, n news) merged {
+func mergeSameToken(known, seen *cachedKey, n news) merged {
 	if dropped(known, seen) {
 		return merged{seen.with(trouble{damage: ErrInvalidToken}), true}
 	}
@@ -58,7 +58,7 @@ func mergeSameToken(known, seen *liveKey, n news) merged {
 // stays beside the damage, so that the record after the repair can be compared with
 // it. Of a damaged record only that counts which this process did to it: whatever else
 // it says, somebody may have written by hand. known is a copy, and is changed.
-func mergeDamaged(known, seen *liveKey, damage error, n news) merged {
+func mergeDamaged(known, seen *cachedKey, damage error, n news) merged {
 	if known.state == Revoked { // which damage must not hide
 		return merged{key: known}
 	}
@@ -75,7 +75,7 @@ func mergeDamaged(known, seen *liveKey, damage error, n news) merged {
 
 // doneTo returns how much of what a record says this process has done itself: the
 // key's state, and whether the token was ended.
-func (n news) doneTo(seen *liveKey) (state State, ended bool) {
+func (n news) doneTo(seen *cachedKey) (state State, ended bool) {
 	state = Active
 	switch n.did {
 	case ActionSuspend:
@@ -88,14 +88,14 @@ func (n news) doneTo(seen *liveKey) (state State, ended bool) {
 
 // dropped reports whether seen, a record that is believed and not older, no longer
 // lists the token: it ended long ago, which is not forgotten.
-func dropped(known, seen *liveKey) bool {
+func dropped(known, seen *cachedKey) bool {
 	return seen.unlisted && seen.trouble().damage == nil && !struckOut(known, seen) &&
 		seen.info.Version >= known.info.Version && known.state != Revoked
 }
 
 // struckOut reports whether somebody took the token out of its record by hand: seen is
 // of another key, or of the version that listed the token before.
-func struckOut(known, seen *liveKey) bool {
+func struckOut(known, seen *cachedKey) bool {
 	return seen.unlisted && seen.trouble().damage == nil &&
 		(seen.info.ID != known.info.ID || seen.same(known) && !known.unlisted)
 }
@@ -109,7 +109,7 @@ func struckOut(known, seen *liveKey) bool {
 //   - If known is older, its token is read again before its next answer.
 //   - If row is older, or another record of the same version, both records count for
 //     row's token; see bothFor. It is read again before the answer after this one.
-func mergeOtherToken(row, known *liveKey) (forRow, forKnown merged) {
+func mergeOtherToken(row, known *cachedKey) (forRow, forKnown merged) {
 	forRow, forKnown = merged{key: row}, merged{key: known}
 	switch {
 	case row.state == Revoked && known.state == Revoked:
@@ -128,8 +128,8 @@ func mergeOtherToken(row, known *liveKey) (forRow, forKnown merged) {
 // bothFor makes a record for row's token that has the terms of known, a record of the
 // same key, and forbids what row forbids too. The window and the end are row's. It
 // counts as unlisted, because nobody knows whether known lists row's token.
-func bothFor(row, known *liveKey) *liveKey {
-	both := &liveKey{view: view{id: row.id, terms: known.terms, about: known.about}}
+func bothFor(row, known *cachedKey) *cachedKey {
+	both := &cachedKey{view: view{id: row.id, terms: known.terms, about: known.about}}
 	both.own()
 	both.info.Credential = row.id
 	both.notBefore, both.notAfter = row.notBefore, row.notAfter
@@ -140,14 +140,14 @@ func bothFor(row, known *liveKey) *liveKey {
 }
 
 // same reports whether two records are of one version of one history.
-func (k *liveKey) same(other *liveKey) bool {
+func (k *cachedKey) same(other *cachedKey) bool {
 	return k.info.Version == other.info.Version && k.head == other.head
 }
 
 // outranks reports whether a record is newer than another, or of the same version and
 // different. Two records of one version of one history can differ in their state:
 // mergeDamaged remembers a suspension or a revocation of a damaged row so.
-func (k *liveKey) outranks(other *liveKey) bool {
+func (k *cachedKey) outranks(other *cachedKey) bool {
 	if k.info.Version != other.info.Version {
 		return k.info.Version > other.info.Version
 	}
@@ -155,24 +155,24 @@ func (k *liveKey) outranks(other *liveKey) bool {
 }
 
 // copied returns a copy that nobody else has yet.
-func (k *liveKey) copied() *liveKey { return &liveKey{view: k.view} }
+func (k *cachedKey) copied() *cachedKey { return &cachedKey{view: k.view} }
 
 // with returns a copy that has this trouble, or none.
-func (k *liveKey) with(t trouble) *liveKey {
+func (k *cachedKey) with(t trouble) *cachedKey {
 	k = k.copied()
 	k.set(t)
 	return k
 }
 
 // revokedAt returns a copy that is revoked.
-func (k *liveKey) revokedAt(at time.Time) *liveKey {
+func (k *cachedKey) revokedAt(at time.Time) *cachedKey {
 	k = k.copied()
 	k.raise(Revoked, at)
 	return k
 }
 
 // raise gives a key that nobody else has yet a state that forbids more.
-func (k *liveKey) raise(state State, revokedAt time.Time) {
+func (k *cachedKey) raise(state State, revokedAt time.Time) {
 	if state != Revoked {
 		revokedAt = time.Time{}
 	}

@@ -60,8 +60,8 @@ var sampleAbilities = func() (all []Ability) {
 	return all
 }()
 
-func (s sample) record(id byte) *liveKey {
-	k := &liveKey{view: view{id: CredentialID{id}, about: &about{head: [32]byte{byte(s.head)}, unlisted: s.unlisted}}}
+func (s sample) record(id byte) *cachedKey {
+	k := &cachedKey{view: view{id: CredentialID{id}, about: &about{head: [32]byte{byte(s.head)}, unlisted: s.unlisted}}}
 	k.info = Info{ID: KeyID{byte(s.key)}, Credential: k.id, Version: uint64(s.version), State: s.state}
 	if s.state == Revoked {
 		k.info.RevokedAt = time.Unix(int64(s.version), 0)
@@ -85,7 +85,7 @@ func (s sample) record(id byte) *liveKey {
 
 // allows is the mask of the abilities that a record is accepted for, at a time when
 // only its state and its end count.
-func allows(k *liveKey) (mask int) {
+func allows(k *cachedKey) (mask int) {
 	if k.trouble().damage != nil {
 		return 0
 	}
@@ -100,7 +100,7 @@ func allows(k *liveKey) (mask int) {
 
 // alike reports whether two records are equal in all that a request or a later merge
 // looks at.
-func alike(a, b *liveKey) bool {
+func alike(a, b *cachedKey) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
@@ -112,7 +112,7 @@ func alike(a, b *liveKey) bool {
 }
 
 // untouched returns a function that reports whether a record is what it was.
-func untouched(k *liveKey) func() bool {
+func untouched(k *cachedKey) func() bool {
 	view, about := k.view, *k.about
 	return func() bool { return k.view == view && reflect.DeepEqual(*k.about, about) }
 }
@@ -217,7 +217,7 @@ func checkSameToken(t *testing.T, b broken, ks, ss sample, n news, m merged) {
 }
 
 // sound is the sample's record without its trouble: what was believed of it last.
-func (s sample) sound() *liveKey {
+func (s sample) sound() *cachedKey {
 	s.damaged, s.also = false, false
 	return s.record(1)
 }
@@ -266,7 +266,7 @@ func TestCacheMergesRecordsOfTwoTokens(t *testing.T) {
 }
 
 // atTimes is the sample's terms for the token of another record.
-func (s sample) atTimes(row *liveKey) *liveKey {
+func (s sample) atTimes(row *cachedKey) *cachedKey {
 	k := s.sound()
 	k.ended, k.notBefore, k.notAfter, k.until = row.ended, row.notBefore, row.notAfter, row.until
 	return k

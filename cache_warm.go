@@ -12,7 +12,7 @@ import (
 // without a lock, and what writers keep beside each. Whoever writes holds cache.mu.
 type warm struct {
 	seed  [2]uint64 // nobody outside the process knows which IDs are neighbours
-	keys  *table.Table[liveKey]
+	keys  *table.Table[cachedKey]
 	byKey map[KeyID]*entry // and its siblings
 
 	// For victim: entries of use, and idle ones, which nobody can use as they are.
@@ -23,7 +23,7 @@ type warm struct {
 
 // entry is what writers keep of a proven token.
 type entry struct {
-	key          *liveKey      // the newest record; nil when the entry was removed
+	key          *cachedKey    // the newest record; nil when the entry was removed
 	older, newer *entry        // in its queue
 	sibling      *entry        // another token of the same key
 	notBefore    time.Duration // by the monotonic clock: nobody reads the record again until then; never: somebody is at it
@@ -63,7 +63,7 @@ func newWarm(seed [16]byte) *warm {
 		seed:  [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
 		byKey: map[KeyID]*entry{},
 	}
-	w.keys = table.New(func(k *liveKey) uint64 { return w.hash(&k.id) })
+	w.keys = table.New(func(k *cachedKey) uint64 { return w.hash(&k.id) })
 	return w
 }
 
@@ -131,7 +131,7 @@ func (w *warm) cut(e *entry) {
 }
 
 // replace gives an entry another record of its token.
-func (w *warm) replace(e *entry, k *liveKey) {
+func (w *warm) replace(e *entry, k *cachedKey) {
 	moved := e.key.info.ID != k.info.ID // to another key, by hand
 	if moved {
 		w.unlink(e)

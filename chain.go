@@ -42,7 +42,7 @@ type BrokenLink struct {
 // that cannot even be read.
 func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainReport, err error) {
 	j := ofKey(ActionReadEvents, id).reading(func(_ Actor, r *StoreRecord) (err error) {
-		report, err = m.walk(ctx, *r)
+		report, err = m.checkChain(ctx, *r)
 		return err
 	})
 	j.aim = toInspect
@@ -50,9 +50,9 @@ func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainRepor
 	return report, err
 }
 
-// walk checks the chain up to the version that r has. What was added behind r
+// checkChain checks the chain up to the version that r has. What was added behind r
 // meanwhile is left for the next time.
-func (m *Manager) walk(ctx context.Context, r StoreRecord) (report ChainReport, err error) {
+func (m *Manager) checkChain(ctx context.Context, r StoreRecord) (report ChainReport, err error) {
 	var last link
 	var ends ends
 	loose := 0 // events without a pepper that no event with one has continued yet

@@ -51,7 +51,7 @@ func sampleOf(h Hasher) string {
 	case *Argon2id:
 		return argonHash{h.memory, h.time, h.lanes, make([]byte, argonSaltLen), make([]byte, argonKeyLen)}.String()
 	case *HMACSHA256:
-		return encodeHMAC(h.ring.first.slot, make([]byte, sha256.Size))
+		return encodeHMAC(h.ring.minting.slot, make([]byte, sha256.Size))
 	}
 	return "$" + h.Name() + "$x"
 }
@@ -65,7 +65,7 @@ func canRead(h, minting Hasher) bool {
 		return !is || m.memory <= h.maxMemory
 	case *HMACSHA256:
 		m, is := minting.(*HMACSHA256)
-		return !is || samePepper(m.ring.first, h.ring.at(m.ring.first.slot))
+		return !is || samePepper(m.ring.minting, h.ring.at(m.ring.minting.slot))
 	}
 	return true
 }

@@ -215,8 +215,8 @@ func ExampleTrace() {
 	live, err := apikey.NewVerifier(context.Background(), apikey.VerifierConfig{
 		Store: store, Prefix: "acme", Mode: apikey.Live,
 		Trace: &apikey.Trace{
-			Verified: func(v apikey.VerifiedTrace) { fmt.Println("decided by", v.Source) },
-			DeadKey:  func(key apikey.Info, err error) { fmt.Println("leak?", key.Name, err) },
+			Verified:    func(v apikey.VerifiedTrace) { fmt.Println("decided by", v.Source) },
+			InactiveKey: func(key apikey.Info, err error) { fmt.Println("leak?", key.Name, err) },
 		},
 	})
 	must(err)

@@ -87,7 +87,7 @@ func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]
 	text := fmt.Sprintf("Your code is %s. It approves the following, and nothing else, until %s:\n\n%s\nIf you did not ask for it, somebody is signed in as you: end your sessions.\n",
 		code, c.ExpiresAt.Format(time.RFC1123), c.describe())
 	m := Message{"Your confirmation code", &secretText{func() string { return text }}}
-	return f.mac(f.ring.first, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
+	return f.mac(f.ring.minting, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
 }
 
 // describe says what the answer approves, one thing a line.

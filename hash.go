@@ -239,8 +239,8 @@ func (*HMACSHA256) Name() string { return hmacName }
 
 // Hash never waits; see [Hasher].
 func (h *HMACSHA256) Hash(_ context.Context, secret []byte) (string, error) {
-	sum := h.ring.first.mac(purposeHash, secret)
-	return encodeHMAC(h.ring.first.slot, sum[:]), nil
+	sum := h.ring.minting.mac(purposeHash, secret)
+	return encodeHMAC(h.ring.minting.slot, sum[:]), nil
 }
 
 // Verify never waits; see [Hasher]. It is false for a hash whose pepper is not

@@ -97,7 +97,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 			i.idem.Data, i.idem.ExpiresAt = append(i.idem.Data, r.ID[:]...), micros(now.Add(idemTime))
 			e.items = append(e.items, *i.idem)
 		}
-		if r.live(now) {
+		if r.works(now) {
 			quota, err := s.quota(ctx, r.Account, r.Mode, now)
 			if err != nil {
 				return effect{}, err
@@ -139,7 +139,7 @@ func (i *issuing) approval() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, subject: anAccount, account: i.Account, mode: i.Mode, kind: i.Kind, name: i.Name, stands: true,
-			plan: i.plan, first: i.issuable,
+			plan: i.plan, refuses: i.issuable,
 		},
 		sum: sumOf(ActionIssue, func(c *canon.Writer) {
 			sum := i.IssueRequest.sum()
@@ -246,7 +246,7 @@ func validEnd(t, now time.Time) error {
 func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
 	id := newCredentialID()
 	copy(id[len(id)-groupLen:], group)
-	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.first)
+	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.minting)
 	token := newToken(p.text)
 	cred := StoreCredential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
 	if r.Kind == Publishable {
@@ -257,7 +257,7 @@ func (s session) newCredential(ctx context.Context, r *StoreRecord, group string
 	if err != nil {
 		return StoreCredential{}, Token{}, err
 	}
-	cred.Hash, cred.Check = encoded, makeCheck(s.ring.first, p)
+	cred.Hash, cred.Check = encoded, makeCheck(s.ring.minting, p)
 	if r.Recoverable {
 		if cred.Sealed, cred.SealedKEK, err = s.vault.seal(ctx, []byte(p.text), sealedAAD(r, p.id)); err != nil {
 			return StoreCredential{}, Token{}, err

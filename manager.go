@@ -149,10 +149,10 @@ func (c *core) matches(local []*Verifier) error {
 		switch {
 		case v.prefix != c.prefix:
 			return invalid("ManagerConfig.Local[%d] has prefix %q, the Manager has %q", i, v.prefix, c.prefix)
-		case c.ring.has() && v.ring.at(c.ring.first.slot) == nil:
-			return invalid("ManagerConfig.Local[%d] has not the pepper of slot %d, with which the Manager mints", i, c.ring.first.slot)
-		case c.ring.has() && !samePepper(c.ring.first, v.ring.at(c.ring.first.slot)):
-			return fmt.Errorf("%w: ManagerConfig.Local[%d] has another pepper in slot %d than the Manager", ErrPepper, i, c.ring.first.slot)
+		case c.ring.has() && v.ring.at(c.ring.minting.slot) == nil:
+			return invalid("ManagerConfig.Local[%d] has not the pepper of slot %d, with which the Manager mints", i, c.ring.minting.slot)
+		case c.ring.has() && !samePepper(c.ring.minting, v.ring.at(c.ring.minting.slot)):
+			return fmt.Errorf("%w: ManagerConfig.Local[%d] has another pepper in slot %d than the Manager", ErrPepper, i, c.ring.minting.slot)
 		case !c.ring.has() && v.ring.has() && !v.acceptUntagged:
 			return invalid("ManagerConfig.Local[%d] has a pepper, and the Manager mints without one: give it the same, or set AcceptUntagged while it is introduced", i)
 		case c.catalog.forms() > v.catalog.forms():
@@ -323,7 +323,7 @@ func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err e
 		if f.NameContains != "" && f.Account == "" {
 			return invalid("NameContains needs an Account")
 		}
-		page, err := s.page(ctx, f, req.Cursor)
+		page, err := s.listPage(ctx, f, req.Cursor)
 		if err != nil {
 			return err
 		}
@@ -344,9 +344,9 @@ func (r ListRequest) filter(account string) StoreFilter {
 	}
 }
 
-// page lists records, with those that cannot be believed among the damaged, and
+// listPage lists records, with those that cannot be believed among the damaged, and
 // a cursor that fits this filter alone.
-func (s session) page(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
+func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
 	if err := f.selectable(); err != nil {
 		return StorePage{}, err
 	}

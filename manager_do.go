@@ -157,8 +157,8 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
 		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
 	}
-	if j.first != nil {
-		if err := j.first(ctx, s, a, r); err != nil {
+	if j.refuses != nil {
+		if err := j.refuses(ctx, s, a, r); err != nil {
 			return on, err
 		}
 	}
@@ -337,7 +337,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	sum := c.Sum()
 	id := EventID(sum[:16])
 	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
-	if s.joined || !s.denials.first(id, a.Account, now) {
+	if s.joined || !s.denials.isNew(id, a.Account, now) {
 		return // the caller's transaction would roll it back, or it is there already
 	}
 	ev := s.record(Event{
@@ -366,7 +366,7 @@ const (
 	denialsFrom    = 200 // one account
 )
 
-func (d *denials) first(id EventID, account string, now time.Time) bool {
+func (d *denials) isNew(id EventID, account string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m := now.Unix() / 60; m != d.minute || d.seen == nil {

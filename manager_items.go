@@ -45,8 +45,8 @@ func (s session) swapping(ctx context.Context, work func(context.Context, Actor)
 	return s.do(ctx, j)
 }
 
-// gone is the deletion of an item as it was read.
-func (it StoreItem) gone() StoreItem {
+// deleted is the deletion of an item as it was read.
+func (it StoreItem) deleted() StoreItem {
 	it.Version++
 	it.Delete, it.Data, it.SealedKEK = true, nil, ""
 	return it
@@ -62,8 +62,8 @@ func (c *core) vouch(it StoreItem, data []byte) StoreItem {
 		it.Data = append([]byte{0}, data...)
 		return it
 	}
-	sum := c.ring.first.mac(purposeItem, vouchedText(it, data))
-	it.Data = append(append([]byte{c.ring.first.slot}, sum[:]...), data...)
+	sum := c.ring.minting.mac(purposeItem, vouchedText(it, data))
+	it.Data = append(append([]byte{c.ring.minting.slot}, sum[:]...), data...)
 	return it
 }
 
@@ -279,7 +279,7 @@ func (c *count) issue(n, limit int, now time.Time) error {
 // The limits are held by what is written with the key.
 func (s session) room(ctx context.Context, a Actor, r *StoreRecord, now time.Time) error {
 	_, _, err := s.growth(ctx, a, r.Account, 1, nil, now)
-	if err == nil && r.live(now) {
+	if err == nil && r.works(now) {
 		_, err = s.quota(ctx, r.Account, r.Mode, now)
 	}
 	return err

@@ -35,8 +35,8 @@ type job struct {
 	// refuses is refused before anything has to be approved, and so is what first
 	// refuses, if that is not nil: nobody proves themselves for what would be refused
 	// afterwards.
-	plan  func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
-	first func(context.Context, session, Actor, *StoreRecord) error
+	plan    func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
+	refuses func(context.Context, session, Actor, *StoreRecord) error
 	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
 	// mode of the key.
 	modes func() []Mode

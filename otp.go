@@ -291,7 +291,7 @@ func (c *answeredChallenge) compareWith(ctx context.Context, a Actor, kept Store
 
 func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (effect, error) {
 	p := *c.open
-	e := effect{items: []StoreItem{p.item.gone(), c.granted(c.grant, p)}, note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
+	e := effect{items: []StoreItem{p.item.deleted(), c.granted(c.grant, p)}, note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
 	e.note.Key, e.note.Mode = p.Key, p.Mode
 	if c.next != nil {
 		kept, err := c.sealEnrolled(ctx, a, p.Factor, c.kept, c.next)
@@ -365,13 +365,13 @@ func (c *answeredEnrollment) right(ctx context.Context, a Actor, _ *budget) (eff
 	if err != nil {
 		return effect{}, err
 	}
-	e := effect{items: []StoreItem{c.pending.gone(), kept}, note: c.note(a, ActionConfirmEnrollment, a.Account, "factor:"+c.factor)}
+	e := effect{items: []StoreItem{c.pending.deleted(), kept}, note: c.note(a, ActionConfirmEnrollment, a.Account, "factor:"+c.factor)}
 	unused, err := c.item(ctx, itemAllowed, enrolledID(a, c.factor)) // once is once, however it was approved
 	if err != nil {
 		return effect{}, err // nothing of e: what is answered with an error is not confirmed
 	}
 	if unused.Version > 0 {
-		e.items = append(e.items, unused.gone())
+		e.items = append(e.items, unused.deleted())
 	}
 	return e, nil
 }

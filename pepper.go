@@ -126,8 +126,8 @@ func newPepperKeys(slot uint8, key [32]byte) *pepperKeys {
 
 // ring is the peppers of one Manager or Verifier. The zero ring has none.
 type ring struct {
-	first *pepperKeys // mints
-	slots [MaxPepperSlot + 1]*pepperKeys
+	minting *pepperKeys // mints
+	slots   [MaxPepperSlot + 1]*pepperKeys
 }
 
 func newRing(peppers []Pepper) (r ring, err error) {
@@ -139,15 +139,15 @@ func newRing(peppers []Pepper) (r ring, err error) {
 			return r, invalid("two peppers are in slot %d", p.slot)
 		}
 		r.slots[p.slot] = p.v
-		if r.first == nil {
-			r.first = p.v
+		if r.minting == nil {
+			r.minting = p.v
 		}
 	}
 	return r, nil
 }
 
 // has reports whether any pepper is configured.
-func (r *ring) has() bool { return r.first != nil }
+func (r *ring) has() bool { return r.minting != nil }
 
 // at returns the pepper of a slot, nil if it is not configured.
 func (r *ring) at(slot uint8) *pepperKeys {

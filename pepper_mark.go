@@ -272,7 +272,7 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 	if limit, err = batchSize(limit); err != nil {
 		return 0, err
 	}
-	f := StoreFilter{OtherMAC: m.ring.first.slot, Limit: limit}
+	f := StoreFilter{OtherMAC: m.ring.minting.slot, Limit: limit}
 	var failed []error
 	for renewed < limit {
 		var page StorePage
@@ -309,7 +309,7 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 
 func (s session) remac(ctx context.Context, key KeyID) error {
 	j := ofKey(ActionRemac, key).changing(func(_ Actor, stored *StoreRecord) (effect, error) {
-		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.first.slot {
+		if len(stored.MAC) > 0 && stored.MAC[0] == s.ring.minting.slot {
 			return effect{}, nil // somebody else was faster
 		}
 		r := stored.clone()

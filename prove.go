@@ -188,7 +188,7 @@ func (c *core) understood(r *StoreRecord) error {
 func (c *core) sign(r *StoreRecord) {
 	r.MAC = nil
 	if c.ring.has() {
-		r.MAC = recordMAC(c.ring.first, r)
+		r.MAC = recordMAC(c.ring.minting, r)
 	}
 }
 

@@ -84,7 +84,7 @@ func (p *provisioning) approval() approval {
 	return approval{
 		job: job{
 			action: ActionProvision, subject: anAccount, account: p.Account, kind: Publishable, name: p.Name,
-			plan: p.plan, first: p.stand, modes: p.modes,
+			plan: p.plan, refuses: p.stand, modes: p.modes,
 		},
 		sum: sumOf(ActionProvision, func(c *canon.Writer) {
 			c.Text(p.Name)

@@ -31,9 +31,9 @@ func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
 	return nil
 }
 
-// live reports whether the key works at now: what the limit of live keys
+// works reports whether the key works at now: what the limit of live keys
 // counts.
-func (r *StoreRecord) live(now time.Time) bool {
+func (r *StoreRecord) works(now time.Time) bool {
 	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
 }
 

@@ -20,7 +20,7 @@ type RevealRequest struct {
 
 func (r RevealRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionReveal, subject: aKey, key: r.Key, stands: true, first: recoverable},
+		job: job{action: ActionReveal, subject: aKey, key: r.Key, stands: true, refuses: recoverable},
 		sum: sumOf(ActionReveal, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
 			c.Bytes(r.Credential[:])

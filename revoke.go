@@ -186,9 +186,9 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	if req.Pepper != 0 {
 		j = ofAnyAccount(ActionRevoke, req.Account)
 	}
-	j.first = req.selects
+	j.refuses = req.selects
 	err = s.do(ctx, j.in(req.Mode, req.Kind, "").reading(func(a Actor, _ *StoreRecord) error {
-		page, err := s.page(ctx, StoreFilter{
+		page, err := s.listPage(ctx, StoreFilter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
 		}, req.Cursor)

@@ -98,7 +98,7 @@ func (s session) rotatable(r *StoreRecord, req RotateRequest, now time.Time) err
 		return ErrRevoked
 	case r.State() == Suspended:
 		return fmt.Errorf("%w: resume it before it is rotated", ErrSuspended)
-	case !r.live(now):
+	case !r.works(now):
 		return fmt.Errorf("%w: give it a new expiry before it is rotated", ErrExpired)
 	case !req.At.IsZero() && !req.At.After(now):
 		return invalid("At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))

@@ -139,7 +139,7 @@ func (b *budget) oldest() (id string, full bool) {
 	if len(b.asked) < openAtOnce {
 		return "", false
 	}
-	return b.asked.first().id, true
+	return b.asked.earliest().id, true
 }
 
 // charge counts an attempt as wrong, under an ID of its own, before it is compared.
@@ -207,14 +207,14 @@ func (l *tallies) forget(now time.Time, long time.Duration) {
 	*l = slices.DeleteFunc(*l, func(t tally) bool { return !t.counts(now, long) })
 }
 
-// first is the first of the list to stop counting. The list is not empty.
-func (l tallies) first() tally {
+// earliest is the first of the list to stop counting. The list is not empty.
+func (l tallies) earliest() tally {
 	return slices.MinFunc(l, func(a, b tally) int { return cmp.Compare(a.until, b.until) })
 }
 
 // tooMany waits for the first of the list to stop counting.
 func (l tallies) tooMany(now time.Time) error {
-	return &AttemptsError{max(time.Second, time.UnixMicro(l.first().until).Sub(now).Round(time.Second))}
+	return &AttemptsError{max(time.Second, time.UnixMicro(l.earliest().until).Sub(now).Round(time.Second))}
 }
 
 func (l tallies) write(c *canon.Writer) {
@@ -242,7 +242,7 @@ type LiftLockRequest struct {
 
 func (r LiftLockRequest) guarded() approval {
 	ask := aboutActor(ActionLiftLock, "", r.Account, r.Actor)
-	ask.job.first = func(ctx context.Context, s session, a Actor, _ *StoreRecord) error {
+	ask.job.refuses = func(ctx context.Context, s session, a Actor, _ *StoreRecord) error {
 		_, _, err := s.liftable(ctx, a, r)
 		return err
 	}

@@ -141,8 +141,8 @@ func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, 
 		return p, may, nil
 	}
 	plan, err := j.plan(ctx, c.session, a, r, now)
-	if err == nil && j.first != nil {
-		err = j.first(ctx, c.session, a, r) // it may leave out a part of the plan
+	if err == nil && j.refuses != nil {
+		err = j.refuses(ctx, c.session, a, r) // it may leave out a part of the plan
 	}
 	if err != nil {
 		return put{}, nil, err
@@ -258,7 +258,7 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 		b.closed(id)
 		it, err := s.item(ctx, itemChallenge, id)
 		if err == nil && it.Version > 0 {
-			items = append(items, it.gone())
+			items = append(items, it.deleted())
 		}
 		return err
 	}
@@ -309,7 +309,7 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 		}
 		b.closed(p.ID)
 		now := s.cfg.Now()
-		items := []StoreItem{it.gone(), b.swap(now)}
+		items := []StoreItem{it.deleted(), b.swap(now)}
 		if !mayCome {
 			uncounted, err := s.uncountMail(ctx, p, now)
 			if err != nil {

@@ -84,7 +84,7 @@ func (r DisableRequest) guarded() approval {
 // ownFactor approves what somebody does to a factor of their own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
-		job: job{action: action, subject: theActor, factor: factor, first: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
+		job: job{action: action, subject: theActor, factor: factor, refuses: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 			_, err := s.enroller(factor)
 			return err
 		}},
@@ -101,7 +101,7 @@ func aboutActor(action Action, factor, account, actor string) approval {
 		says = append(says, "factor: "+factor)
 	}
 	return approval{
-		job: job{action: action, subject: anyAccount, account: account, first: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
+		job: job{action: action, subject: anyAccount, account: account, refuses: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
 			if _, err := s.enroller(factor); err != nil {
 				return err
 			}
@@ -186,7 +186,7 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 				return effect{}, err
 			}
 			if it.Version > 0 {
-				e.items = append(e.items, it.gone())
+				e.items = append(e.items, it.deleted())
 			}
 		}
 		if len(e.items) == 0 {
@@ -277,7 +277,7 @@ func (s session) allowed(ctx context.Context, a Actor, factor string) (StoreItem
 	if _, genuine := s.vouched(it); !genuine || !s.cfg.Now().Before(it.ExpiresAt) {
 		return StoreItem{}, nil
 	}
-	return it.gone(), nil
+	return it.deleted(), nil
 }
 
 func enrolledID(a Actor, factor string) string {

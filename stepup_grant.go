@@ -186,7 +186,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	if !slices.Contains(factors, factor) {
 		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
-	return []StoreItem{it.gone()}, nil
+	return []StoreItem{it.deleted()}, nil
 }
 
 // asked refuses an action that has to be approved first.

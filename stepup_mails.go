@@ -108,7 +108,7 @@ func (c *core) addressID(address string) string {
 	if !c.ring.has() {
 		return itemID("", 0, string(text.Encoded()))
 	}
-	sum := c.ring.first.mac(purposeItem, text.Encoded())
+	sum := c.ring.minting.mac(purposeItem, text.Encoded())
 	return hex.EncodeToString(sum[:])
 }
 

@@ -97,7 +97,7 @@ type UpdateRequest struct {
 
 func (r UpdateRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionUpdate, subject: aKey, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(r.edit)},
+		job:    job{action: ActionUpdate, subject: aKey, key: r.Key, ifVersion: r.IfVersion, refuses: notRevoked, plan: edits(r.edit)},
 		others: []Action{ActionWiden, ActionResume},
 		sum: sumOf(ActionUpdate, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
@@ -215,7 +215,7 @@ func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time
 		case stored.Disabled && !r.Disabled:
 			e.also = ActionResume
 		}
-		if r.live(now) {
+		if r.works(now) {
 			items, err := s.revived(ctx, stored, r, now)
 			if err != nil {
 				return effect{}, err
@@ -256,7 +256,7 @@ func (s session) edited(stored *StoreRecord, now time.Time, edit func(*StoreReco
 // because its old end may come before this is written.
 func (s session) revived(ctx context.Context, stored, r *StoreRecord, now time.Time) ([]StoreItem, error) {
 	switch {
-	case !stored.live(now):
+	case !stored.works(now):
 		quota, err := s.quota(ctx, r.Account, r.Mode, now)
 		return []StoreItem{quota}, err
 	case !stored.ExpiresAt.IsZero() && !r.ExpiresAt.Equal(stored.ExpiresAt):
@@ -327,7 +327,7 @@ type ResumeRequest struct {
 
 func (r ResumeRequest) guarded() approval {
 	return approval{
-		job:    job{action: ActionResume, subject: aKey, key: r.Key, ifVersion: r.IfVersion, first: notRevoked, plan: edits(resume)},
+		job:    job{action: ActionResume, subject: aKey, key: r.Key, ifVersion: r.IfVersion, refuses: notRevoked, plan: edits(resume)},
 		others: []Action{ActionWiden}, // that is what it is
 		sum: sumOf(ActionResume, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])

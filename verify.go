@@ -28,7 +28,7 @@ type Verifier struct {
 	rows      flights[rowKey, row]
 	rereads   flights[rowKey, struct{}]
 	flushes   flights[struct{}, struct{}]
-	proofs    flights[proofKey, *liveKey]
+	proofs    flights[proofKey, *cachedKey]
 	feed      feed
 	usage     usage
 	renewing  chan struct{} // one renewal of a hash at a time
@@ -201,7 +201,7 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 
 // refused tells the hooks and the log. Of junk, which is to be cheap, there is
 // nothing to say but that it came.
-func (v *Verifier) refused(k *liveKey, source string, err error) {
+func (v *Verifier) refused(k *cachedKey, source string, err error) {
 	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
 		return
 	}
@@ -234,9 +234,9 @@ func (v *Verifier) Close(ctx context.Context) error {
 type Trace struct {
 	// Verified: a verification has ended, with this result.
 	Verified func(VerifiedTrace)
-	// DeadKey: somebody used the right secret of a key that is revoked, suspended or
+	// InactiveKey: somebody used the right secret of a key that is revoked, suspended or
 	// expired, or a token that has ended. It is an old deployment, or a leak.
-	DeadKey func(key Info, err error)
+	InactiveKey func(key Info, err error)
 	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
 	// that the change feed finds goes to the Logger; damage that a list finds is
 	// returned.
@@ -267,7 +267,7 @@ const (
 )
 
 // verified reports one verification to the hooks.
-func (t *Trace) verified(k *liveKey, source string, err error) {
+func (t *Trace) verified(k *cachedKey, source string, err error) {
 	if t.Verified != nil {
 		vt := VerifiedTrace{Err: err, Source: source}
 		if k != nil && k.trouble().damage == nil {
@@ -282,8 +282,8 @@ func (t *Trace) verified(k *liveKey, source string, err error) {
 	case is && t.Corrupt != nil:
 		t.Corrupt(corrupt)
 	case is:
-	case k != nil && errors.Is(err, ErrUnauthenticated) && !errors.Is(err, ErrNotYetValid) && t.DeadKey != nil:
-		t.DeadKey(k.info, err)
+	case k != nil && errors.Is(err, ErrUnauthenticated) && !errors.Is(err, ErrNotYetValid) && t.InactiveKey != nil:
+		t.InactiveKey(k.info, err)
 	}
 }
 

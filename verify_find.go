@@ -9,7 +9,7 @@ import (
 // find proves the token; its errors say "invalid" or that we failed, never why. It
 // returns the time, in microseconds since 1970, that the key is to be judged at. The
 // numbers are the steps of "The way of a token" in docs/architecture.md.
-func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *liveKey, at int64, source string, err error) {
+func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *cachedKey, at int64, source string, err error) {
 	var p parsed
 	if !v.locate(presented, &p) { // step 1
 		return nil, 0, byToken, ErrInvalidToken
@@ -71,9 +71,9 @@ func inDoubt(readAt instant) bool { return readAt == instant{} }
 // coldKey proves a token that is not warm. Callers with equal tokens share one
 // flight, and so one argon2 run; callers with different tokens of one ID share
 // the row alone, never each other's proof.
-func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*liveKey, error) {
+func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*cachedKey, error) {
 	digest := v.cache.digest(p.text)
-	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*liveKey, error) {
+	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*cachedKey, error) {
 		proven := false
 		for range 8 {
 			gen := v.cache.enter(p.id)
@@ -137,10 +137,10 @@ func (v *Verifier) proveCold(ctx context.Context, p parsed, r *StoreRecord) erro
 // live is whether the record is believed, and what judge needs. The record must
 // agree with what the proven token says of itself: its text is bound by the hash,
 // so where they differ the record was changed.
-func (v *Verifier) live(r *StoreRecord, id CredentialID, said claims, damage error) *liveKey {
+func (v *Verifier) live(r *StoreRecord, id CredentialID, said claims, damage error) *cachedKey {
 	cred := r.credential(id)
 	list, _ := v.abilities(r.Abilities)
-	k := &liveKey{view: view{id: id, about: &about{info: describe(r, id, list.held), head: r.Head}}}
+	k := &cachedKey{view: view{id: id, about: &about{info: describe(r, id, list.held), head: r.Head}}}
 	k.judgedBy(cred, list)
 	switch {
 	case damage != nil:

@@ -44,8 +44,8 @@ func microsOr(t time.Time, zero int64) int64 {
 }
 
 // judgedBy puts the terms of a described record, and of its credential, into a
-// liveKey. A record drops a credential that ended long ago: cred is nil then.
-func (k *liveKey) judgedBy(cred *StoreCredential, list *abilities) {
+// cachedKey. A record drops a credential that ended long ago: cred is nil then.
+func (k *cachedKey) judgedBy(cred *StoreCredential, list *abilities) {
 	info := &k.info
 	k.terms = terms{
 		state: info.State, kind: info.Kind, mode: info.Mode, account: info.Account,
@@ -67,13 +67,13 @@ func (k *liveKey) judgedBy(cred *StoreCredential, list *abilities) {
 // judge is asked on every hit, against the clock: what the proven key may do now.
 // The order is part of the contract: whether the key can be used at all comes first,
 // then whether it may be used for this request.
-func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
+func (v *Verifier) judge(k *cachedKey, r *Request, now int64) error {
 	if also := k.trouble().also; also != nil {
 		if err := v.judge(also, r, now); err != nil {
 			return err
 		}
 	}
-	if err := k.dead(now); err != nil {
+	if err := k.unusable(now); err != nil {
 		return err
 	}
 	switch {
@@ -100,8 +100,8 @@ func (v *Verifier) judge(k *liveKey, r *Request, now int64) error {
 	return nil
 }
 
-// dead says why a key cannot be used at a time, whatever is wanted of it.
-func (k *liveKey) dead(now int64) error {
+// unusable says why a key cannot be used at a time, whatever is wanted of it.
+func (k *cachedKey) unusable(now int64) error {
 	switch {
 	case k.state == Revoked:
 		return ErrRevoked
@@ -123,7 +123,7 @@ func (k *liveKey) dead(now int64) error {
 // address is the IPv4 address that it stands for: ::/0 is no list of IPv4 addresses.
 // A zone names an interface of this machine, and no network contains an address
 // that has one.
-func (k *liveKey) addrAllowed(addr netip.Addr) bool {
+func (k *cachedKey) addrAllowed(addr netip.Addr) bool {
 	if !addr.IsValid() {
 		return false
 	}

@@ -142,7 +142,7 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 }
 
 // rereadFirst is reread for a request that waits for it.
-func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *liveKey) error {
+func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *cachedKey) error {
 	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), ownLine(k), true}, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, v.reread(ctx, id, ownLine(k))
 	})
@@ -172,12 +172,12 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID, line path) error
 
 // ownLine is where a proven key's reads wait: accounts take turns, and in each its
 // keys.
-func ownLine(k *liveKey) path { return path{k.account, string(k.info.ID[:])} }
+func ownLine(k *cachedKey) path { return path{k.account, string(k.info.ID[:])} }
 
 // rereadBehind is reread without anyone waiting, once at a time for a key, and
 // after a failure not for a second: a store that is failing over must not be
 // asked by every hit of every merchant.
-func (v *Verifier) rereadBehind(id CredentialID, k *liveKey, now instant) {
+func (v *Verifier) rereadBehind(id CredentialID, k *cachedKey, now instant) {
 	if !v.cache.claim(id, k, now) {
 		return
 	}
@@ -212,7 +212,7 @@ func (v *Verifier) renewBehind(p parsed, cred StoreCredential, line path) {
 	}
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {
 		defer func() { <-v.renewing }()
-		up := StoreUpkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.first, p)}
+		up := StoreUpkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.minting, p)}
 		if v.hashers[0].Outdated(cred.Hash) {
 			encoded, err := v.hash(withPath(ctx, line), p)
 			if err != nil {

@@ -51,7 +51,7 @@ func (u *usage) window(id CredentialID, at int64) int64 {
 // mark notes the use of a key, at so many microseconds since 1970. All
 // processors share the line of memory that it writes, so it does that once a
 // window, not a million times a second.
-func (u *usage) mark(k *liveKey, at int64) {
+func (u *usage) mark(k *cachedKey, at int64) {
 	// Of the window that was noted? Unsigned, so that one beyond it, which a clock
 	// has left that was ahead, is another one too.
 	end := k.usedUntil.Load()

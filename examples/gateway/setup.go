@@ -80,7 +80,7 @@ func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.
 	c := apikey.VerifierConfig{
 		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}, Logger: log,
 		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half the pool to payments
-		Trace: &apikey.Trace{DeadKey: func(key apikey.Info, err error) {
+		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
 	}

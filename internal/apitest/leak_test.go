@@ -232,10 +232,10 @@ func (k *leakEnv) said() *saidText {
 	s := &saidText{}
 	logger := slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	trace := &apikey.Trace{
-		Verified: func(v apikey.VerifiedTrace) { s.add(v) },
-		DeadKey:  func(i apikey.Info, err error) { s.add(i, err) },
-		Corrupt:  func(err *apikey.CorruptError) { s.add(err) },
-		Denied:   func(a apikey.Actor, _ apikey.Action, _ apikey.KeyID, err error) { s.add(a, err) },
+		Verified:    func(v apikey.VerifiedTrace) { s.add(v) },
+		InactiveKey: func(i apikey.Info, err error) { s.add(i, err) },
+		Corrupt:     func(err *apikey.CorruptError) { s.add(err) },
+		Denied:      func(a apikey.Actor, _ apikey.Action, _ apikey.KeyID, err error) { s.add(a, err) },
 	}
 	k.vc.Logger, k.vc.Trace, k.mc.Logger, k.mc.Trace = logger, trace, logger, trace
 	k.mc.OnEvent = func(e apikey.Event) { s.add(e) }

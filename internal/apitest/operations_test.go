@@ -340,7 +340,7 @@ func aLeakedKey(t *testing.T) {
 		var f *factors
 		dead := map[apikey.KeyID]error{}
 		e := newEnv(t, on, withFactors(&f, apikey.GuardCreateAndDelete("password")), func(e *env) {
-			e.vc.Trace = &apikey.Trace{DeadKey: func(key apikey.Info, err error) { dead[key.ID] = err }}
+			e.vc.Trace = &apikey.Trace{InactiveKey: func(key apikey.Info, err error) { dead[key.ID] = err }}
 		})
 		issue := func() apikey.Issued {
 			req := apikey.IssueRequest{Mode: apikey.Live}

@@ -530,7 +530,7 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 				}
 				got = append(got, text)
 			},
-			DeadKey: func(apikey.Info, error) { dead++ },
+			InactiveKey: func(apikey.Info, error) { dead++ },
 		}
 	})
 	issued := e.issue()

@@ -153,9 +153,9 @@ func (c *canaries) logger() *slog.Logger {
 
 func (c *canaries) trace() *apikey.Trace {
 	return &apikey.Trace{
-		Verified: func(v apikey.VerifiedTrace) { c.value("trace", v); c.value("trace", v.Err) },
-		DeadKey:  func(i apikey.Info, err error) { c.value("trace", i); c.value("trace", err) },
-		Corrupt:  func(err *apikey.CorruptError) { c.value("trace", err); c.value("trace", *err) },
+		Verified:    func(v apikey.VerifiedTrace) { c.value("trace", v); c.value("trace", v.Err) },
+		InactiveKey: func(i apikey.Info, err error) { c.value("trace", i); c.value("trace", err) },
+		Corrupt:     func(err *apikey.CorruptError) { c.value("trace", err); c.value("trace", *err) },
 		Denied: func(a apikey.Actor, act apikey.Action, key apikey.KeyID, err error) {
 			c.value("trace", []any{a, act, key})
 			c.value("trace", err)
