@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/canon"
@@ -92,7 +90,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 		if err != nil {
 			return effect{}, err
 		}
-		e := effect{made: []made{{record: r, credential: d.cred.ID, changed: fieldsSet(r)}}, items: []StoreItem{growth}}
+		e := effect{made: []made{{record: r, credential: d.cred.ID, changed: namesOf(settingsSet(r))}}, items: []StoreItem{growth}}
 		if i.idem != nil {
 			i.idem.Data, i.idem.ExpiresAt = append(i.idem.Data, r.ID[:]...), micros(now.Add(idemTime))
 			e.items = append(e.items, *i.idem)
@@ -205,18 +203,23 @@ func (r *StoreRecord) date(now time.Time) error {
 	return validEnd(r.ExpiresAt, now)
 }
 
+// asked is what a request says of its record, unchecked. It shares the request's slices.
+func (r IssueRequest) asked() StoreRecord {
+	return StoreRecord{
+		Name: r.Name, Mode: r.Mode, Kind: r.Kind, Abilities: r.Abilities, ExpiresAt: micros(r.ExpiresAt),
+		Networks: r.Networks, Origins: r.Origins, Metadata: r.Metadata, RotateMonths: r.RotateMonths, Disabled: r.Disabled,
+	}
+}
+
 // blank is the record that a request asks for, checked, without ID and credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
-	r := &StoreRecord{
-		Account: account, Name: req.Name, Mode: req.Mode, Kind: req.Kind,
-		Abilities: slices.Clone(req.Abilities), Networks: slices.Clone(req.Networks), Origins: slices.Clone(req.Origins),
-		Metadata: maps.Clone(req.Metadata), Disabled: req.Disabled, RotateMonths: req.RotateMonths,
-		ExpiresAt: micros(req.ExpiresAt),
-	}
+	made := req.asked().clone() // deep: what the caller passed is sorted in the copy
+	r := &made
+	r.Account = account
 	if err := validOwner(r); err != nil { // Catalog.Products is called for whom there is
 		return nil, err
 	}
-	if err := cmp.Or(s.valid(r, settable), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
+	if err := cmp.Or(s.valid(r, settings), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
 		return nil, err
 	}
 	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden
@@ -326,22 +329,10 @@ func (r IssueRequest) sum() [32]byte {
 	c.Text("apikey issue v1")
 	c.Uint(uint64(r.Mode))
 	c.Uint(uint64(r.Kind))
-	c.Text(r.Name)
-	c.Texts(r.Abilities)
-	c.Time(micros(r.ExpiresAt))
-	c.Uint(uint64(len(r.Networks)))
-	for _, n := range r.Networks {
-		c.Text(n.String())
+	asked := r.asked()
+	for _, s := range settings {
+		s.sumRecord(&c, &asked)
 	}
-	c.Texts(r.Origins)
-	m := Metadata{r.Metadata}
-	c.Uint(uint64(m.Len()))
-	for name, value := range m.All() {
-		c.Text(name)
-		c.Text(value)
-	}
-	c.Uint(uint64(r.RotateMonths))
-	c.Bool(r.Disabled)
 	c.Bool(r.Recoverable)
 	return c.Sum()
 }

@@ -11,34 +11,14 @@ import (
 	"unicode"
 )
 
-// settable are what a merchant sets of a key, by their names in events.
-var settable = []string{"name", "abilities", "expires_at", "networks", "origins", "metadata", "rotate_months", "disabled"}
-
-// valid checks what a merchant sets, at issue and update: it brings the named
-// fields to their one form and enforces the limits. The expiry is validEnd's, and
-// disabled cannot be wrong. An update names only what it changes, so that a key
-// which holds an ability that the catalog has dropped since, or more than a lower
-// limit allows now, can still be narrowed and resumed.
-func (s session) valid(r *StoreRecord, names []string) error {
-	for _, name := range names {
-		var err error
-		switch name {
-		case "name":
-			err = s.validName(r)
-		case "abilities":
-			err = s.validAbilities(r)
-		case "networks":
-			err = s.validNetworks(r)
-		case "origins":
-			err = s.validOrigins(r)
-		case "metadata":
-			err = s.validMetadata(r)
-		case "rotate_months":
-			if r.RotateMonths < 0 || r.RotateMonths > 120 {
-				err = invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
-			}
-		}
-		if err != nil {
+// valid checks what a merchant sets, at issue and update: it brings the settings listed
+// to their one form and enforces the limits. The expiry is validEnd's. An update lists
+// only what it changes, so that a key which holds an ability that the catalog has
+// dropped since, or more than a lower limit allows now, can still be narrowed and
+// resumed.
+func (s session) valid(r *StoreRecord, list []setting) error {
+	for _, what := range list {
+		if err := what.check(s, r); err != nil {
 			return err
 		}
 	}
@@ -283,18 +263,11 @@ func (s session) validOrigins(r *StoreRecord) error {
 	return nil
 }
 
-// fieldsSet names what an issue event calls changed.
-func fieldsSet(r *StoreRecord) []string {
-	fields := []string{"name", "abilities"}
-	for name, set := range map[string]bool{
-		"expires_at": !r.ExpiresAt.IsZero(), "networks": len(r.Networks) > 0, "origins": len(r.Origins) > 0,
-		"metadata": len(r.Metadata) > 0, "rotate_months": r.RotateMonths > 0, "disabled": r.Disabled,
-	} {
-		if set {
-			fields = append(fields, name)
-		}
+func (s session) validRotateMonths(r *StoreRecord) error {
+	if r.RotateMonths < 0 || r.RotateMonths > 120 {
+		return invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
 	}
-	return fields
+	return nil
 }
 
 // sealCursor binds a store's cursor to one list: that of an account and its

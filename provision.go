@@ -178,7 +178,7 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 	}
 	mark := p.mark
 	mark.Version, mark.Data = mark.Version+1, p.blank.ID[:]
-	e.made = append(e.made, made{record: p.blank, credential: d.cred.ID, changed: fieldsSet(p.blank)})
+	e.made = append(e.made, made{record: p.blank, credential: d.cred.ID, changed: namesOf(settingsSet(p.blank))})
 	e.items = append(e.items, mark, quota)
 	issued := Issued{d.token, s.describeAll(p.blank, now)}
 	issued.Key.Version = 1

@@ -45,27 +45,10 @@ func newKey(r *StoreRecord) []string {
 // changedFields describes what an update does to a key. Origins and networks are
 // counted: their texts are what a mail program makes links of.
 func changedFields(is, would *StoreRecord) (lines []string) {
-	for _, field := range slices.Sorted(slices.Values(differences(is, would))) {
-		var line string
-		switch field {
-		case "name":
-			line = "name: " + quoteForMail(would.Name)
-		case "abilities":
-			line = "abilities: " + gainsAndLosses(is.Abilities, would.Abilities)
-		case "expires_at":
-			line = "expires: " + moment(would.ExpiresAt) + ", before: " + moment(is.ExpiresAt)
-		case "networks":
-			line = "networks: " + networks(would.Networks) + ", before: " + networks(is.Networks) + replaced(is.Networks, would.Networks)
-		case "origins":
-			line = "origins: " + origins(would.Origins) + ", before: " + origins(is.Origins) + replaced(is.Origins, would.Origins)
-		case "rotate_months":
-			line = fmt.Sprintf("reminder to rotate: every %d months, before: %d; 0 is never", would.RotateMonths, is.RotateMonths)
-		case "disabled":
-			line = map[bool]string{true: "the key is suspended", false: "the key works again"}[would.Disabled]
-		default:
-			line = field
-		}
-		lines = append(lines, line)
+	changed := differences(is, would)
+	slices.SortFunc(changed, func(a, b setting) int { return strings.Compare(a.name(), b.name()) })
+	for _, s := range changed {
+		lines = append(lines, s.line(is, would))
 	}
 	return lines
 }

@@ -3,7 +3,6 @@ package apikey
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -102,49 +101,10 @@ func (r UpdateRequest) guarded() approval {
 		sum: sumOf(ActionUpdate, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
 			c.Uint(r.IfVersion)
-			field(c, r.Name, c.Text)
-			field(c, r.Abilities, c.Texts)
-			field(c, r.ExpiresAt, c.Time)
-			field(c, r.Networks, func(list []netip.Prefix) {
-				c.Uint(uint64(len(list)))
-				for _, n := range list {
-					c.Text(n.String())
-				}
-			})
-			field(c, r.Origins, c.Texts)
-			field(c, r.Metadata, func(m map[string]string) {
-				c.Uint(uint64(len(m)))
-				for name, value := range (Metadata{m}).All() {
-					c.Text(name)
-					c.Text(value)
-				}
-			})
-			field(c, r.RotateMonths, func(n int) { c.Uint(uint64(n)) })
-			field(c, r.Disabled, c.Bool)
+			for _, s := range settings {
+				s.sumUpdate(c, &r)
+			}
 		}),
-	}
-}
-
-// plain refuses a value that says less than what would come of it: one that is
-// empty because somebody forgot to fill it in must not take away the end of a key,
-// or what restricts it. Clear says that.
-func (r UpdateRequest) plain(stored *StoreRecord) error {
-	switch {
-	case r.ExpiresAt.state == 2 && micros(r.ExpiresAt.value).IsZero():
-		return invalid("ExpiresAt is the zero time: clear it (null in JSON) for a key that never expires")
-	case r.Networks.state == 2 && len(r.Networks.value) == 0 && len(stored.Networks) > 0:
-		return invalid("Networks is an empty list: clear it (null in JSON) to let any address use the key, or suspend the key")
-	case r.Origins.state == 2 && len(r.Origins.value) == 0 && len(stored.Origins) > 0:
-		return invalid("Origins is an empty list: clear it (null in JSON) to let any origin use the key, or suspend the key")
-	}
-	return nil
-}
-
-// field writes the three states of a field.
-func field[T any](c *canon.Writer, f Field[T], value func(T)) {
-	c.Uint(uint64(f.state))
-	if f.state == 2 {
-		value(f.value)
 	}
 }
 
@@ -161,27 +121,17 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 	return s.change(ctx, req.guarded().asking(req.Grant), req.edit)
 }
 
-// edit is what the request does to a record.
+// edit is what the request does to a record. All that is not plain is refused before
+// anything is changed, because plain compares with the record as it is.
 func (req UpdateRequest) edit(r *StoreRecord, now time.Time) error {
-	if err := req.plain(r); err != nil {
-		return err
-	}
-	req.Name.onto(&r.Name)
-	req.Abilities.onto(&r.Abilities)
-	req.Networks.onto(&r.Networks)
-	req.Origins.onto(&r.Origins)
-	req.Metadata.onto(&r.Metadata)
-	req.Disabled.onto(&r.Disabled)
-	if !req.ExpiresAt.IsZero() {
-		r.ExpiresAt = micros(req.ExpiresAt.value)
-		if err := validEnd(req.ExpiresAt.value, now); err != nil {
+	for _, s := range settings {
+		if err := s.refuse(&req, r); err != nil {
 			return err
 		}
 	}
-	if !req.RotateMonths.IsZero() && req.RotateMonths.value != r.RotateMonths {
-		r.RotateMonths, r.RotateDue = req.RotateMonths.value, time.Time{}
-		if r.RotateMonths > 0 {
-			r.RotateDue = monthsAfter(now, r.RotateMonths)
+	for _, s := range settings {
+		if err := s.change(&req, r, now); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -203,7 +153,7 @@ func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time
 		if err != nil {
 			return effect{}, err
 		}
-		changed := differences(stored, r)
+		changed := namesOf(differences(stored, r))
 		if info = s.describeAll(r, now); len(changed) == 0 {
 			return effect{}, nil
 		}
@@ -296,25 +246,6 @@ func allIn[T any](items, were []T, covers func(item, was T) bool) bool {
 		}
 	}
 	return true
-}
-
-// differences names the fields that an edit changed.
-func differences(a, b *StoreRecord) (names []string) {
-	for name, same := range map[string]bool{
-		"name":          a.Name == b.Name,
-		"abilities":     slices.Equal(a.Abilities, b.Abilities),
-		"networks":      slices.Equal(a.Networks, b.Networks),
-		"origins":       slices.Equal(a.Origins, b.Origins),
-		"metadata":      maps.Equal(a.Metadata, b.Metadata),
-		"expires_at":    a.ExpiresAt.Equal(b.ExpiresAt),
-		"rotate_months": a.RotateMonths == b.RotateMonths,
-		"disabled":      a.Disabled == b.Disabled,
-	} {
-		if !same {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // ResumeRequest names a suspended key.
