@@ -31,10 +31,9 @@ type job struct {
 	grant Grant
 	pass  func(context.Context, Actor) (StoreItem, error)
 	// plan, if not nil, returns what the job would make of the key, or the keys that it
-	// would make: checked, and in their one form. Policy is shown the plan. What plan
-	// refuses is refused before anything has to be approved, and so is what first
-	// refuses, if that is not nil: nobody proves themselves for what would be refused
-	// afterwards.
+	// would make: checked, and in their one form. Policy is shown the plan. If plan
+	// or refuses (which may be nil) returns an error, the job ends before anything has
+	// to be approved: nobody proves themselves for what would be refused afterwards.
 	plan    func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
 	refuses func(context.Context, session, Actor, *StoreRecord) error
 	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
