@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// cache is the warm cache: for tokens that were proven, the proof and the
-// newest record. Three rules hold in this file, in cache_change.go and in
-// cache_merge.go, and nowhere else:
+// cache is the warm cache: the proof and the newest record of each token that was
+// proven. Three rules hold in this file, in cache_change.go and in cache_merge.go, and
+// nowhere else:
 //
-//   - Only a proven token makes an entry, so junk can neither fill it nor drive
-//     anything out of it.
-//   - The fence: whatever began before the last change of a credential or of its
+//   - Only a proven token makes an entry. So made-up tokens can neither fill the cache
+//     nor drive an entry out of it.
+//   - The fence: a read that began before the last change of its credential or of the
 //     key neither fills the cache nor is answered (enter, settle).
-//   - A change replaces the record and keeps the proof. A record older than the one
-//     that is here revives nothing, whichever of the key's tokens it came by: what
-//     either of the two forbids is forbidden (cache_merge.go).
+//   - A change replaces the record and keeps the proof. A record older than the cached
+//     one never gives power back, through whichever token of the key it was read: what
+//     either record forbids is forbidden (cache_merge.go).
 //
-// A hit takes no lock: it reads the table, and then one pointer, which a change
-// replaces before it returns.
+// A hit takes no lock: it reads the table, and then one pointer. A change replaces that
+// pointer before the change returns.
 type cache struct {
-	process [16]byte // keys the digests: a proof is worthless outside this process
+	process [16]byte // keys the digests: a proof is worthless in another process
 	warm    *warm
-	// epoch moves when every record is in doubt. It comes round after 2³² calls of
-	// the store, when no record is left that is not too old.
+	// epoch advances when every record is in doubt. The counter wraps after at least 2³²
+	// calls of the store. By then, no record is left that is not too old.
 	epoch atomic.Uint32
 
-	mu       sync.Mutex // for everything else, and for writing
+	mu       sync.Mutex // for the fields below, and for every write
 	bytes    int64
 	maxCount int
 	maxBytes int64
@@ -39,16 +39,16 @@ type cache struct {
 	mode     Mode
 	now      func() instant
 
-	// The fence. A change gets the next generation; who looks a credential up
-	// notes its generation at the start and compares at the end.
+	// The fence. Each change gets the next generation. A lookup notes the generation of
+	// its credential when it starts, and compares it when it ends.
 	gen     uint64
-	changed map[CredentialID]uint64 // since anyone began who is still at it
-	keys    map[KeyID]uint64        // likewise: its record may have dropped what is looked up
-	all     uint64                  // a change of everything
-	active  int                     // those at it
+	changed map[CredentialID]uint64 // changes since lookups that still run began
+	keys    map[KeyID]uint64        // the same: a record may have dropped the credential
+	all     uint64                  // the last change that counts for everything
+	active  int                     // lookups that run now
 
-	// negative is a fixed-size memory of IDs that the store does not have. Its
-	// own memory, so that junk displaces only junk.
+	// negative remembers IDs that the store does not have. Its size is fixed, and it is
+	// apart from warm, so that a made-up ID displaces only another made-up ID.
 	negative [4096]absence
 }
 
@@ -75,8 +75,8 @@ func newProcessKey() (k [16]byte) {
 	return k
 }
 
-// digest is what the cache keeps of a token: useless to whoever reads a core
-// dump of another process, and never looked up by the bare ID alone.
+// digest returns what the cache stores of a token: a hash under the key of this
+// process, worthless in any other process. The cache never trusts the bare ID alone.
 func (c *cache) digest(token string) [32]byte {
 	var buf [len(c.process) + maxToken]byte
 	n := copy(buf[:], c.process[:])
@@ -92,15 +92,15 @@ const (
 	hit
 )
 
-// get looks a token up. A bare ID never hits: the digest of the whole token has
-// to be equal, compared in constant time. If the ID is not here, nothing is hashed.
+// get looks a token up. The ID alone never makes a hit: the digest of the whole token
+// must be equal, compared in constant time. If the ID is not cached, nothing is hashed.
 func (c *cache) get(p *parsed) (*cachedKey, found) {
 	s := c.warm.keys.Search(c.warm.hash(&p.id))
 	k := s.Next()
 	if k == nil {
 		return nil, miss
 	}
-	proof := k.proof // is on its way while the token is hashed
+	proof := k.proof // loads from memory while the token is hashed
 	digest := c.digest(p.text)
 	for subtle.ConstantTimeCompare(proof[:], digest[:len(proof)]) != 1 {
 		if k.id == p.id {
@@ -111,13 +111,14 @@ func (c *cache) get(p *parsed) (*cachedKey, found) {
 		}
 		proof = k.proof
 	}
-	if k.marks.Load()&markTouched == 0 { // most are: reading shares the memory, writing does not
+	// Most keys are marked already. Reading shares the cache line, writing does not.
+	if k.marks.Load()&markTouched == 0 {
 		k.marks.Or(markTouched)
 	}
 	return k, hit
 }
 
-// readAt is when the reading of a record began, zero if it is in doubt.
+// readAt returns when the read of a record began; zero if the record is in doubt.
 func (c *cache) readAt(k *cachedKey) instant {
 	if k.epoch != c.epoch.Load() {
 		return instant{}
@@ -125,8 +126,8 @@ func (c *cache) readAt(k *cachedKey) instant {
 	return k.readAt
 }
 
-// absent reports whether the store said, at most two seconds ago, that it has
-// no such credential.
+// absent reports whether the store said, at most two seconds ago, that it has no such
+// credential.
 func (c *cache) absent(id CredentialID, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,8 +139,8 @@ func (c *cache) slot(id CredentialID) *absence {
 	return &c.negative[(uint(id[0]^c.process[0])|uint(id[1]^c.process[1])<<8)%uint(len(c.negative))]
 }
 
-// enter notes that somebody begins to look a credential up, and returns the
-// generation of its last change.
+// enter starts a lookup of a credential, and returns the generation of the credential's
+// last change.
 func (c *cache) enter(id CredentialID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,14 +148,14 @@ func (c *cache) enter(id CredentialID) uint64 {
 	return c.generation(id)
 }
 
-// newest is the generation of the last change of anything.
+// newest returns the generation of the last change of anything.
 func (c *cache) newest() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.gen
 }
 
-// since is the generation of a credential's last change.
+// since returns the generation of a credential's last change.
 func (c *cache) since(id CredentialID) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,7 +164,7 @@ func (c *cache) since(id CredentialID) uint64 {
 
 func (c *cache) generation(id CredentialID) uint64 { return max(c.changed[id], c.all) }
 
-// leave ends what enter began, without a result.
+// leave ends a lookup that enter started, without a result.
 func (c *cache) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,18 +177,18 @@ func (c *cache) left() {
 	}
 }
 
-// forget drops the names of what changed, when nobody is left who could have
-// missed a change, or when they are too many. Everything counts as changed
-// then: whoever is still reading carries an older generation, and must never
-// meet it again.
+// forget drops the names of what changed, when no lookup is left that could have missed
+// a change, or when there are too many names. After that, everything counts as changed:
+// a lookup that still runs has an older generation, and that generation must never be
+// current again.
 func (c *cache) forget() {
 	clear(c.changed)
 	clear(c.keys)
 	c.all = c.gen
 }
 
-// outcome is what a cold lookup found: a proven key, the absence of a
-// credential, or neither (an error, which is never remembered).
+// outcome is what a cold lookup found: a proven key, the absence of a credential, or
+// neither (an error, which is never cached).
 type outcome struct {
 	key    *cachedKey
 	claims claims
@@ -197,10 +198,10 @@ type outcome struct {
 	absent bool
 }
 
-// settle ends what enter began. It reports whether the outcome may be answered:
-// false if the credential or its key changed meanwhile, and then nothing is
-// remembered either, because a row read before a revocation must not outlive it.
-// What is to be answered is k, which knows what others have found out.
+// settle ends a lookup that enter started, and reports whether its outcome may be
+// answered. If the credential or its key changed meanwhile, settle returns false and
+// caches nothing: a row that was read before a revocation must not be used after it.
+// The caller answers with k, which includes what other lookups have found out.
 func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *cachedKey, current bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,8 +220,8 @@ func (c *cache) settle(id CredentialID, gen uint64, o outcome, now instant) (k *
 	return o.key, true
 }
 
-// fill makes an entry, and returns what is to be answered. That takes into account
-// an entry that another flight has made meanwhile, and the key's other tokens.
+// fill makes an entry, and returns the record to answer with. That record takes into
+// account an entry that another flight has made meanwhile, and the key's other tokens.
 func (c *cache) fill(id CredentialID, o outcome, now instant) *cachedKey {
 	if c.maxCount < 0 {
 		return o.key
@@ -245,14 +246,15 @@ func (c *cache) fill(id CredentialID, o outcome, now instant) *cachedKey {
 }
 
 // compare merges the first record of a token with the records of the key's other warm
-// tokens. It puts what those tokens are to be judged by, and returns what this token
-// is to be judged by: if several other records count beside its own, the newest.
+// tokens. If a merge changes the record of such a token, compare puts the new one into
+// its entry. It returns what this token is judged by: if several other records count
+// besides its own, the newest of them.
 func (c *cache) compare(row *cachedKey) merged {
 	m := merged{key: row}
 	for _, e := range c.warm.siblings(row.info.ID) {
 		known := e.key
 		if known == nil {
-			continue // evicted for the one before
+			continue // evicted when the entry before was put
 		}
 		forRow, forKnown := mergeOtherToken(row, known)
 		switch {
@@ -260,7 +262,7 @@ func (c *cache) compare(row *cachedKey) merged {
 			c.put(e, forKnown.key, instant{})
 		case forKnown.key != known:
 			c.put(e, forKnown.key, c.readAt(known))
-		case forRow.key.state == Revoked: // it counts for the tokens after this one too
+		case forRow.key.state == Revoked: // which counts for the next tokens too
 			row, m = forRow.key, forRow
 		case forRow.doubt && forRow.key.outranks(m.key):
 			m = forRow
@@ -269,8 +271,9 @@ func (c *cache) compare(row *cachedKey) merged {
 	return m
 }
 
-// claim lets one caller read an entry again, unless that was done since they looked
-// at k; unclaim ends it, and lets nobody before a time.
+// claim lets one caller at a time read an entry's record again, unless the record was
+// replaced since the caller looked at k. unclaim ends the claim, and allows no other
+// claim before a time.
 func (c *cache) claim(id CredentialID, k *cachedKey, now instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -290,9 +293,9 @@ func (c *cache) unclaim(id CredentialID, notBefore time.Duration) {
 	}
 }
 
-// drop forgets a credential that the store no longer has. What power was seen to
-// be taken away stays: a backup may be coming back table by table, and next it
-// brings the key as it was alive.
+// drop handles a credential that the store no longer has. If the key was seen revoked
+// or suspended, or the token ended, that stays: a backup may be coming back table by
+// table, and next it may bring the key back as it was when it was active.
 func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,7 +305,8 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	}
 	old := e.key
 	k := old.copied()
-	if old.state == Active && !old.ended { // as if it were unknown, for as long as absence is remembered
+	// Refuse the token like an unknown one, for as long as an absence is remembered.
+	if old.state == Active && !old.ended {
 		k.set(trouble{ErrInvalidToken, k.trouble().also})
 		until := 2*c.maxAge - negativeTime
 		readAt = instant{readAt.wall - until.Microseconds(), readAt.mono - until}
@@ -310,19 +314,18 @@ func (c *cache) drop(id CredentialID, readAt instant, gen uint64) {
 	c.put(e, k, readAt)
 }
 
-// idle reports whether no request can be answered with a key as it is: it is revoked,
-// suspended or ended, or of another mode than this Verifier's, or its record is not to
-// be believed.
+// idle reports whether no request can use a key as it is: the key is revoked, suspended
+// or ended, or of another mode than this Verifier's, or its record is not believed.
 func (c *cache) idle(k *cachedKey, now int64) bool {
 	t, err := k.trouble(), k.unusable(now)
 	return err != nil && err != ErrNotYetValid || t.damage != nil || c.mode != AnyMode && k.mode != c.mode ||
 		t.also != nil && c.idle(t.also, now)
 }
 
-// expired has a key leave before those that are of use: a request found that its
-// time was over.
+// expired moves the entry of a key to the idle queue, which is evicted first: a request
+// found that the key or its token has expired.
 func (c *cache) expired(k *cachedKey) {
-	if k.marks.Or(markExpired)&markExpired != 0 { // said before
+	if k.marks.Or(markExpired)&markExpired != 0 { // done before
 		return
 	}
 	c.mu.Lock()
@@ -332,8 +335,9 @@ func (c *cache) expired(k *cachedKey) {
 	}
 }
 
-// evict makes room. The entry that is about to be used stays, whatever its size; if
-// it is idle, that is one entry more than the bounds allow, until the next comes.
+// evict makes room. The entry that is about to be used stays, whatever its size. If
+// that entry is idle, the cache has one entry more than its bounds allow, until the
+// next one is added.
 func (c *cache) evict(keep *entry) {
 	for c.warm.keys.Len() > 1 && (c.warm.keys.Len() > c.maxCount || c.bytes > c.maxBytes) {
 		e := c.warm.victim(keep, c.now().wall)
@@ -349,8 +353,8 @@ func (c *cache) remove(e *entry) {
 	c.bytes -= int64(e.size)
 }
 
-// sizeOf estimates an entry's memory: the cachedKey, what it is about, the entry, its
-// place among all and among those of its key, and what only this key has.
+// sizeOf estimates an entry's memory: the cachedKey, its about, the entry, their places
+// in the table and in byKey, and the texts and lists that only this key has.
 func sizeOf(k *cachedKey) int32 {
 	n := 128 + 384 + 48 + 60 + len(k.info.Name) + len(k.info.Account) + 32*k.info.Networks.Len()
 	if !k.abilities.shared {

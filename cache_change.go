@@ -6,26 +6,27 @@ import (
 	"time"
 )
 
-// news is a record that was read or written, and how it came to be known.
+// news is a record that was read or written, and how this Verifier learned of it.
 type news struct {
 	record *StoreRecord
-	readAt instant // the start of the reading or writing
+	readAt instant // when the read or the write began
 	from   via
-	did    Action       // toldHere: what was done, or was so already; empty: nothing
-	id     CredentialID // toldHere: to which credential; readNow: the one it was read by
+	did    Action       // toldHere: what was done, now or before; empty: nothing
+	id     CredentialID // toldHere: done to this credential; readNow: read by it
 	begun  uint64       // readNow: the last change of anything when the read began
 }
 
-// via is how a record came to be known.
+// via is how this Verifier learned of a record.
 type via uint8
 
 const (
-	toldHere via = iota // a Manager of this process has written it, or found nothing left to write
+	toldHere via = iota // a Manager of this process wrote it, or had nothing to write
 	fed                 // the change feed
-	readNow             // read just now, and nothing has changed meanwhile
+	readNow             // a read of the store; nothing has changed since it began
 )
 
-// take has what is warm follow a record: the record is replaced, the proof stays.
+// take applies a record to every cached token of its key. The cached proofs stay valid;
+// only the record behind them is replaced.
 func (v *Verifier) take(n news) {
 	damage := sync.OnceValue(func() error { return v.believe(n.record) })
 	v.cache.change(n, func(id CredentialID, said claims) *cachedKey {
@@ -33,15 +34,15 @@ func (v *Verifier) take(n news) {
 	})
 }
 
-// change raises the fence for a record's credentials and puts the record beside
-// the proofs that are here. live builds a cachedKey of one credential.
+// change raises the fence for a record's credentials, and renews the entries of its key
+// with the record. live builds a cachedKey for one credential.
 func (c *cache) change(n news, live func(CredentialID, claims) *cachedKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := n.record
-	// A reading during which the key changed is hearsay. The credential's own
-	// generation does not show that once the record has dropped the credential, so
-	// the key's is asked too.
+	// If the key changed while this record was being read, the record may be stale: treat
+	// it like one from the feed. Check the key's generation too: if the record has dropped
+	// the credential, the credential's own generation does not show the change.
 	if n.from == readNow && max(c.generation(n.id), c.keys[r.ID]) > n.begun {
 		n.from = fed
 	}
@@ -60,7 +61,7 @@ func (c *cache) change(n news, live func(CredentialID, claims) *cachedKey) {
 	for _, e := range all {
 		known := e.key
 		if known == nil {
-			continue // evicted for the one before
+			continue // evicted when the entry before was put
 		}
 		seen := live(known.id, e.claims)
 		if len(all) > maxSiblings && dropped(known, seen) {
@@ -71,12 +72,12 @@ func (c *cache) change(n news, live func(CredentialID, claims) *cachedKey) {
 	}
 }
 
-// maxSiblings bounds the tokens of one key that are followed, those included that
-// its record has dropped.
+// maxSiblings bounds the tokens of one key that are followed, including those that its
+// record has dropped.
 const maxSiblings = 32
 
-// damaged marks a key's entries: the store has a row that cannot be read, which
-// was found by that credential (zero: by none).
+// damaged marks a key's entries: the store has a row of the key that cannot be read. by
+// is the credential whose lookup found that row (zero: none).
 func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from via) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,8 +88,8 @@ func (c *cache) damaged(err *CorruptError, by CredentialID, readAt instant, from
 	}
 }
 
-// doubt makes every record be read again before it is answered, and fences
-// whatever is under way: history was rewritten.
+// doubt has every record read again before it is answered, and fences every lookup
+// under way: history was rewritten.
 func (c *cache) doubt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,9 +99,9 @@ func (c *cache) doubt() {
 	c.epoch.Add(1)
 }
 
-// doubtKey is doubt for one key: a write whose outcome is not known. It fences
-// that key's credentials alone: whoever hangs up on writes of their own must not
-// hold up the verifications of others.
+// doubtKey is doubt for one key, after a write whose outcome is not known. It fences
+// only that key's credentials: a caller who aborts writes of their own must not hold up
+// the verifications of others.
 func (c *cache) doubtKey(r *StoreRecord) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,7 +115,7 @@ func (c *cache) doubtKey(r *StoreRecord) {
 		c.changed[e.key.id] = c.gen
 	}
 	for _, e := range all {
-		if old := e.key; old != nil { // else it was evicted for the one before
+		if old := e.key; old != nil { // else it was evicted when the one before was put
 			c.put(e, old.copied(), instant{})
 		}
 	}
@@ -123,8 +124,9 @@ func (c *cache) doubtKey(r *StoreRecord) {
 	}
 }
 
-// affected are a key's entries, and that of the credential by which its record was
-// found (zero: none), which somebody may have moved there by hand.
+// affected returns a key's entries. by is the credential by which the key's record was
+// found (zero: none). Its entry is included: somebody may have moved that credential to
+// the key by hand.
 func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 	all := c.warm.siblings(key)
 	if e := c.warm.entry(by); e != nil && e.key.info.ID != key {
@@ -133,8 +135,8 @@ func (c *cache) affected(key KeyID, by CredentialID) []*entry {
 	return all
 }
 
-// renew puts what mergeSameToken decides beside an existing proof. If the record that
-// is here is in doubt, it stays so until a read that nothing has overtaken.
+// renew puts what mergeSameToken decides beside an existing proof. If the cached record
+// is in doubt, it stays in doubt until a read during which nothing changes.
 func (c *cache) renew(e *entry, seen *cachedKey, n news) {
 	m, was := mergeSameToken(e.key, seen, n), c.readAt(e.key)
 	inDoubt := was == (instant{}) && n.from != readNow
@@ -145,8 +147,8 @@ func (c *cache) renew(e *entry, seen *cachedKey, n news) {
 	c.put(e, m.key, later(was, n.readAt, c.maxAge))
 }
 
-// put replaces an entry's record. A zero readAt has it read again before the
-// next answer, so that a repaired row works at once.
+// put replaces an entry's record. If readAt is zero, the record is read again before
+// the next answer, so that a repaired row works at once.
 func (c *cache) put(e *entry, k *cachedKey, readAt instant) {
 	old := e.key
 	k.proof, k.readAt, k.epoch = old.proof, readAt, c.epoch.Load()
@@ -160,7 +162,8 @@ func (c *cache) put(e *entry, k *cachedKey, readAt instant) {
 	c.evict(e)
 }
 
-// later returns the later of two readings. No reading takes an earlier one back.
+// later returns the later of two read times. So a read that began earlier never moves
+// the time back.
 func later(was, readAt instant, maxAge time.Duration) instant {
 	if readAt == (instant{}) {
 		return was
@@ -171,8 +174,8 @@ func later(was, readAt instant, maxAge time.Duration) instant {
 	return was
 }
 
-// jitter makes a record look up to a tenth of MaxAge older, so that keys that
-// became warm together are not read again together.
+// jitter makes a record look up to a tenth of MaxAge older, so that keys that became
+// warm together are not all read again together.
 func jitter(readAt instant, maxAge time.Duration) instant {
 	d := rand.N(maxAge/10 + 1)
 	return instant{readAt.wall - d.Microseconds(), readAt.mono - d}

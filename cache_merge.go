@@ -5,23 +5,23 @@ import "time"
 // merged is what a token is judged by after two records of its key were compared.
 type merged struct {
 	key   *cachedKey
-	doubt bool // the store is read again before the next answer
+	doubt bool // read the record again before the next answer
 }
 
-// mergeSameToken decides between two records that were seen through one token:
-// known, which the cache has, and seen, which was just read or written, as n says.
-// It changes neither, and returns seen or a copy of one of them.
+// mergeSameToken decides between two records that were seen through one token: known,
+// which the cache has, and seen, which was just read or written, as n says. It changes
+// neither record, and returns seen or a copy of one of the two.
 //
 //   - If seen is damaged, the token is refused until the row is repaired; see
 //     mergeDamaged.
-//   - A revocation that was seen stays: after it, only a record that is revoked takes
-//     its place.
-//   - An end of the credential that was seen stays, whichever version says so.
+//   - A revocation that was seen stays: after it, only a revoked record replaces the
+//     cached one.
+//   - If the credential was seen as ended, it stays ended, whichever version says so.
 //   - The newer version counts.
-//   - If seen is older, or another record of the same version, both count: what either
-//     forbids is forbidden (trouble.also). Either seen comes late, or history was
-//     rewritten: a backup restored, a failover, a row put back by hand. Nothing here
-//     can tell which, so that a read of the store decides.
+//   - If seen is older, or a different record of the same version, both count: what
+//     either forbids is forbidden (trouble.also). Either seen comes late, or history
+//     was rewritten: a restored backup, a failover, a row put back by hand. The cache
+//     cannot tell which, so a read of the store decides.
 func mergeSameToken(known, seen *cachedKey, n news) merged {
 	if dropped(known, seen) {
 		return merged{seen.with(trouble{damage: ErrInvalidToken}), true}
@@ -37,7 +37,7 @@ func mergeSameToken(known, seen *cachedKey, n news) merged {
 		seen = seen.copied()
 		seen.ended, known.ended = true, true
 	}
-	// A state that mergeDamaged raised, within the version that is here, stays until
+	// If mergeDamaged raised the state within the cached version, the state stays until
 	// Resume or a newer version.
 	raised := seen.same(known) && known.state > seen.state && n.did != ActionResume
 	switch {
@@ -54,12 +54,13 @@ func mergeSameToken(known, seen *cachedKey, n news) merged {
 	return merged{known, n.from != readNow}
 }
 
-// mergeDamaged goes on with mergeSameToken if seen is damaged. What was believed last
-// stays beside the damage, so that the record after the repair can be compared with
-// it. Of a damaged record only that counts which this process did to it: whatever else
-// it says, somebody may have written by hand. known is a copy, and is changed.
+// mergeDamaged is the part of mergeSameToken for a damaged seen. The record that was
+// believed last stays beside the damage, so that the record after the repair can be
+// compared with it. From a damaged record, only what this process did itself counts:
+// somebody may have written the rest by hand. known is a copy, and mergeDamaged changes
+// it.
 func mergeDamaged(known, seen *cachedKey, damage error, n news) merged {
-	if known.state == Revoked { // which damage must not hide
+	if known.state == Revoked { // damage must not hide a revocation
 		return merged{key: known}
 	}
 	known.set(trouble{damage: damage})
@@ -73,8 +74,8 @@ func mergeDamaged(known, seen *cachedKey, damage error, n news) merged {
 	return merged{known, true}
 }
 
-// doneTo returns how much of what a record says this process has done itself: the
-// key's state, and whether the token was ended.
+// doneTo returns which part of seen this process has done itself: the key's state, and
+// whether the token was ended.
 func (n news) doneTo(seen *cachedKey) (state State, ended bool) {
 	state = Active
 	switch n.did {
@@ -87,28 +88,30 @@ func (n news) doneTo(seen *cachedKey) (state State, ended bool) {
 }
 
 // dropped reports whether seen, a record that is believed and not older, no longer
-// lists the token: it ended long ago, which is not forgotten.
+// lists the token. Such a token ended long ago, and stays refused.
 func dropped(known, seen *cachedKey) bool {
 	return seen.unlisted && seen.trouble().damage == nil && !struckOut(known, seen) &&
 		seen.info.Version >= known.info.Version && known.state != Revoked
 }
 
 // struckOut reports whether somebody took the token out of its record by hand: seen is
-// of another key, or of the version that listed the token before.
+// of another key, or of the same version that listed the token before.
 func struckOut(known, seen *cachedKey) bool {
 	return seen.unlisted && seen.trouble().damage == nil &&
 		(seen.info.ID != known.info.ID || seen.same(known) && !known.unlisted)
 }
 
 // mergeOtherToken decides between two records of one key that were seen through two of
-// its tokens: row, the first record of a token that is answered next, and known, which
-// the cache has for another token. It returns what each token is to be judged by, and
-// changes neither record. If nothing changes for a token, its record itself comes back.
+// its tokens. row is the first record of the token that is answered next; known is the
+// cached record of another token. The results are what each token is judged by. Neither
+// record is changed. If nothing changes for a token, its record itself is returned.
 //
 //   - A revocation counts for both tokens.
-//   - If known is older, its token is read again before its next answer.
-//   - If row is older, or another record of the same version, both records count for
-//     row's token; see bothFor. It is read again before the answer after this one.
+//   - If known is older, its token's record is read again before that token's next
+//     answer.
+//   - If row is older, or a different record of the same version, both records count
+//     for row's token; see bothFor. Row's token is answered once, then its record is
+//     read again.
 func mergeOtherToken(row, known *cachedKey) (forRow, forKnown merged) {
 	forRow, forKnown = merged{key: row}, merged{key: known}
 	switch {
@@ -125,9 +128,10 @@ func mergeOtherToken(row, known *cachedKey) (forRow, forKnown merged) {
 	return forRow, forKnown
 }
 
-// bothFor makes a record for row's token that has the terms of known, a record of the
-// same key, and forbids what row forbids too. The window and the end are row's. It
-// counts as unlisted, because nobody knows whether known lists row's token.
+// bothFor returns a record for row's token with the terms of known, a record of the
+// same key. The result keeps row in trouble.also, so what row forbids is forbidden too.
+// Its validity window and end are row's. The token counts as unlisted, because known
+// was not read through it.
 func bothFor(row, known *cachedKey) *cachedKey {
 	both := &cachedKey{view: view{id: row.id, terms: known.terms, about: known.about}}
 	both.own()
@@ -139,14 +143,14 @@ func bothFor(row, known *cachedKey) *cachedKey {
 	return both
 }
 
-// same reports whether two records are of one version of one history.
+// same reports whether two records have the same version of the same history.
 func (k *cachedKey) same(other *cachedKey) bool {
 	return k.info.Version == other.info.Version && k.head == other.head
 }
 
-// outranks reports whether a record is newer than another, or of the same version and
-// different. Two records of one version of one history can differ in their state:
-// mergeDamaged remembers a suspension or a revocation of a damaged row so.
+// outranks reports whether k is newer than other, or differs from it at the same
+// version. Two records of one version and one history can differ in their state:
+// mergeDamaged raises the state for a suspension or a revocation of a damaged row.
 func (k *cachedKey) outranks(other *cachedKey) bool {
 	if k.info.Version != other.info.Version {
 		return k.info.Version > other.info.Version
@@ -154,7 +158,7 @@ func (k *cachedKey) outranks(other *cachedKey) bool {
 	return k.head != other.head || k.info.State != other.info.State
 }
 
-// copied returns a copy that nobody else has yet.
+// copied returns a copy that no other goroutine has yet.
 func (k *cachedKey) copied() *cachedKey { return &cachedKey{view: k.view} }
 
 // with returns a copy that has this trouble, or none.
@@ -171,7 +175,7 @@ func (k *cachedKey) revokedAt(at time.Time) *cachedKey {
 	return k
 }
 
-// raise gives a key that nobody else has yet a state that forbids more.
+// raise sets a state that forbids more. No other goroutine may have k yet.
 func (k *cachedKey) raise(state State, revokedAt time.Time) {
 	if state != Revoked {
 		revokedAt = time.Time{}

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// The tests of this file are inside the package because what they try is pure: two
-// records go in, one comes out. They try every pair of a small domain, of which few
-// pairs can be brought about through a store.
+// The tests of this file are inside the package because they try pure functions: two
+// records go in, one comes out. They try every pair of a small domain. Only few of
+// these pairs can be brought about through a store.
 
-// sample is a record in that domain. Records of another version, or of another
-// history, differ in one ability each that they do not have: see lacks.
+// sample is a record in that domain. Each version and each history lacks one ability
+// that the others have: see lacks.
 type sample struct {
 	key, version, head int
 	state              State
 	ended, unlisted    bool
 	damaged            bool
-	also               bool // beside an older record, which is suspended
+	also               bool // trouble.also is an older record, which is suspended
 }
 
 var errSample = errors.New("the record is damaged")
@@ -41,16 +41,16 @@ func samples(keys int, lists []sample) (all []sample) {
 }
 
 var (
-	// What the cache can have: bothFor makes records that are unlisted and not ended.
+	// Records that the cache can have: bothFor makes some that are unlisted and not ended.
 	knownSamples = samples(1, []sample{{}, {ended: true}, {unlisted: true}, {unlisted: true, ended: true},
 		{damaged: true}, {ended: true, damaged: true}, {also: true}})
-	// What can be read: a record that does not list the token has no end for it.
+	// Records that can be read: one that does not list the token always counts as ended.
 	seenSamples = samples(2, []sample{{}, {ended: true}, {unlisted: true, ended: true},
 		{damaged: true}, {ended: true, damaged: true}, {unlisted: true, ended: true, damaged: true}})
 	rowSamples = samples(1, []sample{{}, {ended: true}})
 )
 
-// lacks is the ability that only this sample's terms do not have.
+// lacks returns the ability that only this sample's terms do not have.
 func (s sample) lacks() Ability { return sampleAbilities[s.version*2+s.head] }
 
 var sampleAbilities = func() (all []Ability) {
@@ -83,8 +83,8 @@ func (s sample) record(id byte) *cachedKey {
 	return k
 }
 
-// allows is the mask of the abilities that a record is accepted for, at a time when
-// only its state and its end count.
+// allows returns a mask of the abilities that a record is accepted for, at a time at
+// which only its state and its end count.
 func allows(k *cachedKey) (mask int) {
 	if k.trouble().damage != nil {
 		return 0
@@ -98,8 +98,8 @@ func allows(k *cachedKey) (mask int) {
 	return mask
 }
 
-// alike reports whether two records are equal in all that a request or a later merge
-// looks at.
+// alike reports whether two records are equal in every field that a request or a later
+// merge looks at.
 func alike(a, b *cachedKey) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -111,13 +111,13 @@ func alike(a, b *cachedKey) bool {
 		a.info.RevokedAt.Equal(b.info.RevokedAt) && fmt.Sprint(s.damage) == fmt.Sprint(t.damage) && alike(s.also, t.also)
 }
 
-// untouched returns a function that reports whether a record is what it was.
+// untouched returns a function that reports whether a record is still unchanged.
 func untouched(k *cachedKey) func() bool {
 	view, about := k.view, *k.about
 	return func() bool { return k.view == view && reflect.DeepEqual(*k.about, about) }
 }
 
-// broken counts the rules that did not hold, and tells of the first of each.
+// broken counts the violations of each rule, and reports the first of each.
 type broken map[string]int
 
 func (b broken) check(t *testing.T, holds bool, rule, format string, of ...any) {
@@ -129,7 +129,7 @@ func (b broken) check(t *testing.T, holds bool, rule, format string, of ...any) 
 	}
 }
 
-// ways are the ways by which a record can come to be known.
+// ways returns a news for every way in which a Verifier can learn of a record.
 func ways() (all []news) {
 	for _, id := range []CredentialID{{1}, {2}} {
 		for _, did := range []Action{"", ActionSuspend, ActionResume, ActionRevoke, ActionRetire} {
@@ -153,7 +153,8 @@ func TestCacheMergesTwoRecordsOfOneToken(t *testing.T) {
 				cases++
 				b.check(t, m.key != known, "what the cache has is not put again", "%+v %+v %+v", ks, ss, n)
 				checkSameToken(t, b, ks, ss, n, m)
-				// A revocation hides a damage, but only from the second time on.
+				// Once the cached record is revoked, damage is no longer noted beside it. So the
+				// second result may differ from the first there.
 				again := mergeSameToken(m.key, seen, n)
 				b.check(t, alike(again.key, m.key) && again.doubt == m.doubt || m.key.state == Revoked && again.key.state == Revoked,
 					"the same news again changes nothing", "%+v %+v %+v", ks, ss, n)
@@ -216,7 +217,8 @@ func checkSameToken(t *testing.T, b broken, ks, ss sample, n news, m merged) {
 	}
 }
 
-// sound is the sample's record without its trouble: what was believed of it last.
+// sound returns the sample's record without its trouble: the record that was believed
+// last.
 func (s sample) sound() *cachedKey {
 	s.damaged, s.also = false, false
 	return s.record(1)
@@ -265,7 +267,7 @@ func TestCacheMergesRecordsOfTwoTokens(t *testing.T) {
 	}
 }
 
-// atTimes is the sample's terms for the token of another record.
+// atTimes returns the sample's terms with the end and the times of row's token.
 func (s sample) atTimes(row *cachedKey) *cachedKey {
 	k := s.sound()
 	k.ended, k.notBefore, k.notAfter, k.until = row.ended, row.notBefore, row.notAfter, row.until

@@ -10,27 +10,27 @@ import (
 	"github.com/go-apikey/apikey/internal/table"
 )
 
-// warm is what is known of proven tokens: their keys, which every request reads
-// without a lock, and what writers keep beside each. Whoever writes holds cache.mu.
+// warm is what the Verifier knows of proven tokens: the cachedKeys, which every request
+// reads without a lock, and an entry beside each, for writers. A writer holds cache.mu.
 type warm struct {
-	seed  [2]uint64 // nobody outside the process knows which IDs are neighbours
+	seed  [2]uint64 // keys the hash: nobody can choose IDs that share a group
 	keys  *table.Table[cachedKey]
-	byKey map[KeyID]*entry // and its siblings
+	byKey map[KeyID]*entry // the first entry; see entry.sibling
 
-	// For victim: entries of use, and idle ones, which nobody can use as they are.
+	// For victim: entries that a request can use, and idle ones, which none can use now.
 	useful, idle queue
-	hand         *entry // in useful: how far victim has come
-	broom        *entry // likewise: how far sweep has come
+	hand         *entry // in useful: where victim goes on
+	broom        *entry // in useful: where sweep goes on
 }
 
-// entry is what writers keep of a proven token.
+// entry is what only writers need of a proven token.
 type entry struct {
 	key          *cachedKey    // the newest record; nil when the entry was removed
 	older, newer *entry        // in its queue
 	sibling      *entry        // another token of the same key
-	notBefore    time.Duration // by the monotonic clock: nobody reads the record again until then; never: somebody is at it
+	notBefore    time.Duration // no re-read before this (monotonic); never: one runs now
 	size         int32
-	claims       claims // what the token says of itself
+	claims       claims // what the token's text says
 	idle         bool   // which queue it is in
 }
 
@@ -74,7 +74,7 @@ func (w *warm) hash(id *CredentialID) uint64 {
 	return hi ^ lo
 }
 
-// entry returns what writers keep of an ID, nil if it is not here.
+// entry returns the entry of an ID, nil if there is none.
 func (w *warm) entry(id CredentialID) *entry {
 	s := w.keys.Search(w.hash(&id))
 	for k := s.Next(); k != nil; k = s.Next() {
@@ -90,7 +90,7 @@ func (w *warm) entry(id CredentialID) *entry {
 	return nil
 }
 
-// siblings are the entries of one key.
+// siblings returns the entries of one key.
 func (w *warm) siblings(id KeyID) (all []*entry) {
 	for e := w.byKey[id]; e != nil; e = e.sibling {
 		all = append(all, e)
@@ -98,7 +98,7 @@ func (w *warm) siblings(id KeyID) (all []*entry) {
 	return all
 }
 
-// add puts a token that is not there at the young end.
+// add puts a token that is not cached at the newest end of its queue.
 func (w *warm) add(e *entry) {
 	w.keys.Add(e.key)
 	w.link(e)
@@ -112,7 +112,7 @@ func (w *warm) queueOf(e *entry) *queue {
 	return &w.useful
 }
 
-// sort has an entry be in the queue where it belongs.
+// sort moves an entry into the queue where it belongs.
 func (w *warm) sort(e *entry, idle bool) {
 	if e.idle != idle {
 		w.cut(e)
@@ -134,7 +134,7 @@ func (w *warm) cut(e *entry) {
 
 // replace gives an entry another record of its token.
 func (w *warm) replace(e *entry, k *cachedKey) {
-	moved := e.key.info.ID != k.info.ID // to another key, by hand
+	moved := e.key.info.ID != k.info.ID // the credential was moved to another key by hand
 	if moved {
 		w.unlink(e)
 	}
@@ -173,17 +173,18 @@ func (w *warm) unlink(e *entry) {
 	e.sibling = nil
 }
 
-// victim chooses what to evict, never the entry to be kept; nil if there is nothing.
+// victim chooses the entry to evict, never keep; nil if there is none.
 //
-// Idle entries leave first, the oldest of them before the others, and an idle one
-// never makes a useful one leave: whoever has thousands of suspended keys, and
-// presents their tokens, would empty the cache of other merchants' keys.
+// Idle entries leave first, the oldest of them before the others, and an idle entry
+// never makes a useful one leave. Otherwise somebody who has thousands of suspended
+// keys, and presents their tokens, would empty the cache of other merchants' keys.
 //
-// Of the useful ones it is SIEVE (Zhang et al., NSDI 2024): a hand walks from old
-// to young, spares once whatever was hit since it passed, and stops at the first
-// that was not. So a hit writes one bit and moves nothing; keys that are used once
-// go before those that come back; and only proven tokens are here at all, so junk
-// evicts nobody. The walk is bounded, because others wait for the lock meanwhile.
+// Among the useful entries, victim is SIEVE (Zhang et al., NSDI 2024). A hand walks
+// from old to new. It skips once each entry that was hit since the hand passed, and
+// stops at the first that was not hit. So a hit writes one bit and moves nothing. Keys
+// that are used once leave before keys that come back. Only proven tokens are here at
+// all, so made-up tokens evict no entry. The walk is bounded, because others wait for
+// the lock meanwhile.
 func (w *warm) victim(keep *entry, now int64) *entry {
 	if w.idle.oldest == nil {
 		w.sweep(now)
@@ -208,8 +209,8 @@ func (w *warm) victim(keep *entry, now int64) *entry {
 	return w.useful.next(&w.hand)
 }
 
-// sweep looks for entries whose time is over, a few at each eviction: those that
-// are presented again are found without it.
+// sweep looks at a few useful entries on each eviction, for one that has expired. If
+// the token of such an entry is presented again, cache.expired finds it without sweep.
 func (w *warm) sweep(now int64) {
 	for range 8 {
 		if e := w.useful.next(&w.broom); e != nil && e.key.until <= now {
@@ -219,8 +220,8 @@ func (w *warm) sweep(now int64) {
 	}
 }
 
-// next is the entry under a hand, which moves on, and after the newest begins
-// again with the oldest.
+// next returns the entry under a hand, and moves the hand on to the next newer entry.
+// After the newest entry, the hand starts again at the oldest.
 func (q *queue) next(hand **entry) *entry {
 	e := *hand
 	if e == nil {
@@ -232,52 +233,52 @@ func (q *queue) next(hand **entry) *entry {
 	return e
 }
 
-// cachedKey is a verified key, shared by all who hold it: immutable but for the
-// marks of its use. What a hit reads is small and lies together; the rest is
-// elsewhere.
+// cachedKey is a verified key. All its holders share it. It is immutable except for
+// usedUntil and marks. The fields that a hit reads come first and are small; the others
+// are behind the about pointer.
 //
-// It is two lines of memory, of 64 bytes each, and begins where one does.
+// A cachedKey is two cache lines of 64 bytes, and starts where a line starts.
 type cachedKey struct {
 	usedUntil atomic.Int64 // see usage.mark
 	view
-	marks atomic.Uint32 // markTouched and the other
-	epoch uint32        // readAt counts while cache.epoch is this
+	marks atomic.Uint32 // markTouched and markExpired
+	epoch uint32        // readAt is valid while cache.epoch is equal
 }
 
-// It does not build with a larger one.
+// The build fails if a cachedKey is larger.
 const _ = 128 - unsafe.Sizeof(cachedKey{})
 
 // The marks of a cachedKey.
 const (
-	markTouched uint32 = 1 << iota // hit since warm's hand passed
+	markTouched uint32 = 1 << iota // hit since warm.hand passed
 	markExpired                    // see cache.expired
 )
 
-// view is what is known of a key.
+// view is what the Verifier knows of a key through one token.
 type view struct {
-	proof  [16]byte // what cache.digest makes of the token; zero while it is not warm
+	proof  [16]byte // cache.digest of the token; zero while the token is not warm
 	id     CredentialID
 	readAt instant // start of the read; zero: read again before the next answer
 	terms
 	*about
 }
 
-// about is what judging a request rarely needs. It is never changed: see own.
+// about is what judge rarely needs. It is never changed: see own.
 type about struct {
 	info     Info
 	head     [32]byte
 	notAfter int64    // the end of the credential; see terms.until
-	unlisted bool     // ended for that alone that the record does not list it
+	unlisted bool     // ended only because the record does not list the token
 	wrong    *trouble // nil unless terms.troubled
 }
 
-// trouble is what few keys have.
+// trouble is what is wrong with a record; few records have any.
 type trouble struct {
-	damage error      // the record is not to be believed
+	damage error      // the record is not believed
 	also   *cachedKey // a record that disagrees: what it forbids is forbidden too
 }
 
-// trouble returns that of a key, which for most is none.
+// trouble returns the trouble of a key; for most keys, none.
 func (k *cachedKey) trouble() trouble {
 	if !k.troubled {
 		return trouble{}
@@ -285,7 +286,7 @@ func (k *cachedKey) trouble() trouble {
 	return *k.wrong
 }
 
-// set gives a key that nobody else has yet other trouble, or none.
+// set gives k other trouble, or none. No other goroutine may have k yet.
 func (k *cachedKey) set(t trouble) {
 	if k.troubled || t != (trouble{}) {
 		k.own()
@@ -293,8 +294,8 @@ func (k *cachedKey) set(t trouble) {
 	}
 }
 
-// own gives a key that nobody else has yet an about that is not shared, so that it
-// can be changed.
+// own gives k an about of its own, so that the caller can change it. No other goroutine
+// may have k yet.
 func (k *cachedKey) own() {
 	a := *k.about
 	k.about = &a
