@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Times that are computed have the same bounds as times that are given: what
-// the years of RFC 3339 can write. encoding/json refuses any other, and one such
-// time would keep a whole list of keys from being written.
+// Times that are computed have the same bounds as times that are given: the years
+// that RFC 3339 can write. encoding/json refuses any other year. One such time would
+// keep a whole list of keys from being written.
 var (
 	firstInstant = time.Date(1, 1, 1, 0, 0, 0, 1000, time.UTC) // the zero time means none
 	lastInstant  = time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
 )
 
-// micros is the one place where times are brought to the precision that every
-// engine keeps: UTC, whole microseconds, truncated.
+// micros brings a time to the precision that every engine keeps: UTC, whole
+// microseconds, truncated. No other function does this.
 func micros(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
@@ -25,7 +25,7 @@ func micros(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Microsecond)
 }
 
-// notTooFar refuses a time after the year 9999, whether a caller gave it or it
+// notTooFar refuses a time after the year 9999, whether a caller gave the time or it
 // was computed from what a caller gave.
 func notTooFar(what string, t time.Time) error {
 	if t.After(lastInstant) {
@@ -34,8 +34,8 @@ func notTooFar(what string, t time.Time) error {
 	return nil
 }
 
-// shownTime is a stored time as it is shown. An earlier version, or whoever
-// writes to the database, may have stored one that no JSON can hold.
+// shownTime returns a stored time as it is shown. An earlier version, or somebody who
+// writes to the database, may have stored a time that no JSON can hold.
 func shownTime(t time.Time) time.Time {
 	switch {
 	case t.IsZero():
@@ -61,12 +61,12 @@ func monthsAfter(t time.Time, months int) time.Time {
 
 // canonicalOrigin writes a web origin in the one form that browsers send (RFC 6454
 // §6.2; https://url.spec.whatwg.org/#host-parsing): lower case, no default port, an
-// IPv4 address with four numbers, an IPv6 address as RFC 5952 writes it. What no
-// browser sends becomes "", which no key lists; so does "null", which sandboxed pages
-// and files send: it is nobody's origin.
+// IPv4 address with four numbers, an IPv6 address as RFC 5952 writes it. An origin that
+// no browser sends becomes "", which no key lists. "null" becomes "" too: sandboxed
+// pages and files send it, and it identifies no page.
 //
-// Other schemes than http and https are those of extensions and of apps whose pages
-// are in a WebView: chrome-extension://…, capacitor://localhost.
+// Schemes other than http and https are those of extensions and of apps whose pages are
+// in a WebView: chrome-extension://…, capacitor://localhost.
 func canonicalOrigin(s string) string {
 	if len(s) > 300 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return ""
@@ -83,7 +83,7 @@ func canonicalOrigin(s string) string {
 		host = ipv6Host(host)
 	case !isHost(host):
 		return ""
-	case web && endsInNumber(host): // whatever ends so is an IPv4 address or nothing
+	case web && endsInNumber(host): // then the host is an IPv4 address or invalid
 		host = ipv4Host(strings.TrimSuffix(host, "."))
 	}
 	if port == "80" && scheme == "http" || port == "443" && scheme == "https" {
@@ -98,10 +98,10 @@ func canonicalOrigin(s string) string {
 	return scheme + "://" + host
 }
 
-// opaqueSchemes are of no page, or of pages whose origin is sent as "null".
+// opaqueSchemes belong to no page, or to pages whose origin is sent as "null".
 var opaqueSchemes = []string{"about", "blob", "data", "file", "filesystem", "ftp", "javascript", "mailto", "view-source", "vbscript", "ws", "wss"}
 
-// isScheme: RFC 3986 §3.1, in lower case.
+// isScheme follows RFC 3986 §3.1, in lower case.
 func isScheme(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -112,8 +112,8 @@ func isScheme(s string) bool {
 	return s != ""
 }
 
-// cutPort splits host and port, which it writes without leading zeros. "host:" is no
-// origin.
+// cutPort splits host and port, and writes the port without leading zeros. "host:" is
+// no origin.
 func cutPort(s string) (host, port string, ok bool) {
 	at := strings.LastIndexByte(s, ':')
 	if at < 0 || strings.HasSuffix(s, "]") {
@@ -127,9 +127,9 @@ func cutPort(s string) (host, port string, ok bool) {
 	return s[:at], strconv.FormatUint(n, 10), true
 }
 
-// isHost takes the names that DNS can have, an underscore too, and a dot at the end.
-// The standard lets browsers send some characters more, which no name has. A label
-// that begins with xn-- has to have something that is encoded.
+// isHost accepts the names that DNS can have, also with underscores and with a dot at
+// the end. The standard lets browsers send some more characters, which no name has. A
+// label that begins with xn-- must have an encoded part.
 func isHost(s string) bool {
 	if len(s) > 253 {
 		return false
@@ -163,7 +163,8 @@ func endsInNumber(host string) bool {
 }
 
 // ipv4Host is the standard's IPv4 parser: one to four numbers, each decimal, octal or
-// hexadecimal, of which the last fills what is left. "" if it fails.
+// hexadecimal. The last number fills the bytes that are left. If the host is invalid,
+// the result is "".
 func ipv4Host(host string) string {
 	parts := strings.Split(host, ".")
 	if len(parts) > 4 {
@@ -185,7 +186,7 @@ func ipv4Host(host string) string {
 	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}).String()
 }
 
-// ipv4Number reads one of them; false if it is none.
+// ipv4Number reads one number of an IPv4 address; false if it is none.
 func ipv4Number(s string) (uint64, bool) {
 	base := 10
 	switch {
@@ -206,7 +207,7 @@ func ipv4Number(s string) (uint64, bool) {
 	if err != nil && !isRange(err) {
 		return 0, false
 	}
-	return n, true // one that is out of range is far beyond 2³²
+	return n, true // a number out of range is far beyond 2³²
 }
 
 func isRange(err error) bool {
@@ -221,7 +222,7 @@ func ipv6Host(host string) string {
 	if !closed || err != nil || !addr.Is6() || addr.Zone() != "" {
 		return ""
 	}
-	if addr.Is4In6() { // of which netip writes the end as an IPv4 address
+	if addr.Is4In6() { // netip writes the end of these as an IPv4 address
 		b := addr.As16()
 		hex := func(i int) string { return strconv.FormatUint(uint64(b[i])<<8|uint64(b[i+1]), 16) }
 		return "[::ffff:" + hex(12) + ":" + hex(14) + "]"

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// core is what Manager and Verifier share: how a token is proven against a
-// record, and when a record is believed.
+// core is what Manager and Verifier share: how a token is proven against a record, and
+// when a record is believed.
 type core struct {
 	prefix         string
 	catalog        *Catalog
@@ -16,10 +16,10 @@ type core struct {
 	ring           ring
 	acceptUntagged bool
 	forms          *forms
-	skew           time.Duration // a Manager's; a Verifier has none
+	skew           time.Duration // of a Manager; 0 in a Verifier
 }
 
-// newCore is the part of a configuration that both constructors check.
+// newCore checks the part of a configuration that both constructors have.
 func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper, untagged bool) (core, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return core{}, err
@@ -44,8 +44,8 @@ func newCore(prefix string, catalog *Catalog, hashers []Hasher, peppers []Pepper
 	}, nil
 }
 
-// sampleOf is a hash in the form of a Hasher's own, made of nothing and without its
-// cost. Of one of the program's own only the name is known.
+// sampleOf returns a hash in the form of a Hasher's own, of zeros and without its cost.
+// If the Hasher is one of the program's own, only its name is known.
 func sampleOf(h Hasher) string {
 	switch h := h.(type) {
 	case *Argon2id:
@@ -56,8 +56,8 @@ func sampleOf(h Hasher) string {
 	return "$" + h.Name() + "$x"
 }
 
-// canRead reports whether a Hasher can read what another one of its name makes. Of one
-// of the program's own nobody can say more than that the names agree.
+// canRead reports whether a Hasher can read what another one of its name makes. If the
+// Hasher is one of the program's own, only the names can be compared.
 func canRead(h, minting Hasher) bool {
 	switch h := h.(type) {
 	case *Argon2id:
@@ -74,8 +74,8 @@ func samePepper(a, b *pepperKeys) bool {
 	return a != nil && b != nil && sameText(string(markOf(a)), string(markOf(b)))
 }
 
-// validHashers finds a Hasher that could never work: its hashes would be called
-// damaged in the traffic.
+// validHashers refuses a Hasher that could never work. Otherwise its hashes would be
+// called damaged only when requests come.
 func validHashers(hashers []Hasher, peppers ring) error {
 	for _, h := range hashers {
 		switch h := h.(type) {

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// flights lets callers who want the same thing at the same time share one run
-// of it. The run belongs to nobody's request: a first caller who hangs up fails
-// nobody else, and a run ends, because flightTime bounds it. One that does not,
-// because the store does not look at its context, is left behind: another
-// connection may work.
+// flights lets callers who want the same thing at the same time share one run of it.
+// The run belongs to no request: if the first caller hangs up, the others still get
+// their answer. A run ends, because flightTime bounds it. If one does not end, because
+// the store does not look at its context, it is left behind and a new run begins:
+// another connection may work.
 type flights[K comparable, V any] struct {
-	tasks *tasks // for do; nil where only within is called
+	tasks *tasks // for do and shared; nil if only within is called
 	mu    sync.Mutex
 	m     map[K]*flight[V]
-	left  int // behind, and not ended
+	left  int // runs that were left behind and have not ended
 }
 
 type flight[V any] struct {
 	began   time.Time
 	left    bool
 	waiting int           // callers of shared
-	stop    func()        // likewise: when nobody waits any more
+	stop    func()        // of shared: called when nobody waits any more
 	done    chan struct{} // nil: nobody waits
 	v       V
 	err     error
@@ -50,15 +50,15 @@ func (f *flights[K, V]) do(ctx context.Context, key K, run func(context.Context)
 	return fl.wait(ctx, f.tasks)
 }
 
-// shared is do for work that is given up when the last of its callers has hung up,
-// and not before: no caller can take another's away.
+// shared is do for work that is given up when the last of its callers has hung up, and
+// not before: no caller can end the work of another.
 func (f *flights[K, V]) shared(ctx context.Context, key K, run func(context.Context) (V, error)) (V, error) {
 	fl, first := f.join(key, true)
 	defer f.hangUp(key, fl)
 	if first {
 		work, stop := context.WithCancel(context.WithoutCancel(ctx))
 		f.mu.Lock()
-		fl.stop = stop // nobody has needed it: its first caller waits
+		fl.stop = stop // not needed before: the first caller still waits
 		f.mu.Unlock()
 		if !f.tasks.start(work, func(ctx context.Context) {
 			fl.v, fl.err = run(ctx)
@@ -70,7 +70,8 @@ func (f *flights[K, V]) shared(ctx context.Context, key K, run func(context.Cont
 	return fl.wait(ctx, f.tasks)
 }
 
-// hangUp ends a caller's part in shared. Who comes after the last one begins anew.
+// hangUp ends a caller's part in shared. A caller who comes after the last one has left
+// begins a new run.
 func (f *flights[K, V]) hangUp(key K, fl *flight[V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,10 +83,11 @@ func (f *flights[K, V]) hangUp(key K, fl *flight[V]) {
 	}
 }
 
-// within is for a task, which is nobody's request and bounded already: it runs
-// what it wants itself. Two goroutines that hand over to each other cost more
-// than the query between them. A run has no more time than the task that it is
-// of: who joined it, and has time left when it fails, tries once more.
+// within is do for tasks: a task is no request, and its context is bounded already. The
+// first task runs the function itself, because two goroutines that hand over to each
+// other cost more than the query between them. A run has no more time than the task
+// that began it. If the run fails, a task that joined it, and has time left, tries once
+// more.
 func (f *flights[K, V]) within(task context.Context, key K, run func(context.Context) (V, error)) (v V, err error) {
 	for range 2 {
 		fl, first := f.join(key, false)
@@ -103,8 +105,8 @@ func (f *flights[K, V]) within(task context.Context, key K, run func(context.Con
 	return v, err
 }
 
-// join returns the flight of a key, and whether it is new. Whoever finds one waits
-// for it; waits is whether its first caller does too.
+// join returns the flight of a key, and whether it is new. A caller who finds a flight
+// waits for it; waits says whether its first caller does too.
 func (f *flights[K, V]) join(key K, waits bool) (fl *flight[V], first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -144,11 +146,11 @@ func (f *flights[K, V]) end(key K, fl *flight[V]) {
 	}
 }
 
-// wait returns what the run has answered, or that ctx has ended, or that the run
-// takes longer than any may: a store may not look at its context.
+// wait returns what the run has answered, or an error if ctx ends or the run takes
+// longer than flightTime: a store may not look at its context.
 func (fl *flight[V]) wait(ctx context.Context, t *tasks) (v V, err error) {
 	select {
-	case <-fl.done: // an answer that is there counts, also when the context has ended
+	case <-fl.done: // an answer counts, even if the context has ended
 		return fl.v, fl.err
 	default:
 	}
@@ -197,16 +199,16 @@ func (t *tasks) start(ctx context.Context, work func(context.Context)) bool {
 	})
 }
 
-// detached is a context with the values of another one, without its end. It ends
-// after flightTime, or with the tasks.
+// detached returns a context with the values of another one, but not its end. The new
+// context ends after flightTime, or with the tasks.
 func (t *tasks) detached(from context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(t.ctx, flightTime)
 	return valuesOf{ctx, from}, cancel
 }
 
-// reuse is forever for work that comes again and again: a goroutine that has done
-// some waits for more, because the stack of a new one has to grow first. It does not
-// wait where others do already.
+// reuse is forever for work that comes again and again. A goroutine that has done some
+// waits for more, because the stack of a new one has to grow first. It does not wait if
+// maxResting others wait already.
 func (t *tasks) reuse(work func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -240,7 +242,7 @@ func (t *tasks) workOn(work func()) {
 	}
 }
 
-// timer returns one that fires after flightTime, which putBack takes again.
+// timer returns a timer that fires after flightTime. putBack takes the timer back.
 func (t *tasks) timer() *time.Timer {
 	if timer, ok := t.timers.Get().(*time.Timer); ok {
 		timer.Reset(flightTime)
@@ -250,7 +252,7 @@ func (t *tasks) timer() *time.Timer {
 }
 
 func (t *tasks) putBack(timer *time.Timer) {
-	timer.Stop() // and what it had to say is gone
+	timer.Stop() // a tick that nobody received is gone
 	t.timers.Put(timer)
 }
 
@@ -261,7 +263,7 @@ type valuesOf struct {
 }
 
 func (c valuesOf) Value(key any) any {
-	if v := c.Context.Value(key); v != nil { // by which the package knows its own contexts
+	if v := c.Context.Value(key); v != nil { // how package context finds a parent
 		return v
 	}
 	return c.values.Value(key)
@@ -284,8 +286,8 @@ func (t *tasks) close(ctx context.Context) {
 	t.drain(ctx)
 }
 
-// drain begins no more tasks, and waits for those there are until ctx ends: a store
-// that does not look at its context may hold one for ever.
+// drain begins no more tasks, and waits until the running ones have ended or ctx ends:
+// a store that does not look at its context may hold a task for ever.
 func (t *tasks) drain(ctx context.Context) {
 	t.mu.Lock()
 	t.closed = true
@@ -301,9 +303,9 @@ func (t *tasks) drain(ctx context.Context) {
 	}
 }
 
-// bounded runs code of the program's own, which may hang without looking at its
-// context, or panic: neither may take the caller's goroutine or the process with
-// it. What it panicked with is not repeated: it may hold a secret.
+// bounded runs code of the program's own. Such code may hang without looking at its
+// context, or panic: neither may stop the caller's goroutine or the process. The value
+// of a panic is not repeated, because it may be a secret.
 func bounded[T any](ctx context.Context, d time.Duration, call func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	type result struct {
@@ -324,7 +326,7 @@ func bounded[T any](ctx context.Context, d time.Duration, call func(context.Cont
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		select { // it may have answered just then
+		select { // the answer may have come just then
 		case r := <-done:
 			return r.value, r.err
 		default:
@@ -336,7 +338,7 @@ func bounded[T any](ctx context.Context, d time.Duration, call func(context.Cont
 
 var errPanicked = errors.New("it panicked")
 
-// pause waits, or less if the context ends.
+// pause waits for d, or less if the context ends.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():

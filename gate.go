@@ -7,38 +7,37 @@ import (
 	"time"
 )
 
-// gate bounds work that callers can ask for: at most so many at once, at most so
-// much weight, a bounded queue, and a bounded wait. Whoever waits too long, or
-// finds no place in the queue, gets ErrBusy, which is an honest 503 and not an
-// outage.
+// gate bounds work that callers can ask for: at most so many at once, at most so much
+// weight, a bounded queue, and a bounded wait. A caller who waits too long, or finds no
+// place in the queue, gets ErrBusy: that is a 503 answer, and not an outage.
 //
-// Its queue is fair. Callers wait in lines, by a path that says on whose behalf
-// they ask, and the lines take turns, whatever their lengths; a full queue makes
-// room for a caller of a short line by sending away the last of the longest. So
-// nobody can fill it for others: neither one account with a thousand requests,
-// nor one network with a million made-up tokens.
+// The queue of a gate is fair. Callers wait in lines, by a path that says on whose
+// behalf they ask. The lines take turns, whatever their lengths. If the queue is full,
+// a caller of a short line still gets in: the last caller of the longest line is sent
+// away. So nobody can fill the queue for others: neither one account with a thousand
+// requests, nor one network with a million made-up tokens.
 type gate struct {
 	capacity   int64
-	share      int64 // least weight of one: capacity ÷ slots, which makes it a bound on the number too
+	share      int64 // least weight of one caller, so that slots is a bound too
 	wait       time.Duration
 	maxWaiting int
-	waited     func(time.Duration, error) // nil: nobody asks
+	waited     func(time.Duration, error) // nil: no hook
 
 	mu    sync.Mutex
 	free  int64
 	queue line
 }
 
-// path says in which line a caller waits, from the widest group to the
-// narrowest. Each level takes turns by itself: a group that splits itself into
-// many below gains nothing against the others beside it.
+// path says in which line a caller waits, from the widest group to the narrowest. Each
+// level takes turns by itself: a group that splits itself into many lower groups gains
+// nothing against the groups beside it.
 type path [4]string
 
-// caller waits for its turn.
+// caller is one caller who waits for their turn.
 type caller struct {
 	weight int64
 	queued bool
-	turn   chan error // nil: it may work; ErrBusy: it had to make room
+	turn   chan error // nil: may work; ErrBusy: had to make room
 }
 
 func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
@@ -46,9 +45,9 @@ func newGate(capacity, slots int64, wait time.Duration, maxWaiting int) *gate {
 	return &gate{capacity: capacity, share: capacity / slots, wait: wait, maxWaiting: maxWaiting, free: capacity}
 }
 
-// enter waits for room, and whoever got some leaves. A caller who has hung up
-// gets none, not even where there is some: a flood of requests that are dropped
-// at once must not run a hash each.
+// enter waits for room. If enter returns a room, the caller must call its leave. A
+// caller who has hung up gets no room, even if there is some: a flood of requests that
+// are dropped at once must not run a hash each.
 func (g *gate) enter(ctx context.Context, p path, weight int64) (room, error) {
 	if err := ctx.Err(); err != nil {
 		return room{}, unavailable(err)
@@ -67,7 +66,7 @@ func (g *gate) enter(ctx context.Context, p path, weight int64) (room, error) {
 	return room{g, weight}, nil
 }
 
-// room is what a caller holds of a gate.
+// room is the part of a gate that a caller holds.
 type room struct {
 	gate   *gate
 	weight int64
@@ -85,7 +84,7 @@ func (g *gate) tryEnter(weight int64) bool {
 	return true
 }
 
-// leave gives room back, and hands it to those whose turn it is.
+// leave gives room back, and admits the callers whose turn it is.
 func (g *gate) leave(weight int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -101,7 +100,7 @@ func (g *gate) admit() {
 	}
 }
 
-// await waits, for a bounded time and in bounded company.
+// await waits for a turn: for a bounded time, in a queue of bounded length.
 func (g *gate) await(ctx context.Context, p path, weight int64) error {
 	c := &caller{weight: weight, turn: make(chan error, 1)}
 	if !g.join(p, c) {
@@ -124,11 +123,11 @@ func (g *gate) stand(ctx context.Context, p path, c *caller) error {
 	waiting := c.queued
 	if waiting {
 		g.queue.remove(p[:], c)
-		g.admit() // what was too heavy at the head may have held up lighter ones
+		g.admit() // a heavy caller at the head may have held up lighter ones
 	}
 	g.mu.Unlock()
 	switch {
-	case !waiting: // its turn came just then
+	case !waiting: // the turn came just then
 		if err := <-c.turn; err != nil || ctx.Err() == nil {
 			return err
 		}
@@ -140,7 +139,8 @@ func (g *gate) stand(ctx context.Context, p path, c *caller) error {
 	return ErrBusy
 }
 
-// join puts a caller into its line, if there is room or somebody has to make some.
+// join puts a caller into its line, if there is room or another caller has to make
+// room.
 func (g *gate) join(p path, c *caller) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -156,13 +156,13 @@ func (g *gate) join(p path, c *caller) bool {
 	return true
 }
 
-// line is a group of callers: lines that take turns, or at the end of a path the
-// callers themselves, in the order of their arrival.
+// line is a group of callers. It has lines that take turns, or, at the end of a path,
+// the callers themselves in the order of their arrival.
 type line struct {
 	name    string
 	waiting int
-	lines   []*line // in which somebody waits; the first has the next turn
-	served  *string // the name of that which had the last turn
+	lines   []*line // lines with waiting callers; the first has the next turn
+	served  *string // the name of the line that had the last turn
 	byName  map[string]*line
 	callers []*caller
 }
@@ -182,9 +182,9 @@ func (l *line) add(p []string, c *caller) {
 		}
 		l.byName[p[0]] = sub
 		l.lines = append(l.lines, sub)
-		// The line that had the last turn went to the end then. Who comes before the next
-		// turn shall not wait for one more of that line: it passes that line, and no other,
-		// so that each line still waits for at most one turn of every other.
+		// The line that had the last turn went to the end then. A line that comes before the
+		// next turn must not wait for one more turn of that line. So it passes that line, and
+		// no other: each line still waits for at most one turn of every other.
 		if n := len(l.lines); n > 1 && l.served != nil && l.lines[n-2].name == *l.served {
 			l.lines[n-2], l.lines[n-1] = sub, l.lines[n-2]
 		}
@@ -192,7 +192,7 @@ func (l *line) add(p []string, c *caller) {
 	sub.add(p[1:], c)
 }
 
-// first is the caller whose turn is next.
+// first returns the caller whose turn is next.
 func (l *line) first() *caller {
 	for len(l.lines) > 0 {
 		l = l.lines[0]
@@ -200,7 +200,8 @@ func (l *line) first() *caller {
 	return l.callers[0]
 }
 
-// next takes that caller out. Its line goes behind the others.
+// next takes out the caller whose turn is next. The caller's line goes behind the
+// others.
 func (l *line) next() (c *caller) {
 	l.waiting--
 	if len(l.lines) == 0 {
@@ -219,7 +220,7 @@ func (l *line) next() (c *caller) {
 	return c
 }
 
-// remove takes a caller out that waits at the end of a path.
+// remove takes out a caller who waits at the end of a path.
 func (l *line) remove(p []string, c *caller) {
 	l.waiting--
 	if len(p) == 0 {
@@ -233,7 +234,7 @@ func (l *line) remove(p []string, c *caller) {
 	l.prune(sub)
 }
 
-// prune lets go of a line in which nobody waits any more.
+// prune removes a line in which nobody waits any more.
 func (l *line) prune(sub *line) {
 	if sub.waiting == 0 {
 		delete(l.byName, sub.name)
@@ -242,9 +243,9 @@ func (l *line) prune(sub *line) {
 	}
 }
 
-// tooMany finds and takes out the caller that has to make room for another one of
-// this path: the last of the longest line, where that is longer by more than the
-// one that comes. Nil: nobody has to.
+// tooMany finds and takes out the caller who has to make room for a new caller of this
+// path: the last of the longest line, if that line stays longer than the new caller's
+// line with the new caller in it. It returns nil if nobody has to.
 func (l *line) tooMany(p []string) (c *caller) {
 	if len(l.lines) == 0 {
 		return nil
@@ -280,15 +281,16 @@ func (l *line) last() (c *caller) {
 	return c
 }
 
-// pathKey carries a path to whatever gate is asked under a context, such as that of
-// a Hasher.
+// pathKey carries a path in a context to the gate that is asked, such as that of a
+// Hasher.
 type pathKey struct{}
 
 func withPath(ctx context.Context, p path) context.Context {
 	return context.WithValue(ctx, pathKey{}, p)
 }
 
-// pathOf is the zero path for callers of the program's own, who share a line.
+// pathOf returns the path in ctx. Without one it returns the zero path: calls by the
+// program itself share that line.
 func pathOf(ctx context.Context) path {
 	p, _ := ctx.Value(pathKey{}).(path)
 	return p

@@ -12,11 +12,12 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// knownNeeds are the feature bits of StoreRecord.Needs that this version knows. A
-// newer version that writes something this one would skip sets a bit.
+// knownNeeds are the feature bits of StoreRecord.Needs that this version knows. If a
+// newer version writes something that this one would skip, the newer version sets a
+// bit.
 const knownNeeds = 0
 
-// parse reads a token of this program. Every fault is the same ErrInvalidToken.
+// parse reads a token of this program. Every fault gives the same ErrInvalidToken.
 func (c *core) parse(text string) (p parsed, err error) {
 	if !c.locate(text, &p) || !p.wellFormed() {
 		return parsed{}, ErrInvalidToken
@@ -24,10 +25,11 @@ func (c *core) parse(text string) (p parsed, err error) {
 	return p, nil
 }
 
-// locate is parse without the form of what only a proof needs; see parsed.read.
+// locate is parse without checking the form of what only a proof needs; see
+// parsed.read.
 func (c *core) locate(text string, p *parsed) bool { return p.read(text) && p.prefix() == c.prefix }
 
-// tagged refuses, without a store, what no pepper of ours has minted.
+// tagged refuses, without a store, a token that no pepper of ours has minted.
 func (c *core) tagged(p *parsed) error {
 	if p.slot == 0 {
 		if c.ring.has() && !c.acceptUntagged {
@@ -42,17 +44,17 @@ func (c *core) tagged(p *parsed) error {
 	return nil
 }
 
-// proveRow decides whether p is a token of the record that its ID led to. It is
-// passed by every token that is proven, whoever asks. byCheck takes the check for
-// the whole proof, where there is one: 32 bits without a pepper, which is enough to
-// be told that there is nothing to do.
+// proveRow decides whether p is a token of the record that its ID led to. Every proof
+// of a token passes here, whoever asks. byCheck accepts the check, if there is one, as
+// the whole proof. Without a pepper that is 32 bits: enough for a caller who only
+// learns that there is nothing to do.
 func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck bool) (renew bool, err error) {
 	cred := r.credential(p.id)
 	if cred == nil {
 		return false, notListed(r.ID)
 	}
 	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
-		return false, ErrInvalidToken // relabelled by its holder; a changed row is not authentic
+		return false, ErrInvalidToken // the holder changed the slot: the row is authentic
 	}
 	if r.Kind == Secret && cred.Hash == "" && len(cred.Check) == 0 {
 		return false, &CorruptError{Key: r.ID, Detail: "the credential has neither hash nor check"}
@@ -66,18 +68,19 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck b
 	case errors.Is(err, ErrInvalidToken):
 		return false, err
 	}
-	return false, unavailable(err) // a Hasher of the program's own may fail in its own words
+	return false, unavailable(err) // an error of the program's own Hasher
 }
 
-// notListed: a lookup by a credential led to a record that does not list it.
+// notListed is the error for a lookup by a credential that led to a record which does
+// not list it.
 func notListed(key KeyID) *CorruptError {
 	return &CorruptError{Key: key, Detail: "lookup by a credential that the record does not list"}
 }
 
-// prove decides whether p is the token of cred. renew says that hash and check
-// should be made anew from it. The comparisons are constant-time; a stored
-// hash, check or ID can never pass, because what is compared is always derived
-// from the presented text.
+// prove decides whether p is the token of cred. renew says that hash and check should
+// be made anew from the token. The comparisons are constant-time. A stored hash, check
+// or ID can never pass as a token, because what is compared is always derived from the
+// presented text.
 func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byCheck bool) (renew bool, err error) {
 	if p.kind == Publishable { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
@@ -102,7 +105,7 @@ func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byChe
 			if subtle.ConstantTimeCompare(check, cred.Check) != 1 {
 				return false, ErrInvalidToken
 			}
-			proven = byCheck || slot != 0 // 32 bits only turn junk away; a whole HMAC decides
+			proven = byCheck || slot != 0 // 32 bits only refuse; a whole HMAC decides
 		}
 	}
 	if !proven {
@@ -121,8 +124,8 @@ func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byChe
 	return c.weak(cred.Check) || c.hashers[0].Outdated(cred.Hash), nil
 }
 
-// hash makes what is kept of a token, and refuses what this Hasher would not know
-// again: stored, it would be called a damaged record.
+// hash makes the stored hash of a token. It refuses a hash that this Hasher would not
+// recognize: if such a hash were stored, its record would be called damaged.
 func (c *core) hash(ctx context.Context, p parsed) (string, error) {
 	h := c.hashers[0]
 	encoded, err := h.Hash(ctx, bytesOf(p.proven()))
@@ -132,16 +135,17 @@ func (c *core) hash(ctx context.Context, p parsed) (string, error) {
 	return encoded, err
 }
 
-// weak reports whether a check should be made anew: there is none, it is that
-// of no pepper while there is one, or its pepper is gone. Of two peppers that
-// are both configured neither is better, so that nodes which list them in a
-// different order do not undo each other.
+// weak reports whether a check should be made anew: there is none, or it was made
+// without a pepper while there is one now, or its pepper is gone. If two peppers are
+// both configured, neither is better. So nodes that list them in a different order do
+// not undo each other's checks.
 func (c *core) weak(check []byte) bool {
 	return len(check) == 0 || c.ring.has() && c.ring.at(check[0]) == nil
 }
 
-// believe checks that a record is what a Manager wrote, and that this version
-// knows all of it. What a newer version wrote is refused, never skipped.
+// believe checks that a record is what a Manager wrote, and that this version knows all
+// that the record uses. If a newer version wrote something unknown, the record is
+// refused; nothing is skipped.
 func (c *core) believe(r *StoreRecord) error {
 	if err := c.authentic(r); err != nil {
 		return err
@@ -149,8 +153,8 @@ func (c *core) believe(r *StoreRecord) error {
 	return c.understood(r)
 }
 
-// authentic checks a record's MAC. A database writer who moves a key to another
-// account, prolongs it or adds an ability is found here.
+// authentic checks a record's MAC. The MAC does not match if somebody with write access
+// to the database moved the key to another account, prolonged it or added an ability.
 func (c *core) authentic(r *StoreRecord) error {
 	bad := func(detail string) error { return &CorruptError{Key: r.ID, Detail: detail} }
 	if c.ring.has() {
@@ -184,7 +188,7 @@ func (c *core) understood(r *StoreRecord) error {
 	return nil
 }
 
-// sign renews the MAC. Without a pepper there is none.
+// sign renews the MAC of a record. Without a pepper, there is no MAC.
 func (c *core) sign(r *StoreRecord) {
 	r.MAC = nil
 	if c.ring.has() {
@@ -192,11 +196,12 @@ func (c *core) sign(r *StoreRecord) {
 	}
 }
 
-// recordMAC covers everything that says what a key may do, and its place in its
-// chain. What Upkeep swaps is outside, because it changes without a version,
-// and protects itself: tag and check need the pepper, the sealed copy its KEK.
+// recordMAC covers every field that says what a key may do, and the key's place in its
+// chain. The fields that Upkeep swaps are not covered, because they change without a
+// new version. They protect themselves: tag and check need the pepper, the sealed copy
+// needs its KEK.
 func recordMAC(k *pepperKeys, r *StoreRecord) []byte {
-	c := canon.NewWriter(512) // room for most records: it is on the way of every cold verification
+	c := canon.NewWriter(512) // enough for most records: each cold verification needs one
 	c.Text("apikey record v1")
 	c.Bytes(r.ID[:])
 	c.Text(r.Account)

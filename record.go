@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// clone copies a record, all but the bytes inside its credentials, which nobody
-// changes in place, so that a job can edit it.
+// clone copies a record so that a job can edit it. The bytes inside its credentials are
+// shared, because nobody changes them in place.
 func (r StoreRecord) clone() StoreRecord {
 	r.MAC = slices.Clone(r.MAC)
 	r.Abilities = slices.Clone(r.Abilities)
@@ -21,7 +21,7 @@ func (r StoreRecord) clone() StoreRecord {
 	return r
 }
 
-// credential finds one by its ID, nil if the record does not list it.
+// credential returns the credential with this ID, nil if the record does not list it.
 func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
 	for i := range r.Credentials {
 		if r.Credentials[i].ID == id {
@@ -31,13 +31,13 @@ func (r *StoreRecord) credential(id CredentialID) *StoreCredential {
 	return nil
 }
 
-// works reports whether the key works at now: what the limit of live keys
-// counts.
+// works reports whether the key works at now. The limit of live keys counts such keys.
 func (r *StoreRecord) works(now time.Time) bool {
 	return r.State() == Active && (r.ExpiresAt.IsZero() || now.Before(r.ExpiresAt))
 }
 
-// current is the newest credential that is valid now; failing that, the newest.
+// current returns the newest credential that is valid now. If none is valid, it returns
+// the newest.
 func (r *StoreRecord) current(now time.Time) CredentialID {
 	for _, c := range r.Credentials {
 		if !c.Ended && !now.Before(c.NotBefore) && (c.NotAfter.IsZero() || now.Before(c.NotAfter)) {
@@ -50,9 +50,9 @@ func (r *StoreRecord) current(now time.Time) CredentialID {
 	return CredentialID{}
 }
 
-// describe makes the Info of a record. It shares the record's slices, so the
-// record must not be changed afterwards. Abilities of an unknown form are left
-// out: such a record is never believed, only shown.
+// describe makes the Info of a record. The Info shares the record's slices, so the
+// record must not be changed afterwards. Abilities of an unknown form are left out: a
+// record that has one is never believed, only shown.
 func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
 	list, _ := c.abilities(r.Abilities)
 	info := describe(r, presented, list.held)
@@ -77,8 +77,8 @@ func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info 
 	return info
 }
 
-// describeAll is describe for management: with the list of credentials, and the
-// current one in Credential.
+// describeAll is describe for management: with the list of credentials, and the current
+// one in Credential.
 func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
 	info := c.describe(r, r.current(now))
 	for _, cred := range r.Credentials {
@@ -94,17 +94,17 @@ func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
 	return info
 }
 
-// forms keeps the lists of abilities that records were read with. Merchants
-// have few different ones, and a list that many keys share is read once, takes
-// no memory of theirs, and is in the processor's cache when the next of them is
-// verified. Bounded, because a store says what is in it.
+// forms keeps the lists of abilities that records were read with. Merchants have few
+// different lists. If many keys share a list, it is read once, takes memory once, and
+// is in the processor's cache when the next of these keys is verified. The number of
+// lists is bounded, because the store says what is in them.
 type forms struct {
 	mu    sync.RWMutex
 	lists map[string]*abilities
 }
 
-// abilities are those of one record, or of all records that list the same. They
-// are never changed.
+// abilities is the list of abilities of one record, or of all records with the same
+// list. It is never changed.
 type abilities struct {
 	held   []Ability
 	shared bool // kept in forms
@@ -115,15 +115,16 @@ const (
 	maxShared = 64 // abilities in a list: a row may hold any number
 )
 
-// abilities reads a record's abilities. Those of an unknown form are left out,
-// and then all is false. The list is shared: read only.
+// abilities reads a record's abilities. If some have an unknown form, they are left out
+// and all is false. The list is shared: read only.
 func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	var buf [8 * (1 + maxAbility)]byte
 	key := buf[:0]
-	shared := len(texts) <= maxShared && c.catalog.forms() == 0 // a form of the program's own may answer differently tomorrow
+	// A form of the program's own may answer differently tomorrow: its list is not shared.
+	shared := len(texts) <= maxShared && c.catalog.forms() == 0
 	for _, text := range texts {
 		shared = shared && len(text) <= maxAbility
-		key = append(key, byte(len(text))) // so that no text passes for two
+		key = append(key, byte(len(text))) // length first: one text never reads as two
 		key = append(key, text...)
 	}
 	if shared {
@@ -136,7 +137,7 @@ func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	}
 	list, all = &abilities{held: make([]Ability, 0, len(texts))}, true
 	for _, text := range texts {
-		a, err := c.catalog.parseForm(strings.Clone(text)) // a row's text may be part of a larger one
+		a, err := c.catalog.parseForm(strings.Clone(text)) // else a larger text is kept
 		if err != nil {
 			all = false
 			continue
@@ -156,8 +157,8 @@ func (c *core) abilities(texts []string) (list *abilities, all bool) {
 }
 
 // boundTimes brings the times of a record that is about to be written into the years
-// that stores take. Otherwise a key that holds another since an earlier version could
-// not even be revoked.
+// that stores take. Otherwise, if a key has another time since an earlier version, it
+// could not even be revoked.
 func (r *StoreRecord) boundTimes() {
 	times := []*time.Time{&r.CreatedAt, &r.ExpiresAt, &r.RevokedAt, &r.RotateDue}
 	for i := range r.Credentials {

@@ -14,16 +14,16 @@ import (
 	"github.com/go-apikey/apikey/internal/seldom"
 )
 
-// A Verifier answers whether a presented token may do what a request wants. It
-// is the data plane: every API process has one for each mode, and it cannot
-// issue. It is safe for concurrent use; Close it to write the last "last used".
+// A Verifier answers whether a presented token may do what a request wants. Every API
+// process has one Verifier for each mode. A Verifier cannot issue keys. It is safe for
+// concurrent use. Close it to write the last uses that are still in memory.
 type Verifier struct {
 	core
 	cfg       VerifierConfig
 	made      time.Time
 	cache     *cache
-	coldReads *reads // for tokens that are not proven
-	warmReads *gate  // for those that are, which must not queue behind junk
+	coldReads *reads // for tokens that nobody has proven
+	warmReads *gate  // for proven tokens, which must not queue behind made-up ones
 	tasks     *tasks
 	rows      flights[rowKey, row]
 	rereads   flights[rowKey, struct{}]
@@ -32,68 +32,69 @@ type Verifier struct {
 	feed      feed
 	usage     usage
 	renewing  chan struct{} // one renewal of a hash at a time
-	warned    atomic.Int64  // when the log was last told of a record that could not be read again
+	warned    atomic.Int64  // when the log last got a line about a failed re-read
 }
 
 // VerifierConfig configures [NewVerifier]. The zero value of a field is a safe
 // default; Store, Prefix and Mode are required.
 type VerifierConfig struct {
 	Store  Store
-	Prefix string // what tokens of this program begin with
-	// Mode is Live or Test: a token of the other mode is refused with ErrMode.
-	// AnyMode takes both, for small programs.
+	Prefix string // the prefix of this program's tokens
+	// Mode is Live or Test: a token of the other mode is refused with ErrMode. AnyMode
+	// accepts both, for small programs.
 	Mode Mode
-	// Catalog is needed only for forms of ability that the program defined
-	// itself: without it those read as what they are not, or as damage. NewManager
-	// refuses a Local Verifier that has fewer of them than the Manager.
+	// Catalog is needed only for forms of ability that the program defined itself. Without
+	// it, such an ability is read as another form, or as damage. NewManager refuses a
+	// Local Verifier that has fewer of these forms than the Manager.
 	Catalog *Catalog
-	// Hashers verify; the first is current, and what it calls outdated is hashed
-	// anew (see ReadOnly). Empty: one Argon2id. Name those that the Manager mints
+	// Hashers verify hashes. The first is current: a hash that it calls outdated is made
+	// anew (see ReadOnly). Empty: one Argon2id. Name the Hashers that the Manager mints
 	// with, and share the values with it and other Verifiers of the process. NewManager
-	// refuses a Local Verifier whose list cannot read what the Manager hashes, or would
-	// hash it anew without naming the Manager's Hasher.
+	// refuses a Local Verifier whose list cannot read the Manager's hashes, or would make
+	// them anew without naming the Manager's Hasher.
 	Hashers []Hasher
-	// Peppers verify. With any, tokens and records that were made without one
-	// are refused: all keys of a program that had none, see AcceptUntagged.
+	// Peppers verify tokens and records. If there is any, tokens and records that were
+	// made without a pepper are refused. If the program had no pepper before, these are
+	// all its keys: see AcceptUntagged.
 	Peppers []Pepper
-	// AcceptUntagged lets tokens without a tag, and records without a MAC whose
-	// credentials have none, still verify, while a pepper is being introduced.
-	// As long as it is set, whoever can write to the database can forge keys.
+	// AcceptUntagged accepts tokens without a tag, and records without a MAC whose
+	// credentials have no tag. Set it while a pepper is being introduced. As long as it is
+	// set, anyone who can write to the database can forge keys.
 	AcceptUntagged bool
-	// ReadOnly writes nothing: no last used, no renewed hashes.
+	// ReadOnly makes the Verifier write nothing: no last uses, no renewed hashes.
 	ReadOnly bool
 	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. If a token is in use all
-	// the time, its last use is written once in this time, by all nodes together, if
-	// they have the same value here. The first use of a token is always written. A
-	// use that is written is in the store within 3 s.
+	// the time, its last use is written once in this time, by all nodes together, if they
+	// have the same value here. The first use of a token is always written. A use that is
+	// written is in the store within 3 s.
 	LastUsedEvery time.Duration
 
-	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache. Entries that no
-	// request can use, because their key is suspended, revoked, expired or of the
-	// other mode, leave first, and make no other entry leave.
+	// MaxEntries bounds the warm cache; 0: 100,000; -1: no cache. Entries that no request
+	// can use, because their key is suspended, revoked, expired or of the other mode, are
+	// evicted first. They never evict another entry.
 	MaxEntries int
-	// MaxBytes bounds it by an estimate of its size; 0: 256 MiB.
+	// MaxBytes bounds the warm cache by an estimate of its size; 0: 256 MiB.
 	MaxBytes int64
-	// ColdReads bounds this Verifier's concurrent reads for tokens that are not
-	// warm, so that junk cannot drain the pool that payments use; 0: 8. A quarter
-	// of the pool, divided by the Verifiers that share it, is a good value.
+	// ColdReads bounds this Verifier's concurrent reads for tokens that are not warm, so
+	// that made-up tokens cannot drain the pool that payments use; 0: 8. A quarter of the
+	// pool, divided by the Verifiers that share it, is a good value.
 	ColdReads int
 
 	// Sync is how often the store is asked what changed; 0: 1 s. Negative: only
 	// when [Verifier.Sync] is called or MaxStale is reached.
 	Sync time.Duration
-	// MaxStale is how long after the start of the last good sync warm keys are
-	// still answered while the store cannot be asked; 0: 120 s.
+	// MaxStale is how long warm keys are still answered while the store cannot be asked.
+	// It counts from the start of the last successful sync; 0: 120 s.
 	MaxStale time.Duration
-	// MaxAge is how old a record may be before it is read again behind an
-	// answer; at twice the age, before the answer. 0: 5 min.
+	// MaxAge bounds the age of a record. An older record is read again behind the answer;
+	// one of more than twice the age is read again before the answer. 0: 5 min.
 	MaxAge time.Duration
 
 	Standing Standing // nil: every account is in good standing
 	Notifier Notifier // nil: polling alone
 	Trace    *Trace
-	// Logger gets ten lines a minute of one cause, and with the next one how many
-	// were left_out; nil: silent.
+	// Logger gets at most ten lines a minute of one cause. The next line of the cause says
+	// in left_out how many were left out. nil: silent.
 	Logger *slog.Logger
 	Now    func() time.Time // nil: time.Now
 }
@@ -123,16 +124,17 @@ type Request struct {
 	// Origin is the request's Origin header. A key with origins is refused
 	// without it.
 	Origin string
-	// Require lists abilities that the key must all have. Build it once a route.
+	// Require lists abilities that the key must all have. Build the list once per route.
 	Require []Ability
-	// AllowPublishable takes publishable keys too, which anybody can have.
+	// AllowPublishable accepts publishable keys too, which anybody can have.
 	AllowPublishable bool
 }
 
-// NewVerifier checks the configuration and takes a position in the store's
-// change feed. Errors: ErrInvalid; ErrUnavailable when the store is down or
-// answers from a lagging replica; ErrPepper when the peppers are not those of
-// this database.
+// NewVerifier checks the configuration and takes a position in the store's change feed.
+// Errors:
+//   - ErrInvalid: the configuration is wrong
+//   - ErrUnavailable: the store is down or answers from a lagging replica
+//   - ErrPepper: the peppers are not those of this database
 func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	c = c.withDefaults()
 	switch {
@@ -166,17 +168,17 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 	return v, nil
 }
 
-// Verify answers who holds the presented token, or why the request is refused.
+// Verify returns the key of the presented token, or an error that says why the request
+// is refused. With an error the Key is nil. Errors:
+//   - ErrInvalidToken: the token is malformed, unknown, forged or wrong
+//   - ErrRevoked, ErrSuspended, ErrCredentialEnded, ErrNotYetValid, ErrExpired, which
+//     wrap ErrUnauthenticated: only if the caller holds the key's secret
+//   - ErrKind, ErrMode, ErrStanding, ErrAddr, ErrOrigin, ErrAbility, which wrap
+//     ErrDenied: only if the caller holds the key's secret
+//   - ErrBusy, ErrUnavailable, ErrClosed, ErrCorrupt: this library or its store failed
 //
-// Somebody who does not hold a key's secret learns nothing but ErrInvalidToken,
-// or that we failed: ErrBusy, ErrUnavailable, ErrCorrupt. Somebody who does
-// learns the reason: ErrRevoked, ErrSuspended, ErrCredentialEnded,
-// ErrNotYetValid, ErrExpired (which wrap ErrUnauthenticated), ErrKind, ErrMode,
-// ErrStanding, ErrAddr, ErrOrigin, ErrAbility (which wrap ErrDenied). With an
-// error the Key is nil.
-//
-// No Verify that starts after a change returned on this node (Manager.Revoke
-// and the others, with this Verifier in ManagerConfig.Local) is answered from
+// If a change has returned on this node (Manager.Revoke and the others, with this
+// Verifier in ManagerConfig.Local), a Verify that starts afterwards never answers from
 // before the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
 	k, now, source, err := v.find(ctx, presented, r.Addr)
@@ -199,8 +201,8 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	return k, nil
 }
 
-// refused tells the hooks and the log. Of junk, which is to be cheap, there is
-// nothing to say but that it came.
+// refused calls the hooks and writes to the log. For ErrInvalidToken, it only calls
+// Trace.Verified: refusing made-up tokens must be cheap.
 func (v *Verifier) refused(k *cachedKey, source string, err error) {
 	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
 		return
@@ -211,10 +213,10 @@ func (v *Verifier) refused(k *cachedKey, source string, err error) {
 	}
 }
 
-// Close stops the background work and writes the last "last used", within ctx
-// and 5 s: a store that does not look at its context is left to itself. A Verify
-// after Close is ErrClosed; a second Close writes what the first could not.
-// Errors: ErrUnavailable.
+// Close stops the background work and writes the last uses that are still in memory,
+// within ctx and 5 s. Close does not wait longer for a store that ignores its context.
+// After Close, Verify returns ErrClosed. A second Close writes what the first could not
+// write. Errors: ErrUnavailable.
 func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
@@ -227,15 +229,16 @@ func (v *Verifier) Close(ctx context.Context) error {
 }
 
 // Trace is a set of hooks for metrics and alarms, in the style of net/http/httptrace.
-// Any of them may be nil. They are called from several goroutines at once, most of them
+// Any hook may be nil. Hooks are called from several goroutines at once, most of them
 // while a request waits, so they must return quickly. No hook is ever given a token.
-// Argon2idConfig.Waited reports waits for a hash, because the slots belong to the
-// Hasher.
+// Waits for a hash are reported by Argon2idConfig.Waited, because the slots belong to
+// the Hasher.
 type Trace struct {
 	// Verified: a verification has ended, with this result.
 	Verified func(VerifiedTrace)
 	// InactiveKey: somebody used the right secret of a key that is revoked, suspended or
-	// expired, or a token that has ended. It is an old deployment, or a leak.
+	// expired, or a token that has ended. Either an old deployment still uses the token,
+	// or the token leaked.
 	InactiveKey func(key Info, err error)
 	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
 	// that the change feed finds goes to the Logger; damage that a list finds is
@@ -245,8 +248,8 @@ type Trace struct {
 	// successful sync; negative if there was none yet.
 	Synced func(records int, age time.Duration, err error)
 	// Denied: a management action was refused (err says by what: the account, Policy,
-	// Standing or a grant that does not fit), or a wrong answer was given
-	// (ErrWrongAnswer; key is zero). It is called also if no event was written.
+	// Standing or a grant that does not fit), or a wrong answer was given (ErrWrongAnswer;
+	// key is zero). Denied is also called if no event was written.
 	Denied func(a Actor, act Action, key KeyID, err error)
 }
 
@@ -275,7 +278,7 @@ func (t *Trace) verified(k *cachedKey, source string, err error) {
 		}
 		t.Verified(vt)
 	}
-	if err == nil || err == ErrInvalidToken { // of which there is no more to say: junk is to be cheap
+	if err == nil || err == ErrInvalidToken { // no other hook: must be cheap
 		return
 	}
 	switch corrupt, is := errors.AsType[*CorruptError](err); {

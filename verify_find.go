@@ -6,9 +6,10 @@ import (
 	"net/netip"
 )
 
-// find proves the token; its errors say "invalid" or that we failed, never why. It
-// returns the time, in microseconds since 1970, that the key is to be judged at. The
-// numbers are the steps of "The way of a token" in docs/architecture.md.
+// find proves the token. Its errors say "invalid" or that this library failed, never
+// why a token is invalid. at is the time that the key is to be judged at, in
+// microseconds since 1970. The numbers are the steps of "The way of a token" in
+// docs/architecture.md.
 func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) (k *cachedKey, at int64, source string, err error) {
 	var p parsed
 	if !v.locate(presented, &p) { // step 1
@@ -21,8 +22,8 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 	for range 4 { // once, and again after a sync or a re-read
 		k, found := v.cache.get(&p) // step 2
 		if found == mismatch {
-			// Final: a credential's secret never changes, so neither the store nor
-			// argon2 has anything to add for whoever guesses at a warm key.
+			// Final: a credential's secret never changes. So if somebody guesses the
+			// secret of a warm key, neither the store nor argon2 has to be asked.
 			return nil, 0, byCache, ErrInvalidToken
 		}
 		if found == miss && !v.mayBeMinted(&p) { // step 3
@@ -36,7 +37,7 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 			if err := v.freshen(ctx); err != nil {
 				return nil, 0, byCache, err
 			}
-			continue // what the sync brought may concern this key
+			continue // the sync may have changed this key
 		}
 		if found == miss { // step 5
 			k, err := v.coldKey(ctx, p, from)
@@ -60,17 +61,17 @@ func (v *Verifier) find(ctx context.Context, presented string, from netip.Addr) 
 	return nil, 0, byStore, ErrBusy
 }
 
-// mayBeMinted reports whether a token that is not warm is worth asking the store
-// about: a pepper of ours made its tag, if there is a pepper, and its form is right.
+// mayBeMinted reports whether the store has to be asked about a token that is not warm:
+// if there is a pepper, one of ours made the tag, and the token's form is right.
 func (v *Verifier) mayBeMinted(p *parsed) bool { return v.tagged(p) == nil && p.wellFormed() }
 
-// inDoubt reports whether a record is to be read again, however old it is; see
+// inDoubt reports whether a record must be read again, whatever its age; see
 // cache.readAt.
 func inDoubt(readAt instant) bool { return readAt == instant{} }
 
-// coldKey proves a token that is not warm. Callers with equal tokens share one
-// flight, and so one argon2 run; callers with different tokens of one ID share
-// the row alone, never each other's proof.
+// coldKey proves a token that is not warm. Callers with equal tokens share one flight,
+// and so one argon2 run. Callers with different tokens of one ID share only the read of
+// the row, never each other's proof.
 func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*cachedKey, error) {
 	digest := v.cache.digest(p.text)
 	return v.proofs.do(ctx, proofKey{digest, v.cache.since(p.id)}, func(ctx context.Context) (*cachedKey, error) {
@@ -79,8 +80,8 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*cac
 			gen := v.cache.enter(p.id)
 			o, err := v.readAndProve(ctx, p, from, gen, &proven)
 			o.digest = digest
-			// A row read before the last change is not looked at, neither for this
-			// answer nor for the cache. The proof stays: ID and secret never change.
+			// If the row was read before the last change, it is neither answered nor cached. The
+			// proof stays: ID and secret never change.
 			switch k, current := v.cache.settle(p.id, gen, o, v.now()); {
 			case !current:
 				continue
@@ -92,20 +93,20 @@ func (v *Verifier) coldKey(ctx context.Context, p parsed, from netip.Addr) (*cac
 				return k, k.trouble().damage
 			}
 		}
-		return nil, ErrBusy // changed faster than it can be read
+		return nil, ErrBusy // the key changes faster than it can be read
 	})
 }
 
-// proofKey names a flight of coldKey by the generation at its start, as rowKey does
-// for a read: nobody joins one that began before the last change.
+// proofKey names a flight of coldKey by the generation at its start, as rowKey does for
+// a read: no caller joins a flight that began before the last change.
 type proofKey struct {
 	digest [32]byte
 	gen    uint64
 }
 
-// readAndProve reads the row of a token once, and says what was found. The hash is
+// readAndProve reads the row of a token once, and returns what it found. The hash is
 // compared only until the token is proven. If the token is proven and its record is
-// damaged, that is no error: live notes it in the key.
+// damaged, readAndProve returns no error: live notes the damage in the key.
 func (v *Verifier) readAndProve(ctx context.Context, p parsed, from netip.Addr, gen uint64, proven *bool) (o outcome, err error) {
 	o.claims = p.claims
 	got, err := v.read(ctx, rowKey{p.id, gen, v.coldReads.path(p.id, from), false})
@@ -114,7 +115,7 @@ func (v *Verifier) readAndProve(ctx context.Context, p parsed, from netip.Addr, 
 	case !*proven:
 		err = v.proveCold(ctx, p, got.record)
 		*proven = err == nil
-	case got.record.credential(p.id) == nil: // it was moved by hand between the two reads
+	case got.record.credential(p.id) == nil: // moved by hand between two reads
 		err = notListed(got.record.ID)
 	}
 	if err == nil {
@@ -124,8 +125,8 @@ func (v *Verifier) readAndProve(ctx context.Context, p parsed, from netip.Addr, 
 	return o, err
 }
 
-// proveCold compares check and hash, in the line of the key's account, and has them
-// made anew behind the answer if they are outdated.
+// proveCold compares check and hash, in the line of the key's account. If they are
+// outdated, it has them made anew behind the answer.
 func (v *Verifier) proveCold(ctx context.Context, p parsed, r *StoreRecord) error {
 	renew, err := v.proveRow(withPath(ctx, hashLine(r)), p, r, false)
 	if renew {
@@ -134,9 +135,9 @@ func (v *Verifier) proveCold(ctx context.Context, p parsed, r *StoreRecord) erro
 	return err
 }
 
-// live is whether the record is believed, and what judge needs. The record must
-// agree with what the proven token says of itself: its text is bound by the hash,
-// so where they differ the record was changed.
+// live builds what judge needs from a record, and notes whether the record is believed.
+// The record must also agree with what the proven token says of itself. The hash covers
+// the token's text: if the two differ, somebody changed the record.
 func (v *Verifier) live(r *StoreRecord, id CredentialID, said claims, damage error) *cachedKey {
 	cred := r.credential(id)
 	list, _ := v.abilities(r.Abilities)

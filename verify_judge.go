@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// terms are what a key is judged by, at every verification. They lie together,
-// apart from the rest of what is known of it: of a key that was not used just now,
-// every line of memory is waited for.
+// terms are the fields that judge compares at every verification. They are together,
+// apart from the other fields of the key: if a key was not used just now, the processor
+// waits for every cache line that it reads.
 type terms struct {
 	state    State
 	kind     Kind
 	mode     Mode
-	ended    bool  // the credential
-	bound    uint8 // to networks: 0 not, else 4 or 6, which is the IP version of network
+	ended    bool  // the credential has ended
+	bound    uint8 // 0: to no network; 4 or 6: the IP version of network
 	bits     uint8 // of network
-	origins  bool  // bound to them
+	origins  bool  // bound to origins
 	troubled bool  // see about.trouble
 
-	until     int64  // microseconds since 1970: the end of the credential or the key, whichever is first
-	notBefore int64  // likewise
-	network   uint64 // the first, which is mostly the one: see topBits
+	until     int64  // microseconds since 1970: the end of credential or key, the earlier
+	notBefore int64  // microseconds since 1970
+	network   uint64 // the first; most keys have no second: see topBits
 	account   string
 	abilities *abilities
 }
@@ -34,8 +34,8 @@ const (
 	never  = math.MaxInt64
 )
 
-// microsOr is a time in microseconds since 1970, and for the zero time what that
-// stands for. Times are whole microseconds wherever they are stored.
+// microsOr returns a time in microseconds since 1970; for the zero time, it returns the
+// argument zero. Every stored time is in whole microseconds.
 func microsOr(t time.Time, zero int64) int64 {
 	if t.IsZero() {
 		return zero
@@ -44,7 +44,8 @@ func microsOr(t time.Time, zero int64) int64 {
 }
 
 // judgedBy puts the terms of a described record, and of its credential, into a
-// cachedKey. A record drops a credential that ended long ago: cred is nil then.
+// cachedKey. If the credential ended long ago, its record no longer lists it: then cred
+// is nil.
 func (k *cachedKey) judgedBy(cred *StoreCredential, list *abilities) {
 	info := &k.info
 	k.terms = terms{
@@ -64,9 +65,9 @@ func (k *cachedKey) judgedBy(cred *StoreCredential, list *abilities) {
 	k.until = min(k.notAfter, microsOr(info.ExpiresAt, never))
 }
 
-// judge is asked on every hit, against the clock: what the proven key may do now.
-// The order is part of the contract: whether the key can be used at all comes first,
-// then whether it may be used for this request.
+// judge decides, on every request and against the clock, what the proven key may do
+// now. The order is part of the contract: whether the key can be used at all comes
+// first, then whether it may be used for this request.
 func (v *Verifier) judge(k *cachedKey, r *Request, now int64) error {
 	if also := k.trouble().also; also != nil {
 		if err := v.judge(also, r, now); err != nil {
@@ -90,7 +91,7 @@ func (v *Verifier) judge(k *cachedKey, r *Request, now int64) error {
 	if k.bound != 0 && !k.addrAllowed(r.Addr) {
 		return ErrAddr
 	}
-	// What a browser sends is in its one form already.
+	// A browser sends the origin in canonical form already.
 	if k.origins && !slices.Contains(k.info.Origins.s, r.Origin) && !slices.Contains(k.info.Origins.s, canonicalOrigin(r.Origin)) {
 		return ErrOrigin
 	}
@@ -100,7 +101,7 @@ func (v *Verifier) judge(k *cachedKey, r *Request, now int64) error {
 	return nil
 }
 
-// unusable says why a key cannot be used at a time, whatever is wanted of it.
+// unusable returns why no request can use a key at a time; nil if some request can.
 func (k *cachedKey) unusable(now int64) error {
 	switch {
 	case k.state == Revoked:
@@ -119,10 +120,10 @@ func (k *cachedKey) unusable(now int64) error {
 	return nil
 }
 
-// addrAllowed asks a list, which allows nobody whose address is unknown. A 4-in-6
-// address is the IPv4 address that it stands for: ::/0 is no list of IPv4 addresses.
-// A zone names an interface of this machine, and no network contains an address
-// that has one.
+// addrAllowed reports whether the key's networks contain an address. An unknown address
+// is in no network. A 4-in-6 address counts as the IPv4 address that it stands for:
+// ::/0 is no list of IPv4 addresses. A zone names an interface of this machine. No
+// network contains an address with a zone, so the zone is removed.
 func (k *cachedKey) addrAllowed(addr netip.Addr) bool {
 	if !addr.IsValid() {
 		return false
@@ -134,8 +135,8 @@ func (k *cachedKey) addrAllowed(addr netip.Addr) bool {
 	return slices.ContainsFunc(k.info.Networks.s, func(n netip.Prefix) bool { return n.Contains(addr) })
 }
 
-// topBits are an address's first 64 bits, those behind an IPv4 address zero, and
-// its IP version.
+// topBits returns an address's first 64 bits and its IP version. For IPv4, the bits
+// after the address are zero.
 func topBits(addr netip.Addr) (bits uint64, version uint8) {
 	if addr.Is4() {
 		b := addr.As4()
@@ -145,20 +146,20 @@ func topBits(addr netip.Addr) (bits uint64, version uint8) {
 	return binary.BigEndian.Uint64(b[:8]), 6
 }
 
-// instant is a time by both clocks, as numbers: four comparisons of them are on
-// the way of every request. The zero instant is no time.
+// instant is a time by both clocks, as numbers, because every request makes four
+// comparisons of instants. The zero instant is no time.
 type instant struct {
 	wall int64         // microseconds since 1970
-	mono time.Duration // since the Verifier was made; by the wall clock where Config.Now has no other
+	mono time.Duration // since NewVerifier; the wall clock if Config.Now has no other
 }
 
 func (v *Verifier) now() instant { return v.instantOf(v.cfg.Now()) }
 
 func (v *Verifier) instantOf(t time.Time) instant { return instant{t.UnixMicro(), t.Sub(v.made)} }
 
-// elapsed is by the wall or the monotonic clock, whichever says more: a
-// suspended machine's monotonic clock stands still, and a wall clock can be set
-// back.
+// elapsed returns the time by the wall clock or by the monotonic clock, whichever is
+// longer: the monotonic clock of a suspended machine stands still, and a wall clock can
+// be set back.
 func elapsed(now, then instant) time.Duration {
 	return max(now.mono-then.mono, time.Duration(now.wall-then.wall)*time.Microsecond)
 }

@@ -10,25 +10,25 @@ import (
 	"time"
 )
 
-// reads bounds the reading of a store for tokens that nobody has proven yet, which
-// anybody can make up. At most so many run at once, so that junk cannot drain the
-// pool that payments use, and they take turns:
+// reads bounds the store reads for tokens that nobody has proven yet, because anybody
+// can make up such tokens. At most so many reads run at once, so that made-up tokens
+// cannot drain the pool that payments use. The reads take turns:
 //
-//   - between credentials that the store did not have when they were last asked
-//     about, and the others: whoever presents the same thousands of tokens again and
-//     again, which rotation has dropped or which nobody issued, has half of the turns
-//     at most, and a token that is not known for that has the other half;
-//   - between networks, and in each between addresses;
-//   - between groups of credentials, see groupOf: all tokens of one account that has
-//     rotated a key twelve thousand times are in one.
+//   - between credentials that the store did not have when it was last asked about
+//     them, and all others. A caller may present the same thousands of tokens again and
+//     again, which rotation has dropped or which nobody issued. Such tokens get half of
+//     the turns at most. Tokens that are not known to be absent get the other half;
+//   - between networks, and in each network between addresses;
+//   - between groups of credentials, see groupOf: if an account has rotated a key
+//     twelve thousand times, all its tokens are in one group.
 type reads struct {
 	gate   *gate
-	seed   maphash.Seed             // so that nobody can choose which IDs share a place
-	absent atomic.Pointer[absences] // nil: the store had whatever it was asked for
+	seed   maphash.Seed             // so that nobody can choose IDs that share a place
+	absent atomic.Pointer[absences] // nil: none was ever absent
 }
 
-// absences are marks of IDs, each in its place. Junk overwrites junk. An ID that is
-// taken for another's loses turns, and nothing else.
+// absences are marks of IDs, each in its place. A made-up ID overwrites only such
+// marks. If an ID is taken for another one, it loses turns, and nothing else.
 type absences [1 << 15]atomic.Uint64
 
 func newReads(atOnce, maxWaiting int) *reads {
@@ -38,7 +38,7 @@ func newReads(atOnce, maxWaiting int) *reads {
 	}
 }
 
-// path is the line in which a credential is looked up that was presented from an
+// path returns the line in which a credential is looked up that was presented from an
 // address (zero: unknown).
 func (r *reads) path(id CredentialID, from netip.Addr) path {
 	known := "unknown"
@@ -49,7 +49,7 @@ func (r *reads) path(id CredentialID, from netip.Addr) path {
 	return path{known, network, address, groupOf(id)}
 }
 
-// learn notes whether the store had it.
+// learn notes whether the store had a credential.
 func (r *reads) learn(id CredentialID, err error) {
 	absent := errors.Is(err, ErrNotFound)
 	if absent && r.absent.Load() == nil {
@@ -63,7 +63,8 @@ func (r *reads) learn(id CredentialID, err error) {
 	}
 }
 
-// place is where the absence of an ID is marked, nil if none ever was, and the mark.
+// place returns the place where the absence of an ID is marked, and the mark. The place
+// is nil if no absence was ever marked.
 func (r *reads) place(id CredentialID) (*atomic.Uint64, uint64) {
 	all := r.absent.Load()
 	if all == nil {
@@ -73,9 +74,9 @@ func (r *reads) place(id CredentialID) (*atomic.Uint64, uint64) {
 	return &all[h%uint64(len(all))], cmp.Or(h, 1)
 }
 
-// neighbours names the network and the address that a request came from: what is
-// given to one customer, /24 and /32 of IPv4, /48 and /64 of IPv6. Both are empty
-// where the address is unknown.
+// neighbours names the network and the address that a request came from, in the sizes
+// that one customer is given: /24 and /32 of IPv4, /48 and /64 of IPv6. Both are empty
+// if the address is unknown.
 func neighbours(a netip.Addr) (network, address string) {
 	if !a.IsValid() {
 		return "", ""
@@ -88,27 +89,27 @@ func neighbours(a netip.Addr) (network, address string) {
 	return all[:6], all[:8]
 }
 
-// groupOf is the group that a credential's ID says it belongs to: its last four
-// bytes, which are drawn once for an account (see count) and kept by rotation; keys
-// that are issued at the same moment as an account's first may have others. They
-// tell which tokens belong together, and not to whom. With a pepper the tag vouches
-// for them; without one anybody can write what they like, and is told apart by the
-// address.
+// groupOf returns the group that a credential belongs to: the last four bytes of its
+// ID. They are drawn once for an account (see count) and kept by rotation. Keys that
+// are issued at the same moment as an account's first key may have others. The bytes
+// say which tokens belong together, and not to whom. With a pepper, the tag covers
+// them. Without one, anybody can write any bytes there; then the address tells callers
+// apart.
 func groupOf(id CredentialID) string { return string(id[len(id)-groupLen:]) }
 
 const groupLen = 4
 
-// hashLine is where the hash of a key's token waits: accounts take turns, and in each
-// its keys. RevokeToken has turns of its own.
+// hashLine returns the line in which the hash of a key's token waits: accounts take
+// turns, and in each account its keys. RevokeToken has turns of its own.
 func hashLine(r *StoreRecord) path { return path{"", r.Account, string(r.ID[:])} }
 
-// rowKey names a flight of read by the generation at its start: nobody joins one that
-// began before the last change.
+// rowKey names a flight of read by the generation at its start: no caller joins a
+// flight that began before the last change.
 type rowKey struct {
 	id     CredentialID
 	gen    uint64
-	line   path // nobody joins a read that waits in another line than theirs
-	proven bool // read under a proof, by the other gate
+	line   path // no caller joins a read that waits in another line
+	proven bool // for a proven token, through the other gate
 }
 
 type row struct {
@@ -117,8 +118,8 @@ type row struct {
 	begun  uint64       // likewise, see cache.settle
 }
 
-// read looks a record up for a task, under a bound: one for tokens that may be
-// junk, one of its own for proven keys, which must not queue behind a flood.
+// read looks a record up for a task, under a bound. Tokens that nobody has proven share
+// one bound. Proven keys have another, so that they never queue behind a flood.
 func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 	return v.rows.within(ctx, key, func(ctx context.Context) (row, error) {
 		g := v.coldReads.gate
@@ -136,12 +137,12 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 		if err != nil {
 			return row{}, unavailable(err)
 		}
-		found := r // only what was found is kept
+		found := r // only a record that was found is kept
 		return row{&found, readAt, begun}, nil
 	})
 }
 
-// rereadFirst is reread for a request that waits for it.
+// rereadFirst runs reread for a request that waits for it.
 func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *cachedKey) error {
 	_, err := v.rereads.do(ctx, rowKey{id, v.cache.since(id), ownLine(k), true}, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, v.reread(ctx, id, ownLine(k))
@@ -149,8 +150,8 @@ func (v *Verifier) rereadFirst(ctx context.Context, id CredentialID, k *cachedKe
 	return err
 }
 
-// reread brings a warm key's record up to date, under its proof. Its caller is a
-// task.
+// reread reads a warm key's record again and applies it. The token is proven already.
+// The caller of reread is a task.
 func (v *Verifier) reread(ctx context.Context, id CredentialID, line path) error {
 	gen := v.cache.enter(id)
 	defer v.cache.leave()
@@ -170,13 +171,13 @@ func (v *Verifier) reread(ctx context.Context, id CredentialID, line path) error
 	return nil
 }
 
-// ownLine is where a proven key's reads wait: accounts take turns, and in each its
-// keys.
+// ownLine returns the line in which a proven key's reads wait: accounts take turns, and
+// in each account its keys.
 func ownLine(k *cachedKey) path { return path{k.account, string(k.info.ID[:])} }
 
-// rereadBehind is reread without anyone waiting, once at a time for a key, and
-// after a failure not for a second: a store that is failing over must not be
-// asked by every hit of every merchant.
+// rereadBehind runs reread while nobody waits: once at a time for a key, and not within
+// a second after a failure. If a store is failing over, it must not be asked by every
+// hit of every merchant.
 func (v *Verifier) rereadBehind(id CredentialID, k *cachedKey, now instant) {
 	if !v.cache.claim(id, k, now) {
 		return
@@ -197,10 +198,11 @@ func (v *Verifier) rereadBehind(id CredentialID, k *cachedKey, now instant) {
 	}
 }
 
-// renewBehind replaces hash and check, made with older parameters, another
-// hasher or another pepper, by swapping them on the old hash: no version, no
-// event, and nothing undone if somebody else was faster. One at a time: what is
-// skipped now is done at the key's next cold verification.
+// renewBehind replaces a hash and a check that were made with older parameters, another
+// hasher or another pepper. It swaps them only if the old hash is still stored: there
+// is no new version and no event, and if another node was faster, nothing is undone.
+// One renewal runs at a time. If one is skipped now, the key's next cold verification
+// does it.
 func (v *Verifier) renewBehind(p parsed, cred StoreCredential, line path) {
 	if v.cfg.ReadOnly {
 		return

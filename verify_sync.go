@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// A Notifier carries "ask now" between nodes, so that they learn of a change
-// before the next poll. A message says nothing else, so a forged one can revive
-// nothing, and a lost one costs one poll interval.
+// A Notifier carries "ask now" between nodes, so that they learn of a change before the
+// next poll. A message says nothing else. So a forged message cannot make a revoked key
+// valid again, and a lost one costs one poll interval.
 type Notifier interface {
 	// Notify tells other nodes that something changed.
 	Notify(ctx context.Context) error
-	// Wait returns nil when another node has notified since the last Wait
-	// returned, and an error when it cannot know or ctx is done.
+	// Wait returns nil when another node has notified since the last Wait returned. It
+	// returns an error when it cannot know or ctx is done.
 	Wait(ctx context.Context) error
 }
 
@@ -26,37 +26,37 @@ type feed struct {
 	begun atomic.Int64             // runs that have begun
 	good  atomic.Pointer[instant]  // start of the last good run
 
-	// mu: a run that was left behind may return beside the next one. It finds its
-	// context ended, and applies nothing.
+	// mu: a run that was left behind may return while the next one runs. Its context has
+	// ended by then, so it applies nothing.
 	mu     sync.Mutex
 	state  feedState
 	cursor Cursor          // empty: unplaced or lost
-	walked instant         // when the walk began that the cursor is in
-	shown  map[KeyID]shown // what the last run was shown
+	walked instant         // when the walk of the cursor began
+	shown  map[KeyID]shown // versions that the last run was shown
 }
 
 // feedState is how far a Verifier has read the change feed. A walk reads page after
-// page until the store has no more. Each page leads to following if it is the last,
-// and to behind if there are more. A cursor that the store does not know leads to
-// lost. Any other error leaves the state as it is.
+// page until the store has no more. A page leads to following if it is the last one,
+// and to behind if there are more. A cursor that the store does not know leads to lost.
+// Any other error leaves the state as it is.
 type feedState uint8
 
 const (
 	unplaced  feedState = iota // no position yet: the first page brings one
 	following                  // the last walk has ended: the next run begins a walk
-	behind                     // in the middle of a walk: the next run ends it, and walks once more
-	lost                       // history was rewritten: as behind, but the next page brings a new position
+	behind                     // in a walk: the next run ends it, and walks once more
+	lost                       // history was rewritten: as behind, from a new position
 )
 
-// shown is a version of a record. A feed may show one again and again, while
-// some transaction is open for instance; to take each anew would fence what is
-// under way each time, and valid keys would be busy.
+// shown is a version of a record. The feed may show one version again and again, for
+// instance while some transaction is open. If each repeat were applied, it would fence
+// the lookups under way each time, and valid keys would get ErrBusy.
 type shown struct {
 	version uint64
 	head    [32]byte
 }
 
-// maxShown bounds what a run remembers: more than that is taken again.
+// maxShown bounds the versions that a run remembers. Those beyond it are applied again.
 const maxShown = 10_000
 
 // freshAt reports whether the last good sync began at most maxStale ago.
@@ -65,22 +65,22 @@ func (f *feed) freshAt(now instant, maxStale time.Duration) bool {
 	return good != nil && elapsed(now, *good) <= maxStale
 }
 
-// Sync asks the store now what changed, and returns when all of it is applied.
-// Programs rarely call it: the Verifier polls by itself. Errors: ErrUnavailable,
+// Sync asks the store now what changed, and returns when every change is applied.
+// Programs rarely call Sync: the Verifier polls by itself. Errors: ErrUnavailable,
 // ErrClosed, ctx.Err().
 func (v *Verifier) Sync(ctx context.Context) error {
 	asked := v.feed.begun.Load()
 	for {
 		run, err := v.runSync(ctx)
-		// One that had begun before the call may have read before, or have failed
-		// while the process was stopped. None (0) began where nobody could wait.
+		// A run that had begun before the call may have read before it, or have failed while
+		// the process was stopped. Run 0: the wait has ended without an answer.
 		if run == 0 || run > asked {
 			return err
 		}
 	}
 }
 
-// runSync joins the run that is under way, or begins one.
+// runSync joins the run that is under way, or begins one, and returns its number.
 func (v *Verifier) runSync(ctx context.Context) (int64, error) {
 	return v.feed.runs.do(ctx, struct{}{}, func(ctx context.Context) (int64, error) {
 		run := v.feed.begun.Add(1)
@@ -98,9 +98,9 @@ func (v *Verifier) runSync(ctx context.Context) (int64, error) {
 	})
 }
 
-// freshen is Sync for a request that found the Verifier stale: it may have been
-// frozen for minutes, and what it has in memory may be revoked by now. It waits a
-// second at most, then says that we cannot know.
+// freshen is Sync for a request that found the Verifier stale: the process may have
+// been frozen for minutes, and what it has in memory may be revoked by now. freshen
+// waits a second at most, then returns ErrUnavailable: this node cannot know.
 func (v *Verifier) freshen(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -113,12 +113,12 @@ func (v *Verifier) freshen(ctx context.Context) error {
 	return fmt.Errorf("%w: last good sync is older than MaxStale", ErrUnavailable)
 }
 
-// pull is one run: it reads and applies pages until there is no more.
+// pull is one run: it reads and applies pages until the feed has no more.
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	w := v.feed.walkOn(start)
 	for range 1_000 {
 		changes, err := v.cfg.Store.Changed(ctx, w.cursor, 1000)
-		if ctx.Err() != nil { // nobody waits for it, and another may be under way
+		if ctx.Err() != nil { // nobody waits for this run, and another may be under way
 			return n, unavailable(ctx.Err())
 		}
 		more, err := v.step(&w, changes, err, start)
@@ -130,11 +130,11 @@ func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	return n, fmt.Errorf("%w: the change feed does not end", ErrUnavailable)
 }
 
-// walk is one run's way through the feed.
+// walk is the position of one run in the feed.
 type walk struct {
 	cursor      Cursor
-	before, now map[KeyID]shown // by the run before, and by this one
-	resumed     bool            // a run that failed began it
+	before, now map[KeyID]shown // shown to the run before, and to this one
+	resumed     bool            // a run that failed began this walk
 }
 
 // walkOn goes on with the walk of a run that failed, or begins one.
@@ -167,10 +167,10 @@ func (v *Verifier) step(w *walk, changes StoreChanges, err error, start instant)
 	return true, nil
 }
 
-// walkEnded counts a walk that was read to its end as a sync of the time when it
-// began, and reports whether the run has to walk once more. What commits behind the
-// cursor shows only in the next walk (PostgreSQL, MariaDB). So a run that ended the
-// walk of one that failed walks once more before it counts as a sync itself.
+// walkEnded counts a walk that was read to its end as a sync of the time when the walk
+// began. It reports whether the run has to walk once more. A change that commits behind
+// the cursor shows only in the next walk (PostgreSQL, MariaDB). So a run that ended the
+// walk of a failed run walks once more before the run itself counts as a sync.
 func (f *feed) walkEnded(w *walk, now instant) (again bool) {
 	began := f.walked
 	f.good.Store(&began)
@@ -180,7 +180,7 @@ func (f *feed) walkEnded(w *walk, now instant) (again bool) {
 	return again
 }
 
-// page applies what the store has answered, and returns the state that it leads to.
+// page applies one answer of the store, and returns the state that the answer leads to.
 func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant) (next feedState, _ error) {
 	placed := w.cursor != ""
 	switch {
@@ -213,7 +213,7 @@ func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant)
 		v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
 		v.cache.damaged(damaged, CredentialID{}, instant{}, fed)
 	}
-	if !placed { // a new position: what was read before it may be older
+	if !placed { // a new position: records that were read before may be stale
 		v.cache.doubt()
 	}
 	w.cursor = changes.Next
@@ -255,9 +255,9 @@ func (v *Verifier) poll() {
 	}
 }
 
-// listen polls when a Notifier says so, at most so often: whoever may connect to
-// the database may notify. While its connection is down the polling goes on as
-// if there were none.
+// listen polls when a Notifier says so, but pauses after each poll: anyone who may
+// connect to the database may notify. While the connection of the Notifier is down,
+// polling goes on as if there were no Notifier.
 func (v *Verifier) listen() {
 	for v.tasks.ctx.Err() == nil {
 		rest := time.Second
@@ -269,5 +269,5 @@ func (v *Verifier) listen() {
 	}
 }
 
-// listenRest is between two polls that were asked for.
+// listenRest is the pause after a poll that a Notifier asked for.
 const listenRest = 20 * time.Millisecond

@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// usage collects when credentials were last used, so that a verification
-// writes to memory and the store hears of it in batches. A killed process loses
-// flushEvery of it at most, and nothing else.
+// usage collects when credentials were last used. So a verification writes only to
+// memory, and the store is written in batches. If a process is killed, it loses the
+// uses of flushEvery at most, and nothing else.
 //
-// A credential's time is divided into windows of VerifierConfig.LastUsedEvery,
-// the same ones on every node. A node asks for the first use of each window to
-// be written, and the store writes it if it has none of that window yet. So a
-// key that is in use all the time is written once a window by all nodes
-// together, and what is stored is off by less than a window.
+// A credential's time is divided into windows of VerifierConfig.LastUsedEvery, the same
+// ones on every node. For the first use in each window, a node asks the store to write
+// it. The store writes it if it has no use in that window yet. So if a key is in use
+// all the time, all nodes together write it once a window, and the stored time is off
+// by less than a window.
 type usage struct {
-	every int64 // a window, in microseconds
+	every int64 // the length of a window, in microseconds
 
 	mu   sync.Mutex
-	last map[CredentialID]int64 // what is to be written, in microseconds since 1970
+	last map[CredentialID]int64 // uses to write, in microseconds since 1970
 }
 
 const (
 	flushEvery = 3 * time.Second
 	flushBatch = 500
-	// flushFailures is how many batches fail before it is the store that is away.
+	// flushFailures is how many batches may fail before flush stops: the store is away.
 	flushFailures = 3
 )
 
@@ -36,9 +36,9 @@ func newUsage(every time.Duration) usage {
 	return usage{every: max(1, every.Microseconds()), last: map[CredentialID]int64{}}
 }
 
-// window is the beginning of the window that a use is in. The windows of
-// different credentials begin at different times, so that a node does not ask for
-// all its keys in the same second.
+// window returns the start of the window that a use is in. The windows of different
+// credentials begin at different times, so that a node does not ask for all its keys in
+// the same second.
 func (u *usage) window(id CredentialID, at int64) int64 {
 	offset := int64(binary.BigEndian.Uint64(id[:]) >> 1)
 	into := (at - offset%u.every) % u.every
@@ -48,12 +48,13 @@ func (u *usage) window(id CredentialID, at int64) int64 {
 	return at - into
 }
 
-// mark notes the use of a key, at so many microseconds since 1970. All
-// processors share the line of memory that it writes, so it does that once a
-// window, not a million times a second.
+// mark notes the use of a key, at a time in microseconds since 1970. All processors
+// share the cache line that mark writes, so mark writes it once a window, not a million
+// times a second.
 func (u *usage) mark(k *cachedKey, at int64) {
-	// Of the window that was noted? Unsigned, so that one beyond it, which a clock
-	// has left that was ahead, is another one too.
+	// Is the use in the window that was noted last? The unsigned comparison checks both
+	// sides: a use before the window is outside too. Then a clock was ahead, and was set
+	// back.
 	end := k.usedUntil.Load()
 	if uint64(end-1-at) < uint64(u.every) {
 		return
@@ -66,7 +67,7 @@ func (u *usage) mark(k *cachedKey, at int64) {
 	}
 }
 
-// drain takes what was collected.
+// drain returns the collected uses, and begins to collect anew.
 func (u *usage) drain() map[CredentialID]int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -75,7 +76,7 @@ func (u *usage) drain() map[CredentialID]int64 {
 	return last
 }
 
-// restore keeps what could not be written for the next time.
+// restore keeps uses that could not be written, for the next flush.
 func (u *usage) restore(last map[CredentialID]int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -84,14 +85,16 @@ func (u *usage) restore(last map[CredentialID]int64) {
 	}
 }
 
-// flush writes what was collected. What cannot be written, because somebody's
-// transaction has had one of its keys for long, keeps nothing else back.
+// flush writes the collected uses. If a batch cannot be written, because somebody's
+// transaction has locked one of its keys for long, the other batches are written all
+// the same.
 func (v *Verifier) flush(ctx context.Context) error {
 	if v.cfg.ReadOnly {
 		return nil
 	}
 	last := v.usage.drain()
-	ids := slices.SortedFunc(maps.Keys(last), func(a, b CredentialID) int { // one order for all nodes: no deadlocks
+	// All nodes write in one order, so that they do not deadlock.
+	ids := slices.SortedFunc(maps.Keys(last), func(a, b CredentialID) int {
 		return slices.Compare(a[:], b[:])
 	})
 	var failed error

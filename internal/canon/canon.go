@@ -1,11 +1,11 @@
 // Package canon is the one encoding under the library's MACs, its event chain, its
-// stored items and what a grant is bound to.
+// stored items and the data that a grant is bound to.
 //
-// Different values never write the same bytes: what a MAC or a hash covers must have
-// one reading. Numbers and times take eight bytes, big endian; texts, and lists of
-// them, begin with their length. Nothing names a field or a type, so a reader has to
-// ask for what was written, in its order. What was stored once has to be read for ever:
-// the encoding does not change.
+// Different values never write the same bytes: the bytes under a MAC or a hash must
+// have one reading. Numbers and times take eight bytes, big endian. Texts, and lists of
+// texts, begin with their length. Nothing names a field or a type, so a reader has to
+// ask for the values in the order in which they were written. The encoding does not
+// change, because stored bytes must be readable for ever.
 package canon
 
 import (
@@ -20,10 +20,10 @@ type Writer struct{ b []byte }
 // NewWriter returns a Writer with room for size bytes.
 func NewWriter(size int) Writer { return Writer{make([]byte, 0, size)} }
 
-// Encoded returns what was written. The next value may overwrite it.
+// Encoded returns the bytes that were written. The next value may overwrite them.
 func (w *Writer) Encoded() []byte { return w.b }
 
-// Sum returns the SHA-256 of what was written.
+// Sum returns the SHA-256 of the bytes that were written.
 func (w *Writer) Sum() [32]byte { return sha256.Sum256(w.b) }
 
 // Uint writes a number.
@@ -50,10 +50,11 @@ func (w *Writer) Bytes(b []byte) {
 	w.b = append(w.b, b...)
 }
 
-// Fixed writes b without its length. Only for arrays, whose length the reader knows.
+// Fixed writes b without its length. Use Fixed only for arrays, whose length the reader
+// knows.
 func (w *Writer) Fixed(b []byte) { w.b = append(w.b, b...) }
 
-// Texts writes the number of texts, and each.
+// Texts writes the number of texts, and each text.
 func (w *Writer) Texts(list []string) {
 	w.Uint(uint64(len(list)))
 	for _, s := range list {
@@ -73,14 +74,14 @@ func (w *Writer) Time(t time.Time) {
 	w.Uint(uint64(t.UnixMicro()))
 }
 
-// A Reader reads what a Writer wrote. After the first value that is not there, all
-// values are zero and OK is false, so a caller asks once, at the end.
+// A Reader reads the values that a Writer wrote. After the first value that is missing,
+// all values are zero and OK is false, so a caller asks once, at the end.
 type Reader struct {
 	b      []byte
 	failed bool
 }
 
-// NewReader returns a Reader of b, which must not be changed meanwhile.
+// NewReader returns a Reader of b. Nobody may change b meanwhile.
 func NewReader(b []byte) Reader { return Reader{b: b} }
 
 // OK reports whether every value so far was there.
@@ -117,10 +118,11 @@ func (r *Reader) Uint() uint64 {
 // Text reads a text.
 func (r *Reader) Text() string { return string(r.take(r.Uint())) }
 
-// Texts reads a list of texts. An empty one is nil.
+// Texts reads a list of texts. An empty list is nil.
 func (r *Reader) Texts() []string {
 	n := r.Uint()
-	if n > uint64(len(r.b)/8) { // each takes its length at least: a forged number allocates nothing
+	// Each text takes its length at least, so a forged number allocates nothing.
+	if n > uint64(len(r.b)/8) {
 		r.fail()
 		return nil
 	}
@@ -132,7 +134,7 @@ func (r *Reader) Texts() []string {
 }
 
 // Time reads a time of the years that RFC 3339 can write, 1 to 9999, in UTC. Any other
-// fails, and so does a second way to write the zero time.
+// time fails, and so does a second way to write the zero time.
 func (r *Reader) Time() time.Time {
 	v := r.Uint()
 	if v == noTime || r.failed {
@@ -146,5 +148,5 @@ func (r *Reader) Time() time.Time {
 	return t
 }
 
-// Fixed fills dst with what Writer.Fixed wrote.
+// Fixed fills dst with the bytes that Writer.Fixed wrote.
 func (r *Reader) Fixed(dst []byte) { copy(dst, r.take(uint64(len(dst)))) }

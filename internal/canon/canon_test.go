@@ -32,7 +32,7 @@ func written() canon.Writer {
 }
 
 // stored is what written makes. Rows of earlier versions hold such bytes, under MACs:
-// a change of one of them makes every key of every database invalid.
+// if one byte changes, every key of every database is invalid.
 const stored = "ffffffffffffffff" + "0000000000000001" + "0000000000000000" +
 	"0000000000000003" + "610062" + "0000000000000000" + "0000000000000002" + "0102" + "030405" +
 	"0000000000000003" + "0000000000000001" + "78" + "0000000000000000" + "0000000000000002" + "797a" +
@@ -62,7 +62,7 @@ func TestReaderReadsWhatWasWritten(t *testing.T) {
 		[]byte{3, 4, 5}, []string{"x", "", "yz"}, []string(nil), at, time.Time{}}, got)
 }
 
-// Whatever is cut off or added is noticed, wherever it is.
+// A reader notices if bytes are cut off or added, wherever that is.
 func TestNothingIsCutOffUnnoticed(t *testing.T) {
 	w := written()
 	whole := w.Encoded()
@@ -88,7 +88,7 @@ func TestAfterAFailureEverythingIsZero(t *testing.T) {
 	require.False(t, r.Complete())
 }
 
-// A length is what whoever writes to the database says it is.
+// Somebody who writes to the database can write any length.
 func TestForgedLengthsAllocateNothing(t *testing.T) {
 	for _, n := range []uint64{9, 1 << 32, math.MaxInt64, math.MaxUint64} {
 		var w canon.Writer
@@ -107,7 +107,7 @@ func TestForgedLengthsAllocateNothing(t *testing.T) {
 	}
 }
 
-// A value that is read was written in one way only.
+// If a time can be read, there is only one way to write it.
 func TestTimesHaveOneSpelling(t *testing.T) {
 	for name, micros := range map[string]int64{
 		"the zero time by its number":   time.Time{}.UnixMicro(),

@@ -1,6 +1,6 @@
-// Package seldom keeps a log readable when one cause writes a line for every
-// request: of lines that say the same of the same thing a few a minute are written,
-// and the next one says how many were left out.
+// Package seldom keeps a log readable when one cause writes a line for every request.
+// If lines say the same about the same thing, a few a minute are written. The next line
+// that is written says how many were left out.
 package seldom
 
 import (
@@ -11,14 +11,14 @@ import (
 
 const (
 	perMinute = 10   // lines of one cause
-	causes    = 1000 // that are told apart; those beyond share one
+	causes    = 1000 // causes counted apart; all others share one count
 )
 
-// about are the attributes that tell causes apart, besides the message: so that
-// one damaged key does not hide another.
+// about lists the attributes that tell causes apart, besides the message, so that one
+// damaged key does not hide another.
 var about = map[string]bool{"key": true, "credential": true, "code": true, "action": true}
 
-// Logger returns l, writing seldom.
+// Logger returns a logger that writes to l, but seldom.
 func Logger(l *slog.Logger) *slog.Logger {
 	return slog.New(&handler{Handler: l.Handler(), lines: &lines{seen: map[string]*cause{}}})
 }
@@ -32,10 +32,11 @@ type lines struct {
 	mu     sync.Mutex
 	minute int64
 	seen   map[string]*cause
-	lost   int // left out of causes that are not told apart any more
+	lost   int // lines left out of causes that were forgotten
 }
 
-// cause is a cause of this minute, or of one before that has left lines out.
+// cause is a cause of this minute, or one of an earlier minute whose lines were left
+// out.
 type cause struct {
 	written, left int
 	last          int64 // the minute in which it came last
@@ -61,14 +62,14 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// may counts a line, and says how many were left out since one was written.
+// may counts a line, and returns how many were left out since one was written.
 func (l *lines) may(name string, minute int64) (left int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if minute != l.minute {
-		// What was left out is told by the next line of its cause, or, where none comes,
-		// by that of any: otherwise a thousand causes that came once would be told apart
-		// for ever, and all later ones share one count.
+		// The next line of a cause says how many of its lines were left out. If no such line
+		// comes, the next line of any cause says it. Otherwise a thousand causes that came
+		// once would be counted apart for ever, and all later ones would share one count.
 		for name, c := range l.seen {
 			if c.written = 0; c.left == 0 || c.last < minute-1 {
 				l.lost += c.left
@@ -98,12 +99,12 @@ func (l *lines) may(name string, minute int64) (left int, ok bool) {
 	return left, true
 }
 
-// WithAttrs keeps the count.
+// WithAttrs returns a handler that shares the counts of h.
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &handler{h.Handler.WithAttrs(attrs), h.lines}
 }
 
-// WithGroup is as WithAttrs.
+// WithGroup returns a handler that shares the counts of h.
 func (h *handler) WithGroup(name string) slog.Handler {
 	return &handler{h.Handler.WithGroup(name), h.lines}
 }

@@ -42,7 +42,8 @@ func TestLinesOfOneCauseAreFew(t *testing.T) {
 	})
 }
 
-// A thousand causes that came once, however loud, are not told apart for ever.
+// If a thousand causes came once, with however many lines, they are not counted apart
+// for ever.
 func TestCausesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer

@@ -6,26 +6,25 @@ import (
 	"sync/atomic"
 )
 
-// A Table finds values by a hash of 64 bits. It is read without a lock, because
-// every request of every merchant reads it: a lock, or one of many, is memory
-// that all processors write, and it costs more than the lookup. Search may be called
-// from any goroutine at any time; whoever calls another method holds a lock of their
+// A Table finds values by a hash of 64 bits. It is read without a lock, because every
+// request of every merchant reads it. All processors would write the memory of a lock,
+// or of one of many locks, and that costs more than the lookup. Search may be called
+// from any goroutine at any time. A caller of any other method holds a lock of their
 // own.
 //
-// Two values may have one hash: the reader looks at each value that a Search
-// yields, and decides. The hash has to be keyed with a secret if others choose the
-// values, or they choose values that all lie in one group.
+// Two values may have one hash: the reader looks at each value that a Search yields,
+// and decides. If others choose the values, the hash has to be keyed with a secret.
+// Otherwise they could choose values that are all in one group.
 //
-// It is open-addressed, and its slots lie in groups of eight. One word has a
-// byte of the hash for each slot of a group, zero if the slot is free. The
-// words are few enough to stay near the processor, where the values are not: a
-// search for a hash that nobody has ends at a word, except once in forty times
-// or so.
+// The table is open-addressed, and its slots are in groups of eight. Each group has one
+// word, with a byte of the hash for each slot, zero if the slot is free. The words are
+// few enough to stay in the processor's cache; the values are not. A search for a hash
+// that no value has ends at a word, except once in forty times or so.
 //
-// A slot is taken once, and stays taken after its value was removed, so that a
-// reader never has to look twice. A new set of slots replaces the old one when
-// seven of eight are taken. A reader of the old slots sees what was true when
-// the reader began.
+// A slot is taken once, and stays taken after its value was removed, so that a reader
+// never has to look twice. When seven of eight slots are taken, a new set of slots
+// replaces the old one. A reader of the old slots sees what was true when the reader
+// began.
 type Table[V any] struct {
 	hash  func(*V) uint64
 	slots atomic.Pointer[slots[V]]
@@ -33,7 +32,7 @@ type Table[V any] struct {
 	count int // values
 }
 
-// slots are a power of two, at least groupSize.
+// slots are a power of two in number, at least groupSize.
 type slots[V any] struct {
 	tags   []atomic.Uint64 // one for each group; its bytes are taken from the lowest
 	values []atomic.Pointer[V]
@@ -45,8 +44,8 @@ const (
 	eachByte  = 0x0101010101010101
 )
 
-// tagByte is the byte by which a hash is told from its neighbours; never zero.
-// The group is chosen by the other end of the hash.
+// tagByte returns the byte of a hash that is put into the word of its group; never
+// zero. The other end of the hash chooses the group.
 func tagByte(hash uint64) uint64 { return max(1, hash>>56) }
 
 // New returns an empty Table. The hash of a value never changes.
@@ -60,16 +59,17 @@ func newSlots[V any](n int) *slots[V] {
 	return &slots[V]{make([]atomic.Uint64, n/groupSize), make([]atomic.Pointer[V], n)}
 }
 
-// Search is the way from group to group to the values of one hash.
+// Search walks from group to group to the values of one hash.
 type Search[V any] struct {
 	*slots[V]
-	tag     uint64 // in every byte
+	tag     uint64 // the tag byte, in every byte
 	group   uint64
-	word    uint64 // the group's
-	matches uint64 // the top bit of each byte of word that may be tag, and was not looked at
+	word    uint64 // of the group
+	matches uint64 // top bits of the bytes of word that may be tag, not looked at yet
 }
 
-// Search begins the way to the values of a hash. It ends when Next returns nil.
+// Search begins a search for the values of a hash. The search ends when Next returns
+// nil.
 func (t *Table[V]) Search(hash uint64) Search[V] {
 	s := Search[V]{slots: t.slots.Load(), tag: tagByte(hash) * eachByte, group: hash}
 	s.look()
@@ -89,10 +89,10 @@ func (s *Search[V]) Next() *V {
 	}
 }
 
-// slot is Next, with the slots of removed values.
+// slot is Next, but returns the slots of removed values too.
 func (s *Search[V]) slot() *atomic.Pointer[V] {
 	for s.matches == 0 {
-		if s.word>>56 == 0 { // the group's last slot is free: nothing was put further on
+		if s.word>>56 == 0 { // the group's last slot is free: no value was put further on
 			return nil
 		}
 		s.group++
@@ -103,8 +103,8 @@ func (s *Search[V]) slot() *atomic.Pointer[V] {
 	return &s.values[s.group*groupSize+uint64(i)]
 }
 
-// look reads the group that the search has come to. The bits are those of the
-// bytes that equal the tag, and rarely of one above such a byte.
+// look reads the group that the search has come to. The bits in matches are those of
+// the bytes that equal the tag, and rarely of a byte above such a byte.
 func (s *Search[V]) look() {
 	s.group &= uint64(len(s.tags) - 1)
 	s.word = s.tags[s.group].Load()
@@ -115,7 +115,7 @@ func (s *Search[V]) look() {
 // Len returns the number of values.
 func (t *Table[V]) Len() int { return t.count }
 
-// Add puts a value that is not there.
+// Add puts a value into the table that is not there yet.
 func (t *Table[V]) Add(v *V) {
 	if p := t.slots.Load(); 8*(t.taken+1) > 7*len(p.values) {
 		t.rebuild()
@@ -128,7 +128,7 @@ func (t *Table[V]) Add(v *V) {
 // Replace puts another value of the same hash in the place of one that is there.
 func (t *Table[V]) Replace(old, v *V) { t.slotOf(old).Store(v) }
 
-// Remove takes a value out. Its slot stays taken.
+// Remove takes a value out. The value's slot stays taken.
 func (t *Table[V]) Remove(old *V) {
 	t.slotOf(old).Store(nil)
 	t.count--
@@ -143,8 +143,8 @@ func (t *Table[V]) slotOf(v *V) *atomic.Pointer[V] {
 	}
 }
 
-// rebuild leaves the slots of removed values behind, and has room for so many
-// more that it is not due again at once.
+// rebuild leaves the slots of removed values behind. It makes room for enough more
+// values that the next rebuild is not due at once.
 func (t *Table[V]) rebuild() {
 	n := minSlots
 	for 16*(t.count+1) > 13*n {
@@ -160,7 +160,8 @@ func (t *Table[V]) rebuild() {
 	t.slots.Store(p)
 }
 
-// put takes the first free slot. Its byte comes last: who sees it sees the value.
+// put takes the first free slot. It writes the byte last: a reader who sees the byte
+// sees the value.
 func (p *slots[V]) put(hash uint64, v *V) {
 	for group := hash; ; group++ {
 		group &= uint64(len(p.tags) - 1)

@@ -37,8 +37,9 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// The hashes by which a table goes wrong: all equal, equal in the group, equal in the
-// tag, tags of which one is the other and a borrow, and the tags 0 and 1, which are one.
+// Hashes by which a table can go wrong: all equal, equal in the group, equal in the
+// tag, two neighbouring tags, which a borrow in look confuses, and the tags 0 and 1,
+// which are one.
 func TestHashesThatCollide(t *testing.T) {
 	for name, hash := range map[string]func(i int) uint64{
 		"one hash":            func(int) uint64 { return 7 },
@@ -105,8 +106,8 @@ func TestAgainstAMap(t *testing.T) {
 	}
 }
 
-// Readers hold no lock. One who looks for a value that nobody takes away finds it,
-// whatever is added, removed and rebuilt beside it; the race detector looks on.
+// Readers hold no lock. If nobody takes a value away, a reader finds it, whatever is
+// added, removed and rebuilt meanwhile. The race detector checks the accesses.
 func TestReadersBesideAWriter(t *testing.T) {
 	tab := newTable()
 	const kept = 100
@@ -131,7 +132,7 @@ func TestReadersBesideAWriter(t *testing.T) {
 			}
 		})
 	}
-	for round := range 20 { // grows to 2,000 values and shrinks, so it is rebuilt both ways
+	for round := range 20 { // grows to 2,000 values and shrinks: rebuilt both ways
 		var all []*value
 		for n := range 2_000 {
 			v := &value{hash(kept + n), kept + n + round}
