@@ -262,7 +262,7 @@ type VerifiedTrace struct {
 	Key    Key // nil, unless the caller has proven that they hold the secret
 }
 
-// What decides a verification.
+// Values of VerifiedTrace.Source.
 const (
 	byToken = "token"
 	byCache = "cache"

@@ -115,7 +115,7 @@ type rowKey struct {
 type row struct {
 	record *StoreRecord // shared: read only
 	readAt instant      // the start of the read: the record is at least as new
-	begun  uint64       // likewise, see cache.settle
+	begun  uint64       // the generation at the start, see cache.settle
 }
 
 // read looks a record up for a task, under a bound. Tokens that nobody has proven share

@@ -76,7 +76,7 @@ func TestNothingIsCutOffUnnoticed(t *testing.T) {
 
 func TestAfterAFailureEverythingIsZero(t *testing.T) {
 	var w canon.Writer
-	w.Uint(9) // a text of nine bytes, of which there are eight
+	w.Uint(9) // a text of nine bytes; only eight follow
 	w.Uint(7)
 	r := canon.NewReader(w.Encoded())
 	require.Empty(t, r.Text())

@@ -28,7 +28,7 @@ import (
 type Table[V any] struct {
 	hash  func(*V) uint64
 	slots atomic.Pointer[slots[V]]
-	taken int // slots, those of removed values included
+	taken int // slots, including those of removed values
 	count int // values
 }
 
