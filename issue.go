@@ -17,52 +17,55 @@ type IssueRequest struct {
 	Account string // empty: the actor's own; an Operator has to name it
 	Mode    Mode
 	Kind    Kind // zero: Secret
-	// Name is what the merchant calls it; may be empty. Control characters, those that
-	// turn the direction of text, and invisible ones outside words and emoji are
-	// ErrInvalid.
+	// Name is the merchant's name for the key; may be empty. Control characters,
+	// characters that turn the direction of text, and invisible ones outside words and
+	// emoji are ErrInvalid.
 	Name string
-	// Abilities are texts that the Catalog knows: "payment:refund",
-	// "payment:*", "balance=read". A publishable key takes only those marked
+	// Abilities are texts that the Catalog knows: "payment:refund", "payment:*",
+	// "balance=read". A publishable key may have only abilities that the Catalog marks
 	// publishable.
 	Abilities []string
-	ExpiresAt time.Time // first instant at which it is refused; zero: never
-	// Networks lists the addresses that may use it; empty: any. Host bits are
-	// cleared, and 4-in-6 prefixes become IPv4.
+	ExpiresAt time.Time // first instant at which the key is refused; zero: never
+	// Networks lists the addresses from which the key may be used; empty: any. Host bits
+	// are cleared, and 4-in-6 prefixes become IPv4.
 	Networks []netip.Prefix
-	// Origins are the web origins that may use it, "https://shop.example"; empty: any.
-	// They are kept in the form in which browsers send them; what none sends is
-	// ErrInvalid.
+	// Origins are the web origins that may use the key, "https://shop.example"; empty:
+	// any. They are stored in the form in which browsers send them. An origin that no
+	// browser sends is ErrInvalid.
 	Origins      []string
 	Metadata     map[string]string
 	RotateMonths int // remind to rotate after so many months, up to 120; 0: never; see [Info.RotateDue]
-	// Disabled issues it suspended; the zero request is a working key.
+	// Disabled issues the key suspended. Without it the key works at once.
 	Disabled bool
-	// Recoverable keeps a sealed copy of the token for Reveal; it needs a KEK.
-	// Otherwise the token is shown once and only its hash is kept.
+	// Recoverable stores a sealed copy of the token for Reveal, which needs a KEK. Without
+	// it the token is shown once, and only its hash is stored.
 	Recoverable bool
-	// IdempotencyKey makes a repeated request harmless for 24 hours: up to 255
-	// bytes, unique in the account and mode. Empty: none.
+	// IdempotencyKey: for 24 hours, the same request with the same IdempotencyKey makes no
+	// second key. Up to 255 bytes, unique in the account and mode. Empty: none.
 	IdempotencyKey string
 
-	Grant Grant `json:"-"` // when StepUp guards ActionIssue
+	Grant Grant `json:"-"` // if StepUp guards ActionIssue
 }
 
 func (r IssueRequest) guarded() approval { return newIssuing(r).approval() }
 
-// Issued is a new key with its token, which is nowhere else: a secret token is
-// kept as a hash.
+// Issued is a new key with its token. The store has only a hash of a secret token (and
+// a sealed copy, if the key is Recoverable).
 type Issued struct {
 	Token Token
 	Key   Info
 }
 
-// Issue makes a key and returns its token, the only time for a secret one.
+// Issue makes a key and returns its token. A secret token is returned only this once.
 //
-// A request repeated under its idempotency key answers with the key, no secret
-// token, and ErrAlreadyIssued. Errors: ErrNoActor, ErrNotFound (another's
-// account), ErrForbidden, ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked,
-// ErrStanding, ErrInvalid, ErrLimit, ErrAlreadyIssued,
-// ErrIdempotencyMismatch, ErrBusy, ErrConflict, ErrUnavailable.
+// If a request is repeated with its idempotency key, Issue returns the earlier key, no
+// token, and ErrAlreadyIssued. Errors: those of the table in the package documentation,
+// and:
+//   - ErrNotFound: when Account is another account than the actor's
+//   - ErrAlreadyIssued: the idempotency key was used for this request
+//   - ErrIdempotencyMismatch: the idempotency key was used for another request
+//   - ErrStanding, ErrLimit, ErrBusy
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) Issue(ctx context.Context, req IssueRequest) (Issued, error) {
 	return m.own().issue(ctx, req)
 }
@@ -110,14 +113,15 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	switch {
 	case errors.Is(err, ErrAlreadyIssued):
 		return Issued{Key: i.earlier}, err
-	case err != nil: // an attempt that lost its race left its key here
+	case err != nil: // an attempt that ended in a conflict left its key in issued
 		return Issued{}, err
 	}
 	return issued, nil
 }
 
-// issuing is one call of Issue, or the challenge for one. Each attempt makes its record
-// once: plan makes and checks it, Policy and StepUp see it, and work completes it.
+// issuing is one call of Issue, or the challenge for one. Each attempt makes the record
+// once: plan makes and checks the record, Policy and StepUp are shown it, and work
+// completes it.
 type issuing struct {
 	IssueRequest
 
@@ -125,7 +129,7 @@ type issuing struct {
 	blank   *StoreRecord // see session.blank
 	refused error        // why there is no blank
 	idem    *StoreItem   // to be written with the key; nil: the request has no idempotency key
-	earlier Info         // the key that the idempotency key stands for already
+	earlier Info         // the key that was issued with this idempotency key before
 }
 
 func newIssuing(r IssueRequest) *issuing {
@@ -154,9 +158,10 @@ func (i *issuing) plan(_ context.Context, s session, a Actor, _ *StoreRecord, no
 	return []planned{{would: i.blank}}, nil
 }
 
-// issuable refuses a key that has been made under the idempotency key already, one that
-// plan has refused, and one beyond a limit, in this order: a repeated request is
-// answered with its key, and no grant, also when it could not be made today.
+// issuable refuses a request in this order: if a key was made with its idempotency key
+// already, if plan has refused it, if the new key is beyond a limit. So a repeated
+// request is answered with the earlier key, without a grant, even if the same key could
+// not be made today.
 func (i *issuing) issuable(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
 	now := s.cfg.Now()
 	if i.idem, i.earlier, err = s.idempotency(ctx, accountOf(a, i.Account), i.IssueRequest, now); err != nil {
@@ -168,14 +173,14 @@ func (i *issuing) issuable(ctx context.Context, s session, a Actor, _ *StoreReco
 	return s.room(ctx, a, i.blank, now)
 }
 
-// drawn is what is random in a new key, with the hash of its token.
+// drawn holds the random parts of a new key, with the hash of its token.
 type drawn struct {
 	id    KeyID
 	cred  StoreCredential
 	token Token
 }
 
-// draw gives a blank record its ID, and makes the first credential for that ID, of the
+// draw gives a blank record its ID, and makes the first credential for that ID, in the
 // account's group.
 func (s session) draw(ctx context.Context, r *StoreRecord, group string) (*drawn, error) {
 	r.ID = newKeyID()
@@ -186,15 +191,15 @@ func (s session) draw(ctx context.Context, r *StoreRecord, group string) (*drawn
 	return &drawn{r.ID, cred, token}, nil
 }
 
-// complete makes a blank record one that can be written. Hashing may have waited for
-// seconds, so the record is dated afterwards.
+// complete puts ID, credential and dates into a blank record, so that it can be
+// written. Hashing may have waited for seconds, so the dates are set after it.
 func (d *drawn) complete(r *StoreRecord, now time.Time) error {
 	r.ID, r.Credentials = d.id, []StoreCredential{d.cred}
 	return r.date(now)
 }
 
-// date gives a record the dates of now. The key's end may have come while its token
-// was hashed.
+// date sets the dates of a record to now, and checks its expiry again: that may have
+// come while the token was hashed.
 func (r *StoreRecord) date(now time.Time) error {
 	r.CreatedAt = micros(now)
 	if r.RotateMonths > 0 {
@@ -203,7 +208,8 @@ func (r *StoreRecord) date(now time.Time) error {
 	return validEnd(r.ExpiresAt, now)
 }
 
-// asked is what a request says of its record, unchecked. It shares the request's slices.
+// asked returns the request as a record, unchecked. The record shares the request's
+// slices.
 func (r IssueRequest) asked() StoreRecord {
 	return StoreRecord{
 		Name: r.Name, Mode: r.Mode, Kind: r.Kind, Abilities: r.Abilities, ExpiresAt: micros(r.ExpiresAt),
@@ -211,18 +217,18 @@ func (r IssueRequest) asked() StoreRecord {
 	}
 }
 
-// blank is the record that a request asks for, checked, without ID and credential.
+// blank returns the record that a request asks for, checked, without ID and credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
-	made := req.asked().clone() // deep: what the caller passed is sorted in the copy
+	made := req.asked().clone() // deep: lists are sorted in the copy, not in the caller's slices
 	r := &made
 	r.Account = account
-	if err := validOwner(r); err != nil { // Catalog.Products is called for whom there is
+	if err := validOwner(r); err != nil { // first: ManagerConfig.Products is called only for a valid account and mode
 		return nil, err
 	}
 	if err := cmp.Or(s.valid(r, settings), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
 		return nil, err
 	}
-	if req.Recoverable && r.Kind == Secret { // a publishable token is never hidden
+	if req.Recoverable && r.Kind == Secret { // a publishable token can always be shown
 		if len(s.vault.keks) == 0 {
 			return nil, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
 		}
@@ -231,8 +237,8 @@ func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreR
 	return r, nil
 }
 
-// validEnd checks when a key is to expire. RFC 3339 writes no year after 9999,
-// and one such key would keep a whole list from being written as JSON.
+// validEnd checks an expiry. RFC 3339 has no year after 9999, so one key with such an
+// expiry would make a whole list fail to be written as JSON.
 func validEnd(t, now time.Time) error {
 	switch {
 	case t.IsZero():
@@ -245,7 +251,8 @@ func validEnd(t, now time.Time) error {
 	return nil
 }
 
-// newCredential mints a token of a group (see reads), and what is kept of it.
+// newCredential mints a token of a group (see reads), and makes the credential to store
+// for it.
 func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
 	id := newCredentialID()
 	copy(id[len(id)-groupLen:], group)
@@ -277,8 +284,9 @@ const (
 
 const idemTime = 24 * time.Hour
 
-// idempotency looks an idempotency key up. It returns the item to write, or
-// the earlier key and why nothing is to be written.
+// idempotency looks up an idempotency key. It returns the item to write with a new key.
+// If nothing is to be written, it returns an error that says why, and for
+// ErrAlreadyIssued the earlier key.
 func (s session) idempotency(ctx context.Context, account string, req IssueRequest, now time.Time) (*StoreItem, Info, error) {
 	if req.IdempotencyKey == "" {
 		return nil, Info{}, nil
@@ -306,9 +314,10 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 	return &it, Info{}, nil
 }
 
-// named reads a key that an item names. No MAC covers items: one that was bent
-// to the key of another merchant would show that key here, or put a
-// foreign publishable key on this merchant's pages.
+// named reads the key that an item names, and checks its account and mode. No MAC
+// covers such an item. Somebody who writes to the database could make it name another
+// merchant's key: that key would be shown here, or a foreign publishable key would be
+// put on this merchant's pages.
 func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*StoreRecord, error) {
 	r, err := s.store.Get(ctx, id)
 	if err != nil {
@@ -323,7 +332,7 @@ func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*
 	return &r, nil
 }
 
-// sum identifies what a request asks for.
+// sum hashes the key that a request asks for: mode, kind, settings and Recoverable.
 func (r IssueRequest) sum() [32]byte {
 	var c canon.Writer
 	c.Text("apikey issue v1")

@@ -77,7 +77,7 @@ func (s session) revoke(ctx context.Context, req RevokeRequest) error {
 	return s.lessen(ctx, j, req.edit)
 }
 
-// edit is what the request does to a record.
+// edit applies the request to a record.
 func (r RevokeRequest) edit(stored *StoreRecord, now time.Time) (made, bool) {
 	reason := cmp.Or(r.Reason, ReasonRequested)
 	stored.RevokedAt, stored.RevokeReason = micros(now), reason
@@ -98,9 +98,9 @@ func (s session) lessen(ctx context.Context, j job, edit lessening) error {
 }
 
 func (s session) lessened(stored *StoreRecord, edit lessening) effect {
-	// Only skip the write if the record's MAC holds. Otherwise whoever writes to the
-	// database could put RevokedAt there, let a revocation pass as done, and clear
-	// RevokedAt again.
+	// Only skip the write if the record's MAC is right. Otherwise somebody who writes to
+	// the database could put RevokedAt there, let a revocation return nil without a write,
+	// and clear RevokedAt again.
 	sound := s.authentic(stored) == nil
 	if sound && stored.State() == Revoked {
 		return effect{}
@@ -144,7 +144,7 @@ type RevokeAllRequest struct {
 func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
 	switch {
-	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // a sign that was turned round
+	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // probably a duration with the wrong sign
 		return invalid("UnusedSince is in the future: every key counts as unused since then, those in use too")
 	case !filtered && !r.All:
 		return invalid("RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
@@ -206,7 +206,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 			// node may have done that a moment ago: this node's Verifiers may not know yet.
 			s.announce(ctx, notice{action: ActionRevoke, changes: []StoreChange{{Record: r}}, start: start})
 		}
-		for _, d := range page.Damaged { // what cannot be believed can still be ended
+		for _, d := range page.Damaged { // a record that cannot be believed can still be revoked
 			if d.Key.IsZero() {
 				failed = append(failed, d)
 				continue

@@ -14,31 +14,30 @@ import (
 //
 //	now                     the new token is valid; every other one ends
 //	now, Overlap 24 h       the new token is valid; the old one for 24 h more
-//	At T                    the new token from T on; the old one until then
-//	At T, Overlap 24 h      the new token from T on; the old one until T + 24 h
+//	At T                    the new token is valid from T on; the old one until T
+//	At T, Overlap 24 h      the new token is valid from T on; the old one until T + 24 h
 //
-// Around T each is accepted for ManagerConfig.Skew longer than that, because
-// the clocks of several machines never agree.
+// Around T each token is accepted for ManagerConfig.Skew longer than that, because the
+// clocks of several machines never agree.
 type RotateRequest struct {
 	Key KeyID
-	// IfVersion makes it fail with ErrConflict unless the key is at this
-	// version; 0: whatever it is at.
+	// IfVersion makes Rotate fail with ErrConflict unless the key is at this version; 0:
+	// any version.
 	IfVersion uint64
 	At        time.Time // in the future, before the key's expiry; zero: now
-	// Overlap is how long the old token works beside the new one, up to
-	// Limits.Overlap and never past the key's expiry or the year 9999. It counts
-	// from At, and from now without At: from when the new token has been hashed and
-	// the rotation is about to be written, however long the hash had to wait. In a
-	// [Tx] that is before the caller commits. It never prolongs a token that was
-	// already to end sooner.
+	// Overlap is how long the old token works beside the new one, up to Limits.Overlap and
+	// never past the key's expiry or the year 9999. Overlap counts from At. Without At it
+	// counts from now: the time when the new token has been hashed and the rotation is
+	// about to be written, however long the hash had to wait. In a [Tx] that is before the
+	// caller commits. Overlap never prolongs a token that was to end sooner.
 	Overlap time.Duration
-	// Replace ends what stands in the way of At and of Overlap: a rotation that is
-	// pending, and an older token that still overlaps. Now without overlap ends
-	// both anyway. With At, to replace a pending rotation is to call it off: Policy is
-	// asked about ActionCancelRotation as well.
+	// Replace ends a pending rotation, and an older token that still overlaps. Without
+	// Replace they make a rotation with At or Overlap fail; a rotation now without overlap
+	// ends both anyway. If a rotation with At replaces a pending one, that one is called
+	// off: Policy is asked about ActionCancelRotation as well.
 	Replace bool
 
-	Grant Grant `json:"-"` // when StepUp guards ActionRotate
+	Grant Grant `json:"-"` // if StepUp guards ActionRotate
 }
 
 func (r RotateRequest) guarded() approval {
@@ -64,7 +63,7 @@ func (r RotateRequest) guarded() approval {
 	}
 }
 
-// says tells a person what a rotation does to the tokens of the key.
+// says tells the person who approves what a rotation does to the tokens of the key.
 func (r RotateRequest) says() []string {
 	from := "now"
 	if !r.At.IsZero() {
@@ -85,19 +84,19 @@ func (r RotateRequest) says() []string {
 	return lines
 }
 
-// Rotate makes a new token and returns it, the only time for a secret one.
-// Nothing has to run at T: windows are data that every verification judges, so
-// no crash, restart or sleeping worker can miss one.
+// Rotate makes a new token and returns it. A secret token is returned only this once.
+// Nothing has to run at the time At: when a token begins and ends is stored, and every
+// verification checks it, so no crash, restart or sleeping worker can miss a switch.
 //
-// A token whose answer was lost on its way is nobody's, and the older one goes on
-// until the end of its overlap: Retire the lost one, which is current, and rotate
-// again. Replace would end the one that is in use.
+// If the response with the new token is lost, nobody has that token; the old one works
+// until its overlap ends. Retire the new credential, which is the current one, and
+// rotate again. Do not use Replace: it would end the old token, which is still in use.
 //
-// Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrStanding, ErrInvalid,
-// ErrRevoked, ErrSuspended, ErrExpired (such keys are not rotated),
-// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked,
-// ErrRotationPending and ErrOverlapRunning (see Replace), ErrBusy, ErrConflict,
-// ErrCorrupt, ErrUnavailable.
+// Errors: those of the table in the package documentation, and:
+//   - ErrRevoked, ErrSuspended, ErrExpired: such keys are not rotated
+//   - ErrRotationPending, ErrOverlapRunning: see RotateRequest.Replace
+//   - ErrStanding, ErrBusy
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) Rotate(ctx context.Context, req RotateRequest) (Issued, error) {
 	return m.own().rotate(ctx, req)
 }
@@ -118,8 +117,8 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 			}
 			cred, token = &c, t
 		}
-		// Not before: hashing may have waited for seconds. An overlap that was counted
-		// from then would be over before anybody has the new token.
+		// The time is read here, because hashing may have waited for seconds: an overlap that
+		// counted from an earlier time could end before anybody has the new token.
 		now := s.cfg.Now()
 		room, err := s.planRoom(stored, req, now)
 		if err != nil {
@@ -129,11 +128,11 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		var also Action
 		switch {
 		case !req.At.IsZero():
-			if stored.pending(now, s.skew) != nil { // called off for a later one: the old token goes on
+			if stored.pending(now, s.skew) != nil { // it is called off for a later one: the old token goes on
 				also = ActionCancelRotation
 			}
 			c.NotBefore = micros(req.At.Add(-s.skew))
-			r.RotateDue = r.due(s.skew) // what Credential.NotBefore says is added when it is read
+			r.RotateDue = r.due(s.skew) // without the new token: due counts its months from NotBefore
 		case r.RotateMonths > 0:
 			r.RotateDue = monthsAfter(now, r.RotateMonths)
 		}
@@ -149,10 +148,10 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 	return issued, nil
 }
 
-// due is when the key is to be rotated; zero: never. A scheduled rotation puts
-// that off, and moves nothing in the record: RotateDue stays that of the tokens
-// before, and the months count from the time of each token that has one and has
-// not ended. So one that is called off leaves no trace.
+// due is when the key is due to be rotated; zero: never. A scheduled rotation puts this
+// date off, but not in the record: RotateDue stays as the tokens before set it, and due
+// counts the months from NotBefore of each token that has one and has not ended. So a
+// rotation that is called off leaves no trace.
 func (r *StoreRecord) due(skew time.Duration) time.Time {
 	due := r.RotateDue
 	for _, c := range r.Credentials {
@@ -166,10 +165,10 @@ func (r *StoreRecord) due(skew time.Duration) time.Time {
 	return due
 }
 
-// keptEnded is how many credentials that are over a record still lists.
+// keptEnded is how many ended credentials a record still lists.
 const keptEnded = 8
 
-// trim drops the oldest of those that are over. Their events stay.
+// trim drops the oldest ended credentials beyond keptEnded. Their events stay.
 func (r *StoreRecord) trim(now time.Time) {
 	over := 0
 	r.Credentials = slices.DeleteFunc(r.Credentials, func(c StoreCredential) bool {
@@ -181,11 +180,12 @@ func (r *StoreRecord) trim(now time.Time) {
 	})
 }
 
-// CancelRotation ends the pending token before its time T, the current one goes
-// on, and the key is due to be rotated when it was before. It needs a role and
-// nothing else. Errors: ErrNoActor, ErrNotFound, ErrForbidden, ErrRevoked,
-// ErrInvalid (nothing is pending, or T has passed), ErrConflict, ErrCorrupt,
-// ErrUnavailable.
+// CancelRotation ends the pending token before its time (RotateRequest.At). The current
+// token goes on, and the key is due to be rotated when it was before. CancelRotation
+// needs the Policy's permission and nothing else. Errors: those of the table in the
+// package documentation, and:
+//   - ErrInvalid: also when no rotation is pending, or its time has passed
+//   - ErrRevoked
 func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 	s := m.own()
 	return s.do(ctx, job{
@@ -201,8 +201,8 @@ func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 	})
 }
 
-// callOff is a record without the rotation that was pending. Where it returns an
-// error the record is as it was.
+// callOff returns a copy of a record without its pending rotation. If there is an
+// error, the copy is unchanged.
 func (s session) callOff(stored *StoreRecord, now time.Time) (made, error) {
 	r := stored.clone()
 	if r.State() == Revoked {
@@ -245,7 +245,7 @@ func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 	return s.do(ctx, j)
 }
 
-// retire is how a single credential ends, whoever wants it.
+// retire ends a single credential, for Retire and for RevokeToken.
 func (r *StoreRecord) retire(id CredentialID, now time.Time, skew time.Duration) (made, bool) {
 	c := r.credential(id)
 	if c == nil || c.Ended {

@@ -6,10 +6,9 @@ import (
 	"time"
 )
 
-// roomPlan is what a rotation does to the credentials that a record has, so that
-// after it at most one outgoing, one current and one pending credential are live.
-// It names them by ID (the zero ID: none), so that one plan fits each copy of the
-// record.
+// roomPlan says what a rotation does to the credentials of a record, so that after it
+// at most one outgoing, one current and one pending credential are live. The plan names
+// credentials by ID (the zero ID: none), so that it fits each copy of the record.
 type roomPlan struct {
 	now time.Time // the plan is right for this instant
 
@@ -20,14 +19,14 @@ type roomPlan struct {
 	boundedAt time.Time
 }
 
-// planRoom refuses a rotation, or plans the room for its token. It changes nothing:
-// Policy and a person who approves are shown the record that the plan makes, and the
-// work makes it again when the token has been hashed.
+// planRoom refuses a rotation, or plans what becomes of the older credentials. It
+// changes nothing. Policy and the person who approves are shown the record that the
+// plan makes; the job's work plans again when the token has been hashed.
 func (s session) planRoom(r *StoreRecord, req RotateRequest, now time.Time) (roomPlan, error) {
 	if err := s.rotatable(r, req, now); err != nil {
 		return roomPlan{}, err
 	}
-	if req.At.IsZero() && req.Overlap == 0 { // a state, not a time: no clock is involved
+	if req.At.IsZero() && req.Overlap == 0 { // they end by a state, not at a time: no clock is involved
 		return roomPlan{now: now, endAll: true}, nil
 	}
 	until, err := s.overlapEnd(r, req, now)
@@ -35,8 +34,8 @@ func (s session) planRoom(r *StoreRecord, req RotateRequest, now time.Time) (roo
 		return roomPlan{}, err
 	}
 	plan, p := roomPlan{now: now}, r.placesOf(now, s.skew)
-	// An older token is in the way only if it would still be there when the
-	// current one becomes the older one.
+	// An outgoing token is in the way only if it is still valid when the current one
+	// becomes the outgoing one.
 	overlaps := p.outgoing != nil && (req.At.IsZero() || p.outgoing.NotAfter.After(req.At.Add(-s.skew)))
 	switch {
 	case p.pending != nil && !req.Replace:
@@ -59,8 +58,8 @@ func (s session) planRoom(r *StoreRecord, req RotateRequest, now time.Time) (roo
 	}
 	switch {
 	case !req.At.IsZero() && !end.IsZero():
-		// It is on its way out already. Bounding it once more would leave nothing
-		// to restore when this rotation is cancelled.
+		// The current token has an end already. Another end would replace that one, which
+		// nothing could restore when this rotation is cancelled.
 		return roomPlan{}, overlapRunning(p.current)
 	case end.IsZero() || until.Before(end):
 		plan.bound, plan.boundedAt = p.current.ID, micros(until)
@@ -68,7 +67,8 @@ func (s session) planRoom(r *StoreRecord, req RotateRequest, now time.Time) (roo
 	return plan, nil
 }
 
-// madeIn is a copy of the record that the plan was made for, with the room made.
+// madeIn returns a copy of the record that the plan was made for, with the plan
+// applied.
 func (p roomPlan) madeIn(stored *StoreRecord) *StoreRecord {
 	r := stored.clone()
 	if p.endAll {
@@ -77,7 +77,7 @@ func (p roomPlan) madeIn(stored *StoreRecord) *StoreRecord {
 		}
 		return &r
 	}
-	if c := r.credential(p.callOff); c != nil { // first: the bound below may replace the end that this takes away
+	if c := r.credential(p.callOff); c != nil { // first: the bound below may set the end that withdraw removes
 		r.withdraw(c, p.now)
 	}
 	if c := r.credential(p.end); c != nil {
@@ -89,7 +89,7 @@ func (p roomPlan) madeIn(stored *StoreRecord) *StoreRecord {
 	return &r
 }
 
-// rotatable refuses what is wrong whatever credentials the key has.
+// rotatable refuses a rotation for reasons that do not depend on the key's credentials.
 func (s session) rotatable(r *StoreRecord, req RotateRequest, now time.Time) error {
 	switch {
 	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
@@ -106,8 +106,8 @@ func (s session) rotatable(r *StoreRecord, req RotateRequest, now time.Time) err
 	return nil
 }
 
-// overlapEnd is when the token before the new one ends. It refuses a rotation that
-// would not be over before the key is.
+// overlapEnd returns when the token before the new one ends. It refuses a rotation that
+// would not be over before the key expires.
 func (s session) overlapEnd(r *StoreRecord, req RotateRequest, now time.Time) (time.Time, error) {
 	from := req.At
 	if from.IsZero() {
@@ -130,13 +130,13 @@ func overlapRunning(c *StoreCredential) error {
 	return fmt.Errorf("%w until %s: retire that token, rotate now without overlap, or set Replace; if nobody was given the newer one, retire that", ErrOverlapRunning, c.NotAfter.Format(time.RFC3339))
 }
 
-// places are the at most three live credentials of a record; they point into
-// it.
+// places are the live credentials of a record, at most three. They point into the
+// record.
 type places struct{ pending, current, outgoing *StoreCredential }
 
 func (r *StoreRecord) places(now time.Time) places { return r.placesWithout(nil, now) }
 
-// placesWithout are the places if one credential had ended.
+// placesWithout returns the places as if one credential had ended.
 func (r *StoreRecord) placesWithout(ended *StoreCredential, now time.Time) (p places) {
 	for i := range r.Credentials { // newest first
 		c := &r.Credentials[i]
@@ -153,8 +153,8 @@ func (r *StoreRecord) placesWithout(ended *StoreCredential, now time.Time) (p pl
 	return p
 }
 
-// placesOf are the places for a rotation: in the last Skew before its time a scheduled
-// token is accepted already, and is still the one that is pending.
+// placesOf returns the places for a rotation. In the last Skew before its time, a
+// scheduled token is accepted already, but it still counts as pending.
 func (r *StoreRecord) placesOf(now time.Time, skew time.Duration) places {
 	p := r.places(now)
 	if c := r.pending(now, skew); c != nil && p.current == c {
@@ -163,23 +163,24 @@ func (r *StoreRecord) placesOf(now time.Time, skew time.Duration) places {
 	return p
 }
 
-// live: not ended, and its end has not come. A pending credential is live.
+// live reports whether the credential has not ended, and its NotAfter has not come. A
+// pending credential is live.
 func (c *StoreCredential) live(now time.Time) bool {
 	return !c.Ended && (c.NotAfter.IsZero() || now.Before(c.NotAfter))
 }
 
-// end is for ever, and needs no clock. The sealed copy goes with it.
+// end ends the credential for ever, without a clock, and drops the sealed copy.
 func (c *StoreCredential) end() { c.Ended, c.Sealed, c.SealedKEK = true, nil, "" }
 
-// pending is the credential whose time T has not come, nil if there is none. Its
-// window opens Skew before T, and until T itself it can be called off.
+// pending returns the credential whose time T (RotateRequest.At) has not come; nil:
+// there is none. It is accepted from Skew before T, and can be called off until T.
 func (r *StoreRecord) pending(now time.Time, skew time.Duration) *StoreCredential {
 	return r.places(now.Add(-skew)).pending
 }
 
-// withdraw ends a credential whose time has not come, and gives the current one
-// its time back: a key must not die because the token that was to follow it was
-// called off.
+// withdraw ends a pending credential, and removes the end that the current one was
+// given for it: otherwise the key would be left without a token because its next token
+// was called off.
 func (r *StoreRecord) withdraw(c *StoreCredential, now time.Time) {
 	if bounded := r.boundedFor(c, now); bounded != nil {
 		bounded.NotAfter = time.Time{}
@@ -187,10 +188,10 @@ func (r *StoreRecord) withdraw(c *StoreCredential, now time.Time) {
 	c.end()
 }
 
-// boundedFor is the credential that was given an end because c was to follow it, nil
-// if there is none. That end is beyond the begin of c. A token that was to end before
-// c begins is not in its way, was bounded by an earlier rotation, and still ends then,
-// also if it is the current one by now.
+// boundedFor returns the credential that was given an end because c was to follow it;
+// nil: there is none. Such an end is after the begin of c. A token that ends before c
+// begins got its end from an earlier rotation, and keeps it, also if it is the current
+// one by now.
 func (r *StoreRecord) boundedFor(c *StoreCredential, now time.Time) *StoreCredential {
 	if p := r.placesWithout(c, now); p.current != nil && p.current.NotAfter.After(c.NotBefore) {
 		return p.current

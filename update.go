@@ -10,9 +10,9 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Field is one field of an update, in three states: the zero Field keeps what
-// is there, [Clear] empties it, [Set] replaces it. From JSON: absent keeps,
-// null clears, a value sets (RFC 7396).
+// Field is one field of an update, in three states: the zero Field keeps the stored
+// value, [Clear] empties it, [Set] replaces it. In JSON, an absent field keeps, null
+// clears, and a value sets (RFC 7396).
 type Field[T any] struct {
 	state uint8 // 0 keep, 1 clear, 2 set
 	value T
@@ -30,7 +30,7 @@ func (f *Field[T]) UnmarshalJSON(b []byte) error {
 		*f = Clear[T]()
 		return nil
 	}
-	var value T // a fresh one: decoding into what is there would merge maps
+	var value T // a fresh one: decoding into f.value would merge maps
 	if err := json.Unmarshal(b, &value); err != nil {
 		return err
 	}
@@ -38,11 +38,11 @@ func (f *Field[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON writes the value, or null for [Clear]. What null would not say is
-// an error, because it would come back as Clear and take a restriction or an
-// expiry away: a field that keeps what is there (give the struct's field the
-// omitzero option, which leaves it out), and a value that is itself null, such as
-// a nil slice.
+// MarshalJSON writes the value, or null for [Clear]. Two cases are an error, because
+// they would be read back as Clear, which removes a restriction or an expiry:
+//   - a Field that keeps the stored value: give the struct's field the omitzero option,
+//     which leaves it out
+//   - a value that is itself null, such as a nil slice
 func (f Field[T]) MarshalJSON() ([]byte, error) {
 	switch f.state {
 	case 0:
@@ -57,40 +57,40 @@ func (f Field[T]) MarshalJSON() ([]byte, error) {
 	return b, err
 }
 
-// IsZero reports whether the field keeps what is there.
+// IsZero reports whether the field keeps the stored value.
 func (f Field[T]) IsZero() bool { return f.state == 0 }
 
-// onto applies the field to what is there.
+// onto applies the field to have.
 func (f Field[T]) onto(have *T) {
 	if f.state != 0 {
-		*have = f.value // the zero value when it clears
+		*have = f.value // the zero value if the field clears
 	}
 }
 
-// UpdateRequest changes what a key is called and may do. Token, mode, kind and
-// account never change.
+// UpdateRequest changes the settings of a key. Token, mode, kind and account never
+// change.
 type UpdateRequest struct {
 	Key KeyID
-	// IfVersion makes the update fail with ErrConflict unless the key is at this
-	// version; 0: whatever it is at.
+	// IfVersion makes the update fail with ErrConflict unless the key is at this version;
+	// 0: any version.
 	IfVersion uint64
 
 	Name      Field[string]    `json:",omitzero"`
 	Abilities Field[[]string]  `json:",omitzero"`
-	ExpiresAt Field[time.Time] `json:",omitzero"` // in the future; cleared: never. The zero time is refused
-	// Cleared: any address, any origin. An empty list is refused where it would
-	// lift the restriction: it may as well mean that nothing is allowed.
+	ExpiresAt Field[time.Time] `json:",omitzero"` // in the future; cleared: never. The zero time is ErrInvalid
+	// Cleared: any address, any origin. If the key is restricted, an empty list is
+	// ErrInvalid: it could also mean that nothing is allowed.
 	Networks Field[[]netip.Prefix] `json:",omitzero"`
 	Origins  Field[[]string]       `json:",omitzero"`
 
 	Metadata     Field[map[string]string] `json:",omitzero"`
 	RotateMonths Field[int]               `json:",omitzero"` // counts from now; cleared: never
-	// Disabled: true suspends, false resumes, and so does cleared. Unlike Suspend it
-	// can be guarded, and conflicts.
+	// Disabled: true suspends; false and cleared resume. Unlike Suspend, this can be
+	// guarded by StepUp, and can fail with ErrConflict.
 	Disabled Field[bool] `json:",omitzero"`
 
-	// Grant, when StepUp guards ActionUpdate, or what this update turns out to be:
-	// ActionWiden, ActionResume.
+	// Grant, if StepUp guards ActionUpdate, or guards ActionWiden or ActionResume and this
+	// update widens or resumes the key.
 	Grant Grant `json:"-"`
 }
 
@@ -108,11 +108,12 @@ func (r UpdateRequest) guarded() approval {
 	}
 }
 
-// Update changes a key and returns it as it is then. An update that changes
-// nothing writes nothing. Errors: ErrNoActor, ErrNotFound, ErrForbidden,
-// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrRevoked,
-// ErrInvalid, ErrLimit (also when it would bring a key back to life beyond the
-// limit), ErrStanding, ErrConflict, ErrCorrupt, ErrUnavailable.
+// Update changes a key, and returns the changed key. If nothing would change, Update
+// writes nothing. Errors: those of the table in the package documentation, and:
+//   - ErrRevoked
+//   - ErrLimit: also when the key would work again, beyond the limit of live keys
+//   - ErrStanding: when the update widens or resumes the key, or names abilities
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) Update(ctx context.Context, req UpdateRequest) (Info, error) {
 	return m.own().update(ctx, req)
 }
@@ -121,8 +122,8 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 	return s.change(ctx, req.guarded().asking(req.Grant), req.edit)
 }
 
-// edit is what the request does to a record. All that is not plain is refused before
-// anything is changed, because plain compares with the record as it is.
+// edit applies the request to a record. Values that are not plain (see settingOf) are
+// refused before any setting is changed, because plain compares with the stored value.
 func (req UpdateRequest) edit(r *StoreRecord, now time.Time) error {
 	for _, s := range settings {
 		if err := s.refuse(&req, r); err != nil {
@@ -144,8 +145,8 @@ func notRevoked(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	return nil
 }
 
-// change is what every method does that edits a living key: it checks the result,
-// counts a key that comes to life, and names what changed.
+// change does the work of every method that edits a key. It checks the result, counts a
+// key that begins to work, and lists the settings that changed.
 func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time.Time) error) (info Info, err error) {
 	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
 		now := s.cfg.Now()
@@ -159,7 +160,7 @@ func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time
 		}
 		info.Version++
 		e := effect{made: []made{{record: r, changed: changed}}, widens: s.widens(stored, r)}
-		switch { // by whatever method: who may not resume must not do it through Update
+		switch { // by whatever method: an actor who may not resume must not do it through Update
 		case r.Disabled && !stored.Disabled:
 			e.also = ActionSuspend
 		case stored.Disabled && !r.Disabled:
@@ -180,7 +181,7 @@ func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time
 	return info, nil
 }
 
-// edits is the plan of what edits a key.
+// edits returns the plan of a job that edits a key.
 func edits(edit func(*StoreRecord, time.Time) error) func(context.Context, session, Actor, *StoreRecord, time.Time) ([]planned, error) {
 	return func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 		r, err := s.edited(stored, now, edit)
@@ -191,19 +192,21 @@ func edits(edit func(*StoreRecord, time.Time) error) func(context.Context, sessi
 	}
 }
 
-// edited is a copy of a record as an edit leaves it: checked, and in its one form.
+// edited returns a copy of a record with an edit applied: checked, and in canonical
+// form.
 func (s session) edited(stored *StoreRecord, now time.Time, edit func(*StoreRecord, time.Time) error) (*StoreRecord, error) {
 	shallow := *stored
 	if err := edit(&shallow, now); err != nil {
 		return nil, err
 	}
-	r := shallow.clone() // deep: what the caller passed is sorted in the copy
+	r := shallow.clone() // deep: lists are sorted in the copy, not in the caller's slices
 	return &r, s.valid(&r, differences(stored, &r))
 }
 
-// revived keeps the count of live keys exact: a key that comes to life is
-// counted; one that is prolonged only makes those who count now count again,
-// because its old end may come before this is written.
+// revived keeps the count of live keys exact. If the key begins to work, it is counted.
+// If only its expiry changes, the count is written as it is, so that other calls which
+// count now conflict and count again: the key's old expiry may come before this is
+// written.
 func (s session) revived(ctx context.Context, stored, r *StoreRecord, now time.Time) ([]StoreItem, error) {
 	switch {
 	case !stored.works(now):
@@ -219,9 +222,9 @@ func (s session) revived(ctx context.Context, stored, r *StoreRecord, now time.T
 	return nil, nil
 }
 
-// widens reports whether some request passes with the edited record that was
-// refused with the stored one: an ability that nothing held before allows, more
-// networks or origins, a later end, a suspended key that works again.
+// widens reports whether the edited record lets some request pass that the stored one
+// refuses: it allows another ability, network or origin, expires later, or is no longer
+// suspended.
 func (c *core) widens(stored, edited *StoreRecord) bool {
 	before, after := c.describe(stored, CredentialID{}), c.describe(edited, CredentialID{})
 	beyond := func(end, was time.Time) bool { return !was.IsZero() && (end.IsZero() || end.After(was)) }
@@ -238,7 +241,7 @@ func (c *core) widens(stored, edited *StoreRecord) bool {
 	return len(stored.Origins) > 0 && (len(edited.Origins) == 0 || !allIn(edited.Origins, stored.Origins, func(o, was string) bool { return o == was }))
 }
 
-// allIn reports whether each item is covered by one of those that were there.
+// allIn reports whether each item is covered by one of were.
 func allIn[T any](items, were []T, covers func(item, was T) bool) bool {
 	for _, item := range items {
 		if !slices.ContainsFunc(were, func(was T) bool { return covers(item, was) }) {
@@ -251,15 +254,15 @@ func allIn[T any](items, were []T, covers func(item, was T) bool) bool {
 // ResumeRequest names a suspended key.
 type ResumeRequest struct {
 	Key       KeyID
-	IfVersion uint64 // 0: whatever it is at
+	IfVersion uint64 // 0: any version
 
-	Grant Grant `json:"-"` // when StepUp guards ActionResume or ActionWiden
+	Grant Grant `json:"-"` // if StepUp guards ActionResume or ActionWiden
 }
 
 func (r ResumeRequest) guarded() approval {
 	return approval{
 		job:    job{action: ActionResume, subject: aKey, key: r.Key, ifVersion: r.IfVersion, refuses: notRevoked, plan: edits(resume)},
-		others: []Action{ActionWiden}, // that is what it is
+		others: []Action{ActionWiden}, // to resume a key is to widen it
 		sum: sumOf(ActionResume, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
 			c.Uint(r.IfVersion)
@@ -267,8 +270,9 @@ func (r ResumeRequest) guarded() approval {
 	}
 }
 
-// Resume brings a suspended key back; of one that is not suspended it is nil.
-// Errors as for Update.
+// Resume makes a suspended key work again. If the key is not suspended, and not
+// revoked, Resume returns nil and writes nothing. Its errors are those of
+// [Manager.Update].
 func (m *Manager) Resume(ctx context.Context, req ResumeRequest) error {
 	_, err := m.own().change(ctx, req.guarded().asking(req.Grant), resume)
 	return err
