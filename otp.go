@@ -11,18 +11,18 @@ import (
 )
 
 // A Factor is how an actor proves once more who they are, before a guarded action:
-// [TOTP], [EmailCode] and [Password] ship. It only makes and compares; limits,
-// locks and storage are the Manager's, so that no factor can forget one. It is
-// safe for concurrent use.
+// [TOTP], [EmailCode] and [Password] ship. A Factor only makes and compares answers;
+// limits, locks and storage are the Manager's, so that no factor can forget one. A
+// Factor must be safe for concurrent use.
 type Factor interface {
-	// Begin prepares a challenge. state is kept until the answer comes. send, if
-	// not nil, is called once the challenge is committed; when it fails the
-	// challenge is withdrawn. enrolled is the actor's own, nil if they have none.
+	// Begin prepares a challenge. state is stored until the answer comes. send, if not
+	// nil, is called once the challenge is committed; if send fails, the challenge is
+	// withdrawn. enrolled is what this factor has stored for the actor; nil: nothing.
 	Begin(ctx context.Context, a Actor, c Challenge, enrolled []byte) (state []byte, send func(context.Context) error, err error)
-	// Check compares an answer, which is not empty and at most 1 KiB, right or
-	// wrong on the same path. It has 30 s, and may run more than once for one
-	// answer. next replaces enrolled together with the grant; nil:
-	// unchanged. An error means that we failed, and costs the actor nothing.
+	// Check compares an answer of 1 byte to 1 KiB, on the same path whether it is right or
+	// wrong. It has 30 s, and may run more than once for one answer. next, if not nil,
+	// replaces enrolled, together with the grant. An error means that we failed, and costs
+	// the actor nothing.
 	Check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) (next []byte, ok bool, err error)
 }
 
@@ -35,17 +35,17 @@ type Challenge struct {
 	Account   string // whose key it is, or will be
 	Mode      Mode
 	Name      string    // of the key, as the merchant has typed it; may be empty
-	ExpiresAt time.Time // ten minutes from its start
+	ExpiresAt time.Time // ten minutes after its start
 	// Changes says what the answer approves, for the person who is asked: one line, in
-	// English, for each field that changes, or for how a token is replaced. What
-	// merchants have typed is quoted in them, without the characters that a mail
-	// program makes links of.
+	// English, for each field that changes, or for how a token is replaced. Texts that
+	// merchants have typed are quoted, without the characters that a mail program makes
+	// links of.
 	Changes []string
 }
 
 const (
 	challengeTime  = 10 * time.Minute
-	wrongAnswers   = 5 // a challenge
+	wrongAnswers   = 5 // of one challenge
 	challengeIDLen = 22
 	chargeIDLen    = 11
 	sendTime       = 30 * time.Second
@@ -53,18 +53,19 @@ const (
 	maxAnswer      = 1024 // bytes; a longer one is wrong
 )
 
-// Confirm answers a challenge; challenge is its ID. A right answer is a grant
-// for the request that was challenged. [TOTP], [EmailCode] and [NewPIN] read their
+// Confirm answers a challenge; challenge is its ID. If the answer is right, Confirm
+// returns a grant for the challenged request. [TOTP], [EmailCode] and [NewPIN] read
 // digits as [Digits] does: blanks in a code do not matter.
 //
-// A wrong answer is charged: after five the challenge is spent, after ten in an
-// hour the actor waits, and after a hundred their guarded actions are locked until
-// somebody else lifts it ([Manager.LiftLock]). Errors: ErrNoActor; ErrChallenge
-// (unknown, somebody else's, expired, answered, spent, or ended by a later one);
-// ErrWrongAnswer (as *[WrongAnswerError], with the attempts that are left);
-// ErrTooManyAttempts (as *[AttemptsError], with the time to wait); ErrLocked;
-// ErrConflict; ErrCorrupt; ErrUnavailable (also when ctx ended before the answer
-// was known: it may have been charged).
+// A wrong answer is charged: after five the challenge is spent, after ten in an hour
+// the actor waits, and after a hundred the actor's guarded actions are locked until
+// somebody else lifts the lock ([Manager.LiftLock]). Errors: those of the table in the
+// package documentation, and:
+//   - ErrChallenge: unknown, another actor's, expired, answered, spent, or replaced
+//   - ErrWrongAnswer (as *[WrongAnswerError], with the attempts that are left)
+//   - ErrTooManyAttempts (as *[AttemptsError], with the time to wait), ErrLocked
+//   - ErrUnavailable: also when ctx ended before the answer was known, which may have
+//     been charged
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
 	s, grant := m.own(), ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
 	to := &answeredChallenge{session: s, id: challenge, answer: answer, grant: grant}
@@ -78,11 +79,10 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 	return grant, nil
 }
 
-// ConfirmEnrollment ends what Enroll began, with the first answer of the new
-// authenticator, given by the actor who began. The answer is charged like that to
-// a challenge. Errors: ErrNoActor, ErrInvalid, ErrNotEnrolled (nothing to
-// confirm, or too late), ErrWrongAnswer (as *[WrongAnswerError]),
-// ErrTooManyAttempts, ErrLocked, ErrConflict, ErrCorrupt, ErrUnavailable.
+// ConfirmEnrollment completes an enrolment that [Manager.Enroll] began, with the first
+// answer of the new authenticator, given by the same actor. An answer is charged as in
+// [Manager.Confirm]. The errors are the same too, with ErrNotEnrolled (nothing waits to
+// be confirmed, or it is too late) in place of ErrChallenge.
 func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
 	s := m.own()
 	if _, err := s.enroller(factor); err != nil {
@@ -102,18 +102,16 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 //	attemptWrong    the charge stays; if it is the hundredth, the event of the lock
 //	attemptVoid     the charge is given back: we failed, or the challenge has ended
 //
-// The charge comes first, so that neither a crash nor a race nor a client that hangs
-// up gives a guess away for nothing. After a conflict a step runs again, on what is
-// stored then.
+// The charge comes first, so that no crash, race or client that hangs up gives a free
+// guess. After a conflict a step runs again, on what is stored then.
 type attempt struct {
 	session
 	to answered
-	// id is that of the charge. It is drawn before the first try: a COMMIT whose answer
-	// is lost is followed by another try, which finds the charge by its ID, and charges
-	// nothing more, unless somebody has lifted it meanwhile.
+	// id is the ID of the charge. It is drawn before the first try. If the answer of a
+	// COMMIT is lost, the next try finds the charge by this ID, and charges nothing more.
 	id      string
 	state   attemptState
-	refused error // attemptWrong, attemptVoid: the error that the actor is told
+	refused error // attemptWrong, attemptVoid: the error for the actor
 }
 
 type attemptState uint8
@@ -129,27 +127,27 @@ const (
 // answered is what an attempt answers: a challenge, or an enrolment that waits for its
 // first code. charge calls count; settle calls compare, then right or void.
 type answered interface {
-	// count finds what is answered. The items that it returns are written with the
-	// charge; its error ends the attempt, which is charged nothing.
+	// count finds the challenge or enrolment. The items that it returns are written with
+	// the charge. If it returns an error, the attempt ends and nothing is charged.
 	count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error)
 	// compare compares the answer with what is stored now. Its error is nil if the answer
 	// is right, ErrWrongAnswer if it is wrong, and any other makes the attempt void.
 	compare(ctx context.Context, a Actor, now time.Time) error
-	// right ends what was answered, and makes what a right answer is for.
+	// right ends the challenge or enrolment, and stores the grant or the authenticator.
 	right(ctx context.Context, a Actor, b *budget) (effect, error)
-	// void undoes count, unless what was answered has ended.
+	// void undoes count, unless the challenge has ended.
 	void(b *budget) []StoreItem
 }
 
-// attempt takes an answer through both steps. action is what the hooks are told.
+// attempt takes an answer through both steps. action is the one for Trace.Denied.
 func (s session) attempt(ctx context.Context, action Action, to answered) error {
 	t := attempt{session: s, to: to, id: string(base62.AppendRandom(nil, chargeIDLen))}
 	if err := s.swapping(ctx, t.charge); err != nil {
 		return err
 	}
 	t.state = attemptCharged
-	// Whoever hangs up gets no answer; it is compared and counted all the same. settle
-	// may then still run: from here on t belongs to it.
+	// If the caller hangs up, the answer is compared and counted all the same. settle may
+	// then still run after attempt has returned: from here on t belongs to settle.
 	settled, err := bounded(ctx, checkTime+flightTime, func(ctx context.Context) (attempt, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
 		defer cancel()
@@ -162,7 +160,7 @@ func (s session) attempt(ctx context.Context, action Action, to answered) error 
 	case context.Canceled, context.DeadlineExceeded, errPanicked:
 		err = unavailable(err)
 	}
-	if errors.Is(err, ErrWrongAnswer) { // whoever guesses is seen before the hundredth
+	if errors.Is(err, ErrWrongAnswer) { // so that guessing is seen before the hundredth
 		a, _ := actorOf(ctx)
 		s.cfg.Trace.denied(a, action, KeyID{}, err)
 	}
@@ -186,8 +184,9 @@ func (t *attempt) charge(ctx context.Context, a Actor) (effect, error) {
 	return effect{items: append(items, b.swap(now))}, nil
 }
 
-// settle is the step from attemptCharged to the state in which the attempt ends. What
-// a right answer writes is one Apply with the end of its charge: all of it, or nothing.
+// settle is the step from attemptCharged to the state in which the attempt ends. A
+// right answer writes its result and the end of its charge in one Apply: all or
+// nothing.
 func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
 	now := t.cfg.Now()
 	b, err := t.budgetOf(ctx, a)
@@ -196,7 +195,7 @@ func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
 	}
 	if (t.state == attemptWrong || t.state == attemptVoid) && !b.charged(t.id) {
 		// A COMMIT whose answer was lost has given the charge back: the state stays. To
-		// compare now would be a guess that nobody paid for.
+		// compare again would be a guess that is not charged.
 		return effect{}, nil
 	}
 	var e effect
@@ -232,7 +231,7 @@ type answeredChallenge struct {
 	// Set by compare.
 	open *put      // the challenge as it is stored; nil: it has ended, or was not read
 	kept StoreItem // the enrolment as it is stored
-	next []byte    // what replaces it; nil: nothing does
+	next []byte    // what replaces kept; nil: nothing does
 }
 
 func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error) {
@@ -247,7 +246,7 @@ func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now t
 		return nil, err
 	}
 	if p.attempts++; p.attempts == wrongAnswers {
-		b.closed(p.ID) // whatever comes of this one, it is the last
+		b.closed(p.ID) // the last attempt, whatever its result
 	}
 	c.charged = p
 	return []StoreItem{c.vouch(p.item, p.encode())}, nil
@@ -272,9 +271,8 @@ func (c *answeredChallenge) compare(ctx context.Context, a Actor, now time.Time)
 }
 
 // compareLate is compare for a challenge that another request of the actor has ended
-// since it was charged. A second click is compared with the enrolment that the first
-// click was compared with: a right code is not wrong the second time, and is charged
-// nothing.
+// since it was charged. A second click is compared with the same enrolment as the first
+// click. So a right code is not wrong the second time, and it is charged nothing.
 func (c *answeredChallenge) compareLate(ctx context.Context, a Actor) error {
 	_, err := c.compareWith(ctx, a, c.before)
 	return cmp.Or(err, ErrChallenge)
@@ -304,15 +302,15 @@ func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (effe
 	return e, nil
 }
 
-// void takes the attempt off the challenge again: nothing was compared, or a right
-// answer could not be kept.
+// void takes the attempt off the challenge's count again: nothing was compared, or the
+// result of a right answer could not be stored.
 func (c *answeredChallenge) void(b *budget) []StoreItem {
 	if c.open == nil {
 		return nil
 	}
 	p := *c.open
 	if p.attempts == wrongAnswers {
-		b.opened(p.Challenge) // it was the last one, and waits again
+		b.opened(p.Challenge) // this was its last attempt: it waits again
 	}
 	p.attempts--
 	return []StoreItem{c.vouch(p.item, p.encode())}
@@ -324,7 +322,7 @@ type answeredEnrollment struct {
 	factor, answer string
 	// Set by compare.
 	pending StoreItem // what Enroll has stored
-	next    []byte    // what is kept of the actor from now on
+	next    []byte    // what the factor stores for the actor from now on
 }
 
 // begun finds what Enroll has stored.
@@ -366,9 +364,9 @@ func (c *answeredEnrollment) right(ctx context.Context, a Actor, _ *budget) (eff
 		return effect{}, err
 	}
 	e := effect{items: []StoreItem{c.pending.deleted(), kept}, note: c.note(a, ActionConfirmEnrollment, a.Account, "factor:"+c.factor)}
-	unused, err := c.item(ctx, itemAllowed, enrolledID(a, c.factor)) // once is once, however it was approved
+	unused, err := c.item(ctx, itemAllowed, enrolledID(a, c.factor)) // a permission ends too, also if it was not used
 	if err != nil {
-		return effect{}, err // nothing of e: what is answered with an error is not confirmed
+		return effect{}, err // no part of e: after an error nothing is confirmed
 	}
 	if unused.Version > 0 {
 		e.items = append(e.items, unused.deleted())
@@ -378,7 +376,7 @@ func (c *answeredEnrollment) right(ctx context.Context, a Actor, _ *budget) (eff
 
 func (c *answeredEnrollment) void(*budget) []StoreItem { return nil }
 
-// check asks a factor, and tells its own failure from a wrong answer.
+// check asks a factor, and tells the factor's failure from a wrong answer.
 func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) ([]byte, error) {
 	if answer == "" || len(answer) > maxAnswer {
 		return nil, ErrWrongAnswer

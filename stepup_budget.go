@@ -10,24 +10,24 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// budget is what one actor may still try, over all their challenges, all factors
-// and all nodes: one item, swapped by every attempt. It guards guarded actions
-// alone. Verification, Suspend and Revoke as compromised never look at it.
+// budget counts what one actor has guessed, over all their challenges, all factors and
+// all nodes. It is one item, which every attempt swaps. It bounds guarded actions only:
+// verification, Suspend and Revoke as compromised never look at it.
 //
-// A code of six digits that is taken in three time steps falls to one guess in
+// A code of six digits that is accepted in three time steps is found by one guess in
 // 333,333. An actor has a hundred guesses in thirty days, which find one with a
-// probability of 0.0003. Whoever else may lift their lock, and does so three times,
-// gives them thirty more: 0.0004. Only an Operator can give more than that.
+// probability of 0.0003. Somebody else may lift the actor's lock three times, which
+// gives thirty more: 0.0004. Only an Operator can give more than that.
 //
-// An actor who acts for several accounts under one ID has a budget in each: what
-// they know in one account they may guess at from all. A PIN is too short for that.
+// An actor with one ID in several accounts has a budget in each. So a secret that is
+// the same in all of them can be guessed from all of them. A PIN is too short for that.
 //
-// Items carry no more protection than the database: who may delete its rows
+// An item is protected no better than the database: somebody who may delete its rows
 // can empty a budget, and guess on.
 type budget struct {
 	item  StoreItem
 	all   uint64  // charges that count towards the lock: not given back, not lifted
-	last  int64   // when the newest charge was that has left hour, Unix seconds
+	last  int64   // time of the newest charge that has left hour, Unix seconds
 	hour  tallies // charges of the last hour, which may still be given back
 	asked tallies // challenges that wait for an answer, by their expiry
 	lifts tallies // of the last thirty days
@@ -59,19 +59,20 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	b.all, b.last = u.Uint(), int64(u.Uint())
 	b.hour, b.asked = readTallies(&u), readTallies(&u)
 	readTallies(&u) // the mails that earlier versions counted here
-	if u.More() {   // who was never lifted has no list of it
+	if u.More() {   // an actor whose lock was never lifted has no such list
 		b.lifts = readTallies(&u)
 	}
-	if !u.Complete() { // fail closed: somebody else looks at it, and lifts it
+	if !u.Complete() { // fail closed: locked, until somebody else lifts the lock
 		return &budget{item: it, all: wrongEver, last: s.cfg.Now().Unix()}, nil
 	}
 	b.forget(s.cfg.Now())
 	return b, nil
 }
 
-// forget drops what no longer counts. Nobody is to wait for a year because one machine
-// was a year ahead. But last stays in that future: that machine would forgive all
-// guesses again and again, if another brought last back to the present.
+// forget drops what no longer counts. Nobody is to wait for a year because one
+// machine's clock was a year ahead. But last stays in that future: if another machine
+// brought it back to the present, the first one would forgive all guesses again and
+// again.
 func (b *budget) forget(now time.Time) {
 	for _, t := range b.hour {
 		if !t.counts(now, time.Hour) {
@@ -86,7 +87,7 @@ func (b *budget) forget(now time.Time) {
 	}
 }
 
-// swap is the item to write.
+// swap returns the item to write.
 func (b *budget) swap(now time.Time) StoreItem {
 	var c canon.Writer
 	c.Uint(b.all)
@@ -107,7 +108,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 	return it
 }
 
-// locked: only another person lifts it.
+// locked reports whether the budget is locked. Only another person can lift the lock.
 func (b *budget) locked() bool { return b.all >= wrongEver }
 
 func (b *budget) allowed(now time.Time) error {
@@ -133,8 +134,8 @@ func (b *budget) opened(c Challenge) {
 	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.UnixMicro()})
 }
 
-// oldest is the challenge that has waited longest, if no more may wait beside those
-// that do.
+// oldest returns the challenge that has waited longest, if no other may wait beside
+// those that do.
 func (b *budget) oldest() (id string, full bool) {
 	if len(b.asked) < openAtOnce {
 		return "", false
@@ -154,9 +155,9 @@ func (b *budget) charge(id string, now time.Time) error {
 
 func (b *budget) charged(id string) bool { return b.hour.have(id) }
 
-// refund gives one charge back, never another's, and never twice.
+// refund gives the charge with this ID back, never another one, and never twice.
 func (b *budget) refund(id string) {
-	if b.hour.have(id) { // else it was given back already
+	if b.hour.have(id) { // otherwise it was given back already
 		b.hour.drop(id)
 		b.all--
 	}
@@ -168,9 +169,9 @@ func (b *budget) waits(id string) bool { return b.asked.have(id) }
 // closed takes an answered challenge off those that wait.
 func (b *budget) closed(id string) { b.asked.drop(id) }
 
-// lift ends a lock. It gives ten more guesses and not a hundred, and the charges of
-// the hour go on counting: of two hijacked sessions one could otherwise lift the
-// other's lock, and guess on for ever.
+// lift ends a lock. It gives ten more guesses and not a hundred, and the charges of the
+// hour go on counting: otherwise two hijacked sessions could lift each other's lock,
+// and guess on for ever.
 func (b *budget) lift(id string, now time.Time) {
 	b.all = wrongEver - liftGives
 	b.lifts = append(b.lifts, tally{id, now.Add(liftsFor).UnixMicro()})
@@ -182,7 +183,7 @@ type tally struct {
 	until int64 // Unix microseconds
 }
 
-// tallies is a list of what counts, each for its own time.
+// tallies is a list of tallies, each of which counts until its own time.
 type tallies []tally
 
 func (l tallies) have(id string) bool {
@@ -193,11 +194,12 @@ func (l *tallies) drop(id string) {
 	*l = slices.DeleteFunc(*l, func(t tally) bool { return t.id == id })
 }
 
-// clockSlack is how far ahead a clock may have been for what it has noted to count.
+// clockSlack is how far ahead a clock may have been if the tallies that it noted are to
+// count.
 const clockSlack = time.Hour
 
-// counts reports whether a tally that counts for so long still does. One that would
-// count for longer was noted by a clock that was ahead.
+// counts reports whether a tally that counts for the time long still does. A tally that
+// would count for longer was noted by a clock that was ahead.
 func (t tally) counts(now time.Time, long time.Duration) bool {
 	return now.UnixMicro() < t.until && t.until <= now.Add(long+clockSlack).UnixMicro()
 }
@@ -207,12 +209,13 @@ func (l *tallies) forget(now time.Time, long time.Duration) {
 	*l = slices.DeleteFunc(*l, func(t tally) bool { return !t.counts(now, long) })
 }
 
-// earliest is the first of the list to stop counting. The list is not empty.
+// earliest returns the first of the list to stop counting. The list must not be empty.
 func (l tallies) earliest() tally {
 	return slices.MinFunc(l, func(a, b tally) int { return cmp.Compare(a.until, b.until) })
 }
 
-// tooMany waits for the first of the list to stop counting.
+// tooMany returns the error that says to wait until the first of the list stops
+// counting.
 func (l tallies) tooMany(now time.Time) error {
 	return &AttemptsError{max(time.Second, time.UnixMicro(l.earliest().until).Sub(now).Round(time.Second))}
 }
@@ -234,10 +237,12 @@ func readTallies(u *canon.Reader) (l tallies) {
 
 // LiftLockRequest names the actor whose guarded actions are locked.
 type LiftLockRequest struct {
-	Account string // empty: the caller's own; an Operator names it: their own are their fellow operators
+	// Account of the actor who is locked; empty: the caller's own. An Operator names it;
+	// empty then means that the locked actor is another Operator.
+	Account string
 	Actor   string // ID of the actor who is locked
 
-	Grant Grant `json:"-"` // when StepUp guards ActionLiftLock
+	Grant Grant `json:"-"` // if StepUp guards ActionLiftLock
 }
 
 func (r LiftLockRequest) guarded() approval {
@@ -249,19 +254,19 @@ func (r LiftLockRequest) guarded() approval {
 	return ask
 }
 
-// LiftLock ends the lock of an actor's guarded actions, which a hundred wrong
-// answers set. The actor has ten more guesses then, of which the next wrong ones
-// count towards the next lock; the wrong answers of the last hour go on counting. If
-// the actor is not locked, LiftLock does nothing and returns nil.
+// LiftLock ends the lock of an actor's guarded actions, which a hundred wrong answers
+// set. The actor then has ten more guesses until the next lock. The wrong answers of
+// the last hour go on counting. If the actor is not locked, LiftLock writes nothing and
+// returns nil.
 //
 // Nobody lifts their own lock: another admin of the account does, or an [Operator].
-// After three lifts in thirty days only an Operator lifts the lock of that actor
-// (ErrForbidden for others): otherwise two hijacked sessions could lift each other's
-// lock until a guess is right.
+// After three lifts in thirty days only an Operator can lift the lock of that actor:
+// otherwise two hijacked sessions could lift each other's lock until a guess is right.
 //
-// Errors: ErrNoActor, ErrNotFound (another's account), ErrForbidden,
-// ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid,
-// ErrConflict, ErrUnavailable.
+// Errors: those of the table in the package documentation, and:
+//   - ErrNotFound: when Account is another account than the actor's
+//   - ErrForbidden: also after three lifts in thirty days, for others than an Operator
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
@@ -280,7 +285,8 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 	return s.do(ctx, j)
 }
 
-// liftable is the budget whose lock this actor may lift, and whose it is.
+// liftable returns the budget whose lock this actor may lift, and the actor whose it
+// is.
 func (s session) liftable(ctx context.Context, a Actor, req LiftLockRequest) (*budget, Actor, error) {
 	target, err := another(a, req.Account, req.Actor)
 	if err != nil {

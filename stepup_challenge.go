@@ -11,35 +11,34 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Challenge puts a question to the actor of ctx, by the named factor, for the
-// request that they are about to make: pass that very request. The action is
-// authorised first: who may not do it is not asked to prove anything. Any node
-// can take the answer.
+// Challenge asks the actor of ctx, by the named factor, to approve the request that
+// they are about to make: pass that very request. The action is authorised first: an
+// actor who may not do it is not asked to prove anything. Any node can take the answer.
 //
 // If a challenge for the same request by the same factor waits for an answer already,
-// Challenge returns that one, and sends nothing: whoever closes a dialog and opens it
-// again goes on where they were. [Manager.Resend] sends a new code. At most three
+// Challenge returns that one, and sends nothing: a person who closes a dialog and opens
+// it again goes on where they were. [Manager.Resend] sends a new code. At most three
 // challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
 // an hour are sent to an actor, over all accounts, and twenty to one address, if the
-// Sender is an [Addresser]. (After an error of the store a challenge may wait of which
-// nobody knows the ID. Where a code belongs to it, that was not sent, and the next call
-// puts another.)
+// Sender is an [Addresser]. After an error of the store, a challenge may be stored
+// whose ID nobody knows. Its code was not sent, and the next call makes another
+// challenge.
 //
-// Errors: those of the action before its
-// grant is looked at; ErrInvalid (the factor does not approve it);
-// ErrNotEnrolled; ErrTooManyAttempts (as *[AttemptsError], with the time to
-// wait); ErrLocked; ErrConflict; ErrCorrupt (what is kept of the actor's factor does
-// not open); ErrUnavailable (also when a code could not be sent: then none counts as
-// sent, unless the Sender was given up, by ctx or after 30 s, or panicked: that
-// mail may come yet).
+// Errors: those that the action returns before it looks at its grant, and:
+//   - ErrInvalid: also when the factor does not approve the action
+//   - ErrCorrupt: also when the data that the factor stores for the actor do not open
+//   - ErrUnavailable: also when a code could not be sent. Then it does not count as
+//     sent, unless the Sender was given up (ctx ended, or 30 s passed) or panicked:
+//     that mail may come yet
+//   - ErrTooManyAttempts (as *[AttemptsError], with the time to wait), ErrLocked
+//   - ErrNotEnrolled, ErrConflict
 func (m *Manager) Challenge(ctx context.Context, factor string, what Guarded) (Challenge, error) {
 	return m.challenge(ctx, factor, what, false)
 }
 
-// Resend is [Manager.Challenge] for an actor whom no code has reached: it ends the
-// challenge that waits for this request by this factor, if one does, and puts a new
-// one with a code of its own, which counts among the five of the hour. Errors: those
-// of Challenge.
+// Resend is [Manager.Challenge] for an actor who has received no code. It ends the
+// challenge that waits for this request by this factor, if there is one, and makes a
+// new one. Its new code counts among the five of the hour. Errors: those of Challenge.
 func (m *Manager) Resend(ctx context.Context, factor string, what Guarded) (Challenge, error) {
 	return m.challenge(ctx, factor, what, true)
 }
@@ -62,26 +61,26 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 // challengeCall is one call of Challenge or Resend. Its steps:
 //
 //	putQuestion  finds the challenge that waits for the same request, and writes nothing;
-//	             or stores another, in one Apply (begin). Resend always stores another.
-//	sendCode     sends the code of another, which is stored by then. If that works, the
-//	             challenge is marked as sent, and the same request finds it from now on.
-//	             If it fails, the challenge is withdrawn.
+//	             or stores a new one, in one Apply (begin). Resend always stores one.
+//	sendCode     sends the code of a new challenge, after the Apply. If that works, the
+//	             challenge is marked as sent, and the same request finds it from now
+//	             on. If it fails, the challenge is withdrawn.
 type challengeCall struct {
 	session
 	factor   string
 	ask      approval
-	anew     bool       // Resend: no challenge that waits is found
+	anew     bool       // Resend: a challenge that waits is not reused
 	question question   // set by putQuestion: what the actor is asked
 	tried    []question // what begin has made, once for each try of the Apply
 }
 
-// question is a challenge, and what sends its code, nil if nothing has to be sent.
+// question is a challenge, and the function that sends its code; nil: there is none.
 type question struct {
 	put
 	send func(context.Context) error
 }
 
-// putQuestion finds the question of the call, or stores another.
+// putQuestion finds the question of the call, or stores a new one.
 func (c *challengeCall) putQuestion(ctx context.Context) error {
 	j := c.ask.job
 	j.unlogged, j.aim = true, toChange
@@ -96,8 +95,8 @@ func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effe
 	if err != nil {
 		return effect{}, err
 	}
-	// A COMMIT whose answer was lost has put it: another would take a second
-	// place of the three, and nobody would know its ID.
+	// A COMMIT whose answer was lost has stored this challenge. Another would take a
+	// second place of the three, and nobody would know the ID of the first.
 	if i := slices.IndexFunc(c.tried, func(q question) bool { return b.waits(q.ID) }); i >= 0 {
 		c.question = c.tried[i]
 		return effect{}, nil
@@ -118,8 +117,8 @@ func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effe
 	return c.begin(ctx, p, may, b, waiting.ID, now)
 }
 
-// requested is a challenge for the request, without an ID, and the factors that
-// approve it. It refuses a request that a challenge would be of no use to.
+// requested returns a challenge for the request, without an ID, and the factors that
+// approve it. It refuses a request for which a challenge is of no use.
 func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, b *budget, now time.Time) (p put, may []string, err error) {
 	j := c.ask.job
 	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Name: j.name}
@@ -142,7 +141,7 @@ func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, 
 	}
 	plan, err := j.plan(ctx, c.session, a, r, now)
 	if err == nil && j.refuses != nil {
-		err = j.refuses(ctx, c.session, a, r) // it may leave out a part of the plan
+		err = j.refuses(ctx, c.session, a, r) // refuses may leave out a part of the plan
 	}
 	if err != nil {
 		return put{}, nil, err
@@ -151,8 +150,8 @@ func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, 
 	return p, may, nil
 }
 
-// begin makes a question of p, with the items that keep it and count it. The challenge
-// that it replaces, if one is named, ends with them.
+// begin makes a question of p, and returns the items that store and count it. They also
+// end the challenge that is replaced, if one is named.
 func (c *challengeCall) begin(ctx context.Context, p put, may []string, b *budget, replaced string, now time.Time) (effect, error) {
 	p.ID = string(base62.AppendRandom(nil, challengeIDLen))
 	q, err := c.begun(ctx, p, may)
@@ -188,15 +187,15 @@ func (c *challengeCall) sendCode(ctx context.Context) error {
 		c.markSent(ctx, q.ID)
 		return nil
 	}
-	// Nobody knows whether a Sender that was given up sends it after all, or
-	// whether one that panicked had sent it: such a mail counts. Otherwise
-	// hanging up would flood the mailbox.
+	// A Sender that was given up may send the code after all, and one that panicked may
+	// have sent it: such a mail counts. Otherwise a client could flood the mailbox by
+	// hanging up.
 	given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 	c.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
 	return fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 }
 
-// forget ends what begin has noted: that this call sends codes.
+// forget removes the note of begin that this call sends codes.
 func (c *challengeCall) forget() {
 	for _, q := range c.tried {
 		if q.send != nil {
@@ -205,9 +204,9 @@ func (c *challengeCall) forget() {
 	}
 }
 
-// waiting is the challenge that waits for an answer to the same request by the same
-// factor: the zero put if none does. A message that has not gone out, because the
-// process died or its answer was lost, is not waited for.
+// waiting returns the challenge that waits for an answer to the same request by the
+// same factor; the zero put: there is none. A challenge does not count if its message
+// has not gone out, because the process crashed or the store's answer was lost.
 func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time) (put, error) {
 	for _, t := range b.asked {
 		p, err := s.putTo(ctx, like.actor, t.id, now)
@@ -223,14 +222,14 @@ func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time
 	return put{}, nil
 }
 
-// isSending reports whether a message is on its way from this process, for another
-// request: a second click must not send a second message.
+// isSending reports whether another request in this process is sending the message of a
+// challenge: a second click must not send a second message.
 func (m *Manager) isSending(challenge string) bool {
 	_, ok := m.sending.Load(challenge)
 	return ok
 }
 
-// begun asks the factor for what it keeps of a challenge and for what sends its code.
+// begun asks the factor for the state of a challenge and for what sends its code.
 func (c *challengeCall) begun(ctx context.Context, p put, may []string) (question, error) {
 	q := question{put: p}
 	enrolled, _, err := c.enrolled(ctx, itemEnrolled, p.actor, p.Factor)
@@ -251,8 +250,9 @@ func (c *challengeCall) begun(ctx context.Context, p put, may []string) (questio
 	return q, fmt.Errorf("%w: %s", ErrNotEnrolled, way.way())
 }
 
-// endOthers ends the challenge that is replaced, if one is named, and the oldest where
-// no more may wait. Nobody is refused a challenge because they have closed others.
+// endOthers ends the challenge that is replaced, if one is named, and the oldest ones
+// until another may wait: nobody is refused a challenge because they left others
+// unanswered.
 func (s session) endOthers(ctx context.Context, b *budget, replaced string) (items []StoreItem, err error) {
 	end := func(id string) error {
 		b.closed(id)
@@ -271,8 +271,9 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 	return items, err
 }
 
-// markSent notes that a challenge's message went out: from now on the challenge is
-// the answer to the same request. If that fails, the next such request is another.
+// markSent notes that a challenge's message went out: from now on the same request
+// finds this challenge. If the note is not stored, the next such request makes another
+// one.
 func (s session) markSent(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
@@ -292,9 +293,8 @@ func (s session) markSent(ctx context.Context, id string) {
 	}
 }
 
-// withdraw takes a challenge back whose code was not sent, and its mail off those
-// that count unless it may come yet. If that fails too the challenge expires by
-// itself.
+// withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
+// unless it may come yet. If withdraw fails too, the challenge expires by itself.
 func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
@@ -333,7 +333,7 @@ const itemChallenge StoreItemKind = "challenge"
 type put struct {
 	Challenge
 	actor    Actor  // ID, Account and operator alone
-	bound    []byte // what a grant of it will be bound to
+	bound    []byte // what its grant will be bound to
 	state    []byte
 	attempts uint64
 	mails    []string // items in which its message counts; none: it sends nothing
@@ -355,7 +355,7 @@ func (p *put) encode() []byte {
 	c.Bytes(p.bound)
 	c.Bytes(p.state)
 	c.Uint(p.attempts)
-	if len(p.mails) > 0 { // without, it is as earlier versions wrote it
+	if len(p.mails) > 0 { // without mails, this is the encoding of earlier versions
 		c.Bool(p.sent)
 		c.Texts(p.mails)
 	}
@@ -377,11 +377,11 @@ func decodePut(it StoreItem, data []byte) (p put, ok bool) {
 	return p, u.Complete()
 }
 
-// putTo finds a challenge of this actor. Whatever is wrong with it is one
-// answer.
+// putTo finds a challenge of this actor. Everything that is wrong with it is the same
+// ErrChallenge.
 func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
-	// Only what has an ID's form is looked for: whoever puts their password into the
-	// wrong field must not find it in the log of a database's queries.
+	// Only a text in the form of an ID is looked up: a password that somebody typed into
+	// the wrong field must not get into the log of a database's queries.
 	if len(id) != challengeIDLen || !base62.Valid(id) {
 		return put{}, ErrChallenge
 	}

@@ -10,8 +10,8 @@ import (
 	"unicode"
 )
 
-// changesOf says, in lines for people, what a plan makes of keys: enough to tell a
-// small change from a total one.
+// changesOf says, in lines for people, what a plan does to keys: enough to tell a small
+// change from a total one.
 func (c *core) changesOf(plan []planned) (lines []string) {
 	for _, p := range plan {
 		switch {
@@ -42,8 +42,8 @@ func newKey(r *StoreRecord) []string {
 	return lines
 }
 
-// changedFields describes what an update does to a key. Origins and networks are
-// counted: their texts are what a mail program makes links of.
+// changedFields describes what an update does to a key. Origins and networks are only
+// counted, because a mail program makes links of their texts.
 func changedFields(is, would *StoreRecord) (lines []string) {
 	changed := differences(is, would)
 	slices.SortFunc(changed, func(a, b setting) int { return strings.Compare(a.name(), b.name()) })
@@ -53,7 +53,7 @@ func changedFields(is, would *StoreRecord) (lines []string) {
 	return lines
 }
 
-// origins says how many a list has; an empty list restricts nothing.
+// origins says how many origins a list has; an empty list restricts nothing.
 func origins(list []string) string {
 	if len(list) == 0 {
 		return "any"
@@ -61,8 +61,8 @@ func origins(list []string) string {
 	return fmt.Sprint(len(list), " listed")
 }
 
-// networks says how many a list has, and how wide the widest is: one address and all
-// addresses are one entry each.
+// networks says how many networks a list has, and how wide the widest is: one address
+// and all addresses are one entry each.
 func networks(list []netip.Prefix) string {
 	if len(list) == 0 {
 		return "any"
@@ -85,7 +85,7 @@ func version(n netip.Prefix) string {
 	return "IPv6"
 }
 
-// replaced says how many entries of two lists differ, where neither is empty.
+// replaced says how many entries of two lists differ, if neither is empty.
 func replaced[T comparable](is, would []T) string {
 	if len(is) == 0 || len(would) == 0 {
 		return ""
@@ -122,7 +122,7 @@ func gainsAndLosses(is, would []string) string {
 	return strings.Join(parts, "; ")
 }
 
-// some lists a few, and says how many more there are.
+// some lists the first eight, and says how many more there are.
 func some(list []string) string {
 	const shown = 8
 	switch {
@@ -134,9 +134,9 @@ func some(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// quoteForMail quotes what somebody has typed, for a mail with a code. Whoever names
-// a key writes into that mail, and mail programs make a link of "evil.example/login":
-// what addresses are made of becomes '_'.
+// quoteForMail quotes a text that somebody has typed, for a mail with a code. The
+// person who names a key writes into that mail, and mail programs make a link of
+// "evil.example/login": characters that addresses are made of become '_'.
 func quoteForMail(s string) string {
 	const longest = 60
 	runes := []rune(s)
