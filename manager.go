@@ -62,7 +62,7 @@ type ManagerConfig struct {
 	// KEKs seal the tokens of Recoverable keys and TOTP seeds: the first wraps, all
 	// unwrap; see [Manager.Reseal].
 	KEKs []KEK
-	// InsecureRevealWithoutStepUp lets Reveal succeed where StepUp names no factor for
+	// InsecureRevealWithoutStepUp lets Reveal succeed if StepUp names no factor for
 	// ActionReveal: then everybody who has a session can read the secret.
 	InsecureRevealWithoutStepUp bool
 
@@ -76,7 +76,7 @@ type ManagerConfig struct {
 	Notifier Notifier // nil: other nodes poll
 	// OnEvent is called after the commit, before the method returns. NewManager calls
 	// it too, when a pepper is used on this database for the first time, or vouches for
-	// the mark of another.
+	// another pepper: see [Manager.AdoptPepper].
 	OnEvent func(Event)
 	Trace   *Trace           // nil: none
 	Logger  *slog.Logger     // as VerifierConfig.Logger; nil: silent
@@ -141,9 +141,9 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	return m, nil
 }
 
-// matches fails the start where a Verifier of this process could not accept what this
-// Manager issues, would read it otherwise, or would hash it anew: before anything is
-// written.
+// matches refuses a Verifier of this process that could not accept the tokens of this
+// Manager, would read their abilities otherwise, or would hash them anew. It is called
+// before anything is written.
 func (c *core) matches(local []*Verifier) error {
 	for i, v := range local {
 		switch {
@@ -165,8 +165,8 @@ func (c *core) matches(local []*Verifier) error {
 	return nil
 }
 
-// hashesOf says why a Verifier does not fit what a Manager's Hasher makes; "" if it
-// does.
+// hashesOf says why a Verifier does not fit the hashes that a Manager's Hasher makes;
+// "": it fits.
 func hashesOf(minting Hasher, v *Verifier) string {
 	made := sampleOf(minting)
 	reader := pickHasher(v.hashers, made)
@@ -178,7 +178,7 @@ func hashesOf(minting Hasher, v *Verifier) string {
 	case v.cfg.ReadOnly || !v.hashers[0].Outdated(made):
 		return ""
 	}
-	for _, h := range v.hashers { // a list that names it means to replace what it makes
+	for _, h := range v.hashers { // a list with the Manager's Hasher replaces its hashes on purpose
 		if sampleOf(h) == made {
 			return ""
 		}
@@ -194,8 +194,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	return nil
 }
 
-// session is a Manager at work on its own store, or inside the transaction of
-// a caller.
+// session is a Manager at work on its own store, or inside a caller's transaction.
 type session struct {
 	*Manager
 	store  Store
@@ -206,8 +205,8 @@ type session struct {
 
 func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store} }
 
-// notice is what has to be made known after a commit. Without events it is
-// something that this node may not have heard of yet.
+// notice holds the changes to announce after a commit. A notice without events is a
+// stored state of which this node may not have heard yet.
 type notice struct {
 	action  Action
 	changes []StoreChange
@@ -215,8 +214,8 @@ type notice struct {
 	start   time.Time
 }
 
-// announce tells this node's Verifiers, then other nodes, then the program. In
-// a caller's transaction it waits for Committed.
+// announce tells this node's Verifiers, then other nodes, then the program. In a
+// caller's transaction the notice waits for Committed.
 func (s session) announce(ctx context.Context, n notice) {
 	if s.joined {
 		s.tx.notices = append(s.tx.notices, n)
@@ -254,7 +253,8 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 	}
 }
 
-// doubt makes this node's Verifiers read again what may have been written.
+// doubt makes this node's Verifiers read these keys again, because nobody knows whether
+// the changes were written.
 func (s session) doubt(changes []StoreChange) {
 	for _, c := range changes {
 		for _, v := range s.cfg.Local {
@@ -344,8 +344,8 @@ func (r ListRequest) filter(account string) StoreFilter {
 	}
 }
 
-// listPage lists records, with those that cannot be believed among the damaged, and
-// a cursor that fits this filter alone.
+// listPage lists records. Those that cannot be believed are in Damaged. The cursor that
+// it returns fits this filter alone.
 func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
 	if err := f.selectable(); err != nil {
 		return StorePage{}, err
@@ -370,7 +370,7 @@ func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor) (St
 			continue
 		}
 		if !f.DueBefore.IsZero() && page.Records[i].due(s.skew).After(f.DueBefore) {
-			continue // a scheduled rotation has put it off, which a store does not look at
+			continue // a scheduled rotation has put it off, which a store does not know
 		}
 		believed = append(believed, page.Records[i])
 	}

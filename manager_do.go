@@ -12,12 +12,13 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// do is passed by every management call. It finds the actor, compares their account
-// with the key's, asks Policy and Standing, redeems the grant, writes record and
-// event together, and tells this node's Verifiers before it returns. No method can
-// forget one of these, because no method does any. Three writes go round it, none
-// of which changes what a key may do: the mark of a pepper (pepper_mark.go), a denial
-// (recordDenial) and a value that is sealed anew (reveal.go).
+// Every management call passes through do. It finds the actor, compares the actor's
+// account with the key's, asks Policy and Standing, redeems the grant, writes record
+// and event together, and tells this node's Verifiers before it returns. No method can
+// forget one of these steps, because no method takes any. Three writes do not pass
+// through do, and none of them changes what a key may do: the mark of a pepper
+// (pepper_mark.go), the event of a refusal (recordDenial) and a value that is sealed
+// again (reveal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
@@ -40,7 +41,7 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 			defer cancel()
 		}
 	}
-	var cause error // why there was another attempt: its own end is only that of its time
+	var cause error // error of the attempt before: the last one may only have run out of time
 	for attempt := 1; ; attempt++ {
 		err := s.once(ctx, a, j)
 		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
@@ -48,14 +49,15 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		case err != nil && cause != nil && ctx.Err() != nil:
 			return fmt.Errorf("%w, after: %v", err, cause)
 		case err == nil || s.joined || ctx.Err() != nil || errors.Is(err, errVersion),
-			errors.Is(err, ErrDenied), // a policy's own error may wrap anything
+			errors.Is(err, ErrDenied), // a Policy's own error may wrap anything
 			!conflict && !(down && j.aim == toLessen),
 			attempt == maxAttempts && j.aim != toLessen:
 			return err
 		case j.aim == toLessen && conflict: // at once
 		default:
 			cause = err
-			// Longer each time: on a slow cluster sixteen who want one key would meet again.
+			// The pause grows: on a slow cluster, sixteen callers that change one key would
+			// conflict again.
 			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
 		}
 	}
@@ -66,7 +68,7 @@ const (
 	lessenTime  = 5 * time.Second
 )
 
-// errVersion: IfVersion does not hold, and will not at the next attempt either.
+// errVersion: the key is not at IfVersion, and the next attempt cannot change that.
 var errVersion = fmt.Errorf("%w", ErrConflict)
 
 // once is one attempt of do, on what is stored now.
@@ -99,9 +101,9 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		e.items = append(e.items, spent...)
 		return s.apply(ctx, a, j, e)
 	case r != nil:
-		// What was asked for is so already, because another node did it, or an
-		// earlier attempt of ours whose answer was lost. This node's Verifiers may
-		// not know yet, and after a Revoke that returned nil they have to.
+		// There is nothing to write, because another node has done it, or an earlier attempt
+		// of ours whose answer was lost. This node's Verifiers may not know yet, and after a
+		// Revoke that returned nil they have to.
 		s.announce(ctx, notice{action: j.action, changes: []StoreChange{{Record: r}}, start: start})
 	}
 	return nil
@@ -110,16 +112,16 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 // matter is what one attempt at a job is about.
 type matter struct {
 	record *StoreRecord // nil: no existing key
-	about  Info         // of the record; without one, what is known
+	about  Info         // of the record; if there is none, what is known of the key
 	asked  []transition
 }
 
-// admit loads what a job is about, and asks whoever may refuse it, all but the
-// factors.
+// admit loads the key that a job is about, and makes every check that may refuse the
+// job, except that of the grant.
 func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err error) {
 	r, err := s.target(ctx, a, j)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) { // perhaps somebody else's
+		if errors.Is(err, ErrNotFound) { // perhaps another account's key
 			s.cfg.Trace.denied(a, j.action, j.key, err)
 		}
 		return on, err
@@ -168,8 +170,8 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 // transition is what a Policy is asked about: see [ChangePolicy].
 type transition struct{ before, after Info }
 
-// transitions are what a Policy is asked about: each key that a plan changes or
-// makes, or, without a plan, what the job is about, which stays as it is.
+// transitions returns what a Policy is asked about: each key that a plan changes or
+// makes. Without a plan it is the subject of the job, which stays as it is.
 func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []transition) {
 	for _, p := range plan {
 		t := transition{after: c.describeAll(p.would, now)}
@@ -186,14 +188,14 @@ func (c *core) transitions(about Info, plan []planned, now time.Time) (asked []t
 	return asked
 }
 
-// empowers reports whether a key that there is would do more afterwards. That asks
-// Standing, as making a key does: an account that may not have a new key must not
-// get one by bringing an old one back.
+// empowers reports whether an existing key would do more afterwards. Then Standing is
+// asked, as for a new key: an account that may not have a new key must not get one by
+// bringing an old one back.
 func (c *core) empowers(plan []planned) bool {
 	return slices.ContainsFunc(plan, func(p planned) bool { return p.is != nil && c.widens(p.is, p.would) })
 }
 
-// stand asks Standing, and tells the hooks what it refuses.
+// stand asks Standing, and tells Trace.Denied what it refuses.
 func (s session) stand(a Actor, j job, account string, m Mode) error {
 	if s.cfg.Standing == nil {
 		return nil
@@ -217,7 +219,8 @@ func (s session) permit(ctx context.Context, a Actor, j job, asked []transition)
 	return nil
 }
 
-// authorize asks Policy. A token's holder may end it: having it is the right.
+// authorize asks Policy. The holder of a token needs no Policy to end it: holding the
+// token is the right to do so.
 func (s session) authorize(ctx context.Context, a Actor, j job, t transition) error {
 	switch {
 	case a.holder && j.action == ActionRevokeToken, j.subject == theActor:
@@ -231,9 +234,10 @@ func (s session) authorize(ctx context.Context, a Actor, j job, t transition) er
 	return s.cfg.Policy.Authorize(ctx, a, j.action, t.before)
 }
 
-// target loads the key that a job is about, and is the one place where accounts
-// are compared: before Policy is asked, so that no Policy can widen it, and with
-// one answer for a foreign key and one that does not exist.
+// target loads the key that a job is about. It is the one place where accounts are
+// compared. That is done before Policy is asked, so that no Policy can let an actor
+// reach another account's key. Such a key gets the same answer as one that does not
+// exist.
 func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, error) {
 	if a.operator && a.Account != "" && !j.always() {
 		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
@@ -262,14 +266,14 @@ func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, erro
 	return &r, nil
 }
 
-// maxItem is what every store takes of an item's data, in bytes. A name has its
-// limit; what a factor of the program's own keeps beside it has only this one.
+// maxItem is how many bytes of data every store takes in an item. A name has its own
+// limit; the data that a program's own factor stores beside it has only this one.
 const maxItem = 64 << 10
 
-// apply writes an effect with its events in one Apply, and makes it known.
+// apply writes an effect with its events in one Apply, and announces it.
 func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	start := s.cfg.Now()
-	a.holder = false // OnEvent is told what the log says
+	a.holder = false // so that OnEvent gets the actor that the log has
 	var changes []StoreChange
 	var events []Event
 	for _, m := range e.made {
@@ -295,7 +299,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	switch {
 	case len(changes) > 0:
 	case e.note == nil && !j.unlogged:
-		return errors.New("apikey: items without an event") // a bug of ours: nothing is written unseen
+		return errors.New("apikey: items without an event") // a bug of ours: nothing is written without an event
 	case e.note == nil:
 		changes = append(changes, StoreChange{ID: newEventID()})
 	default:
@@ -321,10 +325,10 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	return nil
 }
 
-// recordDenial writes a refusal to the activity log: outside every chain, and
-// at most once an actor, action, key and minute, so that refusals can neither
-// fill the log nor hold up a revocation. The ID is made of those four, so that
-// the nodes agree without talking.
+// recordDenial writes a refusal to the activity log, outside every chain. For an actor,
+// action, key and minute it writes at most one, so that refusals can neither fill the
+// log nor hold up a revocation. The event's ID is a hash of those four, so that all
+// nodes write the same event without talking to each other.
 func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	now := s.cfg.Now()
 	var c canon.Writer
@@ -344,7 +348,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
 		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
 	}, s.maker(), [32]byte{})
-	// Whoever is refused must not escape the log by hanging up.
+	// An actor who is refused must not escape the log by hanging up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
@@ -352,8 +356,8 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	}
 }
 
-// denials remembers which refusals of this minute were written: a bounded
-// number, and of each account, so that none can crowd out the others'.
+// denials remembers which refusals of this minute were written. Their number is
+// bounded, and so is that of each account, so that no account can crowd out the others.
 type denials struct {
 	mu     sync.Mutex
 	minute int64

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// job is what one management call wants done. ofKey and the functions beside it make
-// one, by what it is about; the rest is set in the fields.
+// job is what one management call wants done. ofKey and the functions beside it make a
+// job for its subject; the rest is set in the fields.
 type job struct {
 	action  Action
 	subject subject
 	key     KeyID  // aKey
 	account string // anAccount, anyAccount; empty: the actor's own
-	factor  string // theActor: which of their factors, if it is about one
+	factor  string // theActor: which of their factors, if the job is about one
 	// What else is known of a key that is to be made, or of the keys that are listed.
 	mode Mode
 	kind Kind
@@ -25,23 +25,23 @@ type job struct {
 	unlogged  bool   // writes items without an event; work has to find what an earlier attempt wrote
 	ifVersion uint64 // not 0: refused unless the key is at this version
 
-	// asks, if set, makes StepUp apply to this job. It is approved by grant, or by pass,
-	// which returns a stored item that stands for a grant (an allowed enrolment).
+	// asks, if set, makes StepUp apply to this job. The job is approved by grant, or by
+	// pass, which returns a stored item that replaces a grant (an allowed enrolment).
 	asks  *approval
 	grant Grant
 	pass  func(context.Context, Actor) (StoreItem, error)
-	// plan, if not nil, returns what the job would make of the key, or the keys that it
-	// would make: checked, and in their one form. Policy is shown the plan. If plan
+	// plan, if not nil, returns the key as the job would change it, or the keys that it
+	// would make: checked, and in canonical form. Policy is shown the plan. If plan
 	// or refuses (which may be nil) returns an error, the job ends before anything has
-	// to be approved: nobody proves themselves for what would be refused afterwards.
+	// to be approved: nobody answers a challenge for a job that is refused afterwards.
 	plan    func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
 	refuses func(context.Context, session, Actor, *StoreRecord) error
-	// modes, if not nil, are those of the keys that the job makes; nil: mode, or the
-	// mode of the key.
+	// modes, if not nil, returns the modes of the keys that the job makes; nil: mode, or
+	// the mode of the key.
 	modes func() []Mode
 
-	// work says what is to be written. r is a private copy, nil if the job is about
-	// no key. It may run several times, each time on what is stored then.
+	// work returns what is to be written. r is a private copy, nil if the job is about
+	// no key. work may run several times, each time on what is stored then.
 	work func(a Actor, r *StoreRecord) (effect, error)
 }
 
@@ -84,9 +84,9 @@ const (
 	// toChange: what work returns is written. After a conflict it runs again, on the
 	// newer record, maxAttempts times at most.
 	toChange aim = iota
-	// toLessen: likewise, but it only takes power away. It runs again until it commits
-	// or its time ends, after a conflict at once: nothing that adds power may outrun
-	// it. The record does not have to be believed.
+	// toLessen: likewise, but the job only takes power away. work runs again until it
+	// commits or its time ends, after a conflict at once: no job that adds power may be
+	// faster each time. The record does not have to be believed.
 	toLessen
 	// toRead: nothing is written.
 	toRead
@@ -94,27 +94,27 @@ const (
 	toInspect
 )
 
-// in says what is known of keys that are listed, or of one that is to be made.
+// in sets what is known of keys that are listed, or of one that is to be made.
 func (j job) in(mode Mode, kind Kind, name string) job {
 	j.mode, j.kind, j.name = mode, kind, name
 	return j
 }
 
-// reading makes a job of what only looks, or writes by jobs of its own.
+// reading makes a job that only reads, or that writes by jobs of its own.
 func (j job) reading(work func(Actor, *StoreRecord) error) job {
 	j.aim = toRead
 	j.work = func(a Actor, r *StoreRecord) (effect, error) { return effect{}, work(a, r) }
 	return j
 }
 
-// changing makes a job of what writes.
+// changing makes a job that writes.
 func (j job) changing(work func(Actor, *StoreRecord) (effect, error)) job {
 	j.aim, j.work = toChange, work
 	return j
 }
 
-// lessening makes a job of an edit that takes power away. Its plan refuses nothing:
-// that never waits for anything but a role.
+// lessening makes a job that takes power away by an edit. Its plan refuses nothing:
+// such a job needs the Policy's permission and nothing else.
 func (j job) lessening(edit lessening) job {
 	j.aim = toLessen
 	j.plan = func(_ context.Context, _ session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
@@ -130,8 +130,7 @@ func (j job) lessening(edit lessening) job {
 // lessening edits a record, and reports whether there was anything to do.
 type lessening func(*StoreRecord, time.Time) (made, bool)
 
-// planned is what a key is, nil if there is none yet, and what a job would make of
-// it.
+// planned is a key as it is (nil: there is none yet), and as a job would make it.
 type planned struct{ is, would *StoreRecord }
 
 // effect is what a job's work asks to be written; the zero effect is nothing.
@@ -139,7 +138,7 @@ type effect struct {
 	made  []made
 	items []StoreItem
 	note  *Event // an event outside every chain
-	also  Action // what the work turned out to be, besides; the policy is asked about it too
+	also  Action // a second action that the work turned out to be; Policy is asked about it too
 	// widens: some request passes afterwards that was refused before.
 	widens bool
 }
@@ -152,12 +151,12 @@ type made struct {
 	credential CredentialID
 	changed    []string
 	reason     Reason
-	// unsigned keeps the MAC that does not hold: a new one would launder a record
-	// that was tampered with.
+	// unsigned keeps a MAC that is wrong: a new one would make a record look sound that
+	// somebody has changed in the database.
 	unsigned bool
 }
 
-// beyond are the actions that an update turned out to be, besides.
+// beyond returns the further actions that an update turned out to be.
 func (e effect) beyond() (acts []Action) {
 	if e.also == ActionResume {
 		acts = append(acts, ActionResume)
@@ -168,7 +167,7 @@ func (e effect) beyond() (acts []Action) {
 	return acts
 }
 
-// modesOf are the modes that StepUp is asked about.
+// modesOf returns the modes that StepUp is asked about.
 func (j job) modesOf(about Info) []Mode {
 	if j.modes != nil {
 		return j.modes()
@@ -176,7 +175,7 @@ func (j job) modesOf(about Info) []Mode {
 	return []Mode{about.Mode}
 }
 
-// left is a plan without the keys of modes in which the job makes none.
+// left returns a plan without the keys of modes in which the job makes none.
 func (j job) left(plan []planned) []planned {
 	if j.modes == nil {
 		return plan
@@ -185,9 +184,10 @@ func (j job) left(plan []planned) []planned {
 	return slices.DeleteFunc(plan, func(p planned) bool { return p.is == nil && !slices.Contains(modes, p.would.Mode) })
 }
 
-// always: is done for an operator who was given an Account too. All else refuses
-// that: somebody believes that the Account bounds them. It is about the actor alone,
-// or it ends a key or its token, which waits for nothing.
+// always reports whether the job is done also for an Operator who has an Account. Every
+// other job refuses that: somebody believes that the Account bounds the Operator. The
+// exceptions are jobs about the actor alone, and jobs that end a key or its token,
+// which nothing may hold up.
 func (j job) always() bool {
 	return j.subject == theActor || j.subject == aKey && (j.action == ActionSuspend || j.action == ActionRevoke || j.action == ActionRetire)
 }

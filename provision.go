@@ -17,7 +17,7 @@ type ProvisionRequest struct {
 	// Abilities of both keys; the Catalog has to mark them publishable.
 	Abilities []string
 
-	Grant Grant `json:"-"` // when StepUp guards ActionProvision
+	Grant Grant `json:"-"` // if StepUp guards ActionProvision
 }
 
 func (r ProvisionRequest) guarded() approval { return (&provisioning{ProvisionRequest: r}).approval() }
@@ -73,8 +73,8 @@ type provisioning struct {
 	parts [2]part // as the last attempt found them
 }
 
-// part is what is done in one mode: has was made by an earlier call, blank is to be
-// made. With neither, Standing has refused the mode.
+// part is what is done in one mode: has is the key of an earlier call, blank the record
+// of a key to be made. If both are nil, Standing has refused the mode.
 type part struct {
 	mark       StoreItem
 	has, blank *StoreRecord
@@ -93,7 +93,7 @@ func (p *provisioning) approval() approval {
 	}
 }
 
-// plan finds the keys that are there, and checks those that are to be made.
+// plan finds the keys that exist already, and checks those that are to be made.
 func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRecord, now time.Time) (plan []planned, err error) {
 	account := accountOf(a, p.Account)
 	for i, mode := range []Mode{Live, Test} {
@@ -123,7 +123,7 @@ func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRec
 	return plan, nil
 }
 
-// stand leaves out the modes that Standing refuses, where a key would be made.
+// stand leaves out each mode in which a key would be made and Standing refuses it.
 func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *StoreRecord) error {
 	var refused error
 	left := 0
@@ -142,7 +142,7 @@ func (p *provisioning) stand(_ context.Context, s session, a Actor, _ *StoreReco
 	return nil
 }
 
-// modes are those in which a key is to be made.
+// modes returns the modes in which a key is to be made.
 func (p *provisioning) modes() (modes []Mode) {
 	for _, part := range p.parts {
 		if part.blank != nil {
@@ -152,7 +152,8 @@ func (p *provisioning) modes() (modes []Mode) {
 	return modes
 }
 
-// make adds the key of one mode, of the account's group, to an effect, unless it is there already.
+// make adds the key of one mode to an effect, unless the key exists already. group is
+// the account's.
 func (p *part) make(ctx context.Context, s session, e *effect, group string) (Issued, error) {
 	if p.has != nil {
 		issued := Issued{Key: s.describeAll(p.has, s.cfg.Now())}

@@ -15,7 +15,7 @@ type RevealRequest struct {
 	Key        KeyID
 	Credential CredentialID // which token: zero is the current one; otherwise a live one
 
-	Grant Grant `json:"-"`
+	Grant Grant `json:"-"` // if StepUp guards ActionReveal
 }
 
 func (r RevealRequest) guarded() approval {
@@ -28,7 +28,7 @@ func (r RevealRequest) guarded() approval {
 	}
 }
 
-// recoverable refuses what has no token to show.
+// recoverable refuses a key that has no token to show.
 func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	switch {
 	case r.State() == Revoked:
@@ -43,7 +43,7 @@ func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 type Revealed struct {
 	Token Token
 	Key   Info
-	// HideAfter is how long to show it: 30 s.
+	// HideAfter is how long to show the token: 30 s.
 	HideAfter time.Duration
 }
 
@@ -98,8 +98,8 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	return shown, nil
 }
 
-// unseal opens a credential's copy, and believes it only if it is that
-// credential's token.
+// unseal opens the sealed copy of a credential's token, and refuses it if it is not
+// that credential's token.
 func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredential) (string, error) {
 	if cred.Public != "" {
 		return cred.Public, nil
@@ -152,7 +152,8 @@ func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 		return err
 	}))
 	if done = limit - batch.left; done > 0 {
-		// What was done is done: its event is written as soon as the store takes it.
+		// The values are sealed again already: their event is written as soon as the store
+		// takes it.
 		j := ofStore(ActionReseal).changing(func(a Actor, _ *StoreRecord) (effect, error) {
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
 		})
@@ -168,17 +169,17 @@ func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 // resealing is one call of Reseal at work.
 type resealing struct {
 	session
-	kek    string // that of the new copies
+	kek    string // ID of the KEK of the new copies
 	left   int
 	down   bool // a KEK failed, and no value was sealed anew since
 	failed []error
-	more   int // that failed, beyond maxFailures
+	more   int // failures beyond maxFailures
 }
 
-// took counts what became of one value. Only a KEK that cannot be asked ends
-// the batch: it would cost its whole time for each of the others too. That it
-// failed once does not say so: it may be one that calls a damaged value a failure
-// of its own, and one row must not keep all those behind it under the old KEK.
+// took counts what became of one value. Only a KEK that cannot be reached ends the
+// batch: each of the other values would wait for its timeout too. One failure does not
+// show that. The KEK may report a damaged value as a failure of its own, and one such
+// row must not keep all those behind it under the old KEK.
 func (b *resealing) took(what string, err error) error {
 	switch kek := errors.Is(err, errKEK); {
 	case kek && b.down:
@@ -189,7 +190,7 @@ func (b *resealing) took(what string, err error) error {
 		b.left--
 		b.down = false
 		return nil
-	case errors.Is(err, ErrConflict): // used just now; the next call finds it
+	case errors.Is(err, ErrConflict): // it was changed just now; the next call finds it
 		return nil
 	}
 	if len(b.failed) == maxFailures {
@@ -217,7 +218,7 @@ func (b *resealing) tokens(ctx context.Context) error {
 		if err != nil {
 			return storeError(err)
 		}
-		for _, d := range page.Damaged { // the old KEK has to stay for them
+		for _, d := range page.Damaged { // the old KEK has to stay for these
 			b.failed = append(b.failed, d)
 		}
 		for i := range page.Records {
@@ -282,7 +283,7 @@ func (b *resealing) enrolment(ctx context.Context, it StoreItem) error {
 	}
 	it.Version++
 	it.Data, it.SealedKEK = joinSealed(aad, again), kek
-	// Without an event, as the swaps of tokens are: what is kept is the same, and
-	// the batch has one.
+	// This has no event, like the swap of a token: the value inside is the same, and the
+	// batch has an event.
 	return b.store.Apply(ctx, StoreChange{ID: newEventID(), Items: []StoreItem{it}})
 }

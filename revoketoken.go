@@ -11,29 +11,33 @@ import (
 	"time"
 )
 
-// RevokeToken ends the credential that is presented: whoever holds a leaked
-// token can make it harmless, from anywhere, with no account and no actor. It
-// works on a suspended key too. If the credential has ended already, RevokeToken
-// returns nil. It takes secret keys only: a publishable token is public, and whoever
-// reads a web page must not end it. Where the token was presented (Addr, UserAgent,
-// RequestID) is taken from the context's actor, if there is one; for this an actor
-// needs no ID and no account. Set
-// Addr where people report leaks who have not signed in: callers take turns by it, so
-// that one who presents junk holds up nobody else.
+// RevokeToken ends the credential of the token that is presented. Anybody who has a
+// leaked token can make it harmless, from anywhere, with no account and no actor.
+// RevokeToken works on a suspended key too. If the credential has ended already, it
+// returns nil. It takes secret tokens only: a publishable token is public, and a reader
+// of a web page must not be able to end it.
 //
-// The token may stand in what a person has pasted, up to 8 KiB: with a line break or
-// "Bearer " beside it, in a header (also of Basic, which is base64), in an .env file
+// Addr, UserAgent and RequestID of the event are those of the context's actor, if there
+// is one; this actor needs no ID and no account. Set Addr where people report leaks who
+// have not signed in: callers take turns by Addr, so that one who presents junk holds
+// up nobody else.
+//
+// The token may stand in text that a person has pasted, up to 8 KiB: with a line break
+// or "Bearer " beside it, in a header (also of Basic, which is base64), in an .env file
 // that holds a publishable token too, in a quoted mail. A text with two different
 // secret tokens is ErrInvalid.
 //
 // RevokeToken is the last to fail when the program is busy: a token that is in use on
-// this node needs neither a read nor a hash to be proven, an ended token needs no
-// hash, and all others have turns of their own. If several calls present one token at
-// once, the first is carried out and its result is that of all. If ctx has no
-// deadline, RevokeToken ends after 5 s.
+// this node needs neither a read nor a hash to be proven, an ended token needs no hash,
+// and all others have turns of their own. If several calls present one token at once,
+// only the first does the work, and all get its result. If ctx has no deadline,
+// RevokeToken ends after 5 s.
 //
-// Errors: ErrInvalidToken, ErrKind, ErrInvalid (the reason, two tokens), ErrBusy,
-// ErrCorrupt, ErrUnavailable, ErrClosed.
+// Errors:
+//   - ErrInvalidToken: the text has no token, or the token is not valid
+//   - ErrKind: the token is publishable
+//   - ErrInvalid: two tokens, or the reason cannot be stored
+//   - ErrBusy, ErrCorrupt, ErrUnavailable, ErrClosed
 func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
 	reason, err := reason.valid()
 	if err != nil {
@@ -46,9 +50,9 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	if err := m.tagged(&p); err != nil {
 		return err
 	}
-	// Anybody on the Internet may call this, also as often as they like with one
-	// token, and also to keep a stolen one alive: by filling whatever has a bound, or
-	// by hanging up on the call that others have joined.
+	// Anybody on the Internet may call this, as often as they like, also to keep a stolen
+	// token alive: by filling whatever has a bound, or by hanging up on the call that
+	// others have joined. So a caller with time left tries again.
 	for {
 		_, err := m.exits.shared(ctx, sha256.Sum256([]byte(p.text)), func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, m.endToken(ctx, p, reason)
@@ -60,13 +64,13 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	}
 }
 
-// maxPaste bounds what pasted looks at: anybody on the Internet may have it looked at.
+// maxPaste bounds the text that pasted searches: anybody on the Internet may send one.
 const maxPaste = 8 << 10
 
-// pasted finds the one token in what a person has copied out of a log, a header, a
-// mail or a file, where it may stand in base64, as in a Basic header. Of a secret and a
-// publishable token it is the secret one: the other is no secret. Verify never reads a
-// token so, because a program knows where its token ends.
+// pasted finds the one token in a text that a person has copied out of a log, a header,
+// a mail or a file. The token may stand there in base64, as in a Basic header. If there
+// are a secret and a publishable token, pasted returns the secret one: the other is no
+// secret. Verify never searches a text, because a program knows where its token ends.
 func (c *core) pasted(text string) (p parsed, err error) {
 	if len(text) > maxPaste {
 		return parsed{}, ErrInvalidToken
@@ -87,10 +91,10 @@ func (c *core) pasted(text string) (p parsed, err error) {
 	return p, nil
 }
 
-// within yields the tokens in a text. It leaves out whatever is no part of a token:
-// white space and invisible characters, which copying adds, and what mail programs and
-// formats put into a long line. Then it looks for the head: a token has one length, and
-// its checksum tells whether it is whole.
+// within yields the tokens in a text. It drops every character that no token has: white
+// space and invisible characters, which copying adds, and the marks that mail programs
+// and formats put into a long line. Then it looks for the prefix: a token has one
+// length, and its checksum tells whether it is whole.
 func (c *core) within(text string) iter.Seq[parsed] {
 	text = strings.Map(func(r rune) rune {
 		if r == '_' || isDigitOrLetter(r) {
@@ -111,8 +115,8 @@ func (c *core) within(text string) iter.Seq[parsed] {
 	}
 }
 
-// decoded are the parts of a text that are base64, of either alphabet, and at least so
-// long.
+// decoded returns the parts of a text that are base64, of either alphabet, and have at
+// least length bytes.
 func decoded(text string, length int) (all []string) {
 	outside := func(r rune) bool { return !strings.ContainsRune("+/-_", r) && !isDigitOrLetter(r) }
 	for _, run := range strings.FieldsFunc(text, outside) {
@@ -124,17 +128,17 @@ func decoded(text string, length int) (all []string) {
 	return all
 }
 
-// isDigitOrLetter reports whether a character is one of ASCII's.
+// isDigitOrLetter reports whether a character is an ASCII digit or letter.
 func isDigitOrLetter(r rune) bool {
 	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
 
-// endToken proves a token by what is cheapest, and ends its credential.
+// endToken proves a token in the cheapest way, and ends its credential.
 func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 	if key, account, used := m.usedHere(&p); used {
 		if err := m.retireBy(ctx, p, key, account, reason); !errors.Is(err, ErrNotFound) {
 			return err
-		} // the row is not where it was
+		} // the credential is gone from that key
 	}
 	r, err := m.lookUp(ctx, p.id)
 	if errors.Is(err, ErrNotFound) {
@@ -153,15 +157,15 @@ func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 		return ErrKind
 	}
 	err = m.retireBy(ctx, p, r.ID, r.Account, reason)
-	if errors.Is(err, ErrNotFound) { // dropped since, with all that is left of it
+	if errors.Is(err, ErrNotFound) { // the credential was dropped since
 		return ErrInvalidToken
 	}
 	return err
 }
 
-// usedHere finds a token in the memory of this process's Verifiers, which have proven
-// it and know whose it is. One that has ended is not in use, and waits for its turn
-// like others: a merchant may have made thousands of those warm.
+// usedHere finds a token in the caches of this process's Verifiers, which have proven
+// it and know its key and account. A token that has ended is not in use, and waits for
+// its turn like others: a merchant may have made thousands of those warm.
 func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 	for _, v := range m.cfg.Local {
 		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && !k.ended && k.state != Revoked && k.kind == Secret {
@@ -171,7 +175,8 @@ func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
 	return KeyID{}, "", false
 }
 
-// lookUp reads the store for a token that may be junk, in a turn of its own.
+// lookUp reads the store for a token that may be junk, in a turn of its own (see
+// Manager.cold).
 func (m *Manager) lookUp(ctx context.Context, id CredentialID) (StoreRecord, error) {
 	from := addrOf(presenterOf(ctx).Addr)
 	room, err := m.cold.gate.enter(ctx, m.cold.path(id, from), 1)
@@ -184,8 +189,8 @@ func (m *Manager) lookUp(ctx context.Context, id CredentialID) (StoreRecord, err
 	return r, err
 }
 
-// addrOf reads an address with or without a port, which is what net/http has in
-// RemoteAddr; the zero Addr where it is neither.
+// addrOf reads an address with or without a port, as net/http has it in RemoteAddr; for
+// any other text it returns the zero Addr.
 func addrOf(text string) netip.Addr {
 	if withPort, err := netip.ParseAddrPort(text); err == nil {
 		return withPort.Addr()
@@ -194,9 +199,9 @@ func addrOf(text string) netip.Addr {
 	return addr
 }
 
-// retireBy ends a credential on behalf of whoever holds its token. The credential is
-// the actor: it speaks for its key's account and can do nothing but end itself, which
-// needs no policy. Who presents it does not matter.
+// retireBy ends a credential for somebody who holds its token. The actor is the
+// credential itself: it acts for its key's account, and can only end itself, which
+// needs no Policy. Who presents the token does not matter.
 func (m *Manager) retireBy(ctx context.Context, p parsed, key KeyID, account string, reason Reason) error {
 	s := m.own()
 	from := presenterOf(ctx)

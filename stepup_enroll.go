@@ -13,17 +13,17 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// An Enroller is a Factor that has to be set up by each actor: [TOTP]. What it
-// keeps of an actor is sealed by a [KEK].
+// An Enroller is a Factor that each actor has to set up: [TOTP]. The data that it
+// stores for an actor is sealed under a [KEK].
 type Enroller interface {
 	Factor
-	// Enroll makes what is kept of the actor, and the text that they are shown once.
-	// One person may be an actor of several accounts: where the text has a name that
-	// an app files it under, the account belongs into it.
+	// Enroll returns the data to store for the actor, and the text that the actor is shown
+	// once. One person may be an actor of several accounts: if the text has a name under
+	// which an app files it, put the account into that name.
 	Enroll(ctx context.Context, a Actor) (enrolled []byte, uri string, err error)
 }
 
-// Enrollment is what an actor is shown once, to set their authenticator up. It
+// Enrollment is the text that an actor is shown once, to set up their authenticator. It
 // prints redacted.
 type Enrollment struct {
 	Factor string
@@ -58,7 +58,7 @@ func (e Enrollment) MarshalText() ([]byte, error) { return []byte(e.String()), n
 type EnrollRequest struct {
 	Factor string // name of an Enroller in ManagerConfig.Factors
 
-	Grant Grant `json:"-"` // of that very factor once it is enrolled, of any other before
+	Grant Grant `json:"-"` // by this factor if it is enrolled already, otherwise by any other
 }
 
 func (r EnrollRequest) guarded() approval { return ownFactor(ActionEnroll, r.Factor) }
@@ -67,11 +67,13 @@ func (r EnrollRequest) guarded() approval { return ownFactor(ActionEnroll, r.Fac
 type DisableRequest struct {
 	Factor string
 	// Actor whose factor it is; empty: the caller's own, which has to be approved.
-	// Another admin of the account takes it away for one who has lost their phone.
-	Actor   string
-	Account string // of Actor, and only with one; empty: the caller's own. An Operator names it: their own are fellow operators
+	// Another admin of the account takes it away for somebody who has lost their phone.
+	Actor string
+	// Account of Actor, and only with one; empty: the caller's own. An Operator names it;
+	// empty then means that Actor is another Operator.
+	Account string
 
-	Grant Grant `json:"-"` // of one's own factor always; of another's when StepUp guards ActionDisable
+	Grant Grant `json:"-"` // always for one's own factor; for another's if StepUp guards ActionDisable
 }
 
 func (r DisableRequest) guarded() approval {
@@ -81,7 +83,7 @@ func (r DisableRequest) guarded() approval {
 	return aboutActor(ActionDisable, r.Factor, r.Account, r.Actor)
 }
 
-// ownFactor approves what somebody does to a factor of their own.
+// ownFactor is the approval for what an actor does to a factor of their own.
 func ownFactor(action Action, factor string) approval {
 	return approval{
 		job: job{action: action, subject: theActor, factor: factor, refuses: func(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
@@ -93,8 +95,8 @@ func ownFactor(action Action, factor string) approval {
 	}
 }
 
-// aboutActor approves what an admin does for another; factor is empty where it is
-// about none.
+// aboutActor is the approval for what an admin does for another actor. factor is empty
+// if the action is about none.
 func aboutActor(action Action, factor, account, actor string) approval {
 	says := []string{"for " + quoteForMail(actor)}
 	if factor != "" {
@@ -116,16 +118,16 @@ func aboutActor(action Action, factor, account, actor string) approval {
 	}
 }
 
-// Enroll begins to set a factor up, in place of one that may be there, and
-// returns what the actor is shown. It counts once they have confirmed it with
-// [Manager.ConfirmEnrollment], within ten minutes.
+// Enroll begins to set up a factor, also in place of one that is enrolled, and returns
+// the text that the actor is shown. The new authenticator counts once the actor has
+// confirmed it with [Manager.ConfirmEnrollment], within ten minutes.
 //
-// The first is approved by any factor that the actor can use already, and one that
-// replaces another by that other alone: a hijacked session must not enrol its own
-// authenticator, nor a stolen mailbox replace one. Otherwise another admin allows
-// it ([Manager.AllowEnrollment]). Errors: ErrNoActor, ErrStepUpRequired (as
-// *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid, ErrConflict,
-// ErrUnavailable.
+// If the factor is not enrolled, any other factor that the actor can use approves. If
+// it is enrolled, only the enrolled one approves its successor. So a hijacked session
+// cannot enrol its own authenticator, and a stolen mailbox cannot replace one.
+// Otherwise another admin allows it ([Manager.AllowEnrollment]). Errors: those of the
+// table in the package documentation, and ErrStepUpRequired (as *[ChallengeError]),
+// ErrGrant, ErrLocked.
 func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, error) {
 	s := m.own()
 	f, err := m.enroller(req.Factor)
@@ -197,26 +199,29 @@ func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	return s.do(ctx, j)
 }
 
-// AllowEnrollmentRequest names who may enrol which factor.
+// AllowEnrollmentRequest names an actor, and the factor that they may enrol.
 type AllowEnrollmentRequest struct {
-	Factor  string
-	Actor   string // the actor's ID
-	Account string // of Actor; empty: the caller's own. An Operator names it: their own are fellow operators
+	Factor string
+	Actor  string // the actor's ID
+	// Account of Actor; empty: the caller's own. An Operator names it; empty then means
+	// that Actor is another Operator.
+	Account string
 
-	Grant Grant `json:"-"` // when StepUp guards ActionAllowEnrollment
+	Grant Grant `json:"-"` // if StepUp guards ActionAllowEnrollment
 }
 
 func (r AllowEnrollmentRequest) guarded() approval {
 	return aboutActor(ActionAllowEnrollment, r.Factor, r.Account, r.Actor)
 }
 
-// AllowEnrollment lets an actor call Enroll once, within 24 hours, without
-// approving it by another factor: the first factor of a new colleague, or the next one
-// of somebody who has lost their phone. Nobody allows it to themselves, and who
-// allows it never sees the seed. Where an admin can invite another, guard it with
-// StepUp: else a hijacked session invites its own accomplice. Errors: ErrNoActor,
-// ErrNotFound (another's account), ErrForbidden, ErrStepUpRequired (as
-// *[ChallengeError]), ErrGrant, ErrLocked, ErrInvalid, ErrConflict, ErrUnavailable.
+// AllowEnrollment lets an actor call Enroll once, within 24 hours, without the approval
+// of another factor: for the first factor of a new colleague, or for somebody who has
+// lost their phone. Nobody can allow it to themselves, and the admin who allows it
+// never sees the seed. If an admin can invite another, guard ActionAllowEnrollment with
+// StepUp: otherwise a hijacked session invites its own accomplice. Errors: those of the
+// table in the package documentation, and:
+//   - ErrNotFound: when Account is another account than the actor's
+//   - ErrStepUpRequired (as *[ChallengeError]), ErrGrant, ErrLocked
 func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)
@@ -235,8 +240,8 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 	return s.do(ctx, j)
 }
 
-// Enrolled names the factors that the actor of the context has enrolled. Errors:
-// ErrNoActor, ErrUnavailable.
+// Enrolled returns the names of the factors that the actor of the context has enrolled.
+// Errors: ErrNoActor, ErrUnavailable.
 func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 	s := m.own()
 	err = s.do(ctx, ofActor(ActionRead, "").reading(func(a Actor, _ *StoreRecord) error {
@@ -267,8 +272,8 @@ const (
 
 const allowedTime = 24 * time.Hour
 
-// allowed is the deletion of the permission that another admin gave; the zero
-// Item says that there is none.
+// allowed returns the deletion of the permission that another admin gave; the zero
+// StoreItem: there is none.
 func (s session) allowed(ctx context.Context, a Actor, factor string) (StoreItem, error) {
 	it, err := s.item(ctx, itemAllowed, enrolledID(a, factor))
 	if err != nil {
@@ -301,8 +306,8 @@ func enrolledAAD(kind StoreItemKind, a Actor, factor string) []byte {
 
 var errEnrolled = fmt.Errorf("%w: what is kept of an actor's factor does not open", ErrCorrupt)
 
-// enrolled opens what a factor keeps of an actor: nil if there is none. The
-// item is what sealEnrolled swaps.
+// enrolled opens the data that a factor stores for an actor; nil: there is none. It
+// also returns their item, for sealEnrolled.
 func (s session) enrolled(ctx context.Context, kind StoreItemKind, a Actor, factor string) ([]byte, StoreItem, error) {
 	it, err := s.enrolledItem(ctx, kind, a, factor)
 	if err != nil {
@@ -312,11 +317,11 @@ func (s session) enrolled(ctx context.Context, kind StoreItemKind, a Actor, fact
 	return plain, it, err
 }
 
-// enrolledItem reads what a factor keeps of an actor, sealed: the zero Version says
-// that there is none.
+// enrolledItem reads the item with the data that a factor stores for an actor, still
+// sealed. If there is none, its Version is 0.
 func (s session) enrolledItem(ctx context.Context, kind StoreItemKind, a Actor, factor string) (StoreItem, error) {
 	if _, err := s.enroller(factor); err != nil {
-		return StoreItem{}, nil // it keeps nothing
+		return StoreItem{}, nil // such a factor stores nothing
 	}
 	return s.item(ctx, kind, enrolledID(a, factor))
 }
@@ -325,8 +330,8 @@ func (s session) openEnrolled(ctx context.Context, it StoreItem, a Actor, factor
 	if it.Version == 0 {
 		return nil, nil
 	}
-	// The additional data stands beside the sealed value, for Reseal. It has to be
-	// that of this actor: another's row, moved here, is not opened.
+	// The additional data is stored beside the sealed value, for Reseal. It must be this
+	// actor's: a row of another actor that was moved here is not opened.
 	aad, sealed, ok := splitSealed(it.Data)
 	if !ok || string(aad) != string(enrolledAAD(it.Kind, a, factor)) {
 		return nil, errEnrolled

@@ -15,14 +15,14 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Grant is an answered challenge: put it into the request that was challenged
-// and make that very request within two minutes. It works once, for that actor,
-// and not after the key has changed. It prints redacted.
+// Grant is the approval that an answered challenge gives. Put it into the request that
+// was challenged, and make that very request within two minutes. A grant works once,
+// for that actor, and only if the key has not changed. It prints redacted.
 type Grant struct{ v *secretText }
 
-// ParseGrant reads what [Grant.Reveal] wrote, for programs that keep a grant in
-// the browser between two requests. Any text parses; only a grant redeems. The
-// empty text is no grant.
+// ParseGrant reads what [Grant.Reveal] wrote, for programs that keep a grant in the
+// browser between two requests. Any text parses; whether it is a grant shows when it is
+// used. The empty text is no grant.
 func ParseGrant(text string) Grant {
 	if text == "" {
 		return Grant{}
@@ -64,27 +64,27 @@ func (g Grant) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
 // Guarded is a request that may have to be approved: [IssueRequest],
 // [ProvisionRequest], [UpdateRequest], [ResumeRequest], [RotateRequest],
 // [RevokeRequest], [RevealRequest], [EnrollRequest], [DisableRequest],
-// [AllowEnrollmentRequest] and [LiftLockRequest]. What a grant approves is every field of it but the
-// grant.
+// [AllowEnrollmentRequest] and [LiftLockRequest]. A grant approves the values of all
+// its fields, except Grant.
 type Guarded interface{ guarded() approval }
 
 // approval is what a grant is bound to, besides the actor and the key's version.
 type approval struct {
 	job    job      // where the request goes: action, key, account, mode
-	sum    [32]byte // of the very request, without the grant
-	others []Action // what the same request may turn out to be, besides
-	free   bool     // is never guarded, whatever StepUp says of the action
+	sum    [32]byte // hash of the request, without its grant
+	others []Action // further actions that the same request may turn out to be
+	free   bool     // the request is never guarded, whatever StepUp says of the action
 	says   []string // Challenge.Changes, besides what the plan shows
 }
 
-// asking makes a job one that has to be approved when StepUp says so.
+// asking returns the job, which now has to be approved if StepUp says so.
 func (p approval) asking(grant Grant) job {
 	j := p.job
 	j.asks, j.grant = &p, grant
 	return j
 }
 
-// sumOf identifies a request. Every field but the grant goes in.
+// sumOf hashes a request: every field except the grant.
 func sumOf(action Action, fields func(*canon.Writer)) [32]byte {
 	var c canon.Writer
 	c.Text("apikey request v1")
@@ -93,14 +93,14 @@ func sumOf(action Action, fields func(*canon.Writer)) [32]byte {
 	return c.Sum()
 }
 
-// itemGrant is the kind of the items that keep grants, each under the hash of
-// its text: what is stored redeems nothing.
+// itemGrant is the kind of the items that store grants. The ID is the hash of the
+// grant's text, so nobody can redeem a grant with what is stored.
 const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
-// granted is the item of a new grant. Its time begins now: a factor may have
-// compared for half a minute.
+// granted returns the item of a new grant. Its two minutes begin now, because a factor
+// may have compared for half a minute.
 func (s session) granted(g Grant, p put) StoreItem {
 	var c canon.Writer
 	c.Bytes(p.bound)
@@ -113,8 +113,8 @@ func grantID(g Grant) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// factorsFor is how a job finds the factors that approve an action; none: it is
-// not guarded.
+// factorsFor returns the StepUp for a job: it names the factors that approve an action;
+// none: the action is not guarded.
 func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error) {
 	if j.subject == theActor {
 		return s.ownFactors(ctx, a, j.factor)
@@ -127,11 +127,11 @@ func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error)
 	}, nil
 }
 
-// ownFactors are those that approve what somebody does to a factor of their own.
-// If that were free, a hijacked session would enrol its own authenticator and
-// pass. One that is enrolled answers for itself alone: it would be no stronger
-// than a mailbox if a code from there replaced it. The first is approved by
-// whatever else the actor can prove themselves with.
+// ownFactors returns the factors that approve what an actor does to a factor of their
+// own. Without an approval, a hijacked session could enrol its own authenticator and
+// pass every guard. If the factor is enrolled, only the factor itself approves: if a
+// code from a mailbox could replace an authenticator, it would be no stronger than the
+// mailbox. If it is not enrolled, any other factor that the actor can use approves.
 func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp, error) {
 	it, err := s.item(ctx, itemEnrolled, enrolledID(a, factor))
 	approve := slices.Sorted(maps.Keys(s.cfg.Factors))
@@ -141,10 +141,10 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 	return func(Action, Mode) []string { return approve }, err
 }
 
-// redeem checks the grant of a job that turned out to be these actions, and
-// returns its deletion, which goes into the Apply of the action: of two that
-// redeem one grant, one conflicts. The grant's factor has to approve each of
-// the actions that are guarded.
+// redeem checks the grant of a job that turned out to be these actions. It returns the
+// grant's deletion, which goes into the Apply of the action: if two requests redeem one
+// grant, one conflicts. The grant's factor has to approve each of the actions that are
+// guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *StoreRecord, acts ...Action) ([]StoreItem, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
@@ -198,10 +198,10 @@ func (s session) asked(ctx context.Context, a Actor, j job, action Action, facto
 	return e
 }
 
-// ask says how this actor can have an action approved that these factors approve: by
-// those that they can use. Where they can use none, it says how they come by one, and
-// whether somebody else has to help: each error leads on, and none back to an earlier
-// one.
+// ask says how this actor can get an action approved that these factors approve: by
+// those of them that the actor can use. If they can use none, it says which they can
+// set up, and whether somebody else has to help. An actor who follows these errors is
+// never led back to an earlier one.
 func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors []string) (*ChallengeError, error) {
 	e := &ChallengeError{Action: action, Key: j.key}
 	var err error
@@ -209,7 +209,7 @@ func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors
 	if err != nil {
 		return nil, err
 	}
-	if j.subject == theActor { // a factor is not set up by setting up a factor
+	if j.subject == theActor { // to set up another factor is no way to set up this one
 		e.Enroll, e.ByAnother = nil, len(e.Factors) == 0
 		return e, nil
 	}
@@ -228,8 +228,8 @@ func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors
 	return e, err
 }
 
-// usable divides factors into those that an actor can use, and those that they have
-// not set up.
+// usable divides factors into those that an actor can use, and those that they have not
+// set up.
 func (s session) usable(ctx context.Context, a Actor, factors []string) (usable, missing []string, err error) {
 	for _, factor := range factors {
 		if _, err := s.enroller(factor); err == nil {
@@ -247,8 +247,8 @@ func (s session) usable(ctx context.Context, a Actor, factors []string) (usable,
 	return usable, missing, nil
 }
 
-// approving are the factors that approve a request. It refuses one that is not
-// guarded, and a factor that is not among them.
+// approving returns the factors that approve a request. It refuses a request that is
+// not guarded, and a factor that does not approve it.
 func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (may []string, err error) {
 	stepUp, err := s.factorsFor(ctx, a, ask.job)
 	if err != nil {
@@ -271,8 +271,9 @@ func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []
 	return may, nil
 }
 
-// binding is everything that must be the same when a grant is redeemed as when
-// its challenge was put. The key's version is in it, so any change voids it.
+// binding returns everything that must be the same when a grant is redeemed as when its
+// challenge was put. The key's version is included, so any change of the key voids the
+// grant.
 func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) []byte {
 	var c canon.Writer
 	c.Text("apikey approval v1")

@@ -5,59 +5,60 @@ import (
 	"slices"
 )
 
-// StepUp names the factors that approve an action in a mode, any one of them;
-// none: it is not guarded. It answers from memory, and the same each time. What
-// can be guarded is ActionIssue, ActionProvision, ActionUpdate, ActionWiden, ActionResume,
-// ActionRotate, ActionReveal and ActionRevoke; Revoke as [ReasonCompromised]
-// never is. Where one update is several of these, the factor has to approve
-// each.
+// StepUp names the factors that approve an action in a mode; one of them is enough. If
+// it names none, the action is not guarded. StepUp must answer from memory, and always
+// the same. These can be guarded: ActionIssue, ActionProvision, ActionUpdate,
+// ActionWiden, ActionResume, ActionRotate, ActionReveal and ActionRevoke; a Revoke with
+// [ReasonCompromised] never is. If one update is several of these, the factor has to
+// approve each.
 //
-// What an admin does for another actor can be guarded too: ActionAllowEnrollment,
-// ActionDisable and ActionLiftLock. They have no mode, and StepUp is called with Live.
-// An [Operator] is never asked for those: somebody has to be the way out.
+// Actions on another actor can be guarded too: ActionAllowEnrollment, ActionDisable and
+// ActionLiftLock. They have no mode, and StepUp is called with Live. An [Operator]
+// never needs a grant for those, so that there is always somebody who can unlock an
+// account.
 //
-// The ready-made guards below are named after what they guard, and each guards what is
-// done for another besides. A StepUp that is written by hand has to name factors for
-// these three as well ([GuardForAnother] does): otherwise whoever has hijacked two
-// sessions lets one enrol an authenticator of its own with the other, and passes
-// every guard without a guess. NewManager writes a warning to ManagerConfig.Logger
-// where they are left out.
+// The ready-made guards below are named after the actions that they guard. Each of them
+// guards these three as well. A StepUp that is written by hand has to name factors for
+// them too ([GuardForAnother] does). Otherwise somebody who has hijacked two sessions
+// uses one to let the other enrol an authenticator of its own, and passes every guard
+// without a guess. If these three are left out, NewManager writes a warning to
+// ManagerConfig.Logger.
 type StepUp func(Action, Mode) []string
 
-// GuardCreateAndDelete asks before a key is issued and before it is revoked, as
-// Xendit's page asks for the password at both. It does not ask when a key is
-// revoked as [ReasonCompromised]: nobody has to find a password while a key is
-// being abused.
+// GuardCreateAndDelete asks for an approval before a key is issued and before it is
+// revoked, as Xendit's page asks for the password at both. It does not ask if a key is
+// revoked with [ReasonCompromised]: nobody has to find a password while a key is being
+// abused.
 func GuardCreateAndDelete(factors ...string) StepUp {
 	return guard(factors, ActionIssue, ActionRevoke)
 }
 
-// GuardRevealAndRotate asks before a token is shown again and before it is
-// replaced, as DOKU's page asks for the code that it has mailed.
+// GuardRevealAndRotate asks for an approval before a token is shown again and before it
+// is replaced, as DOKU's page asks for the code that it has mailed.
 func GuardRevealAndRotate(factors ...string) StepUp {
 	return guard(factors, ActionReveal, ActionRotate)
 }
 
-// GuardRotate asks before a token is replaced, as Okto's page has one sign in
-// again before it hands a secret out. None is kept there, so that handing one
-// out, the first time or after it was lost, is replacing it.
+// GuardRotate asks for an approval before a token is replaced, as Okto's page has
+// people sign in again before it hands out a secret. Okto keeps no secret, so that to
+// hand one out, the first time or after it was lost, is to replace it.
 func GuardRotate(factors ...string) StepUp { return guard(factors, ActionRotate) }
 
-// GuardIssueAndReveal asks before a key is issued and before its token is looked
-// at later: for a page that confirms a new key with a PIN and lists it to be
-// revisited. Where such a page asks for nothing at the second look, a hijacked
+// GuardIssueAndReveal asks for an approval before a key is issued and before its token
+// is looked at later: for a page that confirms a new key with a PIN, and lists it to be
+// looked at again. If such a page asks for nothing at the second look, a hijacked
 // session reads every secret; this guard asks at both.
 func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, ActionIssue, ActionReveal) }
 
-// GuardWiden asks before an update after which a request passes that was refused
-// before: another ability, network or origin, a later end, a suspended key that
-// works again. What narrows a key is free, as everything is that makes a
-// merchant safer.
+// GuardWiden asks for an approval before an update that lets a request pass which was
+// refused before: another ability, network or origin, a later end, a suspended key that
+// works again. An update that narrows a key needs no approval, as nothing does that
+// makes a merchant safer.
 func GuardWiden(factors ...string) StepUp { return guard(factors, ActionWiden, ActionResume) }
 
-// GuardForAnother asks before one admin does for another what could undo a guard:
-// before they allow an enrolment, take a factor away or lift a lock. It is part of
-// every guard above, and is to be called by a StepUp that is written by hand.
+// GuardForAnother asks for an approval before an admin does something for another actor
+// that could undo a guard: allows an enrolment, takes a factor away, or lifts a lock.
+// It is part of every guard above; a StepUp that is written by hand has to call it.
 func GuardForAnother(factors ...string) StepUp { return guard(factors) }
 
 func guard(factors []string, actions ...Action) StepUp {
@@ -75,14 +76,14 @@ var guardable = append([]Action{
 	ActionIssue, ActionProvision, ActionUpdate, ActionWiden, ActionResume, ActionRotate, ActionReveal, ActionRevoke,
 }, forAnother...)
 
-// forAnother are those that an admin does for another.
+// forAnother are the actions of an admin on another actor.
 var forAnother = []Action{ActionAllowEnrollment, ActionDisable, ActionLiftLock}
 
-// together are those that one request can turn out to be at the same time.
+// together are the actions that one request can turn out to be at the same time.
 var together = []Action{ActionUpdate, ActionWiden, ActionResume}
 
-// validStepUp fails the start where a guard could never be passed, would not
-// hold, or could hold up what must never be held up.
+// validStepUp refuses a configuration whose guards could never be passed, would not
+// hold, or could delay an action that nothing may delay.
 func (c ManagerConfig) validStepUp() error {
 	for name, f := range c.Factors {
 		if f == nil || name == "" || len(name) > 64 || !storable(name) {
@@ -117,8 +118,8 @@ func (c ManagerConfig) validStepUp() error {
 	return nil
 }
 
-// warnUnguarded tells the log of a guard that two hijacked sessions get round: what
-// one admin does for another undoes it, and is not guarded itself.
+// warnUnguarded logs a warning if two hijacked sessions can get round StepUp: it guards
+// some action, but not those of an admin on another actor, which can undo the guard.
 func (c ManagerConfig) warnUnguarded() {
 	guards := func(act Action) bool {
 		return c.StepUp != nil && len(c.StepUp(act, Live))+len(c.StepUp(act, Test)) > 0
@@ -134,8 +135,8 @@ func (c ManagerConfig) warnUnguarded() {
 	}
 }
 
-// inCommon are the factors that approve each of the actions that is guarded, in each
-// of the modes.
+// inCommon returns the factors that approve each of the actions that is guarded, in
+// each of the modes.
 func inCommon(factorsFor StepUp, modes []Mode, acts []Action) (factors []string, guarded bool) {
 	for _, act := range acts {
 		for _, mode := range modes {

@@ -9,18 +9,17 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// An Addresser knows the address to which messages to an actor go. A [Sender] that
-// implements it has at most twenty messages an hour sent to one address, whoever
-// asks for them: a person may be known under many IDs, and the five codes an hour of
-// each would still flood the one mailbox. A [Factor] of the program's own that sends
-// something can implement it too.
+// An Addresser knows the address to which messages to an actor go. If a [Sender]
+// implements it, at most twenty messages an hour are sent to one address, whoever asks
+// for them: a person may have many IDs, and five codes an hour for each would still
+// flood the one mailbox. A [Factor] of the program's own that sends messages can
+// implement it too.
 type Addresser interface {
-	// Address returns the address from the program's own records, never from
-	// anything in a request. Upper and lower case count as the same; what else is one
-	// mailbox ("anna+shop@" and "anna@") the program brings to one spelling. The empty
-	// address is not counted. The address itself is not stored, only a hash of it,
-	// keyed by the pepper if there is one. An error fails the challenge as
-	// ErrUnavailable.
+	// Address returns the address from the program's own records, never from anything in a
+	// request. Upper and lower case count as the same. If other spellings are one mailbox
+	// ("anna+shop@" and "anna@"), the program returns one spelling for all. An empty
+	// address is not counted. Only a hash of the address is stored, keyed by the pepper if
+	// there is one. If Address returns an error, the challenge fails with ErrUnavailable.
 	Address(ctx context.Context, actorID string) (string, error)
 }
 
@@ -29,15 +28,15 @@ const (
 	addressAnHour = 20 // to an address, over all actors
 )
 
-// itemMails is the kind of the items that count the messages of the last hour: one
-// for an actor over all accounts, since a person in ten accounts has one mailbox,
-// and one for an address over all actors. The latter is larger, so that whoever
-// registers under somebody's address elsewhere has to spend the codes of four
-// actors to silence that person.
+// itemMails is the kind of the items that count the messages of the last hour: one for
+// an actor over all accounts, since a person in ten accounts has one mailbox, and one
+// for an address over all actors. An address may get more: somebody who registers
+// elsewhere under another person's address has to use up the codes of four actors
+// before that person gets none.
 const itemMails StoreItemKind = "mails"
 
-// countMail counts the message of a challenge, or refuses it. It returns the items
-// to write with the challenge, whose names p keeps for uncountMail.
+// countMail counts the message of a challenge, or refuses it. It returns the items to
+// write with the challenge. p.mails keeps their IDs for uncountMail.
 func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreItem, error) {
 	counters, err := s.mailCounters(ctx, p.actor, p.Factor)
 	if err != nil {
@@ -59,7 +58,7 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreI
 	return items, nil
 }
 
-// uncountMail takes a message back that was never sent.
+// uncountMail takes a message that was never sent off the counts.
 func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
 	var items []StoreItem
 	for _, id := range p.mails {
@@ -82,7 +81,7 @@ type counter struct {
 func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]counter, error) {
 	var c canon.Writer
 	c.Text("actor")
-	c.Bool(a.operator) // an operator's name is no merchant's
+	c.Bool(a.operator) // an operator and a merchant's actor may have one ID
 	c.Text(a.ID)
 	counters := []counter{{itemID("", 0, string(c.Encoded())), mailsAnHour}}
 	f, ok := s.cfg.Factors[factor].(Addresser)
@@ -99,8 +98,9 @@ func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]co
 	return counters, nil
 }
 
-// addressID names an address's item. Few people's addresses are hard to guess: the
-// pepper keeps them from whoever reads the database.
+// addressID returns the ID of an address's item. It is a hash under the pepper:
+// somebody who reads the database could find an address behind a plain hash by
+// guessing.
 func (c *core) addressID(address string) string {
 	var text canon.Writer
 	text.Text("apikey address v1")

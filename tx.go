@@ -33,7 +33,7 @@ func (m *Manager) Tx(joined Store) *Tx {
 	return t
 }
 
-// outside is the error of a store that is in no transaction.
+// outside returns an error if a store is in no transaction.
 func (m *Manager) outside(joined Store) error {
 	says, ok := joined.(interface{ InTransaction() bool })
 	given, own := reflect.ValueOf(joined), reflect.ValueOf(m.cfg.Store)
@@ -115,20 +115,20 @@ func (t *Tx) Committed(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// deaf reports whether nobody would hear of a change.
+// deaf reports whether there is nobody to tell of a change.
 func (m *Manager) deaf() bool {
 	return len(m.cfg.Local) == 0 && m.cfg.Notifier == nil && m.cfg.OnEvent == nil
 }
 
-// aftermath is what the store says after a transaction.
+// aftermath reads the store after a transaction.
 type aftermath struct {
 	session
-	keys map[KeyID]*StoreRecord // as they are now; nil: there is none
+	keys map[KeyID]*StoreRecord // as they are stored now; nil: there is none
 }
 
-// confirm reports whether the store has what a notice tells, and puts the records
-// that it has now in place of those that the transaction wrote: a rollback leaves
-// no trace in a notice, and others may have changed the key since.
+// confirm reports whether the changes of a notice are in the store, because nothing in
+// a notice shows a rollback. It replaces the records that the transaction wrote by
+// those that are stored now: others may have changed the key since.
 func (a aftermath) confirm(ctx context.Context, n *notice) (there bool, err error) {
 	n.start = a.cfg.Now()
 	changes := make([]StoreChange, len(n.changes))
@@ -165,8 +165,8 @@ func (a aftermath) record(ctx context.Context, id KeyID) (*StoreRecord, error) {
 	return a.keys[id], nil
 }
 
-// has reports whether an event is in the log. Mostly it is the newest of its key,
-// and the record says so.
+// has reports whether an event is in the log. Mostly the event is the newest of its
+// key, and the record alone shows that.
 func (a aftermath) has(ctx context.Context, e *StoreEvent, now *StoreRecord) (bool, error) {
 	if now.Version <= e.Seq {
 		return now.Version == e.Seq && now.Head == e.Hash, nil
