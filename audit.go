@@ -91,9 +91,9 @@ const (
 	OutcomeUnreadable Outcome = "unreadable"
 )
 
-// chainHash is what the next event's Prev and the record's Head are made of.
-// With a pepper only its holder can make one; without, it finds accidents, not
-// a database administrator.
+// chainHash returns the hash of an event's body: the next event's prev, or the record's
+// Head. With a pepper, only somebody who has the pepper can make one. Without a pepper
+// the chain shows accidents, but not changes by a database administrator.
 func chainHash(k *pepperKeys, body []byte) [32]byte {
 	if k == nil {
 		return sha256.Sum256(append([]byte("apikey event v1\x00"), body...))
@@ -103,7 +103,8 @@ func chainHash(k *pepperKeys, body []byte) [32]byte {
 
 const eventV1 = 1
 
-// maker says which peppers an event is about.
+// maker says which pepper makes an event's hash, and which made the MAC of the record
+// before.
 type maker struct {
 	slot uint8 // of the pepper that makes its hash; 0: none
 	// after is one more than the slot of the MAC that the record had before, which
@@ -112,7 +113,7 @@ type maker struct {
 	after uint8
 }
 
-// follows says that the record before had this MAC.
+// follows notes the MAC that the record had before.
 func (m *maker) follows(mac []byte) {
 	if slot := macSlot(mac); slot <= MaxPepperSlot {
 		m.after = slot + 1
@@ -127,8 +128,8 @@ func macSlot(mac []byte) uint8 {
 	return mac[0]
 }
 
-// number is how both are written: a slot fits into a byte, and what is absent is
-// zero, as it was before there was an after.
+// number encodes both slots in one number. Each fits into a byte. If after is not said,
+// the number is the one that was written before there was an after.
 func (m maker) number() uint64 { return uint64(m.slot) | uint64(m.after)<<8 }
 
 func makerOf(n uint64) (m maker, ok bool) {
@@ -161,14 +162,14 @@ func (e *Event) encode(by maker, prev [32]byte) []byte {
 	return c.Encoded()
 }
 
-// link is an event as it was stored, and what can be said of it by itself.
+// link is an event as it was stored, with what can be checked in it by itself.
 type link struct {
 	Event
 	maker
 	prev  [32]byte
 	hash  [32]byte
-	newer bool   // of a version that this one cannot read
-	sound bool   // its pepper, if it has one, is here and says that it is whole
+	newer bool   // written by a version that this one cannot read
+	sound bool   // its hash is right; its pepper, if it has one, is configured
 	fault string // what is wrong with it; empty: nothing that can be seen
 }
 
@@ -202,7 +203,7 @@ func decodeEvent(body []byte) (l link, ok bool) {
 	return l, u.Complete() && version == eventV1 && known && mode <= 255 && operator <= 1
 }
 
-// maker is this Manager, as what makes an event.
+// maker returns the maker of this Manager's events.
 func (c *core) maker() maker {
 	if c.ring.has() {
 		return maker{slot: c.ring.minting.slot}
@@ -210,7 +211,7 @@ func (c *core) maker() maker {
 	return maker{}
 }
 
-// record makes what the store keeps, chained behind prev.
+// record makes the event to store, chained behind prev.
 func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 	body := e.encode(by, prev)
 	return StoreEvent{
@@ -274,7 +275,7 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 	return list, err
 }
 
-// examiner looks at stored events, one by one.
+// examiner checks stored events, one by one.
 type examiner struct {
 	*core
 	marks func() (marks, error)
@@ -284,8 +285,9 @@ func (m *Manager) examiner(ctx context.Context) examiner {
 	return examiner{&m.core, sync.OnceValues(func() (marks, error) { return readMarks(ctx, m.cfg.Store) })}
 }
 
-// at says of a stored event what can be said without the others: it is passed by
-// every event that is shown or walked over. Its fault is not an error of ours.
+// at checks a stored event by itself, without the others. Every event that Events shows
+// or that VerifyEvents checks passes here. What is wrong with it is in link.fault, and
+// is not an error of at.
 func (x examiner) at(e *StoreEvent) (link, error) {
 	l, ok := decodeEvent(e.Body)
 	l.hash = e.Hash
@@ -303,7 +305,7 @@ func (x examiner) at(e *StoreEvent) (link, error) {
 		if subtle.ConstantTimeCompare(want[:], e.Hash[:]) != 1 {
 			l.fault = "the event's hash does not match its body"
 		}
-	default: // whoever edits an event would say that its pepper is gone
+	default: // somebody who edits an event would claim that its pepper is gone
 		marks, err := x.marks()
 		if err != nil {
 			return l, err
@@ -319,7 +321,7 @@ func (x examiner) at(e *StoreEvent) (link, error) {
 	return l, nil
 }
 
-// shown is an event as Events shows it: a body that fails its check is withheld,
+// shown returns an event as Events shows it. A body that fails its check is withheld,
 // because people act on what a log says.
 func (l link) shown(e *StoreEvent) Event {
 	switch {
@@ -332,7 +334,8 @@ func (l link) shown(e *StoreEvent) Event {
 	return l.Event
 }
 
-// byColumns is an event whose body cannot be read here.
+// byColumns returns an event from its columns, for a body that cannot be read or is
+// withheld.
 func byColumns(e *StoreEvent) Event {
 	return Event{
 		ID: e.ID, Time: e.Time, Action: e.Action, Outcome: OutcomeUnreadable, Account: e.Account, Mode: e.Mode,

@@ -50,8 +50,8 @@ func (m *Manager) VerifyEvents(ctx context.Context, id KeyID) (report ChainRepor
 	return report, err
 }
 
-// checkChain checks the chain up to the version that r has. What was added behind r
-// meanwhile is left for the next time.
+// checkChain checks the chain up to the version of r. Events that were added after r
+// was read are left for the next call.
 func (m *Manager) checkChain(ctx context.Context, r StoreRecord) (report ChainReport, err error) {
 	var last link
 	var ends ends
@@ -80,7 +80,7 @@ func (m *Manager) checkChain(ctx context.Context, r StoreRecord) (report ChainRe
 			}
 			report.Events++
 			switch {
-			case !l.sound: // nor does it vouch for what it continues
+			case !l.sound: // nor does it prove the events that it continues
 				report.Unverifiable += 1 + loose
 				loose = 0
 			case l.slot == 0: // anybody can compute its hash
@@ -112,7 +112,7 @@ func (m *Manager) checkChain(ctx context.Context, r StoreRecord) (report ChainRe
 // behind checks one event against the one before it.
 func (l link) behind(last link) *BrokenLink {
 	bad := func(why string) *BrokenLink { return &BrokenLink{last.Seq + 1, why} }
-	keyed := l.sound && l.slot != 0 && last.Seq > 0 // only a Manager made this one, so it is the other that changed
+	keyed := l.sound && l.slot != 0 && last.Seq > 0 // only a Manager made this one, so the one before it was changed
 	switch {
 	case l.fault != "" && l.Seq == last.Seq+1:
 		return bad(l.fault)
@@ -130,9 +130,9 @@ func (l link) behind(last link) *BrokenLink {
 	return nil
 }
 
-// agrees checks a record against the newest event of it. Both were made at once,
-// so by one pepper: an event that nobody can check is not the newest of a record
-// that is believed.
+// agrees checks a record against its newest event. Both were made at once, so with one
+// pepper: an event that nobody can check is not the newest of a record that is
+// believed.
 func (m *Manager) agrees(r *StoreRecord, l link) *BrokenLink {
 	if l.hash != r.Head {
 		return &BrokenLink{l.Seq, "the record's Head is not this event's hash"}
@@ -159,11 +159,11 @@ func (m *Manager) beyond(ctx context.Context, r StoreRecord) (*BrokenLink, error
 	return &BrokenLink{r.Version + 1, "the record was put back to before this event"}, nil
 }
 
-// ends is where the peppers of a chain end that are not configured any more. By
-// Remac a key leaves its old peppers behind, and an event of one of them that
-// comes later was written by whoever has a leaked pepper, or calls an event one
-// of a pepper that nobody can check. It stands if a later Remac found the record
-// signed with that very pepper: then some Manager still minted with it.
+// ends finds events with a pepper that had ended. By Remac a key leaves its old peppers
+// behind. If a later event names one of them, and it is not configured any more, the
+// event was written by somebody who has a leaked pepper, or who names a pepper that
+// nobody can check. The event stands if a later Remac found the record signed with that
+// very pepper: then some Manager still minted with it.
 type ends struct {
 	remac uint64                    // Seq of the newest Remac
 	late  [MaxPepperSlot + 1]uint64 // of each slot: the first event after a Remac
@@ -177,7 +177,7 @@ func (s *ends) pass(l link, configured bool) {
 		}
 	case l.sound && l.slot != 0 && l.Action == ActionRemac:
 		s.remac = l.Seq
-		if l.after == 0 { // it does not say which
+		if l.after == 0 { // the event does not say which pepper it was
 			clear(s.late[:])
 		} else {
 			s.late[l.after-1] = 0
@@ -185,7 +185,7 @@ func (s *ends) pass(l link, configured bool) {
 	}
 }
 
-// broken is the first event that comes too late; nil: there is none.
+// broken returns the first event that comes too late; nil: there is none.
 func (s *ends) broken() (first *BrokenLink) {
 	for slot, seq := range s.late {
 		if seq > 0 && (first == nil || seq < first.Seq) {

@@ -15,7 +15,7 @@ import (
 // Every management call passes through do. It finds the actor, compares the actor's
 // account with the key's, asks Policy and Standing, redeems the grant, writes record
 // and event together, and tells this node's Verifiers before it returns. No method can
-// forget one of these steps, because no method takes any. Three writes do not pass
+// forget one of these steps, because only do takes them. Three writes do not pass
 // through do, and none of them changes what a key may do: the mark of a pepper
 // (pepper_mark.go), the event of a refusal (recordDenial) and a value that is sealed
 // again (reveal.go).

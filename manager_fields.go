@@ -12,10 +12,10 @@ import (
 )
 
 // valid checks what a merchant sets, at issue and update: it brings the settings listed
-// to their one form and enforces the limits. The expiry is validEnd's. An update lists
-// only what it changes, so that a key which holds an ability that the catalog has
-// dropped since, or more than a lower limit allows now, can still be narrowed and
-// resumed.
+// to canonical form and enforces the limits. validEnd checks the expiry. An update
+// lists only the settings that it changes. So a key can still be narrowed and resumed
+// if it holds an ability that the catalog has dropped since, or more than a lower limit
+// allows now.
 func (s session) valid(r *StoreRecord, list []setting) error {
 	for _, what := range list {
 		if err := what.check(s, r); err != nil {
@@ -25,7 +25,7 @@ func (s session) valid(r *StoreRecord, list []setting) error {
 	return nil
 }
 
-// validOwner checks what a key is born with and never changes.
+// validOwner checks what never changes in a key: its mode, account and kind.
 func validOwner(r *StoreRecord) error {
 	switch {
 	case r.Mode != Live && r.Mode != Test:
@@ -48,12 +48,15 @@ func (s session) validName(r *StoreRecord) error {
 	return showable(r.Name)
 }
 
-// showable refuses a name that does not show what it is: one with control characters,
-// which end a line of a log; with characters that turn the direction of what stands
-// beside it ("trojan source", CVE-2021-42574); or with invisible ones, by which two
-// names look alike or hide a text. Invisible characters that scripts and emoji are
-// written with stay where those write them: see joins. Names that were stored before
-// are never asked: they can be read, and everything else of their keys changed.
+// showable refuses a name that can mislead a reader, because it has one of these:
+//   - control characters, which end a line of a log
+//   - characters that turn the direction of the text beside them ("trojan source",
+//     CVE-2021-42574)
+//   - invisible characters, by which two names look alike or hide a text
+//
+// Invisible characters that scripts and emoji are written with are accepted where they
+// belong: see joins. A name that was stored before is not checked, so that its key can
+// be read, and everything else of the key changed.
 func showable(name string) error {
 	visible := name == ""
 	runes := []rune(name)
@@ -66,7 +69,7 @@ func showable(name string) error {
 			after = runes[i+1]
 		}
 		switch {
-		case unicode.Is(unicode.Variation_Selector, r): // the form of the character before it
+		case unicode.Is(unicode.Variation_Selector, r): // selects the form of the character before it
 			if !unicode.IsGraphic(before) || unicode.IsSpace(before) || unicode.Is(unicode.Variation_Selector, before) {
 				return unshowable(r)
 			}
@@ -78,7 +81,7 @@ func showable(name string) error {
 			if !joins(before, r, after) {
 				return unshowable(r)
 			}
-		case unicode.Is(unicode.Prepended_Concatenation_Mark, r): // signs around Arabic numbers, which are seen
+		case unicode.Is(unicode.Prepended_Concatenation_Mark, r): // visible signs around Arabic numbers
 		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Noncharacter_Code_Point), r == brailleBlank:
 			return unshowable(r)
 		case !unicode.IsSpace(r):
@@ -94,7 +97,7 @@ func showable(name string) error {
 const (
 	zwj          = '\u200D' // zero-width joiner
 	zwnj         = '\u200C' // zero-width non-joiner
-	brailleBlank = '\u2800' // a symbol by its class, and a blank by its look
+	brailleBlank = '\u2800' // its class is symbol, and it looks like a blank
 	blackFlag    = '\U0001F3F4'
 	cancelTag    = '\U000E007F'
 )
@@ -115,7 +118,7 @@ func joins(before, joiner, after rune) bool {
 func isTag(r rune) bool { return r >= '\U000E0020' && r <= cancelTag }
 
 // inFlag reports whether the tag at i is of a flag, such as that of Wales: a black
-// flag, up to six letters, and the end. Longer, tags are a way to hide a text.
+// flag, up to six letters, and the end. More tags can hide a text.
 func inFlag(runes []rune, i int) bool {
 	first, end := i, i
 	for first > 0 && isTag(runes[first-1]) {
@@ -147,9 +150,9 @@ func (s session) validMetadata(r *StoreRecord) error {
 	return atMost(len(r.Metadata), l.MetadataPairs, "metadata pairs")
 }
 
-// selectable refuses a mode, kind, state or pepper that no key has: a filter with it
-// would find nothing, and whoever ends keys by it would be told that all are ended. The
-// zero values select all.
+// selectable refuses a mode, kind, state or pepper that no key has. A filter with it
+// would find nothing, and a caller of RevokeAll would believe that all keys are
+// revoked. The zero values select all.
 func (f StoreFilter) selectable() error {
 	switch {
 	case f.Mode != 0 && f.Mode != Live && f.Mode != Test:
@@ -164,7 +167,7 @@ func (f StoreFilter) selectable() error {
 	return nil
 }
 
-// batchSize reads the limit of a call that goes through a table in parts.
+// batchSize checks the limit of a call that goes through a table in parts; 0 is 100.
 func batchSize(limit int) (int, error) {
 	if limit < 0 || limit > 1000 {
 		return 0, invalid("limit is %d: want 1 to 1000, or 0 for 100", limit)
@@ -204,13 +207,13 @@ func (s session) hasProduct(r *StoreRecord, a Ability) error {
 	return nil
 }
 
-// products asks ManagerConfig.Products about every ability of a key that is brought
-// back or would do more: an account that may not have an ability any more must not
-// get it by an old key. An ability that the catalog has dropped is not asked about.
+// products asks ManagerConfig.Products about every ability of a key that is resumed or
+// would do more: an account that may not have an ability any more must not get it by an
+// old key. An ability that the catalog has dropped is not asked about.
 func (s session) products(a Actor, j job, plan []planned) error {
 	for _, p := range plan {
 		if p.is == nil {
-			continue // asked when it is made, with all else that is valid
+			continue // a new key: validAbilities asks
 		}
 		for _, text := range p.would.Abilities {
 			ability, err := s.catalog.Parse(text)
@@ -270,9 +273,9 @@ func (s session) validRotateMonths(r *StoreRecord) error {
 	return nil
 }
 
-// sealCursor binds a store's cursor to one list: that of an account and its
-// filter. Nothing in it is secret, and the account is compared anyway; the
-// binding makes a cursor of another list an error instead of a wrong page.
+// sealCursor binds a store's cursor to one list: that of an account and its filter.
+// Nothing in a cursor is secret, and accounts are compared anyway. The binding makes a
+// cursor of another list an error instead of a wrong page.
 func sealCursor(c Cursor, bind string) Cursor {
 	if c == "" {
 		return ""

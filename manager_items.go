@@ -25,7 +25,7 @@ func itemID(account string, m Mode, rest string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// item reads one item by its name; the zero Version says that there is none.
+// item reads one item by its name. If there is none, its Version is 0.
 func (s session) item(ctx context.Context, kind StoreItemKind, id string) (StoreItem, error) {
 	page, err := s.store.Items(ctx, StoreItemFilter{Kind: kind, ID: id})
 	if err != nil {
@@ -37,25 +37,25 @@ func (s session) item(ctx context.Context, kind StoreItemKind, id string) (Store
 	return page.Items[0], nil
 }
 
-// swapping writes items that are about the actor alone, again after every
-// conflict: the budget, the challenges, the enrolments. It authorises nothing.
+// swapping writes items that are about the actor alone: the budget, the challenges, the
+// enrolments. After a conflict, work runs again. swapping asks no Policy.
 func (s session) swapping(ctx context.Context, work func(context.Context, Actor) (effect, error)) error {
 	j := ofActor("", "").changing(func(a Actor, _ *StoreRecord) (effect, error) { return work(ctx, a) })
 	j.unlogged = true
 	return s.do(ctx, j)
 }
 
-// deleted is the deletion of an item as it was read.
+// deleted returns the deletion of an item as it was read.
 func (it StoreItem) deleted() StoreItem {
 	it.Version++
 	it.Delete, it.Data, it.SealedKEK = true, nil, ""
 	return it
 }
 
-// vouch returns the next version of an item that holds data under a MAC: whoever
-// writes to the database without the pepper can neither make up a grant nor
-// bend a challenge, so that its answer approves something else. Without a
-// pepper there is no MAC.
+// vouch returns the next version of an item that holds data under a MAC. So somebody
+// who writes to the database without the pepper can neither make up a grant nor change
+// a challenge so that its answer approves something else. Without a pepper there is no
+// MAC.
 func (c *core) vouch(it StoreItem, data []byte) StoreItem {
 	it.Version++
 	if !c.ring.has() {
@@ -67,8 +67,8 @@ func (c *core) vouch(it StoreItem, data []byte) StoreItem {
 	return it
 }
 
-// vouched returns what vouch took, if it did. Of an item that is not there it
-// is false.
+// vouched returns the data that vouch put into an item, and whether its MAC is right.
+// If the item does not exist, that is false.
 func (c *core) vouched(it StoreItem) ([]byte, bool) {
 	switch {
 	case len(it.Data) == 0:
@@ -85,8 +85,8 @@ func (c *core) vouched(it StoreItem) ([]byte, bool) {
 	return data, subtle.ConstantTimeCompare(sum[:], it.Data[1:1+sha256.Size]) == 1
 }
 
-// vouchedText is what the MAC covers: also the item's name and expiry, so that
-// neither another item's data fits nor an old grant lives on.
+// vouchedText returns what the MAC covers. The item's name and expiry are included, so
+// that another item's data does not fit, and no grant lasts longer than it may.
 func vouchedText(it StoreItem, data []byte) []byte {
 	var c canon.Writer
 	c.Text("apikey item v1")
@@ -97,18 +97,18 @@ func vouchedText(it StoreItem, data []byte) []byte {
 	return c.Encoded()
 }
 
-// count is how many keys an account has, as a bound from above. Whatever makes a
-// key, or makes one live, adds to it in its own Apply: of two that saw the same
-// count one conflicts, and looks again, so the limit is exact. What takes power away
-// never touches it: nothing may hold up a revocation. So the keys themselves are
-// counted only when the bound has reached the limit, and once for an account that
-// has no count yet.
+// count is an upper bound of the number of keys of an account. Every call that makes a
+// key, or makes one work again, adds to it in its own Apply: if two calls saw the same
+// count, one conflicts and looks again, so the limit is exact. A call that takes power
+// away never changes the count: nothing may hold up a revocation. So the count may be
+// too high. The keys themselves are counted when it has reached the limit, and once for
+// an account that has no count yet.
 type count struct {
 	item  StoreItem
 	known bool // bound counts every key
 	bound int
 
-	// Of an account's growth alone:
+	// Only for an account's growth:
 	group string   // the bytes that its credentials' IDs end with, see reads
 	hour  []issued // keys that were made in the last hour
 }
@@ -131,8 +131,8 @@ func (s session) count(ctx context.Context, kind StoreItemKind, account string, 
 	}
 	c := &count{item: it}
 	u := canon.NewReader(it.Data)
-	// An older version of this program passes the data on as it found them, and
-	// counts nothing: then they are of another version than the item.
+	// An older version of this program writes the data back as it found them, and counts
+	// nothing. Then the version in the data is not that of the item.
 	version, bound, group := u.Uint(), u.Uint(), u.Text()
 	for range min(u.Uint(), 3601) {
 		packed := u.Uint()
@@ -155,7 +155,7 @@ func newGroup() string {
 	return string(b[:])
 }
 
-// swap is the item to write.
+// swap returns the item to write.
 func (c *count) swap() StoreItem {
 	it := c.item
 	it.Version++
@@ -175,8 +175,8 @@ func (c *count) swap() StoreItem {
 	return it
 }
 
-// atMost makes room for n more keys below a limit, which is on those that match one
-// of the filters. The item was read before the keys are counted.
+// atMost adds n keys to a count, if that stays within a limit on the keys that match
+// one of the filters. The item was read before the keys are counted.
 func (s session) atMost(ctx context.Context, c *count, n, limit int, filters ...StoreFilter) error {
 	if !c.known || c.bound > limit-n {
 		c.known, c.bound = true, 0
@@ -224,9 +224,9 @@ func (s session) quota(ctx context.Context, account string, m Mode, now time.Tim
 	return c.swap(), err
 }
 
-// growth counts n more keys of an account, and says to which group their credentials
-// belong: that of made, if a key is made already and the account has none yet. An
-// Operator is counted, and not limited.
+// growth counts n more keys of an account, and returns the group of their credentials:
+// that of made, if a key is made already and the account has none yet. Keys that an
+// Operator makes are counted, but not limited.
 func (s session) growth(ctx context.Context, a Actor, account string, n int, made *StoreRecord, now time.Time) (StoreItem, string, error) {
 	c, err := s.count(ctx, itemGrowth, account, 0)
 	if err != nil {
@@ -248,8 +248,8 @@ func (s session) growth(ctx context.Context, a Actor, account string, n int, mad
 	return c.swap(), c.group, err
 }
 
-// issue counts n keys that are made now against those of the last hour, to the
-// second. What a wrong clock has written in a far future does not count.
+// issue counts n keys that are made now against those of the last hour, to the second.
+// Entries of a far future, which a wrong clock has written, do not count.
 func (c *count) issue(n, limit int, now time.Time) error {
 	second, sum := now.Unix(), n
 	c.hour = slices.DeleteFunc(c.hour, func(i issued) bool { return i.second <= second-3600 || i.second > second+3600 })
@@ -275,8 +275,8 @@ func (c *count) issue(n, limit int, now time.Time) error {
 	return nil
 }
 
-// room asks, before a token is made and hashed, whether a key may be made at all.
-// The limits are held by what is written with the key.
+// room checks, before a token is made and hashed, whether a key may be made at all. The
+// items that are written with the key enforce the limits.
 func (s session) room(ctx context.Context, a Actor, r *StoreRecord, now time.Time) error {
 	_, _, err := s.growth(ctx, a, r.Account, 1, nil, now)
 	if err == nil && r.works(now) {

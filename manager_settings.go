@@ -17,19 +17,20 @@ type settingOf[T any] struct {
 	event string                         // its name in events
 	of    func(*StoreRecord) *T          // where a record has it
 	asked func(*UpdateRequest) Field[T]  // where an update has it
-	same  func(a, b T) bool              // of two values in their one form
+	same  func(a, b T) bool              // of two values in canonical form
 	sum   func(c *canon.Writer, value T) // what grants and idempotency keys are bound to
 	says  func(is, would T) string       // an update, in a line for people
 
 	always bool // the event of an issue names it, also if it is empty
-	// valid brings it to its one form and enforces limits. It is nil for disabled, which
-	// cannot be wrong, and for the expiry, which validEnd compares with the time.
+	// valid brings the value to canonical form and enforces limits. It is nil for
+	// disabled, which cannot be wrong, and for the expiry, which validEnd compares with
+	// the time.
 	valid func(session, *StoreRecord) error
-	// plain refuses a value that says less than what would come of it: one that is
-	// empty because somebody forgot to fill it in must not take away the end of a key,
-	// or what restricts it. Clear says that.
+	// plain refuses an empty value that would remove the expiry of a key, or a
+	// restriction: somebody may have forgotten to fill it in. Clear is how an update
+	// removes them.
 	plain func(have, value T) error
-	// edit is how an update changes it, if it does more than replace the value.
+	// edit is how an update changes the setting, if it does more than replace the value.
 	edit func(r *StoreRecord, value T, now time.Time) error
 }
 
@@ -219,12 +220,12 @@ func (s settingOf[T]) sumUpdate(c *canon.Writer, u *UpdateRequest) {
 
 func (s settingOf[T]) line(is, would *StoreRecord) string { return s.says(*s.of(is), *s.of(would)) }
 
-// settingsSet are what an issue's event calls changed.
+// settingsSet returns the settings that an issue's event lists as changed.
 func settingsSet(r *StoreRecord) []setting {
 	return settingsWhere(func(s setting) bool { return s.isSet(r) })
 }
 
-// differences are the settings that an edit changed.
+// differences returns the settings that an edit changed.
 func differences(a, b *StoreRecord) []setting {
 	return settingsWhere(func(s setting) bool { return s.differs(a, b) })
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// itemMark is the kind of the items that tell a database's peppers: ID is the
-// slot, Data a mark, which is an HMAC under that pepper, and behind it the vouches
-// of other peppers: a slot and an HMAC each. While a pepper is configured its mark
-// proves itself. Once it is retired nobody can check that any more, and whoever
-// writes to the database could make up a mark, and say of an event that it was
-// made with that pepper: so the others vouch for it while it is there.
+// itemMark is the kind of the items that say which peppers a database was used with.
+// The ID is the slot. The data is a mark, which is an HMAC under that pepper, and
+// behind it the vouches of other peppers: a slot and an HMAC each. While a pepper is
+// configured, it checks its own mark. Once it is retired nobody can do that any more,
+// and somebody who writes to the database could make up a mark, and claim of an event
+// that it was made with that pepper. So the other peppers vouch for the mark while its
+// pepper is there.
 const itemMark StoreItemKind = "pepper"
 
 const (
@@ -32,8 +33,8 @@ func markID(slot uint8) string { return fmt.Sprintf("%02d", slot) }
 // marks are the items of the peppers that a database was used with, by slot.
 type marks map[uint8]StoreItem
 
-// readMarks reads all that are named as mark names them: junk beside them neither
-// stops a start nor hides one.
+// readMarks reads all items whose ID is one that markID makes. Other items beside them
+// neither stop a start nor hide a mark.
 func readMarks(ctx context.Context, store Store) (marks, error) {
 	all := marks{}
 	for f := (StoreItemFilter{Kind: itemMark}); ; {
@@ -53,9 +54,8 @@ func readMarks(ctx context.Context, store Store) (marks, error) {
 	}
 }
 
-// checkMarks compares the configured peppers with those that a Manager has used
-// on this database, so that a wrong or forgotten one fails the start and not
-// the traffic.
+// checkMarks compares the configured peppers with those that a Manager has used on this
+// database, so that a wrong or forgotten one fails the start and not the traffic.
 func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
 	all, err := readMarks(ctx, store)
 	if err != nil {
@@ -66,7 +66,7 @@ func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
 		slots = append(slots, strconv.Itoa(int(slot)))
 		k := c.ring.at(slot)
 		if k == nil {
-			continue // taken out: what it made is refused
+			continue // not configured any more: tokens that it made are refused
 		}
 		if mark, _ := all[slot].mark(); !sameText(string(markOf(k)), string(mark)) {
 			return nil, fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with", ErrPepper, slot)
@@ -79,13 +79,13 @@ func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
 	return all, nil
 }
 
-// mark is a mark and what vouches for it.
+// mark returns an item's mark and the vouches for it.
 func (it StoreItem) mark() (mark, vouches []byte) {
 	n := min(len(it.Data), markSize)
 	return it.Data[:n], it.Data[n:]
 }
 
-// vouch is what one pepper says of another's mark.
+// vouchOf returns the vouch of one pepper for the mark of another.
 func vouchOf(k *pepperKeys, slot uint8, mark []byte) []byte {
 	var c canon.Writer
 	c.Text("apikey pepper vouch v1")
@@ -95,8 +95,8 @@ func vouchOf(k *pepperKeys, slot uint8, mark []byte) []byte {
 	return append([]byte{k.slot}, sum[:]...)
 }
 
-// genuine reports whether a Manager with a pepper that is configured here has seen
-// the pepper of slot at work on this database.
+// genuine reports whether a configured pepper shows that the pepper of slot was used on
+// this database: that pepper itself, or one that vouches for its mark.
 func (c *core) genuine(slot uint8, it StoreItem) bool {
 	mark, vouches := it.mark()
 	if k := c.ring.at(slot); k != nil {
@@ -110,9 +110,9 @@ func (c *core) genuine(slot uint8, it StoreItem) bool {
 	return false
 }
 
-// vouchedFor is the next version of a mark, with a vouch of each other pepper that
-// is configured here; false if all of them are there. Those of peppers that are
-// not stay: another node may have them.
+// vouchedFor returns the next version of a mark, with a vouch of each other pepper that
+// is configured here; false: the mark has them all. Vouches of other peppers stay:
+// another node may have those peppers.
 func (c *core) vouchedFor(slot uint8, it StoreItem) (StoreItem, bool) {
 	mark, vouches := it.mark()
 	by := map[uint8][]byte{}
@@ -138,9 +138,9 @@ func (c *core) vouchedFor(slot uint8, it StoreItem) (StoreItem, bool) {
 	return it, missing
 }
 
-// mark writes what is missing: the mark of each configured pepper, and what each
-// says of the others, and of those that were vouched for before they were retired.
-// all is what checkMarks has just read.
+// mark writes what is missing: the mark of each configured pepper, and the vouches of
+// each for the others, and for retired ones that were vouched for before. all is what
+// checkMarks has just read.
 func (m *Manager) mark(ctx context.Context, all marks) (err error) {
 	for attempt := 1; ; attempt++ {
 		e := m.unmarked(all)
@@ -155,15 +155,15 @@ func (m *Manager) mark(ctx context.Context, all marks) (err error) {
 		if err != nil && !errors.Is(err, ErrConflict) || attempt == maxAttempts+MaxPepperSlot {
 			return err
 		}
-		// Where another node was faster: was it with the same pepper?
+		// If another node was faster: was it with the same pepper?
 		if all, err = m.checkMarks(ctx, m.cfg.Store); err != nil {
 			return err
 		}
 	}
 }
 
-// unmarked introduces the first pepper that has no mark, and has all vouched for
-// that can be.
+// unmarked returns the mark of the first pepper that has none, and all vouches that are
+// missing and can be made.
 func (m *Manager) unmarked(all marks) (e effect) {
 	about := []string{}
 	for slot, k := range m.ring.slots {
@@ -190,7 +190,7 @@ func (m *Manager) unmarked(all marks) (e effect) {
 	return e
 }
 
-// warnUnvouched tells the log of marks that nobody vouches for.
+// warnUnvouched logs a warning for each mark that no configured pepper vouches for.
 func (m *Manager) warnUnvouched(all marks) {
 	for _, slot := range slices.Sorted(maps.Keys(all)) {
 		if m.ring.has() && !m.genuine(slot, all[slot]) {
@@ -199,10 +199,10 @@ func (m *Manager) warnUnvouched(all marks) {
 	}
 }
 
-// warnUntagged tells the log, when the first pepper is used on a database, that
-// there are tokens without one: they would all be refused, and nobody would know
-// why. At a second pepper nobody looks: where all tokens have one, that would
-// be a walk through all of them.
+// warnUntagged logs a warning if there are tokens without a pepper when the first
+// pepper is used on a database: they would all be refused, and nobody would know why.
+// For a second pepper nobody looks: if all tokens have one, that would be a walk
+// through all of them.
 func (m *Manager) warnUntagged(ctx context.Context) {
 	if m.acceptUntagged {
 		return
