@@ -159,11 +159,11 @@ func (m *Manager) beyond(ctx context.Context, r StoreRecord) (*BrokenLink, error
 	return &BrokenLink{r.Version + 1, "the record was put back to before this event"}, nil
 }
 
-// ends finds events with a pepper that had ended. By Remac a key leaves its old peppers
-// behind. If a later event names one of them, and it is not configured any more, the
-// event was written by somebody who has a leaked pepper, or who names a pepper that
-// nobody can check. The event stands if a later Remac found the record signed with that
-// very pepper: then some Manager still minted with it.
+// ends finds events with a pepper that had ended. After a Remac, a key no longer uses
+// its old peppers. If a later event names one of them, and it is not configured any
+// more, the event was written by somebody who has a leaked pepper, or who names a
+// pepper that nobody can check. The event is accepted if a later Remac found the record
+// signed with that very pepper: then some Manager still minted with it.
 type ends struct {
 	remac uint64                    // Seq of the newest Remac
 	late  [MaxPepperSlot + 1]uint64 // of each slot: the first event after a Remac

@@ -222,7 +222,8 @@ func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreR
 	made := req.asked().clone() // deep: lists are sorted in the copy, not in the caller's slices
 	r := &made
 	r.Account = account
-	if err := validOwner(r); err != nil { // first: ManagerConfig.Products is called only for a valid account and mode
+	// This comes first: Products is called only for a valid account and mode.
+	if err := validOwner(r); err != nil {
 		return nil, err
 	}
 	if err := cmp.Or(s.valid(r, settings), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
@@ -315,9 +316,9 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 }
 
 // named reads the key that an item names, and checks its account and mode. No MAC
-// covers such an item. Somebody who writes to the database could make it name another
-// merchant's key: that key would be shown here, or a foreign publishable key would be
-// put on this merchant's pages.
+// covers such an item. Somebody who writes to the database could make the item name
+// another merchant's key: that key would be shown here, or a foreign publishable key
+// would be put on this merchant's pages.
 func (s session) named(ctx context.Context, id KeyID, account string, m Mode) (*StoreRecord, error) {
 	r, err := s.store.Get(ctx, id)
 	if err != nil {

@@ -344,8 +344,8 @@ func (r ListRequest) filter(account string) StoreFilter {
 	}
 }
 
-// listPage lists records. Those that cannot be believed are in Damaged. The cursor that
-// it returns fits this filter alone.
+// listPage lists records. Records that cannot be believed are in Damaged. The cursor
+// of the page fits this filter alone.
 func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
 	if err := f.selectable(); err != nil {
 		return StorePage{}, err

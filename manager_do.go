@@ -299,7 +299,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	switch {
 	case len(changes) > 0:
 	case e.note == nil && !j.unlogged:
-		return errors.New("apikey: items without an event") // a bug of ours: nothing is written without an event
+		return errors.New("apikey: items without an event") // a bug of ours
 	case e.note == nil:
 		changes = append(changes, StoreChange{ID: newEventID()})
 	default:

@@ -11,7 +11,7 @@ import (
 	"unicode"
 )
 
-// valid checks what a merchant sets, at issue and update: it brings the settings listed
+// valid checks what a merchant sets, at issue and update: it brings the listed settings
 // to canonical form and enforces the limits. validEnd checks the expiry. An update
 // lists only the settings that it changes. So a key can still be narrowed and resumed
 // if it holds an ability that the catalog has dropped since, or more than a lower limit
@@ -117,7 +117,7 @@ func joins(before, joiner, after rune) bool {
 
 func isTag(r rune) bool { return r >= '\U000E0020' && r <= cancelTag }
 
-// inFlag reports whether the tag at i is of a flag, such as that of Wales: a black
+// inFlag reports whether the tag at i is part of a flag, such as that of Wales: a black
 // flag, up to six letters, and the end. More tags can hide a text.
 func inFlag(runes []rune, i int) bool {
 	first, end := i, i

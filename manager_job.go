@@ -22,7 +22,7 @@ type job struct {
 	aim       aim
 	staff     bool   // for Operators alone, whatever Policy says
 	stands    bool   // asks Standing
-	unlogged  bool   // writes items without an event; work has to find what an earlier attempt wrote
+	unlogged  bool   // writes items without an event; work itself has to find what an earlier attempt wrote
 	ifVersion uint64 // not 0: refused unless the key is at this version
 
 	// asks, if set, makes StepUp apply to this job. The job is approved by grant, or by
@@ -133,12 +133,12 @@ type lessening func(*StoreRecord, time.Time) (made, bool)
 // planned is a key as it is (nil: there is none yet), and as a job would make it.
 type planned struct{ is, would *StoreRecord }
 
-// effect is what a job's work asks to be written; the zero effect is nothing.
+// effect holds what a job's work asks to be written; the zero effect writes nothing.
 type effect struct {
 	made  []made
 	items []StoreItem
 	note  *Event // an event outside every chain
-	also  Action // a second action that the work turned out to be; Policy is asked about it too
+	also  Action // a further action that the work turned out to be: Policy is asked about it
 	// widens: some request passes afterwards that was refused before.
 	widens bool
 }

@@ -15,8 +15,8 @@ import (
 // needed; those of the second may be nil.
 type settingOf[T any] struct {
 	event string                         // its name in events
-	of    func(*StoreRecord) *T          // where a record has it
-	asked func(*UpdateRequest) Field[T]  // where an update has it
+	of    func(*StoreRecord) *T          // the setting in a record
+	asked func(*UpdateRequest) Field[T]  // the setting in an update
 	same  func(a, b T) bool              // of two values in canonical form
 	sum   func(c *canon.Writer, value T) // what grants and idempotency keys are bound to
 	says  func(is, would T) string       // an update, in a line for people
@@ -163,7 +163,7 @@ var settings = []setting{
 	},
 }
 
-// setting is a settingOf of any type: what the code that goes through the table calls.
+// setting is a settingOf of any type. Code that goes through the table calls these.
 type setting interface {
 	name() string
 	isSet(*StoreRecord) bool // an issue's event names it

@@ -218,11 +218,11 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 // on VerifyEvents counts events of that pepper as Unverifiable, and Events shows them.
 // Only an [Operator] may call AdoptPepper.
 //
-// It is needed once, for a pepper that was retired before there were such signatures:
-// NewManager makes them for every pepper that is configured together with its
-// successor. Call it only for a slot that you know to have retired. Somebody who writes
-// to the database can have made the mark of the slot, and can claim, once the slot is
-// adopted, that older events were made with its pepper.
+// Call AdoptPepper once for a pepper that was retired before there were such
+// signatures: NewManager makes them for every pepper that is configured together with
+// its successor. Call it only for a slot that you know to have retired. Somebody who
+// writes to the database can have made the mark of the slot, and can claim, once the
+// slot is adopted, that older events were made with its pepper.
 //
 // If the slot is vouched for already, AdoptPepper returns nil and writes nothing;
 // otherwise it writes an event. Errors: those of the table in the package
@@ -260,10 +260,10 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 // call it again. Only an [Operator] may call Remac.
 //
 // Remac never signs a record whose MAC is wrong: the error has it as a *[CorruptError],
-// and Remac goes on with the others. The other peppers end for each key that Remac has
-// done: once one of them is not configured any more, a later event made with it is
-// broken (see [Manager.VerifyEvents]). So let every Manager use the new pepper first.
-// Errors: those of the table in the package documentation.
+// and Remac goes on with the others. After Remac has done a key, the other peppers have
+// ended for it: a later event made with one of them is broken once that pepper is not
+// configured any more (see [Manager.VerifyEvents]). So let every Manager use the new
+// pepper first. Errors: those of the table in the package documentation.
 func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
 	if !m.ring.has() {
 		return 0, invalid("Remac needs a pepper")

@@ -28,8 +28,8 @@ type Provisioned struct{ Live, Test Issued }
 
 // Provision gives a new account one publishable key for each mode, and no secret key: a
 // secret that nobody asked for is a secret that nobody guards. If Provision is called
-// again, it returns the same keys, whatever became of them, and makes a purged one
-// anew.
+// again, it returns the same keys, also if they were revoked since, and makes a purged
+// one again.
 //
 // Policy is asked about each mode; if it refuses one, no key is made at all. If
 // [Standing] refuses a mode, that mode is left out and a later call makes its key: a

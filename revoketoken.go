@@ -19,8 +19,8 @@ import (
 //
 // Addr, UserAgent and RequestID of the event are those of the context's actor, if there
 // is one; this actor needs no ID and no account. Set Addr where people report leaks who
-// have not signed in: callers take turns by Addr, so that one who presents junk holds
-// up nobody else.
+// have not signed in: callers take turns by Addr, so that somebody who presents junk
+// holds up nobody else.
 //
 // The token may stand in text that a person has pasted, up to 8 KiB: with a line break
 // or "Bearer " beside it, in a header (also of Basic, which is base64), in an .env file

@@ -134,8 +134,7 @@ func (b *budget) opened(c Challenge) {
 	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.UnixMicro()})
 }
 
-// oldest returns the challenge that has waited longest, if no other may wait beside
-// those that do.
+// oldest returns the challenge that has waited longest, if no further one may wait.
 func (b *budget) oldest() (id string, full bool) {
 	if len(b.asked) < openAtOnce {
 		return "", false
@@ -166,7 +165,7 @@ func (b *budget) refund(id string) {
 // waits reports whether a challenge waits for an answer.
 func (b *budget) waits(id string) bool { return b.asked.have(id) }
 
-// closed takes an answered challenge off those that wait.
+// closed takes a challenge off those that wait.
 func (b *budget) closed(id string) { b.asked.drop(id) }
 
 // lift ends a lock. It gives ten more guesses and not a hundred, and the charges of the

@@ -229,7 +229,7 @@ func (m *Manager) isSending(challenge string) bool {
 	return ok
 }
 
-// begun asks the factor for the state of a challenge and for what sends its code.
+// begun asks the factor for a challenge's state and the function that sends its code.
 func (c *challengeCall) begun(ctx context.Context, p put, may []string) (question, error) {
 	q := question{put: p}
 	enrolled, _, err := c.enrolled(ctx, itemEnrolled, p.actor, p.Factor)

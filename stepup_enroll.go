@@ -54,7 +54,7 @@ func (e Enrollment) LogValue() slog.Value { return slog.StringValue(e.String()) 
 // MarshalText is String.
 func (e Enrollment) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
 
-// EnrollRequest sets a factor up for the actor of the context.
+// EnrollRequest sets up a factor for the actor of the context.
 type EnrollRequest struct {
 	Factor string // name of an Enroller in ManagerConfig.Factors
 
@@ -168,8 +168,8 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 // or another actor's as an admin of the account. An actor who has no other factor
 // needs [Manager.AllowEnrollment] as well. A grant that the factor has approved stays
 // valid for its two minutes. If the factor is not enrolled, Disable returns nil and
-// writes nothing. Its errors are those of [Manager.Enroll], ErrForbidden, and
-// ErrNotFound if the other actor belongs to another account.
+// writes nothing. Its errors are those of [Manager.Enroll], with ErrNotFound if the
+// other actor belongs to another account.
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
 	s := m.own()
 	j := req.guarded().asking(req.Grant)

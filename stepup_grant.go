@@ -94,7 +94,7 @@ func sumOf(action Action, fields func(*canon.Writer)) [32]byte {
 }
 
 // itemGrant is the kind of the items that store grants. The ID is the hash of the
-// grant's text, so nobody can redeem a grant with what is stored.
+// grant's text, so a stored item cannot be redeemed.
 const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
@@ -189,7 +189,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	return []StoreItem{it.deleted()}, nil
 }
 
-// asked refuses an action that has to be approved first.
+// asked returns the error of an action that has to be approved first.
 func (s session) asked(ctx context.Context, a Actor, j job, action Action, factors []string) error {
 	e, err := s.ask(ctx, a, j, action, factors)
 	if err != nil {
