@@ -55,7 +55,7 @@ const (
 	anAccount
 	// anyAccount: likewise, but an Operator may leave it empty: every account.
 	anyAccount
-	// theStore: whatever the store has.
+	// theStore: everything in the store, of all accounts.
 	theStore
 	// theActor: the actor alone. No Policy is asked, and no account is needed.
 	theActor
@@ -81,10 +81,10 @@ func ofActor(act Action, factor string) job {
 type aim uint8
 
 const (
-	// toChange: what work returns is written. After a conflict it runs again, on the
+	// toChange: what work returns is written. After a conflict work runs again, on the
 	// newer record, maxAttempts times at most.
 	toChange aim = iota
-	// toLessen: likewise, but the job only takes power away. work runs again until it
+	// toLessen: likewise, but the job only takes power away. It runs again until it
 	// commits or its time ends, after a conflict at once: no job that adds power may be
 	// faster each time. The record does not have to be believed.
 	toLessen
