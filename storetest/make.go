@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,9 +11,15 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// NewKeyID returns the ID of a key that no store has. A Manager draws its own IDs.
+// NewKeyID returns the ID of a key that no store has. It is a UUID of version 7 (RFC
+// 9562), as the IDs that a Manager draws: IDs of keys that were made one after the other
+// lie beside each other in an index, and databases lock what lies beside a row.
 func NewKeyID() (id apikey.KeyID) {
-	rand.Read(id[:])
+	rand.Read(id[8:])
+	now := time.Now()
+	within := uint64(now.Nanosecond()) % 1e6 >> 8 // of the millisecond: 12 bits
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|0x7000|within)
+	id[8] = id[8]&0x3F | 0x80
 	return id
 }
 
