@@ -243,7 +243,7 @@ type EventList struct {
 //   - ErrNotFound: when Key or Account is not the actor's
 //   - ErrInvalid: also when Cursor is of another list
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
-	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0, "").reading(func(a Actor, _ *StoreRecord) error {
+	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0).reading(func(a Actor, _ *StoreRecord) error {
 		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
 		if err := (StoreFilter{Mode: f.Mode}).selectable(); err != nil {
 			return err

@@ -318,7 +318,7 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 }
 
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
-	err = s.do(ctx, ofAnyAccount(ActionRead, req.Account).in(req.Mode, req.Kind, "").reading(func(a Actor, _ *StoreRecord) error {
+	err = s.do(ctx, ofAnyAccount(ActionRead, req.Account).in(req.Mode, req.Kind).reading(func(a Actor, _ *StoreRecord) error {
 		f := req.filter(accountOf(a, req.Account))
 		if f.NameContains != "" && f.Account == "" {
 			return invalid("NameContains needs an Account")

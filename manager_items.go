@@ -40,7 +40,7 @@ func (s session) item(ctx context.Context, kind StoreItemKind, id string) (Store
 // swapping writes items that are about the actor alone: the budget, the challenges, the
 // enrolments. After a conflict, work runs again. swapping asks no Policy.
 func (s session) swapping(ctx context.Context, work func(context.Context, Actor) (effect, error)) error {
-	j := ofActor("", "").changing(func(a Actor, _ *StoreRecord) (effect, error) { return work(ctx, a) })
+	j := ofActor("").changing(func(a Actor, _ *StoreRecord) (effect, error) { return work(ctx, a) })
 	j.unlogged = true
 	return s.do(ctx, j)
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // job is what one management call wants done. ofKey and the functions beside it make a
-// job for its subject; the rest is set in the fields.
+// job that is little more than its subject; a job with more fields names its subject.
 type job struct {
 	action  Action
 	subject subject
@@ -73,9 +73,7 @@ func ofAnyAccount(act Action, account string) job {
 
 func ofStore(act Action) job { return job{action: act, subject: theStore, staff: true} }
 
-func ofActor(act Action, factor string) job {
-	return job{action: act, subject: theActor, factor: factor}
-}
+func ofActor(act Action) job { return job{action: act, subject: theActor} }
 
 // aim is how a job treats the store and the record.
 type aim uint8
@@ -94,9 +92,9 @@ const (
 	toInspect
 )
 
-// in sets what is known of keys that are listed, or of one that is to be made.
-func (j job) in(mode Mode, kind Kind, name string) job {
-	j.mode, j.kind, j.name = mode, kind, name
+// in sets what is known of the keys that are listed.
+func (j job) in(mode Mode, kind Kind) job {
+	j.mode, j.kind = mode, kind
 	return j
 }
 

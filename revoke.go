@@ -187,7 +187,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		j = ofAnyAccount(ActionRevoke, req.Account)
 	}
 	j.refuses = req.selects
-	err = s.do(ctx, j.in(req.Mode, req.Kind, "").reading(func(a Actor, _ *StoreRecord) error {
+	err = s.do(ctx, j.in(req.Mode, req.Kind).reading(func(a Actor, _ *StoreRecord) error {
 		page, err := s.listPage(ctx, StoreFilter{
 			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
 			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,

@@ -244,7 +244,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 // Errors: ErrNoActor, ErrUnavailable.
 func (m *Manager) Enrolled(ctx context.Context) (factors []string, err error) {
 	s := m.own()
-	err = s.do(ctx, ofActor(ActionRead, "").reading(func(a Actor, _ *StoreRecord) error {
+	err = s.do(ctx, ofActor(ActionRead).reading(func(a Actor, _ *StoreRecord) error {
 		factors = nil
 		for _, name := range slices.Sorted(maps.Keys(s.cfg.Factors)) {
 			if _, err := s.enroller(name); err != nil {
