@@ -587,7 +587,7 @@ func TestMutantsAreCaught(t *testing.T) {
 				}
 			}
 			start := time.Now()
-			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "3m", "-test.short", "-test.failfast")
+			run := exec.Command(binary, "-test.run", "^("+m.tests+")", "-test.timeout", "60s", "-test.short", "-test.failfast")
 			run.Dir = build.Dir
 			out, err := run.CombinedOutput()
 			switch {
