@@ -281,6 +281,7 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 // The same random operations, by one seed, on every store: they give the same
 // answers, and each feed shows what has changed.
 func TestDifferential(t *testing.T) {
+	t.Parallel() // nothing here is timed
 	operations := 20_000
 	switch {
 	case testing.Short():

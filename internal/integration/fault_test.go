@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/go-apikey/apikey"
@@ -25,13 +26,23 @@ var injections = []struct {
 // every engine: COMMIT, and BEGIN, and ROLLBACK, like any other. The caller does
 // what a caller does, which is to ask again. What failed has changed nothing; what
 // succeeded has done what it does without a fault, once.
+//
+// The engines run beside each other. Each has one connection, so at any time either
+// the test works or its server, and one engine alone leaves a processor idle.
 func TestFailsAtEveryCall(t *testing.T) {
-	var total faults
+	t.Parallel() // nothing here is timed
+	var sum faults
+	var adding sync.Mutex
+	t.Cleanup(func() { // when all engines are through
+		t.Logf("%d injection points in %d operations: left half done %d, done twice %d; answers to a challenge that failed after they were charged %d; challenges whose mail was lost that could not be taken back %d",
+			sum.points, sum.operations, sum.half, sum.twice, sum.charged, sum.left)
+	})
 	for _, e := range named("sqlite/modernc", "postgres/pgx", "postgres/pq", "mariadb/interpolated") {
 		t.Run(e.name, func(t *testing.T) {
 			if e.name == "postgres/pq" && !*full {
 				t.Skip("another driver of the same engine: go test -run FailsAtEveryCall -full runs it")
 			}
+			t.Parallel()
 			tables := []struct {
 				operations []operation
 				stepUp     apikey.StepUp
@@ -39,7 +50,13 @@ func TestFailsAtEveryCall(t *testing.T) {
 			if e.name == "postgres/pq" {
 				tables = tables[:1] // another driver of the same engine, in half the time
 			}
-			reached, points, ran, all := surface{}, total.points, 0, 0
+			var total faults
+			defer func() {
+				adding.Lock()
+				defer adding.Unlock()
+				sum.add(total)
+			}()
+			reached, ran, all := surface{}, 0, 0
 			for _, table := range tables {
 				f := newFaulty(t, e, table.stepUp)
 				for _, op := range table.operations {
@@ -54,17 +71,20 @@ func TestFailsAtEveryCall(t *testing.T) {
 				return
 			}
 			reached.complete(t)
-			if points = total.points - points; points < 1500 {
-				t.Errorf("only %d injection points", points)
+			if total.points < 1500 {
+				t.Errorf("only %d injection points", total.points)
 			}
 		})
 	}
-	t.Logf("%d injection points in %d operations: left half done %d, done twice %d; answers to a challenge that failed after they were charged %d; challenges whose mail was lost that could not be taken back %d",
-		total.points, total.operations, total.half, total.twice, total.charged, total.left)
 }
 
 // faults counts what they did.
 type faults struct{ operations, points, half, twice, charged, left int }
+
+func (f *faults) add(other faults) {
+	f.operations, f.points, f.half = f.operations+other.operations, f.points+other.points, f.half+other.half
+	f.twice, f.charged, f.left = f.twice+other.twice, f.charged+other.charged, f.left+other.left
+}
 
 // faulty is an engine behind a proxy, and beside it without.
 type faulty struct {

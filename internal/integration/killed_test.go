@@ -19,6 +19,7 @@ import (
 // works, no more tokens than there may be, every reveal that was answered in the
 // log, and everything sealed still openable.
 func TestKilledAtAnyPoint(t *testing.T) {
+	t.Parallel() // nothing here is timed
 	onPlaces(t, func(t *testing.T, at place, all bool) {
 		lives := 500
 		switch {

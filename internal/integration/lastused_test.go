@@ -91,6 +91,7 @@ func TestFound27RowsWrittenByTenProcesses(t *testing.T) {
 	}
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
+			t.Parallel() // the engines; no other test, whose rows would be counted
 			p, store := newSite(t, e)
 			m := newNode(t, store, time.Now).manager
 			args := []string{long.String()}

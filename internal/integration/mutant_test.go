@@ -538,6 +538,7 @@ func testNames(t *testing.T, dir string) (names []string) {
 }
 
 func TestMutantsAreCaught(t *testing.T) {
+	t.Parallel() // beside tests that wait
 	if len(mutants) == 0 {
 		t.Fatal("no mutants")
 	}

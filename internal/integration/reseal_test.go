@@ -17,6 +17,7 @@ import (
 // process that seals anew is killed (SIGKILL) again and again until one gets to
 // the end. Afterwards only the new KEK is there, and everything opens with it.
 func TestResealKilledUntilDone(t *testing.T) {
+	t.Parallel() // nothing here is timed
 	onPlaces(t, func(t *testing.T, at place, all bool) {
 		rounds := byte(20)
 		if testing.Short() || !all {

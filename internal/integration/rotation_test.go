@@ -19,19 +19,23 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// 1,000 rotations (10 keys, 100 in a row each, overlap 500 ms) on one node,
-// under 16 clients that call the other node over HTTP all the time and fetch
-// their token every 100 ms. Nobody who holds a valid token is refused, and no
+// 1,000 rotations (16 keys, 63 in a row each, with -full 10 keys and 100; overlap
+// 500 ms) on one node, under 16 clients that call the other node over HTTP all the
+// time and fetch their token every 100 ms. Nobody who holds a valid token is refused, and no
 // token is accepted after its end; each answer is checked against the windows
 // that Rotate returned.
 func TestRotatingUnderClients(t *testing.T) {
+	keys, rotations := 16, 63
+	if *full {
+		keys, rotations = 10, 100
+	}
 	for name, open := range map[string]func(*testing.T) apikey.Store{
 		"memstore": func(*testing.T) apikey.Store { return memstore.New() },
 		"sqlite":   openSQLite,
 		"postgres": func(t *testing.T) apikey.Store { s, _ := named("postgres/pgx")[0].migrated(t); return s },
 		"mariadb":  func(t *testing.T) apikey.Store { s, _ := named("mariadb/interpolated")[0].migrated(t); return s },
 	} {
-		t.Run(name, func(t *testing.T) { rotateUnderClients(t, open(t), 10, 100, 16) })
+		t.Run(name, func(t *testing.T) { rotateUnderClients(t, open(t), keys, rotations, 16) })
 	}
 }
 
