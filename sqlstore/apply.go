@@ -11,8 +11,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// errMoved: a comparison failed. It never leaves the package.
-var errMoved = errors.New("sqlstore: not the version that was compared with")
+// errMismatch: a comparison failed. It never leaves the package.
+var errMismatch = errors.New("sqlstore: not the version that was compared with")
 
 // Apply implements [apikey.Store]. A StoreChange that no store could keep, such as a
 // StoreRecord without its Event, is ErrInvalid.
@@ -31,7 +31,7 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error 
 	}
 	return s.retry(ctx, "apply", func() error {
 		err := s.atomically(ctx, func(c conn) error { return s.write(ctx, c, changes) })
-		if err == errMoved { // as it is: inside a wrapper it is what could not be undone
+		if err == errMismatch { // as it is: inside a wrapper it is what could not be undone
 			return s.afterConflict(ctx, changes)
 		}
 		return err
@@ -64,7 +64,7 @@ func (s *Store) afterConflict(ctx context.Context, changes []apikey.StoreChange)
 		}
 		found, err := s.exists(ctx, s.reads(), s.sql.hasEvent, ch.ID[:])
 		if err != nil {
-			return s.over(err)
+			return s.endTx(err)
 		}
 		if !found {
 			return apikey.ErrConflict
@@ -104,20 +104,22 @@ func (s *Store) write(ctx context.Context, c conn, changes []apikey.StoreChange)
 func (s *Store) must(ctx context.Context, c conn, statement string, args []any) error {
 	n, err := s.exec(ctx, c, statement, args...)
 	switch {
-	case err == nil && n == 0, err != nil && s.engine.taken(err):
-		return s.moved(ctx, c)
+	case err == nil && n == 0, err != nil && s.engine.duplicate(err):
+		return s.mismatch(ctx, c)
 	case err != nil && s.engine.unfitWrite(err):
 		return errUnfit
 	}
 	return err
 }
 
-// moved is why a comparison failed: somebody was faster, or the session or its server
+// mismatch is why a comparison failed: somebody was faster, or the session or its server
 // is not to be written to.
-func (s *Store) moved(ctx context.Context, c conn) error { return cmp.Or(s.decides(ctx, c), errMoved) }
+func (s *Store) mismatch(ctx context.Context, c conn) error {
+	return cmp.Or(s.checkWritable(ctx, c), errMismatch)
+}
 
-// decides fails where the session or its server is not to be written to.
-func (s *Store) decides(ctx context.Context, c conn) error {
+// checkWritable fails where the session or its server is not to be written to.
+func (s *Store) checkWritable(ctx context.Context, c conn) error {
 	if s.sql.verdict == "" {
 		return nil
 	}
@@ -144,8 +146,8 @@ func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.StoreChange) 
 	return s.writeCredentials(ctx, c, r)
 }
 
-// kept is what Apply writes of a credential that is stored already.
-type kept struct {
+// changeable is what Apply writes of a credential that is stored already.
+type changeable struct {
 	position            int64
 	notBefore, notAfter moment
 	ended               int64
@@ -161,11 +163,11 @@ func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRec
 	if err != nil {
 		return err
 	}
-	dead := !r.RevokedAt.IsZero()
+	unseal := !r.RevokedAt.IsZero()
 	for i := range r.Credentials {
 		cred := &r.Credentials[i]
-		dead = dead || cred.Ended
-		want := keptOf(cred, i)
+		unseal = unseal || cred.Ended
+		want := changeableOf(cred, i)
 		was, ok := stored[cred.ID]
 		delete(stored, cred.ID)
 		switch {
@@ -184,7 +186,7 @@ func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRec
 			return err
 		}
 	}
-	if !dead {
+	if !unseal {
 		return nil
 	}
 	// Nobody will be shown a dead token again, so no copy of it is kept for
@@ -193,15 +195,15 @@ func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRec
 	return err
 }
 
-func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.StoreRecord) (map[apikey.CredentialID]kept, error) {
-	stored := map[apikey.CredentialID]kept{}
+func (s *Store) storedCredentials(ctx context.Context, c conn, r *apikey.StoreRecord) (map[apikey.CredentialID]changeable, error) {
+	stored := map[apikey.CredentialID]changeable{}
 	if r.Version == 1 {
 		return stored, nil
 	}
 	err := s.each(ctx, c, query{sql: s.sql.credentialsOf, args: []any{r.ID[:]}}, func(rows *sql.Rows) error {
 		var (
 			id []byte
-			k  kept
+			k  changeable
 		)
 		if err := rows.Scan(&id, &k.position, &k.notBefore, &k.notAfter, &k.ended, &k.hint, &k.public, &k.pepper); err != nil {
 			return err
@@ -221,7 +223,7 @@ func (s *Store) writeItem(ctx context.Context, c conn, it apikey.StoreItem) erro
 	case it.Delete && it.Version == 1: // nothing is to be there, and nothing is to be done
 		found, err := s.exists(ctx, c, s.sql.hasItem, name...)
 		if err == nil && found {
-			return errMoved
+			return errMismatch
 		}
 		return err
 	case it.Delete:

@@ -211,15 +211,15 @@ func keyArgs(r *apikey.StoreRecord, event [16]byte) []any {
 	}
 }
 
-func keptOf(c *apikey.StoreCredential, position int) kept {
-	return kept{
+func changeableOf(c *apikey.StoreCredential, position int) changeable {
+	return changeable{
 		position:  int64(position),
 		notBefore: orNone(c.NotBefore), notAfter: orNone(c.NotAfter),
 		ended: flag(c.Ended), hint: c.Hint, public: c.Public, pepper: int64(c.Pepper),
 	}
 }
 
-func (k kept) args() []any {
+func (k changeable) args() []any {
 	return []any{k.position, k.notBefore, k.notAfter, k.ended, k.hint, k.public, k.pepper}
 }
 
@@ -245,7 +245,7 @@ func eventArgs(ch apikey.StoreChange) []any {
 // Each engine keeps it in a type of its own: see [engine.moment].
 type moment struct {
 	micros int64
-	some   bool
+	valid  bool
 }
 
 // earliest is the first time that can be stored. The last is the engine's: see
@@ -300,7 +300,7 @@ func orNone(t time.Time) moment {
 func ceil(t time.Time) moment { return at(t.Add(time.Microsecond - time.Nanosecond)) }
 
 func (m moment) time() time.Time {
-	if !m.some {
+	if !m.valid {
 		return time.Time{}
 	}
 	return time.UnixMicro(m.micros).UTC()

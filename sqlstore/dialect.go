@@ -87,9 +87,9 @@ type engine interface {
 
 	// changed is Changed, with a limit that is in range.
 	changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.StoreChanges, error)
-	// alone runs work while no other process migrates, in one transaction where
+	// exclusively runs work while no other process migrates, in one transaction where
 	// the engine's DDL can be rolled back.
-	alone(ctx context.Context, db *sql.DB, work func(conn) error) error
+	exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error
 
 	// isolation is of the transactions that the store begins.
 	isolation() sql.IsolationLevel
@@ -98,9 +98,9 @@ type engine interface {
 	// latest is the last time that a column holds.
 	latest() time.Time
 
-	// taken: an INSERT found that its row exists, where the engine has no way to
+	// duplicate: an INSERT found that its row exists, where the engine has no way to
 	// say that but an error.
-	taken(error) bool
+	duplicate(error) bool
 	// embedded: the engine runs in this process.
 	embedded() bool
 	// retryable: the transaction was rolled back for the sake of another one, or
@@ -145,9 +145,9 @@ type statements struct {
 	// is one server alone.
 	verdict string
 
-	credentialsOf    string // key; rows of credential and kept
-	insertCredential string // kept.args, upkeepArgs, credential, key; no row if it exists
-	updateCredential string // kept.args, credential
+	credentialsOf    string // key; rows of credential and changeable
+	insertCredential string // changeable.args, upkeepArgs, credential, key; no row if it exists
+	updateCredential string // changeable.args, credential
 	dropCredential   string // credential
 	unseal           string // key, 1 if it is revoked: no sealed copy of what is dead
 

@@ -50,7 +50,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if err == nil && len(todo) == 0 || err != nil && !s.engine.noTable(err) {
 			return err
 		}
-		return s.engine.alone(ctx, s.db, func(c conn) error {
+		return s.engine.exclusively(ctx, s.db, func(c conn) error {
 			if _, err := s.exec(ctx, c, s.sql.createMigrations); err != nil {
 				return err
 			}

@@ -172,11 +172,11 @@ func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// alone holds a lock of the session, on a connection of its own: DDL commits
+// exclusively holds a lock of the session, on a connection of its own: DDL commits
 // whatever transaction it stands in. It is there for order in the ordinary case.
 // A cluster has one such lock a node, and a process may be killed between two
 // statements, so each of the files is written such that it can be run again.
-func (e mysql) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+func (e mysql) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	c, err := db.Conn(ctx)
 	if err != nil {
 		return err
@@ -232,10 +232,10 @@ func mysqlError(err error) (number int) {
 	return 0
 }
 
-// taken: INSERT IGNORE would ignore values that do not fit as well, and what
+// duplicate: INSERT IGNORE would ignore values that do not fit as well, and what
 // ON DUPLICATE KEY UPDATE calls a row that was written depends on the DSN. A
 // statement that fails here leaves the transaction as it was before it.
-func (mysql) taken(err error) bool { return mysqlError(err) == 1062 } // ER_DUP_ENTRY
+func (mysql) duplicate(err error) bool { return mysqlError(err) == 1062 } // ER_DUP_ENTRY
 
 func (mysql) embedded() bool { return false }
 

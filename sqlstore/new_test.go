@@ -268,8 +268,8 @@ func TestCancelledAtEveryCall(t *testing.T) {
 		err := s.Apply(ctx, manyChanges(next(r), n)...)
 		p.record(nil)
 		cancel()
-		got, gone := s.Get(t.Context(), r.ID)
-		require.NoError(t, gone)
+		got, getErr := s.Get(t.Context(), r.ID)
+		require.NoError(t, getErr)
 		if err == nil {
 			r = next(r)
 		} else {

@@ -90,16 +90,16 @@ func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
 	if err := e.checkSettings(ctx, c, postgresDSN); err != nil {
 		return nil, err
 	}
-	if e.server, err = e.tellsServers(ctx, c); err != nil {
+	if e.server, err = e.serverExpr(ctx, c); err != nil {
 		return nil, err
 	}
 	return e, e.checkText(ctx, c)
 }
 
-// tellsServers returns the expression for server. Where a service does not have
+// serverExpr returns the expression for server. Where a service does not have
 // it, its servers are not told apart, and a database that was moved to another by
 // logical replication may show a change late by MaxAge, once.
-func (postgres) tellsServers(ctx context.Context, c *sql.Conn) (string, error) {
+func (postgres) serverExpr(ctx context.Context, c *sql.Conn) (string, error) {
 	const identifier = "(SELECT system_identifier FROM pg_control_system())"
 	var n int64
 	err := c.QueryRowContext(ctx, "SELECT "+identifier).Scan(&n)
@@ -137,10 +137,10 @@ func (postgres) checkText(ctx context.Context, c *sql.Conn) error {
 	return err
 }
 
-// alone holds a lock that ends with the transaction: one of the session would
+// exclusively holds a lock that ends with the transaction: one of the session would
 // stay with a connection of a pooler. Others in this database that use the same
 // number only wait.
-func (postgres) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+func (postgres) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	return transact(ctx, db, sql.LevelReadCommitted, func(c conn) error {
 		if _, err := c.ExecContext(ctx, "SELECT pg_advisory_xact_lock(7020094139160224121)"); err != nil {
 			return err
@@ -157,9 +157,9 @@ func (postgres) moment(m moment) any { return m.time() }
 
 func (postgres) latest() time.Time { return latestMicros } // timestamptz ends thirty years later
 
-// taken never: ON CONFLICT DO NOTHING fails no statement, and a failed one would
+// duplicate never: ON CONFLICT DO NOTHING fails no statement, and a failed one would
 // end the caller's transaction.
-func (postgres) taken(error) bool { return false }
+func (postgres) duplicate(error) bool { return false }
 
 // sqlState is the SQLSTATE of an error; both drivers have it in a method.
 func sqlState(err error) string {

@@ -27,7 +27,7 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, er
 	}
 	var keys, items int64
 	err := s.atomically(ctx, func(c conn) (err error) {
-		if err = s.decides(ctx, c); err != nil {
+		if err = s.checkWritable(ctx, c); err != nil {
 			return err
 		}
 		bound := ceil(before)

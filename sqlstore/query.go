@@ -14,7 +14,7 @@ import (
 func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
 	if s.tx != nil && s.sql.lock != "" {
 		if _, err := s.exec(ctx, s.tx, s.sql.lock, id[:]); err != nil {
-			return apikey.StoreRecord{}, s.failure(ctx, "get", s.over(err))
+			return apikey.StoreRecord{}, s.failure(ctx, "get", s.endTx(err))
 		}
 	}
 	return s.one(ctx, "get", query{sql: s.sql.get, args: []any{id[:]}})
@@ -24,23 +24,23 @@ func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, e
 // to its key and to all of that key's credentials.
 func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	if s.engine.embedded() {
-		deepen()
+		growStack()
 	}
 	return s.one(ctx, "lookup", query{sql: s.sql.lookup, args: []any{id[:]}, stmt: s.lookups.ready(ctx, s)})
 }
 
-// deepen makes room on a goroutine's stack while there is little on it. An engine
+// growStack makes room on a goroutine's stack while there is little on it. An engine
 // in this process goes deep, and a stack that grows meanwhile is copied each time:
 // three microseconds of a first verification, whose goroutine is new.
 //
 //go:noinline
-func deepen() {
+func growStack() {
 	var room [8 << 10]byte
-	touch(&room)
+	useStack(&room)
 }
 
 //go:noinline
-func touch(room *[8 << 10]byte) { room[0] = 1 }
+func useStack(room *[8 << 10]byte) { room[0] = 1 }
 
 // lookups keeps the one statement that every first verification runs where the
 // engine reads a statement's text itself, in this process: there that costs more

@@ -42,7 +42,7 @@ func (s *Store) bound(args []any) []any {
 	for i, arg := range args {
 		if m, ok := arg.(moment); !ok {
 			all[i] = arg
-		} else if m.some {
+		} else if m.valid {
 			all[i] = s.engine.moment(m)
 		}
 	}
@@ -73,7 +73,7 @@ func (s *Store) each(ctx context.Context, c conn, q query, scan func(*sql.Rows) 
 func read[T any](ctx context.Context, s *Store, op string, q query, scan func(*T, *sql.Rows) error) (result T, err error) {
 	err = s.retry(ctx, op, func() error {
 		result = *new(T)
-		return s.over(s.each(ctx, s.reads(), q, func(rows *sql.Rows) error { return scan(&result, rows) }))
+		return s.endTx(s.each(ctx, s.reads(), q, func(rows *sql.Rows) error { return scan(&result, rows) }))
 	})
 	return result, err
 }
@@ -164,17 +164,17 @@ func (s *Store) inside(ctx context.Context, work func(conn) error) error {
 	ctx = context.WithoutCancel(ctx)
 	for _, undo := range []string{"ROLLBACK TO SAVEPOINT apikey_store", "RELEASE SAVEPOINT apikey_store"} {
 		if _, failed := s.tx.ExecContext(ctx, undo); failed != nil {
-			return s.over(fmt.Errorf("the transaction is rolled back, it may have held half of a change: %w (after: %w)", failed, err))
+			return s.endTx(fmt.Errorf("the transaction is rolled back, it may have held half of a change: %w (after: %w)", failed, err))
 		}
 	}
 	return err
 }
 
-// over ends the caller's transaction, if err is about more than a row. A deadlock,
+// endTx ends the caller's transaction, if err is about more than a row. A deadlock,
 // a full disk or an interrupt may have had the engine roll it back already, and
 // whatever was said next on that connection, by us or by the caller, would be
 // committed alone.
-func (s *Store) over(err error) error {
+func (s *Store) endTx(err error) error {
 	if err != nil && s.tx != nil && !errors.Is(err, apikey.ErrCorrupt) {
 		s.tx.Rollback()
 	}

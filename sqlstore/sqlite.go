@@ -122,8 +122,8 @@ func (e sqlite) checkImmediate(ctx context.Context, c *sql.Conn) error {
 	return err
 }
 
-// alone needs nothing but the write lock: SQLite's DDL is transactional.
-func (sqlite) alone(ctx context.Context, db *sql.DB, work func(conn) error) error {
+// exclusively needs nothing but the write lock: SQLite's DDL is transactional.
+func (sqlite) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	return transact(ctx, db, sql.LevelDefault, work)
 }
 
@@ -142,8 +142,8 @@ func (sqlite) retryable(err error) bool {
 	return strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
 }
 
-// taken never: every INSERT that compares says what to do when the row exists.
-func (sqlite) taken(error) bool { return false }
+// duplicate never: every INSERT that compares says what to do when the row exists.
+func (sqlite) duplicate(error) bool { return false }
 
 // isolation: there is but one, and a transaction has the whole database.
 func (sqlite) isolation() sql.IsolationLevel { return sql.LevelDefault }

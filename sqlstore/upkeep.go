@@ -35,7 +35,7 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	uses, ids := lastUses(batch), swapped(batch)
 	return s.retry(ctx, "upkeep", func() error {
 		return s.atomically(ctx, func(c conn) error {
-			if err := s.decides(ctx, c); err != nil {
+			if err := s.checkWritable(ctx, c); err != nil {
 				return err
 			}
 			for chunk := range slices.Chunk(ids, usesAtOnce) {
