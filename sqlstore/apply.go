@@ -11,15 +11,14 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// errMismatch: a comparison failed. It never leaves the package.
+// errMismatch: the comparison in a write failed. It never leaves the package.
 var errMismatch = errors.New("sqlstore: not the version that was compared with")
 
 // Apply implements [apikey.Store]. A StoreChange that no store could keep, such as a
 // StoreRecord without its Event, is ErrInvalid.
 //
-// Every write is also a comparison, and the number of rows that it wrote is the result.
-// So Apply relies on no isolation level: two nodes that read the same version cannot
-// both write the next one.
+// Every write is also a comparison: it succeeded if it wrote a row. So Apply relies on no
+// isolation level: two nodes that read the same version cannot both write the next one.
 func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	for _, ch := range changes {
 		if err := check(ch, s.engine.latest()); err != nil {
@@ -31,7 +30,8 @@ func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error 
 	}
 	return s.retry(ctx, "apply", func() error {
 		err := s.atomically(ctx, func(c conn) error { return s.write(ctx, c, changes) })
-		if err == errMismatch { // as it is: inside a wrapper it is what could not be undone
+		// Not errors.Is: if errMismatch is wrapped, the writes could not be rolled back.
+		if err == errMismatch {
 			return s.afterConflict(ctx, changes)
 		}
 		return err
@@ -55,8 +55,9 @@ func check(ch apikey.StoreChange, latest time.Time) error {
 	return nil
 }
 
-// afterConflict tells a lost race from a lost answer. What write began is
-// rolled back by now, so the events that it finds are of an earlier commit.
+// afterConflict returns nil if an earlier Apply of the same changes succeeded and only
+// its answer was lost, and ErrConflict if another change came first. The failed attempt
+// is rolled back by now, so an event that exists is from an earlier Apply.
 func (s *Store) afterConflict(ctx context.Context, changes []apikey.StoreChange) error {
 	for _, ch := range changes {
 		if ch.Event == nil {
@@ -100,7 +101,7 @@ func (s *Store) write(ctx context.Context, c conn, changes []apikey.StoreChange)
 	return nil
 }
 
-// must runs a statement whose comparison fails when it writes no row.
+// must runs a statement whose comparison has failed if it writes no row.
 func (s *Store) must(ctx context.Context, c conn, statement string, args []any) error {
 	n, err := s.exec(ctx, c, statement, args...)
 	switch {
@@ -112,13 +113,13 @@ func (s *Store) must(ctx context.Context, c conn, statement string, args []any) 
 	return err
 }
 
-// mismatch is why a comparison failed: somebody was faster, or the session or its server
-// is not to be written to.
+// mismatch returns why a comparison failed: the session or its server must not be written
+// to, or else another change came first (errMismatch).
 func (s *Store) mismatch(ctx context.Context, c conn) error {
 	return cmp.Or(s.checkWritable(ctx, c), errMismatch)
 }
 
-// checkWritable fails where the session or its server is not to be written to.
+// checkWritable returns an error if the session or its server must not be written to.
 func (s *Store) checkWritable(ctx context.Context, c conn) error {
 	if s.sql.verdict == "" {
 		return nil
@@ -146,7 +147,8 @@ func (s *Store) writeRecord(ctx context.Context, c conn, ch apikey.StoreChange) 
 	return s.writeCredentials(ctx, c, r)
 }
 
-// changeable is what Apply writes of a credential that is stored already.
+// changeable has the columns of a stored credential that Apply may change. Only Upkeep
+// changes the others.
 type changeable struct {
 	position            int64
 	notBefore, notAfter moment
@@ -155,9 +157,10 @@ type changeable struct {
 	pepper              int64
 }
 
-// writeCredentials writes what differs from the stored credentials and nothing
-// else: most changes of a key touch none. The key's own row was written before,
-// so nobody else writes them meanwhile, but for Upkeep and its columns.
+// writeCredentials writes only the credentials that differ from the stored ones: most
+// changes of a key change no credential. The key's own row is written before, which locks
+// it, so no other Apply writes these credentials meanwhile. Upkeep may, but it writes
+// other columns.
 func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRecord) error {
 	stored, err := s.storedCredentials(ctx, c, r)
 	if err != nil {
@@ -189,8 +192,9 @@ func (s *Store) writeCredentials(ctx context.Context, c conn, r *apikey.StoreRec
 	if !unseal {
 		return nil
 	}
-	// Nobody will be shown a dead token again, so no copy of it is kept for
-	// whoever reads the database and gets hold of the KEK later.
+	// The token of an ended credential or a revoked key is never revealed again. So its
+	// sealed copy is deleted: an attacker who reads the database and gets the KEK later
+	// shall not be able to open it.
 	_, err = s.exec(ctx, c, s.sql.unseal, r.ID[:], flag(!r.RevokedAt.IsZero()))
 	return err
 }
@@ -220,7 +224,7 @@ func (s *Store) writeItem(ctx context.Context, c conn, it apikey.StoreItem) erro
 	name := []any{string(it.Kind), it.ID}
 	was := int64(it.Version - 1)
 	switch {
-	case it.Delete && it.Version == 1: // nothing is to be there, and nothing is to be done
+	case it.Delete && it.Version == 1: // only compares: there must be no item to delete
 		found, err := s.exists(ctx, c, s.sql.hasItem, name...)
 		if err == nil && found {
 			return errMismatch

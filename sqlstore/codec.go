@@ -13,28 +13,28 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// recordRows assembles records from a query that has one row a credential (or
-// one row with no credential), the rows of a key one after another, in any order
-// of its credentials. A row that
-// cannot be read is damage of that key alone.
+// recordRows assembles records from a query with one row for each credential, or one row
+// for a key without credentials. The rows of a key follow one another; its credentials
+// come in any order. A row that cannot be read damages the record of its key, not the
+// other records.
 type recordRows struct {
 	found []found
 	row   row
 }
 
-// found is a record, or what is wrong with it.
+// found is a record, or the description of its damage.
 type found struct {
 	record    apikey.StoreRecord
 	damage    damage
-	positions []int64 // of its credentials so far
-	// Where it stands in its list, for cursors. The IDs are as stored, so that
-	// a page can end at a damaged row.
+	positions []int64 // of the credentials added so far
+	// Where the record stands in its list, for cursors. The IDs are as stored, so that a
+	// page can end at a damaged row.
 	id, event     []byte
 	created, feed int64
 }
 
-// row is the columns of a key and of one of its credentials, in the order in
-// which every dialect selects them.
+// row has the columns of a key and of one of its credentials, in the order in which every
+// dialect selects them.
 type row struct {
 	verdict                                verdict
 	id                                     []byte
@@ -64,8 +64,8 @@ type row struct {
 	position                               sql.NullInt64
 }
 
-// scan reads the next row. Columns that the query has before those of the key
-// go to first. A row without a key, of an outer join, is there for the others.
+// scan reads the next row. The variables in first receive the columns that the query
+// selects before those of the key. If an outer join found no key, only they are read.
 func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	rr.row = row{}
 	r := &rr.row
@@ -79,7 +79,7 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	case r.verdict != 0:
 		return r.verdict.err()
 	case r.id == nil && err != nil:
-		return nil // an outer join found no key: NULL where none can be
+		return nil // an outer join found no key; the error is about its NULL columns
 	}
 	last := len(rr.found) - 1
 	if last < 0 || string(rr.found[last].id) != string(r.id) {
@@ -91,7 +91,7 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	}
 	f := &rr.found[last]
 	switch {
-	case err != nil: // Scan's own text quotes the value
+	case err != nil: // the text of err would quote the value
 		f.damage.add("a column is missing or of the wrong type")
 	case r.credential != nil:
 		f.add(r.position.Int64, r.cred(&f.damage))
@@ -99,8 +99,8 @@ func (rr *recordRows) scan(rows *sql.Rows, first ...any) error {
 	return nil
 }
 
-// add puts a credential where it belongs. To have the database do it costs more
-// than all the rest of a lookup: MariaDB sorts rows that have text on its disk.
+// add inserts a credential in the order of the positions. To let the database sort would
+// cost more than the rest of a lookup: MariaDB sorts rows with text columns on disk.
 func (f *found) add(position int64, c apikey.StoreCredential) {
 	at := len(f.positions)
 	for at > 0 && f.positions[at-1] > position {
@@ -110,7 +110,7 @@ func (f *found) add(position int64, c apikey.StoreCredential) {
 	f.record.Credentials = slices.Insert(f.record.Credentials, at, c)
 }
 
-// corrupt returns the error of a damaged record, nil for a sound one.
+// corrupt returns the error of a damaged record, nil for an undamaged one.
 func (f *found) corrupt() *apikey.CorruptError {
 	if f.damage == "" {
 		return nil
@@ -122,8 +122,8 @@ func (f *found) corrupt() *apikey.CorruptError {
 	return e
 }
 
-// key reads the columns of the key. Unknown kinds pass: they may be of a newer
-// version, and the root refuses what it does not know.
+// key reads the columns of the key. An unknown kind is no damage: a newer version may
+// have written it, and package apikey refuses kinds that it does not know.
 func (r *row) key(d *damage) apikey.StoreRecord {
 	rec := apikey.StoreRecord{
 		ID:           d.id("id", r.id),
@@ -170,7 +170,7 @@ func (r *row) cred(d *damage) apikey.StoreCredential {
 	}
 }
 
-// damage is the first thing that was found wrong, without any value.
+// damage describes the first damaged column that was found, without its value.
 type damage string
 
 func (d *damage) add(what string) {
@@ -201,7 +201,7 @@ func (d *damage) json(column, text string, to any) {
 	}
 }
 
-// keyArgs are the columns of a key but its ID, and the event of the change.
+// keyArgs returns the columns of a key except its ID, and then the event of the change.
 func keyArgs(r *apikey.StoreRecord, event [16]byte) []any {
 	return []any{
 		r.Account, r.Name, int64(r.Mode), int64(r.Kind), int64(r.Version), r.Head[:], int64(r.Needs), blob(r.MAC),
@@ -231,8 +231,8 @@ func itemArgs(it apikey.StoreItem) []any {
 	return []any{int64(it.Version), orNone(it.ExpiresAt), it.SealedKEK, blob(it.Data)}
 }
 
-// eventArgs end with 1 if the change writes a record, and so has a place in the
-// feed.
+// eventArgs returns the columns of an event. The last argument is 1 if the change writes
+// a record too, which gives the event a place in the feed.
 func eventArgs(ch apikey.StoreChange) []any {
 	e := ch.Event
 	return []any{
@@ -241,20 +241,21 @@ func eventArgs(ch apikey.StoreChange) []any {
 	}
 }
 
-// moment is a time as it is stored, in whole microseconds since 1970, or none.
-// Each engine keeps it in a type of its own: see [engine.moment].
+// moment is a time as the store keeps it, in whole microseconds since 1970, or no time.
+// Each engine stores it in a type of its own: see [engine.moment].
 type moment struct {
 	micros int64
 	valid  bool
 }
 
-// earliest is the first time that can be stored. The last is the engine's: see
+// earliest is the first time that can be stored. The last one depends on the engine: see
 // [engine.latest].
 var earliest time.Time
 
-// at floors to what is stored. The two times that lists are ordered by are
-// never none: their zero is the year 1, and comes back as it. Of a time that 64
-// bits of microseconds do not hold it is the nearest that they do: see outside.
+// at rounds t down to a microsecond. It is for the two times that lists are ordered by,
+// which are always set: their zero is stored as the year 1 and read back as zero. For the
+// others see orNone. A time that 64 bits of microseconds cannot hold becomes the nearest
+// one that they can; Apply refuses such a time first (see outside).
 func at(t time.Time) moment {
 	switch {
 	case t.Before(earliest):
@@ -265,11 +266,11 @@ func at(t time.Time) moment {
 	return moment{t.UnixMicro(), true}
 }
 
-// latestMicros is the end of the last year that 64 bits of microseconds hold.
+// latestMicros is the end of the last year that 64 bits of microseconds can hold.
 var latestMicros = time.Date(294_246, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
 
-// outside reports whether a change has a time that the engine cannot keep: an
-// error now is better than another time later.
+// outside reports whether a change has a time that the engine cannot store. An error is
+// better than to read back a different time.
 func outside(ch apikey.StoreChange, latest time.Time) bool {
 	var times []time.Time
 	if r := ch.Record; r != nil {
@@ -287,7 +288,7 @@ func outside(ch apikey.StoreChange, latest time.Time) bool {
 	return slices.ContainsFunc(times, func(t time.Time) bool { return t.Before(earliest) || t.After(latest) })
 }
 
-// orNone is for the other times, whose zero is none.
+// orNone is at for all other times: a zero time is stored as NULL.
 func orNone(t time.Time) moment {
 	if t.IsZero() {
 		return moment{}
@@ -295,8 +296,8 @@ func orNone(t time.Time) moment {
 	return at(t)
 }
 
-// ceil is for "stored < t" and "stored >= t", where t may be finer than what is
-// stored.
+// ceil rounds t up to a microsecond, for the conditions "stored < t" and "stored >= t": t
+// may be finer than the stored times.
 func ceil(t time.Time) moment { return at(t.Add(time.Microsecond - time.Nanosecond)) }
 
 func (m moment) time() time.Time {
@@ -306,7 +307,7 @@ func (m moment) time() time.Time {
 	return time.UnixMicro(m.micros).UTC()
 }
 
-// Scan implements [sql.Scanner] for what the drivers make of it.
+// Scan implements [sql.Scanner] for all types in which the drivers return a time.
 func (m *moment) Scan(value any) error {
 	switch v := value.(type) {
 	case nil:
@@ -325,8 +326,9 @@ func (m *moment) Scan(value any) error {
 	return nil
 }
 
-// infinite reads the two times of PostgreSQL that are none. Nothing here writes them;
-// one row with such a time must not make all others of its page unreadable.
+// infinite reads PostgreSQL's infinity and -infinity, which are no points in time. This
+// package never writes them, but one row with such a value must not make the other rows
+// of its page unreadable.
 func (m *moment) infinite(text string) error {
 	switch text {
 	case "infinity":
@@ -339,8 +341,8 @@ func (m *moment) infinite(text string) error {
 	return nil
 }
 
-// blob makes an empty blob NULL: drivers disagree about the two, and for a
-// Store they are the same.
+// blob stores an empty blob as NULL: drivers treat the two differently, and for a Store
+// they are the same.
 func blob(b []byte) any {
 	if len(b) == 0 {
 		return nil
@@ -362,7 +364,8 @@ func flag(b bool) int64 {
 	return 0
 }
 
-// list and object cannot fail: text, prefixes and maps of text marshal always.
+// list and object ignore the error of Marshal, because text, prefixes and maps of text
+// always marshal.
 
 func list[T string | netip.Prefix](items []T) string {
 	if len(items) == 0 {

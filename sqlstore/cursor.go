@@ -8,14 +8,15 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// position is where a page ends and what a cursor says: a time in
-// microseconds, a Seq or a place in the feed, then the ID that makes it unique.
+// position is the end of a page, which a cursor encodes: a time in microseconds, a Seq or
+// a place in the feed, then the ID that makes the position unique.
 type position struct {
 	at int64
 	id []byte
 }
 
-// in is where the page ends in a column: a Seq, or else a time.
+// in returns p.at as an argument to compare a column with: a Seq is a number, every other
+// column a time.
 func (p position) in(column string) any {
 	if column == "seq" {
 		return p.at
@@ -23,8 +24,8 @@ func (p position) in(column string) any {
 	return moment{p.at, true}
 }
 
-// A cursor begins with the list that it is of, so that no list is continued
-// with the cursor of another.
+// The first byte of a cursor names its list, so that a list cannot be continued with the
+// cursor of another.
 const (
 	listCursor  = 'k'
 	logCursor   = 'e'
@@ -37,8 +38,9 @@ func (p position) cursor(list byte) apikey.Cursor {
 	return apikey.Cursor(base64.RawURLEncoding.EncodeToString(append(b, p.id...)))
 }
 
-// parseCursor reads what [position.cursor] wrote, in that one spelling, and nil
-// for the start. The ID has 16 bytes unless the page ended at a damaged row.
+// parseCursor decodes the text of [position.cursor], and returns nil for the start of the
+// list. It accepts no other spelling of the same position. The ID has 16 bytes unless the
+// page ended at a damaged row.
 func parseCursor(c apikey.Cursor, list byte) (*position, error) {
 	if c == "" {
 		return nil, nil

@@ -11,15 +11,14 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Dialect is the SQL of one kind of database, for [New] and [Schema]. The
-// package has one for each engine that it supports; the zero Dialect is none of
-// them, and New refuses it.
+// Dialect is the SQL of one kind of database, for [New] and [Schema]. The package has one
+// Dialect for each engine that it supports. New refuses the zero Dialect.
 type Dialect struct {
 	engine engine
 	prefix string
 }
 
-// defaultPrefix begins every name in the SQL of this package.
+// defaultPrefix begins the name of every table and index in the SQL of this package.
 const defaultPrefix = "apikey_"
 
 // WithPrefix returns the dialect for tables and indexes whose names begin with prefix
@@ -43,8 +42,8 @@ func (d Dialect) validate() error {
 	return nil
 }
 
-// named gives the tables and indexes of a statement their prefix. Everything
-// else of a statement is written out by the dialect as the engine wants it.
+// named puts the dialect's prefix into the names of the statement's tables and indexes.
+// The rest of the statement is written by each dialect as its engine needs it.
 func (d Dialect) named(statement string) string {
 	if d.prefix == defaultPrefix {
 		return statement
@@ -52,63 +51,65 @@ func (d Dialect) named(statement string) string {
 	return strings.ReplaceAll(statement, defaultPrefix, d.prefix)
 }
 
-// engine is what Store cannot do alike on every database. Each implementation
-// is a file of its own, of the same shape as the others.
+// engine has everything that differs between databases. Each implementation is a file of
+// its own, in the same order as the others.
 type engine interface {
-	// name is that of the folder below schema.
+	// name names the engine's folder in schema.
 	name() string
-	// open returns the engine for the server that db reaches, or reports how db
-	// must be opened if it is not opened so. What wraps ErrInvalid is about db;
-	// anything else is a failure to reach it. The methods below are of what open
-	// returned.
+	// open returns the engine for the server that db reaches. An error that wraps
+	// ErrInvalid says how to open db instead; any other error means that the database was
+	// not reached. The methods below that write SQL need the engine that open returned.
 	open(ctx context.Context, db *sql.DB) (engine, error)
-	// settings are those of a session that queries ask about.
+	// settings returns the refused settings of a session, which queries check.
 	settings() []setting
 
 	statements() statements
-	// builder writes arguments as the engine numbers them.
+	// builder returns a builder that writes placeholders in the engine's form.
 	builder() *builder
 	list(f apikey.StoreFilter, after *position, limit int) query
-	// contains adds the condition that a name has the part, whatever the case of
-	// ASCII letters.
+	// contains adds the condition that a name contains part, ignoring the case of ASCII
+	// letters.
 	contains(b *builder, part string)
-	// items has a column before those of the item: see statements.get. What is
-	// locked is one item, which nobody else can change until the transaction ends.
+	// items selects the verdict and then the columns of each item: see statements.get.
+	// locked is only set together with f.ID: nobody else can then change the item until
+	// the transaction ends.
 	items(f apikey.StoreItemFilter, limit int, locked bool) query
-	// claim locks credentials for what Upkeep writes, or fails with what is
-	// retryable where somebody else has one of them. "": nobody else can.
+	// claim locks the credentials that Upkeep will write. If another transaction has
+	// locked one of them, the query does not wait but fails with a retryable error. The
+	// query is empty if no other transaction can have locked one (SQLite).
 	claim([]apikey.CredentialID) query
-	// claimUses is claim of those credentials that touch would write, for which it
-	// has a row each. The others are only read, or are free again at once: most of
-	// what many nodes ask for one of them has written.
+	// claimUses is claim for those credentials whose last use touch would write; it
+	// returns a row for each. The other credentials are not locked, or unlocked at once:
+	// if many nodes report a use of one credential, most of them find it written already.
 	claimUses([]use) query
 	// touch writes last_used; see use.
 	touch([]use) query
 
-	// changed is Changed, with a limit that is in range.
+	// changed implements Changed. The limit is in its range.
 	changed(ctx context.Context, s *Store, after apikey.Cursor, limit int) (apikey.StoreChanges, error)
-	// exclusively runs work while no other process migrates, in one transaction where
-	// the engine's DDL can be rolled back.
+	// exclusively runs work while no other process migrates: in one transaction, where
+	// the engine can roll DDL back.
 	exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error
 
-	// isolation is of the transactions that the store begins.
+	// isolation returns the level of the transactions that the store begins.
 	isolation() sql.IsolationLevel
-	// moment is how a time is passed to the drivers.
+	// moment returns a time as an argument for the drivers.
 	moment(moment) any
-	// latest is the last time that a column holds.
+	// latest returns the last time that a column can hold.
 	latest() time.Time
 
-	// duplicate: an INSERT found that its row exists, where the engine has no way to
-	// say that but an error.
+	// duplicate reports whether an INSERT failed because its row exists. It is only
+	// needed where the statement cannot avoid that error (ON CONFLICT DO NOTHING).
 	duplicate(error) bool
-	// embedded: the engine runs in this process.
+	// embedded reports whether the engine runs in this process.
 	embedded() bool
-	// retryable: the transaction was rolled back for the sake of another one, or
-	// the server ended this connection.
+	// retryable reports whether another attempt may succeed: the transaction failed
+	// because of another one, or the server ended this connection.
 	retryable(error) bool
-	// unfitWrite: an INSERT found that the session, or its server, is not to be written to.
+	// unfitWrite reports whether an INSERT failed because the session, or its server,
+	// must not be written to.
 	unfitWrite(error) bool
-	// noTable: the statement names a table that is not there.
+	// noTable reports whether the statement names a table that does not exist.
 	noTable(error) bool
 }
 
@@ -119,50 +120,51 @@ type query struct {
 	stmt *sql.Stmt // the same statement, if it is prepared
 }
 
-// statements are those whose text never changes, with their arguments.
+// statements are the statements whose text never changes. The comments name their
+// arguments.
 type statements struct {
-	// Rows of recordRows. The first column of each is the [verdict], and where that
-	// is not 0 there is such a row also where no key is: "not found" would be a
-	// guess.
+	// These three return rows for recordRows. The first column is the [verdict]. If that
+	// is not 0, they return a row even if no key was found: "not found" would be a guess.
 	get       string // key
-	getLocked string // the same, and nobody else can change the key until the transaction ends
+	getLocked string // the same; locks the key until the transaction ends
 	lookup    string // credential
-	// lock is what getLocked needs before it, where one statement cannot both wait
-	// for the key and read what it waited for; or "".
+	// lock is a statement to run before getLocked, for an engine that cannot wait for the
+	// key and then read its newest version in one statement; or "".
 	lock string // key
 
 	nextPlace string // event; "" where the feed has no counter
 
-	// What decides is written on the server that decides, and nowhere else: a pool may
-	// reach another with its next connection, and a revocation that is committed on a
-	// server that only follows stops nobody. insertKey, insertItem and insertEvent fail
-	// there (see unfitWrite), and the other writes of Apply write no row (see verdict).
-	// Purge and Upkeep ask first.
+	// Apply writes only on the primary, and only in a session without refused settings.
+	// The pool's next connection may reach another server, and a revocation that is
+	// committed on a standby or subscriber stops nobody. On such a server or session
+	// insertKey, insertItem and insertEvent fail (see unfitWrite), and the other writes
+	// of Apply write no row (see verdict). Purge and Upkeep run verdict first.
 	insertKey string // keyArgs, key; no row if it exists
-	updateKey string // keyArgs, key, version that is stored
+	updateKey string // keyArgs, key, stored version
 
-	// verdict asks whether the session and its server may be written to; "" where there
-	// is one server alone.
+	// verdict selects the [verdict] on the session and its server, which says whether
+	// they may be written to; "" where no other server exists (SQLite).
 	verdict string
 
-	credentialsOf    string // key; rows of credential and changeable
+	credentialsOf    string // key; rows of an ID and the columns of changeable
 	insertCredential string // changeable.args, upkeepArgs, credential, key; no row if it exists
 	updateCredential string // changeable.args, credential
 	dropCredential   string // credential
-	unseal           string // key, 1 if it is revoked: no sealed copy of what is dead
+	unseal           string // key, 1 if revoked: clears all sealed copies; 0: those of ended credentials
 
-	hasItem    string // kind, ID; a row of the verdict, and whether it is there
+	hasItem    string // kind, ID; one row: the verdict, whether the item exists
 	insertItem string // itemArgs, kind, ID; no row if it exists
-	updateItem string // itemArgs, kind, ID, version that is stored
-	deleteItem string // kind, ID, version that is stored
+	updateItem string // itemArgs, kind, ID, stored version
+	deleteItem string // kind, ID, stored version
 
 	insertEvent string // eventArgs; no row if it exists
-	hasEvent    string // ID; a row of the verdict, and whether it is there
+	hasEvent    string // ID; one row: the verdict, whether the event exists
 
 	swapHash   string // new hash, new check, credential, old hash
 	swapSealed string // new copy, new KEK, credential, old copy
 
-	// All three choose the same keys, the longest dead first.
+	// purgeCredentials and purgeKeys choose the same keys, the earliest revoked first;
+	// purgeItems deletes the earliest expired items.
 	purgeCredentials string // before, limit
 	purgeKeys        string // before, limit
 	purgeItems       string // before, limit
@@ -174,29 +176,30 @@ type statements struct {
 
 // builder writes a statement whose conditions depend on a filter.
 type builder struct {
-	mark func(n int) string // how argument n, from 1, is written
-	fit  string             // the verdict on the session, whichever server it is on
+	mark func(n int) string // returns the placeholder of argument n, from 1
+	fit  string             // SQL of the verdict on the session alone
 	sql  strings.Builder
 	args []any
-	word string // what joins the next condition: WHERE, then AND
+	word string // before the next condition: WHERE, then AND
 
-	latest time.Time // that a column of times holds
+	latest time.Time // the last time that a column can hold
 }
 
-// arg takes an argument and returns how it is written.
+// arg adds an argument and returns its placeholder.
 func (b *builder) arg(v any) string {
 	b.args = append(b.args, v)
 	return b.mark(len(b.args))
 }
 
-// add writes text as it is.
+// add writes text unchanged.
 func (b *builder) add(text ...string) {
 	for _, t := range text {
 		b.sql.WriteString(t)
 	}
 }
 
-// where adds a condition. The conditions of one statement stand together.
+// where adds a condition. All conditions of a statement are added directly one after the
+// other.
 func (b *builder) where(text ...string) {
 	if b.word == "" {
 		b.word = " WHERE "
@@ -206,7 +209,7 @@ func (b *builder) where(text ...string) {
 	b.add(text...)
 }
 
-// comma separates what is written in a loop.
+// comma returns the separator before element i of a list.
 func comma(i int) string {
 	if i == 0 {
 		return ""

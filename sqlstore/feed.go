@@ -10,33 +10,37 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// A window is the position of a feed without a counter. Where many write at
-// once, changes do not become visible in any order that is known beforehand: a
-// place in the feed that is read today may have a neighbour below it tomorrow.
-// So a reader begins each walk at a floor, below which nothing can appear any
-// more, and sees some changes again, which the contract allows.
+// A window is a cursor's position in a feed without a counter (PostgreSQL, MariaDB). If
+// many transactions write at once, their changes become visible in an order that is not
+// known beforehand: a change may still appear below a place that was read already. So a
+// reader reads the feed in passes. Each pass begins at a floor, below which no change can
+// appear any more, and returns some changes again, which the contract allows.
 //
-// What places are is the engine's: numbers of transactions, or times.
+// A place is a number that the engine gives to a change: the number of its transaction
+// (PostgreSQL) or the time of its write (MariaDB).
 type window struct {
-	// at, id: what comes next is beyond that key at that place. Without an id a
-	// walk begins there.
+	// at, id: the next page begins after this key at this place. Without an id a pass
+	// begins at this place.
 	at int64
 	id []byte
-	// floor of the next walk, as the first page of this one has found it. A later
-	// page must not: what was written between the two may be behind the walk.
+	// floor is where the next pass will begin, as the first page of this pass found it. A
+	// later page must not set it: a change that was written after the first page may be
+	// at a place that this pass has left behind.
 	floor int64
-	// shown is the newest place that was ever shown, and event its event: 0 for
-	// none. While the event is there, so is every change that was shown, but for one
-	// that overlapped it in time and committed later: a standby may have received
-	// the one and not the other. Who was shown that one still goes by it.
+	// shown is the newest place that was ever shown, and event its event; 0 if none was.
+	// While the store has that event, it has every change that was shown, with one
+	// exception: a change whose transaction overlapped that of the event and committed
+	// later. A standby may have received the event and not that change. A reader that was
+	// shown the change goes on using it.
 	shown int64
 	event [16]byte
-	// server is whose order the places are in, 0 where that is the same on every
-	// server. The places of one say nothing on another.
+	// server identifies the server that numbered the places, 0 where all servers use the
+	// same numbers. The places of one server mean nothing on another.
 	server int64
 }
 
-// windowCursor is what [window.cursor] begins with; see [position.cursor].
+// windowCursor is the first byte of a cursor of [window.cursor], as listCursor is of
+// others.
 const windowCursor = 'w'
 
 func (w window) cursor() apikey.Cursor {
@@ -48,7 +52,8 @@ func (w window) cursor() apikey.Cursor {
 	return apikey.Cursor(base64.RawURLEncoding.EncodeToString(b))
 }
 
-// parseWindow reads what [window.cursor] wrote, in that one spelling.
+// parseWindow decodes the text of [window.cursor]. It accepts no other spelling of the
+// same window.
 func parseWindow(c apikey.Cursor) (window, error) {
 	const head, longest = 1 + 4*8 + 16, 1 + 4*8 + 16 + 64
 	b, err := base64.RawURLEncoding.DecodeString(string(c[:min(len(c), 2*longest)]))
@@ -62,29 +67,30 @@ func parseWindow(c apikey.Cursor) (window, error) {
 	return window{}, errNoCursor
 }
 
-// windows are the two queries of a feed that is read by windows. Both begin
-// with the columns of seen.
+// windows are the two queries of a feed whose cursor is a window. Both select the columns
+// of seen first.
 type windows struct {
 	now  string                          // no arguments; one row
-	page func(w window, limit int) query // then recordRows: the keys beyond w in the order of their places and IDs
+	page func(w window, limit int) query // then rows for recordRows: the keys after w by place, ID
 }
 
-// seen is what a query of the feed says of the moment of its snapshot.
+// seen is the state of the feed in the snapshot of a query.
 type seen struct {
 	verdict verdict
 	server  int64
-	// floor: below it nothing appears any more. end: whatever is written from now
-	// on is there or beyond.
+	// floor: no change can appear below it any more. end: every later change is at end or
+	// above it.
 	floor, end int64
-	// known: the store still has what the cursor says was shown. Of the query
-	// "now": shown and event are the newest.
+	// known: the store still has the event that the cursor names. shown, event: the
+	// newest place and its event; only the query "now" selects them.
 	known bool
 	shown int64
 	event []byte
 }
 
-// unfit is an error where the answer is not to be believed at all. One that lags
-// says so to the caller, who asks again.
+// unfit returns an error if the answer must not be used at all. If the server lags, it
+// returns nil: Changed then returns no changes and Current false, and its caller asks
+// again.
 func (n *seen) unfit() error {
 	if n.verdict == lags {
 		return nil
@@ -92,7 +98,7 @@ func (n *seen) unfit() error {
 	return n.verdict.err()
 }
 
-// changedByWindow is Changed.
+// changedByWindow implements Changed with a window as the cursor.
 func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit int, feed windows) (apikey.StoreChanges, error) {
 	if cursor == "" {
 		return s.feedNow(ctx, feed)
@@ -137,7 +143,7 @@ func (s *Store) changedByWindow(ctx context.Context, cursor apikey.Cursor, limit
 	return changes, nil
 }
 
-// feedNow is Changed of the empty cursor.
+// feedNow implements Changed for the empty cursor.
 func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.StoreChanges, error) {
 	now, err := read(ctx, s, "changed", query{sql: feed.now}, func(now *seen, rows *sql.Rows) error {
 		return errors.Join(rows.Scan(&now.verdict, &now.server, &now.floor, &now.end, &now.shown, &now.event), now.unfit())
@@ -150,11 +156,11 @@ func (s *Store) feedNow(ctx context.Context, feed windows) (apikey.StoreChanges,
 	return apikey.StoreChanges{Next: w.fromFloor().cursor(), Current: true}, nil
 }
 
-// fromFloor begins the next walk. It does so no higher than what was shown last,
-// although the floor may be: between the two nothing is to be read, but should
-// the store lose its newest transactions (a standby takes over that had not got
-// them), it goes on from the numbers that it still knows, and those may be below
-// a floor that the lost ones had raised.
+// fromFloor begins the next pass at the floor, but not above the place after the newest
+// shown one. If the floor is higher, there is nothing to read between the two. But the
+// store may lose its newest transactions, when a standby takes over that had not received
+// them. The new primary then continues from the numbers that it knows, and those may be
+// below a floor that the lost transactions had raised.
 func (w window) fromFloor() window {
 	w.at, w.id, w.floor = min(w.floor, w.shown+1), nil, 0
 	return w

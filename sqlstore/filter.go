@@ -6,12 +6,12 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// What follows is written alike for every engine: the conditions of a filter on
-// the columns of apikey_keys (called stored where another table is asked about
-// it), and the whole query of the activity log.
+// The SQL in this file is the same for every engine: the conditions of a filter on the
+// columns of apikey_keys (with the alias stored, for subqueries on another table), and
+// the whole query of the activity log.
 
-// keys adds the conditions of [apikey.StoreFilter.Match], which is what they mean.
-// Only letters without regard to case need a word of the engine's own.
+// keys adds the conditions of a filter, as [apikey.StoreFilter.Match] defines them. Only
+// contains is the engine's own, because it ignores the case of letters.
 func (b *builder) keys(f apikey.StoreFilter, contains func(*builder, string)) {
 	if f.Account != "" {
 		b.where("account = ", b.arg(f.Account))
@@ -40,7 +40,7 @@ func (b *builder) keys(f apikey.StoreFilter, contains func(*builder, string)) {
 	b.times(f)
 }
 
-// secrets adds the conditions on what a key's secrets were made with.
+// secrets adds the conditions on the peppers and KEKs of a key.
 func (b *builder) secrets(f apikey.StoreFilter) {
 	if f.Pepper != 0 {
 		slot := b.arg([]byte{f.Pepper})
@@ -76,9 +76,9 @@ func (b *builder) times(f apikey.StoreFilter) {
 	}
 }
 
-// time is how a column of times is compared with a caller's time, which may be
-// any: one before the first or after the last that the column can hold is no
-// argument for the engine, which would fail, or worse, take it for another.
+// time returns the comparison of a column with a caller's time. A time before the first
+// or after the last that the column can hold is not passed to the engine, which would
+// fail or, worse, read it as a different time.
 func (b *builder) time(column, than string, t time.Time) string {
 	less := than[0] == '<'
 	switch {
@@ -92,11 +92,12 @@ func (b *builder) time(column, than string, t time.Time) string {
 	return column + " " + than + " " + b.arg(at(t))
 }
 
-// credential begins a condition on some credential c of the key.
+// credential begins a condition that some credential c of the key has to meet.
 const credential = "EXISTS (SELECT 1 FROM apikey_credentials c WHERE c.key_id = stored.id AND "
 
-// below and above go on after a page, in an order by column and then by ID. Not
-// by comparing rows of values, for which MariaDB uses no index.
+// below and above add the condition that continues a list after a page, in the order of
+// column and then ID. They do not compare row values, (column, id) < (?, ?), because
+// MariaDB uses no index for that.
 func (b *builder) below(column string, page *position) { b.beyond(column, "<", page) }
 func (b *builder) above(column string, page *position) { b.beyond(column, ">", page) }
 
@@ -109,8 +110,8 @@ func (b *builder) beyond(column, than string, page *position) {
 	b.where("(", column, " ", than, " ", b.arg(end), " OR id ", than, " ", b.arg(page.id), ")")
 }
 
-// events is the query of a page of the activity log: the newest first, or a
-// key's chain from its beginning.
+// events is the query of a page of the activity log: the newest events first, or a key's
+// chain from its beginning.
 func (b *builder) events(f apikey.StoreEventFilter, after *position, limit int) query {
 	b.add("SELECT ", b.fit, ", id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
 	if f.Account != "" {
