@@ -21,16 +21,16 @@ type mysql struct{ *session }
 
 func (mysql) name() string { return "mysql" }
 
-// What New tells somebody who has opened the database otherwise.
+// mysqlDSN ends the error of New for a database that is not opened like this.
 const mysqlDSN = `; open it as "user:password@tcp(host:3306)/shop?parseTime=true&loc=UTC&interpolateParams=true", on Galera with "&wsrep_sync_wait=1"`
 
-// mysqlSettings are those of a session that matter. What statements take the
-// harm out of is not here: sql_select_limit (each has a LIMIT of its own), the
-// isolation of transactions (each of the store's says READ COMMITTED), time_zone
-// (every time is UTC, in columns that know no zone), ANSI_QUOTES and other modes
-// of syntax, and the collation. Nor is what only makes a statement fail: limits
-// of time and size, and a session that cannot write, which a Verifier that is
-// ReadOnly does not need to. All that is tried in TestFound01SettingsOfMariaDB.
+// mysqlSettings are the settings with which a session is refused. The table leaves out
+// settings that the statements make harmless: sql_select_limit (each query has its own
+// LIMIT), the isolation level (each transaction of the store sets READ COMMITTED),
+// time_zone (every time is UTC, in columns without a zone), ANSI_QUOTES and other syntax
+// modes, and the collation. It also leaves out settings that only make a statement fail:
+// limits of time and size, and a session that cannot write, which is enough for a
+// Verifier with ReadOnly. TestFound01SettingsOfMariaDB tries all of them.
 var mysqlSettings = []setting{
 	{unfit: "@@autocommit = 0",
 		why:  "autocommit is off, so that every query would read what was there when the connection was first used, and a revoked key would be accepted for ever",
@@ -47,7 +47,8 @@ var mysqlSettings = []setting{
 	{needs: "@@system_versioning_asof", unfit: "@@system_versioning_asof <> 'DEFAULT'",
 		why:  "system_versioning_asof is set, so that tables with a history would be read as they were then",
 		cure: "system_versioning_asof=DEFAULT"},
-	// SYSDATE is the server's clock. Less is as a clock that differs.
+	// SYSDATE is the server's clock. A smaller difference counts as a server with a wrong
+	// clock.
 	{unfit: "ABS(TIMESTAMPDIFF(SECOND, NOW(), SYSDATE())) > 300",
 		why:  "timestamp is set, so that the clock of the session is wrong, and what it writes would be missed by the change feed",
 		cure: "timestamp=DEFAULT"},
@@ -89,18 +90,18 @@ var mysqlSettings = []setting{
 		cure: "wsrep_sync_wait=1"},
 }
 
-// mysqlUTF8 counts more than what else says something of character sets: charset
-// in the DSN, which the driver sends before it, and init_connect.
+// mysqlUTF8 overrides everything else that sets character sets: init_connect, and charset
+// in the DSN, which the driver sends earlier.
 const mysqlUTF8 = "character_set_client=utf8mb4&character_set_connection=utf8mb4&character_set_results=utf8mb4"
 
-// mysqlLagging is so on a replica, which is read_only; the readers of Aurora have
-// innodb_read_only. On Galera wsrep_sync_wait has the statement wait until the
-// node has everything.
+// mysqlLagging is true on a replica, which is read_only, and on the readers of Aurora,
+// which have innodb_read_only. Galera needs no condition: wsrep_sync_wait makes the
+// statement wait until the node has applied every change.
 const mysqlLagging = "CAST(@@global.read_only AS CHAR) NOT IN ('0', 'OFF') OR @@global.innodb_read_only = 1"
 
-// open looks at one connection: what it asks for are parameters of the DSN,
-// which every connection has. Those that have others nevertheless are found out
-// when they answer.
+// open checks one connection: the parameters of the DSN are the same for every
+// connection. If a later connection has other settings nevertheless, its queries detect
+// that (see [verdict]).
 func (e mysql) open(ctx context.Context, db *sql.DB) (engine, error) {
 	c, err := db.Conn(ctx)
 	if err != nil {
@@ -111,7 +112,8 @@ func (e mysql) open(ctx context.Context, db *sql.DB) (engine, error) {
 	if err == nil {
 		err = e.check(ctx, c)
 	}
-	if errors.Is(err, strconv.ErrSyntax) { // numbers are converted too, to characters of two bytes
+	// A character set of two bytes garbles numbers as well.
+	if errors.Is(err, strconv.ErrSyntax) {
 		err = fmt.Errorf("%w: sqlstore: what is read is converted to another character set (character_set_results): add %s to the DSN%s", apikey.ErrInvalid, mysqlUTF8, mysqlDSN)
 	}
 	return e, err
@@ -134,7 +136,7 @@ func (e mysql) check(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// known are the settings that this server has.
+// known returns the settings whose variables this server has.
 func (mysql) known(ctx context.Context, c *sql.Conn) (*session, error) {
 	var all []setting
 	for _, s := range mysqlSettings {
@@ -153,8 +155,8 @@ func (mysql) known(ctx context.Context, c *sql.Conn) (*session, error) {
 	return newSession(all, mysqlLagging), nil
 }
 
-// checkTimes reads a time of winter and one of summer: the driver would take
-// what is stored, which is UTC, for the time of some other place.
+// checkTimes reads one time in winter and one in summer. The stored times are UTC, and
+// with another loc in the DSN the driver would read them as times of another zone.
 func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
 	var times [2]any
 	err := c.QueryRowContext(ctx, "SELECT TIMESTAMP'2001-01-02 03:04:05', TIMESTAMP'2001-07-02 03:04:05' LIMIT 1").Scan(&times[0], &times[1])
@@ -172,10 +174,10 @@ func (mysql) checkTimes(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// exclusively holds a lock of the session, on a connection of its own: DDL commits
-// whatever transaction it stands in. It is there for order in the ordinary case.
-// A cluster has one such lock a node, and a process may be killed between two
-// statements, so each of the files is written such that it can be run again.
+// exclusively holds a session lock (GET_LOCK) on a connection of its own, because DDL
+// commits any transaction that it runs in. The lock only orders migrations in the
+// ordinary case. In a cluster each node has a lock of its own, and a process may be
+// killed between two statements, so every file is written so that it can be run again.
 func (e mysql) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	c, err := db.Conn(ctx)
 	if err != nil {
@@ -191,8 +193,8 @@ func (e mysql) exclusively(ctx context.Context, db *sql.DB, work func(conn) erro
 		return errors.New("another process has been migrating for a minute")
 	}
 	defer c.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")")
-	// Who may create tables may often write to a replica, which read_only stops
-	// for others.
+	// A user who may create tables can often write to a replica too: read_only stops only
+	// other users.
 	var v verdict
 	if err := c.QueryRowContext(ctx, "SELECT "+e.node+" LIMIT 1").Scan(&v); err != nil {
 		return err
@@ -203,13 +205,14 @@ func (e mysql) exclusively(ctx context.Context, db *sql.DB, work func(conn) erro
 	return work(c)
 }
 
-// isolation: each statement sees what was committed before it. The default,
-// REPEATABLE READ, would compare with what was there when the transaction began,
-// and lock the gaps between keys.
+// isolation: each statement sees all earlier commits. With the default, REPEATABLE READ,
+// it would compare with the rows as they were when the transaction began, and lock the
+// gaps between keys.
 func (mysql) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
 
-// moment is text, because the driver has another meaning for the zero time.
-// Only a last use can be beyond the latest time, and then the server's own counts.
+// moment returns text, because the driver gives the zero time another meaning. Only a
+// last use can be after the latest time, and then touch writes the server's own time
+// instead.
 func (e mysql) moment(m moment) any {
 	t := m.time()
 	if t.After(e.latest()) {
@@ -221,8 +224,9 @@ func (e mysql) moment(m moment) any {
 // latest: a DATETIME ends with the year 9999.
 func (mysql) latest() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC) }
 
-// mysqlError is the server's number of an error, 0 if it is not from there. The
-// driver has it in a field, and in front of its text.
+// mysqlError returns the server's number of an error, or 0 if the error is not the
+// server's. The number is read from the beginning of the text: the field that has it is
+// in a type of the driver, which this package does not import.
 func mysqlError(err error) (number int) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if n, _ := fmt.Sscanf(err.Error(), "Error %d", &number); n == 1 {
@@ -232,18 +236,18 @@ func mysqlError(err error) (number int) {
 	return 0
 }
 
-// duplicate: INSERT IGNORE would ignore values that do not fit as well, and what
-// ON DUPLICATE KEY UPDATE calls a row that was written depends on the DSN. A
-// statement that fails here leaves the transaction as it was before it.
+// duplicate is needed because INSERT IGNORE would also ignore values that do not fit, and
+// the row count of ON DUPLICATE KEY UPDATE depends on the DSN. A failed statement leaves
+// the transaction as it was before the statement.
 func (mysql) duplicate(err error) bool { return mysqlError(err) == 1062 } // ER_DUP_ENTRY
 
 func (mysql) embedded() bool { return false }
 
 func (mysql) retryable(err error) bool {
 	switch mysqlError(err) {
-	case 1213, // ER_LOCK_DEADLOCK; on Galera also the loser of a certification, at any statement and at COMMIT
-		1205, // ER_LOCK_WAIT_TIMEOUT; of MariaDB also where NOWAIT would have to wait
-		3572, // ER_LOCK_NOWAIT, of MySQL 8
+	case 1213, // ER_LOCK_DEADLOCK; on Galera also a failed certification, at any statement or COMMIT
+		1205, // ER_LOCK_WAIT_TIMEOUT; on MariaDB also if NOWAIT would have to wait
+		3572, // ER_LOCK_NOWAIT, on MySQL 8
 		1020, // ER_CHECKREAD, with innodb_snapshot_isolation
 		1927: // ER_CONNECTION_KILLED
 		return true
@@ -251,12 +255,13 @@ func (mysql) retryable(err error) bool {
 	return false
 }
 
-// unfitWrite: no other statement of the store leaves out what cannot be.
+// unfitWrite: the only NULL that this package writes to a NOT NULL column is that of a
+// CASE on the verdict.
 func (mysql) unfitWrite(err error) bool { return mysqlError(err) == 1048 } // ER_BAD_NULL_ERROR
 
 func (mysql) noTable(err error) bool { return mysqlError(err) == 1146 } // ER_NO_SUCH_TABLE
 
-// The columns of a row, in its order.
+// The columns for row, in the order of its fields.
 const (
 	mysqlKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
@@ -265,12 +270,12 @@ const (
 	c.last_used, c.hash, c.check_value, c.sealed, c.sealed_kek, c.position`
 	mysqlRecord = "k.id, " + mysqlKey + ",\n\t" + mysqlCredential
 
-	// mysqlAll ends a query that has no other limit: without one it would have the
-	// session's sql_select_limit.
+	// mysqlAll ends a query without a LIMIT of its own; otherwise the session's
+	// sql_select_limit would limit it.
 	mysqlAll = ` LIMIT 18446744073709551615`
 )
 
-// oneNode has one row, the verdict.
+// oneNode returns a subquery with one row, the verdict.
 func (e mysql) oneNode() string { return "(SELECT " + e.node + " AS verdict) node" }
 
 func (e mysql) statements() statements {
@@ -280,7 +285,8 @@ LEFT JOIN apikey_keys k ON k.id = ?
 LEFT JOIN apikey_credentials c ON c.key_id = k.id` + mysqlAll
 	return statements{
 		get: get,
-		// Whatever the caller's isolation is, what is locked is read as it is now.
+		// A locking read returns the newest version, whatever the caller's isolation
+		// level is.
 		getLocked: get + ` FOR UPDATE`,
 		lookup: `SELECT node.verdict, used.key_id, ` + mysqlKey + `,
 	` + mysqlCredential + `
@@ -289,8 +295,8 @@ LEFT JOIN apikey_credentials used ON used.id = ?
 LEFT JOIN apikey_keys k ON k.id = used.key_id
 LEFT JOIN apikey_credentials c ON c.key_id = used.key_id` + mysqlAll,
 
-		// No key has no version, no item either, and no event no seq: where the verdict
-		// is not 0, the three INSERTs fail.
+		// If the verdict is not 0, the three INSERTs write NULL to version or seq, which
+		// are NOT NULL, and fail.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
@@ -302,7 +308,8 @@ WHERE id = ? AND version = ? AND ` + e.node + ` = 0`,
 
 		verdict: `SELECT ` + e.node + ` LIMIT 1`,
 
-		// Locked, which is to say: as they are now, in a transaction of the caller too.
+		// A locking read, so that it returns the newest rows in a caller's transaction
+		// too.
 		credentialsOf: `SELECT id, position, not_before, not_after, ended, hint, public, pepper
 FROM apikey_credentials WHERE key_id = ?` + mysqlAll + ` FOR UPDATE`,
 		insertCredential: `INSERT INTO apikey_credentials (position, not_before, not_after, ended, hint, public, pepper,
@@ -330,8 +337,8 @@ LEFT JOIN apikey_events e ON e.id = ? LIMIT 1 LOCK IN SHARE MODE`,
 		swapSealed: `UPDATE apikey_credentials SET sealed = ?, sealed_kek = ? WHERE id = ? AND sealed <=> ? AND ended = 0
 	AND EXISTS (SELECT 1 FROM apikey_keys k WHERE k.id = key_id AND k.revoked_at IS NULL)`,
 
-		// A key with a credential left is not removed: two that purge at once shall
-		// not leave credentials without a key.
+		// A key that still has a credential is not removed, so that two purges at once
+		// leave no credential without a key.
 		purgeCredentials: `DELETE c FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
 JOIN apikey_credentials c ON c.key_id = dead.id`,
 		purgeKeys: `DELETE k FROM (SELECT id FROM apikey_keys WHERE revoked_at < ? ORDER BY revoked_at, id LIMIT ?) dead
@@ -350,8 +357,8 @@ func (e mysql) builder() *builder {
 	return &builder{mark: func(int) string { return "?" }, fit: e.fit, latest: e.latest()}
 }
 
-// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
-// their credentials are joined to it.
+// list translates [apikey.StoreFilter.Match] into SQL. A subquery selects the keys of the
+// page, to which their credentials are joined.
 func (e mysql) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT node.verdict, ", mysqlRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
@@ -362,7 +369,8 @@ func (e mysql) list(f apikey.StoreFilter, after *position, limit int) query {
 	return b.query()
 }
 
-// contains: LOWER would fold 'Ä' too, or in a binary column nothing.
+// contains does not use LOWER, which would change letters like 'Ä' too, or none at all in
+// a binary column.
 func (mysql) contains(b *builder, part string) {
 	name := "name"
 	for letter := 'A'; letter <= 'Z'; letter++ {
@@ -393,7 +401,8 @@ func (e mysql) items(f apikey.StoreItemFilter, limit int, locked bool) query {
 	return b.query()
 }
 
-// claim: by any other index it would meet the locks of others' credentials.
+// claim forces the primary key: a query by another index would meet the locks on
+// credentials that are not in ids.
 func (e mysql) claim(ids []apikey.CredentialID) query {
 	b := e.builder()
 	b.add("SELECT id FROM apikey_credentials FORCE INDEX (PRIMARY) WHERE id IN (")
@@ -404,8 +413,8 @@ func (e mysql) claim(ids []apikey.CredentialID) query {
 	return b.query()
 }
 
-// used is the uses as a table, for claimUses and touch. Without the casts its
-// columns would be text of the connection.
+// used writes the uses as a table, for claimUses and touch. Without the casts the columns
+// would be text in the connection's character set.
 func (e mysql) used(b *builder, uses []use) {
 	b.add("(")
 	for i, u := range uses {
@@ -418,12 +427,13 @@ func (e mysql) used(b *builder, uses []use) {
 	b.add(") used")
 }
 
-// mysqlDue is where a use is written.
+// mysqlDue is the condition on which a use is written; see use.
 const mysqlDue = "(c.last_used IS NULL OR c.last_used < used.before_at OR c.last_used > UTC_TIMESTAMP(6))"
 
-// claimUses: a derived table has no statistics, and the other way round every
-// credential would be locked. A credential that is not due is locked while it is
-// looked at, so one that somebody else has makes the claim begin again.
+// claimUses fixes the order of the join, because a derived table has no statistics and
+// the opposite order would lock every credential. The server locks a credential while it
+// examines whether that is due. So the claim also fails, and begins again, if another
+// transaction has locked a credential that is not due.
 func (e mysql) claimUses(uses []use) query {
 	b := e.builder()
 	b.add("SELECT STRAIGHT_JOIN c.id FROM ")
@@ -440,10 +450,10 @@ func (e mysql) touch(uses []use) query {
 	return b.query()
 }
 
-// The feed is in the order of the server's time at which a change was written.
-// It may be committed later, so each walk begins as long ago as a transaction may
-// be open, and shows again what was changed since. What is committed later still
-// a Verifier finds out when its record is older than MaxAge.
+// The feed is ordered by the server's time at which a change was written. The commit may
+// be later. So each pass begins as far back as a transaction may have been open, and
+// returns every change since then again. If a change is committed even later, a Verifier
+// learns of it when its record is older than MaxAge.
 const (
 	// mysqlLookBack is two minutes, in microseconds: 115 seconds for a transaction,
 	// and five for clocks that differ between the nodes of a cluster.
@@ -452,7 +462,7 @@ const (
 	mysqlSeen = `SELECT node.verdict, 0, node.now - ` + mysqlLookBack + `, node.now, `
 )
 
-// feed has the two queries of Changed.
+// feed returns the two queries of Changed.
 func (e mysql) feed() (now, page string) {
 	from := ` FROM (SELECT ` + e.node + ` AS verdict, TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(6)) AS now) node`
 	now = mysqlSeen + `COALESCE(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', k.feed), 0), k.event` + from + `

@@ -19,25 +19,26 @@ var Postgres = Dialect{postgres{session: &session{}}, defaultPrefix}
 
 type postgres struct {
 	*session
-	// server is SQL for what tells one server from another, and a standby that was
-	// promoted is the one that it followed.
+	// server is an SQL expression that identifies the server. A promoted standby has the
+	// value of the primary that it followed.
 	server string
 }
 
 func (postgres) name() string { return "postgres" }
 
-// What New tells somebody who has opened the database otherwise.
+// postgresDSN ends the error of New for a database that is not opened like this.
 const postgresDSN = `, as in "postgres://user:password@primary:5432/shop?client_encoding=UTF8"`
 
-// postgresSettings are those of a session that matter. What statements take the
-// harm out of is not here: the isolation of transactions (each of the store's says
-// READ COMMITTED, and a query is one moment at every level), TimeZone (a time says
-// its own), IntervalStyle, search_path (which names the tables). Nor is what only
-// makes a statement fail: limits of time, row_security, and a session that cannot
-// write, which a Verifier that is ReadOnly does not need to. All that is tried in
-// TestFound01SettingsOfPostgres. See also [postgres.checkText].
+// postgresSettings are the settings with which a session is refused. The table leaves out
+// settings that the statements make harmless: the isolation level (each transaction of
+// the store sets READ COMMITTED, and one query is one snapshot at every level), TimeZone
+// (each time value has its zone), IntervalStyle, and search_path (it selects the schema
+// of the tables). It also leaves out settings that only make a statement fail: limits of
+// time, row_security, and a session that cannot write, which is enough for a Verifier
+// with ReadOnly. TestFound01SettingsOfPostgres tries all of them. See also
+// [postgres.checkText].
 var postgresSettings = []setting{
-	// SQL_ASCII is no conversion, and the database is UTF8.
+	// SQL_ASCII means no conversion, and open requires a database in UTF8.
 	{unfit: "current_setting('client_encoding') NOT IN ('UTF8', 'SQL_ASCII')", value: "current_setting('client_encoding')",
 		why:  "client_encoding is %s, so that names would be garbled",
 		cure: "client_encoding=UTF8"},
@@ -46,20 +47,19 @@ var postgresSettings = []setting{
 		cure: "standard_conforming_strings=on"},
 }
 
-// postgresLagging is so on a server that replays what the primary has
-// acknowledged, sooner or later: a standby, and a subscriber of logical
-// replication as long as one of these tables comes to it by a subscription that
-// is enabled. The rows there carry the numbers of the publisher's transactions,
-// which say nothing about the order on the subscriber. A server that was promoted
-// is a primary, whether its subscription was dropped or only disabled; so is one
-// that subscribes to other tables.
+// postgresLagging is true on a server that applies the primary's acknowledged changes
+// with a delay: a standby, and a subscriber of logical replication as long as one of
+// these tables comes to it by an enabled subscription. The rows there carry the numbers
+// of the publisher's transactions, which say nothing about the order on the subscriber. A
+// server that was promoted is a primary, whether its subscription was dropped or only
+// disabled; so is a server that subscribes to other tables.
 const postgresLagging = `pg_is_in_recovery() OR EXISTS (SELECT 1 FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
 	WHERE s.subenabled AND r.srrelid IN (to_regclass('apikey_keys'), to_regclass('apikey_credentials'), to_regclass('apikey_events'), to_regclass('apikey_items')))`
 
-// open does not ask whether this is the primary: which server is may change at
-// any time, so every query that decides something asks by itself. It looks at one
-// connection: what it asks for are parameters of the DSN, which every connection
-// has. Those that have others nevertheless are found out when they answer.
+// open does not check whether this is the primary: the primary may change at any time, so
+// every query that a decision depends on checks it. open checks one connection: the
+// parameters of the DSN are the same for every connection. If a later connection has
+// other settings nevertheless, its queries detect that (see [verdict]).
 func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
 	c, err := db.Conn(ctx)
 	if err != nil {
@@ -69,21 +69,22 @@ func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
 	var (
 		version  int
 		encoding string
-		known    bool // whether this is a subscriber
+		known    bool // the role can see whether this is a subscriber
 	)
 	err = c.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
 	has_column_privilege('pg_catalog.pg_subscription', 'oid', 'SELECT') AND has_column_privilege('pg_catalog.pg_subscription', 'subenabled', 'SELECT')
 	AND has_table_privilege('pg_catalog.pg_subscription_rel', 'SELECT')`).Scan(&version, &encoding, &known)
 	switch {
-	case err != nil && strings.Contains(err.Error(), "simple protocol queries must be run with"): // pgx has looked
+	case err != nil && strings.Contains(err.Error(), "simple protocol queries must be run with"): // by pgx
 		return nil, fmt.Errorf("%w: sqlstore: %w: add client_encoding=UTF8&standard_conforming_strings=on to the DSN%s", apikey.ErrInvalid, err, postgresDSN)
 	case err != nil:
 		return nil, err
 	case version < 140000:
 		return nil, fmt.Errorf("%w: sqlstore: this is PostgreSQL %d, 14 or newer is required", apikey.ErrInvalid, version/10000)
-	case encoding != "UTF8": // others cannot keep every name, and jsonb refuses what it cannot convert
+	case encoding != "UTF8":
+		// Another encoding cannot store every name, and jsonb refuses text that it cannot convert.
 		return nil, fmt.Errorf("%w: sqlstore: the database has encoding %s: create it with ENCODING 'UTF8' TEMPLATE template0", apikey.ErrInvalid, encoding)
-	case !known: // as every role may, unless somebody has taken it from PUBLIC
+	case !known: // every role can, unless the right was revoked from PUBLIC
 		return nil, fmt.Errorf("%w: sqlstore: this role cannot see whether the tables come from another server by logical replication, where a revoked key may still be alive: GRANT SELECT (oid, subenabled) ON pg_subscription, GRANT SELECT ON pg_subscription_rel", apikey.ErrInvalid)
 	}
 	e.session = newSession(postgresSettings, postgresLagging)
@@ -96,9 +97,9 @@ func (e postgres) open(ctx context.Context, db *sql.DB) (engine, error) {
 	return e, e.checkText(ctx, c)
 }
 
-// serverExpr returns the expression for server. Where a service does not have
-// it, its servers are not told apart, and a database that was moved to another by
-// logical replication may show a change late by MaxAge, once.
+// serverExpr returns the expression for the field server. If a hosted database does not
+// offer the identifier, its servers cannot be distinguished, and a database that was
+// moved to another server by logical replication may show a change late by MaxAge, once.
 func (postgres) serverExpr(ctx context.Context, c *sql.Conn) (string, error) {
 	const identifier = "(SELECT system_identifier FROM pg_control_system())"
 	var n int64
@@ -110,9 +111,9 @@ func (postgres) serverExpr(ctx context.Context, c *sql.Conn) (string, error) {
 	return identifier, err
 }
 
-// checkText finds out whether times and bytes arrive. A driver that has values
-// sent as text (pgx does with exec and simple_protocol) may know one way of writing
-// them, and that is the server's default; others arrive whatever the settings are.
+// checkText checks that times and bytes arrive unchanged. A driver that gets values as
+// text (pgx does with exec and simple_protocol) may read only one text format, the
+// server's default. Other drivers work with every setting.
 func (postgres) checkText(ctx context.Context, c *sql.Conn) error {
 	var style, output string
 	if err := c.QueryRowContext(ctx, `SELECT current_setting('DateStyle'), current_setting('bytea_output')`).Scan(&style, &output); err != nil {
@@ -137,9 +138,9 @@ func (postgres) checkText(ctx context.Context, c *sql.Conn) error {
 	return err
 }
 
-// exclusively holds a lock that ends with the transaction: one of the session would
-// stay with a connection of a pooler. Others in this database that use the same
-// number only wait.
+// exclusively holds a lock that ends with the transaction: a session lock would stay on a
+// pooler's connection. Other programs that use the same lock number in this database only
+// wait.
 func (postgres) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	return transact(ctx, db, sql.LevelReadCommitted, func(c conn) error {
 		if _, err := c.ExecContext(ctx, "SELECT pg_advisory_xact_lock(7020094139160224121)"); err != nil {
@@ -149,19 +150,19 @@ func (postgres) exclusively(ctx context.Context, db *sql.DB, work func(conn) err
 	})
 }
 
-// isolation: each statement sees what was committed before it. At the levels
-// above, who waited for another writer would fail instead of comparing.
+// isolation: each statement sees all earlier commits. At a higher level a statement that
+// waited for another writer would fail instead of comparing.
 func (postgres) isolation() sql.IsolationLevel { return sql.LevelReadCommitted }
 
 func (postgres) moment(m moment) any { return m.time() }
 
 func (postgres) latest() time.Time { return latestMicros } // timestamptz ends thirty years later
 
-// duplicate never: ON CONFLICT DO NOTHING fails no statement, and a failed one would
-// end the caller's transaction.
+// duplicate is always false, because ON CONFLICT DO NOTHING makes no statement fail. A
+// failed one would end the caller's transaction.
 func (postgres) duplicate(error) bool { return false }
 
-// sqlState is the SQLSTATE of an error; both drivers have it in a method.
+// sqlState returns the SQLSTATE of an error; the errors of both drivers have this method.
 func sqlState(err error) string {
 	var coded interface{ SQLState() string }
 	if errors.As(err, &coded) {
@@ -177,19 +178,20 @@ func (postgres) retryable(err error) bool {
 	case "40001", // serialization_failure
 		"40P01", // deadlock_detected
 		"55P03", // lock_not_available: a lock_timeout
-		"57P01", // admin_shutdown, which is what an idle connection of the pool had waiting
+		"57P01", // admin_shutdown; an idle connection of the pool reports it at its next use
 		"57P02": // crash_shutdown
 		return true
 	}
 	return false
 }
 
-// unfitWrite: no other statement of the store leaves out what cannot be.
+// unfitWrite: the only NULL that this package writes to a NOT NULL column is that of a
+// CASE on the verdict.
 func (postgres) unfitWrite(err error) bool { return sqlState(err) == "23502" } // not_null_violation
 
 func (postgres) noTable(err error) bool { return sqlState(err) == "42P01" }
 
-// The columns of a row, in its order.
+// The columns for row, in the order of its fields.
 const (
 	postgresKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled::int, k.revoke_reason, k.rotate_months, k.recovery,
@@ -199,10 +201,11 @@ const (
 	postgresRecord = "k.id, " + postgresKey + ",\n\t" + postgresCredential
 )
 
-// oneNode has one row, the verdict.
+// oneNode returns a subquery with one row, the verdict.
 func (e postgres) oneNode() string { return "(SELECT " + e.node + " AS verdict) node" }
 
-// reads are the two queries of a record: by the key's ID, and by a credential's.
+// reads returns the two queries for one record: by the ID of the key, and by the ID of a
+// credential.
 func (e postgres) reads() (get, lookup string) {
 	get = `SELECT node.verdict, ` + postgresRecord + `
 FROM ` + e.oneNode() + `
@@ -221,14 +224,14 @@ func (e postgres) statements() statements {
 	get, lookup := e.reads()
 	return statements{
 		get: get,
-		// FOR UPDATE in the same statement would read the key as it is after the
-		// wait, and its credentials as they were before.
+		// FOR UPDATE in the same statement would return the key as it is after the wait,
+		// but its credentials as they were before the wait.
 		lock:      `SELECT 1 FROM apikey_keys WHERE id = $1 FOR UPDATE`,
 		getLocked: get,
 		lookup:    lookup,
 
-		// No key has no version, no item either, and no event no seq: where the verdict
-		// is not 0, the three INSERTs fail.
+		// If the verdict is not 0, the three INSERTs write NULL to version or seq, which
+		// are NOT NULL, and fail.
 		insertKey: `INSERT INTO apikey_keys (account, name, mode, kind, version, head, needs, mac,
 	abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery,
 	created_at, expires_at, revoked_at, rotate_due, event, id, feed)
@@ -271,8 +274,8 @@ ON CONFLICT (id) DO NOTHING`,
 WHERE id = $3 AND sealed IS NOT DISTINCT FROM $4::bytea AND NOT ended
 	AND EXISTS (SELECT 1 FROM apikey_keys k WHERE k.id = key_id AND k.revoked_at IS NULL)`,
 
-		// The keys are locked, and one with a credential left is never removed: two
-		// that purge at once shall not leave credentials without a key.
+		// The keys are locked, and a key that still has a credential is not removed, so
+		// that two purges at once leave no credential without a key.
 		purgeCredentials: `WITH dead AS (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2 FOR UPDATE)
 DELETE FROM apikey_credentials c USING dead WHERE c.key_id = dead.id`,
 		purgeKeys: `DELETE FROM apikey_keys k USING (SELECT id FROM apikey_keys WHERE revoked_at < $1 ORDER BY revoked_at, id LIMIT $2) dead
@@ -291,8 +294,8 @@ func (e postgres) builder() *builder {
 	return &builder{mark: func(n int) string { return "$" + strconv.Itoa(n) }, fit: e.fit, latest: e.latest()}
 }
 
-// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
-// their credentials are joined to it.
+// list translates [apikey.StoreFilter.Match] into SQL. A subquery selects the keys of the
+// page, to which their credentials are joined.
 func (e postgres) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT node.verdict, ", postgresRecord, " FROM ", e.oneNode(), " LEFT JOIN (SELECT * FROM apikey_keys stored")
@@ -303,8 +306,8 @@ func (e postgres) list(f apikey.StoreFilter, after *position, limit int) query {
 	return b.query()
 }
 
-// contains: not LIKE, to which a name's '%' and '_' would be wildcards. In "C"
-// only the ASCII letters have a lower case.
+// contains does not use LIKE, to which '%' and '_' in part would be wildcards. In the
+// collation "C" only ASCII letters have a lower case.
 func (postgres) contains(b *builder, part string) {
 	b.where("strpos(lower(name), lower(", b.arg(part), `::text COLLATE "C")) > 0`)
 }
@@ -341,7 +344,7 @@ func (e postgres) claim(ids []apikey.CredentialID) query {
 	return b.query()
 }
 
-// claimUses and touch both begin with the uses as a table.
+// used begins the queries of claimUses and touch with the uses as a table.
 func (e postgres) used(uses []use) *builder {
 	b := e.builder()
 	b.add("WITH used (id, at, before) AS (VALUES ")
@@ -352,8 +355,8 @@ func (e postgres) used(uses []use) *builder {
 	return b
 }
 
-// postgresDue is where a use is written. In a transaction of the caller now()
-// would be as old as that is.
+// postgresDue is the condition on which a use is written; see use. It does not use now(),
+// which is the time at which a caller's transaction began.
 const postgresDue = "(c.last_used IS NULL OR c.last_used < used.before OR c.last_used > statement_timestamp())"
 
 func (e postgres) claimUses(uses []use) query {
@@ -370,21 +373,21 @@ func (e postgres) touch(uses []use) query {
 	return b.query()
 }
 
-// The feed is in the order of the numbers of transactions (xid8, which never
-// wrap). A number is given when a transaction begins to write, long before its
-// commit, so the newest that is visible says nothing about those below it. But
-// the oldest that was still running when a snapshot was taken does: whatever is
-// below it is over, and what of it is committed is in that snapshot. The numbers
-// are those of one server: a subscriber of logical replication that takes over
-// counts on from its own, which may be below those that it was sent, so a cursor
-// says whose it is. A transaction that stays open for an hour holds the floor for an hour; what
-// others change meanwhile is then shown again and again, and never late.
+// The feed is ordered by the numbers of transactions (xid8, which never wrap). A
+// transaction gets its number when it begins to write, long before its commit, so the
+// newest visible number says nothing about lower ones. But a snapshot has the number of
+// the oldest transaction that was still running when it was taken: all lower transactions
+// have ended, and the snapshot contains those of them that were committed. The numbers
+// are those of one server: a subscriber of logical replication that takes over continues
+// with its own, which may be lower than those that it received, so a cursor names its
+// server. A transaction that stays open for an hour holds the floor for an hour; the
+// changes that others make meanwhile are shown again and again, and never late.
 //
-// Rows of transactions that have not begun yet are from another cluster, by
-// pg_dump, and no change of this one.
+// A row with the number of a transaction that has not begun yet came from another
+// cluster, by pg_dump, and is no change of this one.
 const postgresSeen = `SELECT now.verdict, now.server, pg_snapshot_xmin(now.snapshot)::text::bigint, pg_snapshot_xmax(now.snapshot)::text::bigint, `
 
-// feed has the two queries of Changed.
+// feed returns the two queries of Changed.
 func (e postgres) feed() (now, page string) {
 	from := ` FROM (SELECT ` + e.node + ` AS verdict, ` + e.server + ` AS server, pg_current_snapshot() AS snapshot) now`
 	now = postgresSeen + `COALESCE(k.feed::text::bigint, 0), k.event` + from + `

@@ -10,26 +10,25 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// setting is a setting of a session with which a key would be read or written
-// otherwise than it is, and which no statement of this package can make
-// harmless. Each engine's file has a table of them. [New] refuses a session that
-// has one. A pool opens more connections later, though, and a server may give
-// those other settings (MariaDB's init_connect, PostgreSQL's ALTER ROLE … SET).
-// So every query that decides something asks for them in the same SELECT; see
-// [verdict].
+// setting is a setting of a session with which this package would read or write a key
+// incorrectly, and which none of its statements can make harmless. Each engine's file has
+// a table of settings. [New] refuses a session that has one of them. But a pool opens
+// more connections later, and a server may give those other settings (MariaDB's
+// init_connect, PostgreSQL's ALTER ROLE … SET). So every query that a decision depends on
+// checks the settings in the same SELECT; see [verdict].
 type setting struct {
-	// needs is a variable that not every server has, "" for none. Where it is not
-	// there, neither is the setting.
+	// needs is a variable that not every server has, or "". A server without the variable
+	// does not have the setting.
 	needs string
 	// unfit is a condition in SQL, true in a session that has the setting.
 	unfit string
-	// value is SQL for what takes the place of %s in why, or "".
+	// value is SQL for the value of %s in why, or "".
 	value string
-	why   string // what the session has, and what would come of it
-	cure  string // the parameter of the DSN that puts it right
+	why   string // the setting, and its consequence
+	cure  string // the parameter of the DSN that corrects it
 }
 
-// refusal says why a session with the setting is not used.
+// refusal returns the text for a refused session: why, and what to add to the DSN.
 func (s setting) refusal(value string) string {
 	why := s.why
 	if s.value != "" {
@@ -38,17 +37,16 @@ func (s setting) refusal(value string) string {
 	return why + ": add " + s.cure + " to the DSN"
 }
 
-// verdict is what a query says of the session and the server that answer it: 0
-// if they can be believed, lags, or the number of a setting in the engine's
-// table, from 1.
+// verdict is the result of a query about the session and the server that answer it: 0 if
+// the answer may be used, lags, or the number of a refused setting in the engine's table,
+// from 1.
 type verdict int64
 
-// lags: the server is not the one that decides, and may lack acknowledged
-// changes.
+// lags: the server is not the primary, and may lack acknowledged changes.
 const lags verdict = -1
 
-// verdictSQL is an expression for the verdict. lagging is a condition, or "" for
-// a query that may be answered by any server.
+// verdictSQL returns an SQL expression for the verdict. lagging is the condition for
+// lags, or "" for a query that any server may answer.
 func verdictSQL(all []setting, lagging string) string {
 	var b strings.Builder
 	b.WriteString("CASE")
@@ -62,7 +60,7 @@ func verdictSQL(all []setting, lagging string) string {
 	return b.String()
 }
 
-// err is nil for a session and a server that can be believed.
+// err returns nil if the answer of the session and the server may be used.
 func (v verdict) err() error {
 	switch v {
 	case 0:
@@ -73,43 +71,44 @@ func (v verdict) err() error {
 	return unfitError(v)
 }
 
-// errLagging: a key that is not there, or is as it was, proves nothing here.
+// errLagging: a standby answered. If a key is missing there, or not changed, that proves
+// nothing.
 var errLagging = errors.New("a replica answered, which may lack the newest changes: connect to the primary")
 
-// unfitError is the number of a setting; [Store.failure] has the words.
+// unfitError is the number of a refused setting; [Store.failure] makes the text.
 type unfitError int64
 
 func (e unfitError) Error() string { return "a session with unfit settings answered" }
 
-// errUnfit: a new key was not written, because the session that was to write it
-// has one of the settings, or its server lags.
+// errUnfit: an INSERT failed (see unfitWrite), because the session has a refused setting
+// or its server lags.
 var errUnfit = errors.New("a connection of the pool is to a replica, or has settings with which New refuses a database, so nothing was written: open the database again and call New, which says what to add to the DSN")
 
-// unfitLater says what a connection of the pool has that the one which New looked
-// at had not.
+// unfitLater returns the text for a connection of the pool that has a refused setting,
+// which the connection that New checked did not have.
 func unfitLater(all []setting, n unfitError) string {
 	return "a connection of the pool has other settings than New found, perhaps by init_connect or ALTER ROLE, and is not believed; " +
 		all[n-1].refusal("another one")
 }
 
-// session is the settings that an engine asks about, and how.
+// session has the settings that an engine checks, and the SQL that checks them.
 type session struct {
 	all []setting
-	fit string // the verdict on the session, whichever server it is on
-	// node is the verdict on the session and the server: whether a query may
-	// decide something there.
+	fit string // SQL of the verdict on the session alone
+	// node is SQL of the verdict on the session and the server, for queries that a
+	// decision depends on.
 	node string
 }
 
-// newSession has the settings that a server knows, and the condition by which it
-// is not the one that decides.
+// newSession returns a session with the settings that the server has. lagging is the
+// condition for lags.
 func newSession(all []setting, lagging string) *session {
 	return &session{all, "(" + verdictSQL(all, "") + ")", "(" + verdictSQL(all, lagging) + ")"}
 }
 
 func (s *session) settings() []setting { return s.all }
 
-// checkSettings refuses a session that has one of the settings.
+// checkSettings returns an error for a session that has one of the settings.
 func (s *session) checkSettings(ctx context.Context, c *sql.Conn, hint string) error {
 	var v verdict
 	if err := c.QueryRowContext(ctx, "SELECT "+s.fit+" LIMIT 1").Scan(&v); err != nil {

@@ -12,26 +12,26 @@ import (
 )
 
 // SQLite is the dialect of SQLite 3.37 and newer, with any driver. The package
-// comment says how to open it.
+// documentation says how to open the database.
 var SQLite = Dialect{sqlite{}, defaultPrefix}
 
 type sqlite struct{}
 
 func (sqlite) name() string { return "sqlite" }
 
-// What New tells somebody who has opened the database otherwise.
+// sqliteDSN ends the error of New for a database that is not opened like this.
 const sqliteDSN = `; open it as "file:keys.db?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate" with modernc.org/sqlite, ` +
 	`as "file:keys.db?_busy_timeout=5000&_journal_mode=WAL&_synchronous=FULL&_txlock=immediate" with github.com/mattn/go-sqlite3`
 
 func (e sqlite) open(ctx context.Context, db *sql.DB) (engine, error) { return e, e.check(ctx, db) }
 
-// settings: what a connection has is in the DSN, and check has looked at it.
-// Nothing on the outside changes that later.
+// settings returns none: the DSN sets everything of a connection that matters, and check
+// has checked it. Nothing outside the program changes that later.
 func (sqlite) settings() []setting   { return nil }
 func (sqlite) unfitWrite(error) bool { return false }
 
-// check looks at two connections where the pool can have two: settings that
-// were made by a statement and not in the DSN are on one of them alone.
+// check checks two connections if the pool can have two: a setting that was made by a
+// statement, and not in the DSN, is on one of them only.
 func (e sqlite) check(ctx context.Context, db *sql.DB) error {
 	single := db.Stats().MaxOpenConnections == 1
 	first, err := db.Conn(ctx)
@@ -57,9 +57,9 @@ func (e sqlite) check(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// sqliteSession has one row, what matters of a connection. The rest is harmless:
-// values are typed by their columns (STRICT), compared byte by byte and sorted where
-// an order counts, text has one encoding, and times are numbers.
+// sqliteSession selects one row: the settings of a connection that matter. The others are
+// harmless: columns fix the types of their values (STRICT), values are compared byte by
+// byte, and sorted where an order counts, text has one encoding, and times are numbers.
 const sqliteSession = `SELECT COALESCE((SELECT file FROM pragma_database_list WHERE name = 'main'), ''),
 	(SELECT timeout FROM pragma_busy_timeout), (SELECT query_only FROM pragma_query_only),
 	(SELECT journal_mode FROM pragma_journal_mode)`
@@ -92,19 +92,20 @@ func (e sqlite) checkConn(ctx context.Context, c *sql.Conn) (inMemory bool, err 
 		return false, fmt.Errorf("%w: sqlstore: a connection has no busy_timeout, so concurrent changes would fail instead of waiting%s", apikey.ErrInvalid, sqliteDSN)
 	case journal == "off":
 		return false, fmt.Errorf("%w: sqlstore: journal_mode is OFF, so that half of a change that failed would stay: make it WAL%s", apikey.ErrInvalid, sqliteDSN)
-	case file != "" && main == "exclusive" && own != "exclusive": // SQLite then needs no lock, and holds what counts as one
+	case file != "" && main == "exclusive" && own != "exclusive":
+		// With immutable=1 SQLite takes no lock, and reports the mode as exclusive.
 		return false, fmt.Errorf("%w: sqlstore: the file is opened as one that nobody changes, so that a revoked key would be accepted for ever: take immutable=1 out of the DSN%s", apikey.ErrInvalid, sqliteDSN)
-	case readOnly != 0: // nothing is written here, which BEGIN would refuse to prepare for
+	case readOnly != 0: // query_only: nothing is written here, and BEGIN IMMEDIATE would fail
 		return file == "", nil
 	}
 	return file == "", e.checkImmediate(ctx, c)
 }
 
-// checkImmediate finds out whether BEGIN takes the write lock. Asking a second
-// connection would prove nothing: another process may hold the lock just now,
-// and a pool of one has no second. But a connection refuses to checkpoint
-// (SQLITE_LOCKED) while it is inside a transaction, in every journal mode, and
-// a deferred transaction without a statement is not inside one yet.
+// checkImmediate checks whether BEGIN takes the write lock. To try a second connection
+// would prove nothing: another process may hold the lock at that moment, and a pool of
+// one has no second connection. But a connection refuses to checkpoint (SQLITE_LOCKED)
+// while it is inside a transaction, in every journal mode, and a deferred transaction
+// without a statement is not inside one yet.
 func (e sqlite) checkImmediate(ctx context.Context, c *sql.Conn) error {
 	tx, err := c.BeginTx(ctx, nil)
 	if err != nil {
@@ -122,15 +123,15 @@ func (e sqlite) checkImmediate(ctx context.Context, c *sql.Conn) error {
 	return err
 }
 
-// exclusively needs nothing but the write lock: SQLite's DDL is transactional.
+// exclusively needs only the write lock: SQLite's DDL is transactional.
 func (sqlite) exclusively(ctx context.Context, db *sql.DB, work func(conn) error) error {
 	return transact(ctx, db, sql.LevelDefault, work)
 }
 
 func (sqlite) embedded() bool { return true }
 
-// retryable: SQLITE_BUSY or SQLITE_LOCKED. modernc.org/sqlite has the code in a
-// method; the others agree on SQLite's own text.
+// retryable: SQLITE_BUSY or SQLITE_LOCKED. The errors of modernc.org/sqlite have a method
+// that returns the code; those of the other drivers have SQLite's own text.
 func (sqlite) retryable(err error) bool {
 	const busy, locked = 5, 6
 	var coded interface{ Code() int }
@@ -142,10 +143,10 @@ func (sqlite) retryable(err error) bool {
 	return strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
 }
 
-// duplicate never: every INSERT that compares says what to do when the row exists.
+// duplicate is always false, because every INSERT that compares has an ON CONFLICT.
 func (sqlite) duplicate(error) bool { return false }
 
-// isolation: there is but one, and a transaction has the whole database.
+// isolation: SQLite has only one level, and a transaction locks the whole database.
 func (sqlite) isolation() sql.IsolationLevel { return sql.LevelDefault }
 
 func (sqlite) moment(m moment) any { return m.micros }
@@ -154,7 +155,7 @@ func (sqlite) latest() time.Time { return latestMicros }
 
 func (sqlite) noTable(err error) bool { return strings.Contains(err.Error(), "no such table") }
 
-// The columns of a row, in its order.
+// The columns for row, in the order of its fields.
 const (
 	sqliteKey = `k.account, k.name, k.mode, k.kind, k.version, k.head, k.needs, k.mac,
 	k.abilities, k.networks, k.origins, k.metadata, k.disabled, k.revoke_reason, k.rotate_months, k.recovery,
@@ -179,7 +180,7 @@ WHERE used.id = ?`
 func (sqlite) statements() statements {
 	return statements{
 		get:       sqliteGet,
-		getLocked: sqliteGet, // a transaction has the whole database
+		getLocked: sqliteGet, // a transaction locks the whole database
 		lookup:    sqliteLookup,
 
 		nextPlace: `UPDATE apikey_feed SET place = place + 1, event = ?`,
@@ -238,8 +239,8 @@ func (e sqlite) builder() *builder {
 	return &builder{mark: func(int) string { return "?" }, fit: "0", latest: e.latest()}
 }
 
-// list says [apikey.StoreFilter.Match] in SQL. The page of keys is cut first, then
-// their credentials are joined to it.
+// list translates [apikey.StoreFilter.Match] into SQL. A subquery selects the keys of the
+// page, to which their credentials are joined.
 func (e sqlite) list(f apikey.StoreFilter, after *position, limit int) query {
 	b := e.builder()
 	b.add("SELECT ", sqliteRecord, " FROM (SELECT * FROM apikey_keys stored")
@@ -250,7 +251,7 @@ func (e sqlite) list(f apikey.StoreFilter, after *position, limit int) query {
 	return b.query()
 }
 
-// contains: not LIKE, to which a name's '%' and '_' would be wildcards.
+// contains does not use LIKE, to which '%' and '_' in part would be wildcards.
 func (sqlite) contains(b *builder, part string) {
 	b.where("instr(lower(name), lower(", b.arg(part), ")) > 0")
 }
@@ -276,8 +277,8 @@ func (sqlite) claim([]apikey.CredentialID) query { return query{} }
 
 func (sqlite) claimUses([]use) query { return query{} }
 
-// touch: the engine runs in this process, so its clock is this process's. SQLite
-// has no function for it that knows microseconds.
+// touch passes the clock of this process as an argument: the engine runs in this process,
+// so its clock is the same, and SQLite has no function that returns it in microseconds.
 func (e sqlite) touch(uses []use) query {
 	b := e.builder()
 	b.add("WITH used (id, at, before, now) AS (VALUES ")
@@ -290,20 +291,20 @@ func (e sqlite) touch(uses []use) query {
 	return b.query()
 }
 
-// changed reads the end of the feed, what the cursor says and the page in one
-// query, and so of one moment.
+// changed reads the end of the feed, whether the cursor's event is still there, and the
+// page in one query, so that all are of one snapshot.
 func (e sqlite) changed(ctx context.Context, s *Store, cursor apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	after, err := parseCursor(cursor, feedCursor)
 	if err != nil {
 		return apikey.StoreChanges{}, err
 	}
-	if after == nil { // no record is beyond the end
+	if after == nil { // begins after every place, so that no record is read
 		after, limit = &position{at: 1<<63 - 1}, 0
 	}
 	type page struct {
 		recordRows
 		end   position // of the feed
-		known bool     // the cursor's event is where it was
+		known bool     // the cursor's event is still at its place
 	}
 	p, err := read(ctx, s, "changed", query{sql: `SELECT feed.place, feed.event,
 	EXISTS (SELECT 1 FROM apikey_events e WHERE e.id = ? AND e.feed = ?),
