@@ -11,8 +11,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// A row that somebody damaged is an error that names its key, and no value. The
-// pages that it is on name it and show the others.
+// If a row is damaged, reading it returns an error that names its key and no value. A
+// page with the row names the key and shows the other records.
 func TestDamagedRecord(t *testing.T) {
 	for _, c := range []struct{ name, statement, want string }{
 		{"abilities", "UPDATE apikey_keys SET abilities = '[\"secret' WHERE id = ?", "abilities"},
@@ -75,7 +75,8 @@ func requireCorrupt(t *testing.T, err error, key apikey.KeyID, want string) {
 	require.NotContains(t, corrupt.Detail, "secret")
 }
 
-// walkList goes page by page, so that some page ends at the damaged row.
+// walkList reads the list in pages of one row, so that one of them ends at the damaged
+// row.
 func walkList(t *testing.T, s apikey.Store) (all, damaged []apikey.KeyID) {
 	t.Helper()
 	for f := (apikey.StoreFilter{Limit: 1}); ; {
@@ -111,7 +112,7 @@ func walkFeed(t *testing.T, s apikey.Store, after apikey.Cursor) (all, damaged [
 	}
 }
 
-// Not even the ID of the row can be read: the pages still go on behind it.
+// If even the ID of a row is damaged, the next page still continues after it.
 func TestDamagedID(t *testing.T) {
 	for _, id := range []string{"x''", "x'ff'", "zeroblob(40)"} {
 		db := openDB(t, file(t))
@@ -133,11 +134,11 @@ func TestDamagedID(t *testing.T) {
 		require.Len(t, all, 2, id)
 		require.Equal(t, []apikey.KeyID{{}}, damaged)
 		_, err = s.Lookup(t.Context(), bad.Credentials[0].ID)
-		requireCorrupt(t, err, bad.ID, "missing") // a credential whose key is gone
+		requireCorrupt(t, err, bad.ID, "missing") // a credential without its key
 	}
 }
 
-// Of a damaged event the sound columns are shown, and it is not hidden.
+// A damaged event is not hidden: its undamaged columns are shown.
 func TestDamagedEvent(t *testing.T) {
 	db := openDB(t, file(t))
 	db.SetMaxOpenConns(1)
@@ -163,7 +164,7 @@ func TestExtremeValues(t *testing.T) {
 	r.Needs, r.RotateMonths, r.Kind, r.Recoverable = math.MaxUint64, math.MaxInt32, 255, true
 	r.CreatedAt = time.Date(1901, 2, 3, 4, 5, 6, 7000, time.UTC)
 	r.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
-	r.RotateDue = time.Unix(0, 0).UTC() // 0 is a time, not none
+	r.RotateDue = time.Unix(0, 0).UTC() // 0 is a time, not NULL
 	r.Credentials[0].Pepper = 255
 	r.Credentials[0].NotBefore = time.UnixMicro(-1).UTC()
 	require.NoError(t, s.Apply(t.Context(), change(r)))
@@ -179,7 +180,7 @@ func TestExtremeValues(t *testing.T) {
 	require.True(t, got.RevokedAt.IsZero())
 }
 
-// A filter's time may be finer than a microsecond, what is stored is not.
+// A filter's time may be finer than a microsecond; stored times are not.
 func TestFilterBetweenMicroseconds(t *testing.T) {
 	s := migrated(t, openDB(t, file(t)))
 	r := newRecord("m1")
@@ -197,8 +198,8 @@ func TestFilterBetweenMicroseconds(t *testing.T) {
 	}
 }
 
-// A list is continued with its own cursors only; whatever else is put there is
-// the caller's mistake, never a position and never a panic.
+// A list accepts only its own cursors. Any other text is the caller's mistake
+// (ErrInvalid), never a position and never a panic.
 func TestForeignCursors(t *testing.T) {
 	s := migrated(t, openDB(t, file(t)))
 	r := create(t, s, "m1")
@@ -237,8 +238,9 @@ func TestForeignCursors(t *testing.T) {
 	}
 }
 
-// The event of the cursor is there again, but elsewhere: it was applied anew
-// after its commit was lost, and what stood between is not what was shown.
+// The event of the cursor exists again, but at another place: its commit was lost, and
+// the change was applied again. The changes before it are no longer those that were
+// shown.
 func TestCursorWhoseEventMoved(t *testing.T) {
 	db := openDB(t, file(t))
 	s := migrated(t, db)

@@ -10,18 +10,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// proxy is a driver between database/sql and SQLite, which sees every call and
-// may fail it. Calls are counted from 1.
+// proxy is a driver between database/sql and SQLite. It sees every call and can make the
+// call fail. Calls are counted from 1.
 type proxy struct {
 	dsn    string
 	driver driver.Driver
 
 	mu    sync.Mutex
 	calls []call
-	// fault decides about a call: before keeps it from SQLite, after lets it
-	// happen and loses the answer.
+	// fault decides about a call. With an error before, the call never reaches SQLite;
+	// with an error after, it succeeds there and its answer is lost.
 	fault func(n int, c call) (before, after error)
-	// rows decides about each row that a query returns, before it is read.
+	// rows is called before each row of a query is read, and can make that read fail.
 	rows func() error
 }
 
@@ -40,7 +40,8 @@ func proxyDB(t *testing.T, path string) (*sql.DB, *proxy) {
 	return db, p
 }
 
-// record forgets what was called, sets the fault (nil: none) and counts anew.
+// record deletes the calls seen so far, sets the fault (nil: none) and counts from 1
+// again.
 func (p *proxy) record(fault func(n int, c call) (before, after error)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,12 +108,12 @@ func (c *proxyConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx,
 	tx, err := through(c.p, call{sql: "BEGIN"}, func() (driver.Tx, error) {
 		tx, err := c.sqliteConn.BeginTx(ctx, o)
 		if err != nil {
-			return nil, err // the driver's tx is a nil pointer then, and no nil interface
+			return nil, err // not tx: it is a nil pointer here, which is no nil interface
 		}
 		return tx, nil
 	})
 	if err != nil && tx != nil {
-		tx.Rollback() // as a driver has to: database/sql knows of no transaction
+		tx.Rollback() // a driver has to: database/sql has no transaction to end
 	}
 	return &proxyTx{tx, c.p}, err
 }
@@ -131,7 +132,7 @@ func (c *proxyConn) QueryContext(ctx context.Context, s string, args []driver.Na
 	})
 }
 
-// PrepareContext is no call: what counts is the statement when it runs.
+// PrepareContext is not counted as a call. The statement is, when it runs.
 func (c *proxyConn) PrepareContext(_ context.Context, s string) (driver.Stmt, error) {
 	stmt, err := c.sqliteConn.Prepare(s)
 	if err != nil {
@@ -174,7 +175,7 @@ func (tx *proxyTx) Commit() error {
 		return nil, tx.Tx.Commit()
 	})
 	if !done {
-		tx.Tx.Rollback() // as a driver has to: database/sql calls the transaction over
+		tx.Tx.Rollback() // a driver has to: for database/sql the transaction has ended
 	}
 	return err
 }
@@ -184,7 +185,7 @@ func (tx *proxyTx) Rollback() error {
 	return err
 }
 
-// The proxy is transparent when it has nothing to do.
+// A proxy without a fault changes nothing.
 func TestProxy(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)

@@ -16,8 +16,8 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// A database in a file. The DSN is the part to get right: New refuses one
-// without a busy_timeout or _txlock=immediate and says so.
+// A database in a file. The DSN needs care: New refuses one without a busy_timeout or
+// without _txlock=immediate, and says what to add.
 func ExampleNew() {
 	dir, err := os.MkdirTemp("", "sqlstore")
 	if err != nil {
@@ -49,8 +49,8 @@ func ExampleNew() {
 	// <nil>
 }
 
-// Programs that manage their schema with goose, golang-migrate or atlas give
-// them these files instead of calling Migrate.
+// Programs that manage their schema with goose, golang-migrate or atlas use these files
+// instead of Migrate.
 func ExampleSchema() {
 	files, err := fs.Glob(sqlstore.Schema(sqlstore.SQLite.WithPrefix("pay_")), "*.sql")
 	fmt.Println(len(files) > 0, files[0], err)

@@ -13,14 +13,13 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// busy is how modernc.org/sqlite says SQLITE_BUSY_SNAPSHOT.
+// busy is the error of modernc.org/sqlite for SQLITE_BUSY_SNAPSHOT.
 type busy struct{}
 
 func (busy) Error() string { return "somebody else" }
 func (busy) Code() int     { return 5 | 2<<8 }
 
-// faults are what a driver answers when something goes wrong. Those that may
-// pass are tried again by the store.
+// faults are errors of a driver. The store tries again after those that may pass.
 var faults = []struct {
 	name   string
 	err    error
@@ -33,16 +32,16 @@ var faults = []struct {
 	{"anything else", errors.New("disk I/O error"), false},
 }
 
-// Every call of an Apply fails once, before it had its effect or after. The
-// answer is then success and all is there, or an error and, except at COMMIT,
-// nothing is. The same Apply again succeeds either way, and nothing is there
-// twice.
+// Every driver call of an Apply fails once, before or after it took effect. Either Apply
+// succeeds and has written everything, or it returns an error and has written nothing. An
+// error of COMMIT is tried again. The same Apply succeeds afterwards in both cases, and
+// nothing is written twice.
 func TestApplyFailsAtEveryCall(t *testing.T) {
 	for _, f := range faults {
 		for _, late := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, late %v", f.name, late), func(t *testing.T) {
 				db, p := proxyDB(t, file(t))
-				db.SetMaxOpenConns(1) // a connection that is kept anywhere is missed at once
+				db.SetMaxOpenConns(1) // so that a connection that is not returned blocks the next call
 				s := migrated(t, db)
 				r := create(t, s, "m1")
 				end := position(t, s)
@@ -87,8 +86,8 @@ func TestApplyFailsAtEveryCall(t *testing.T) {
 	}
 }
 
-// manyChanges takes every way through Apply: r with a credential changed, one
-// dropped and one new; items written and deleted; a denial.
+// manyChanges returns changes that reach every branch of Apply: r with a credential
+// changed, one dropped and one new; items written and deleted; the event of a denial.
 func manyChanges(r apikey.StoreRecord, n int) []apikey.StoreChange {
 	ended := r.Credentials[0]
 	ended.Ended = true
@@ -117,7 +116,7 @@ func itemsOf(t *testing.T, s apikey.Store, n int) []apikey.StoreItem {
 	return page.Items
 }
 
-// mustHold checks that the changes are there, once and whole.
+// mustHold checks that the changes are stored, complete and only once.
 func mustHold(t *testing.T, s apikey.Store, want apikey.StoreRecord, changes []apikey.StoreChange, n int, from apikey.Cursor) apikey.Cursor {
 	t.Helper()
 	got, err := s.Get(t.Context(), want.ID)
@@ -138,7 +137,7 @@ func mustHold(t *testing.T, s apikey.Store, want apikey.StoreRecord, changes []a
 	return feed.Next
 }
 
-// What fails always is given up after a bounded number of attempts.
+// An Apply whose attempts all fail returns after a bounded number of them.
 func TestApplyGivesUp(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
@@ -157,8 +156,8 @@ func TestApplyGivesUp(t *testing.T) {
 	require.Zero(t, db.Stats().InUse)
 }
 
-// A commit whose answer is lost, while somebody else goes on from it: the
-// record is no longer the one that was written, and still the answer is yes.
+// The answer of a commit is lost, and another node writes the next version before the
+// retry. The record is no longer the one that Apply wrote, and Apply still succeeds.
 func TestLostAnswerOvertaken(t *testing.T) {
 	path := file(t)
 	db, p := proxyDB(t, path)
@@ -184,7 +183,7 @@ func TestLostAnswerOvertaken(t *testing.T) {
 	require.Equal(t, 3, count(t, db, "apikey_events"))
 }
 
-// Reads, upkeep and purging at every call.
+// Reads, Upkeep and Purge fail at each of their calls.
 func TestOthersFailAtEveryCall(t *testing.T) {
 	for name, method := range methods {
 		if name == "Apply" {
@@ -223,8 +222,8 @@ func TestOthersFailAtEveryCall(t *testing.T) {
 	}
 }
 
-// A query that breaks off after some rows is begun anew: no row is lost, and
-// none is there twice.
+// A query that fails after some rows is run again: no row is missing, and none is
+// returned twice.
 func TestReadsBreakOffAtEveryRow(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	db.SetMaxOpenConns(1)
@@ -274,8 +273,8 @@ func TestReadsBreakOffAtEveryRow(t *testing.T) {
 	}
 }
 
-// A migration that dies at any statement leaves nothing or all, and the next
-// one ends it.
+// A migration that fails at any statement leaves nothing, or everything, and the next one
+// completes it.
 func TestMigrateFailsAtEveryCall(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		for n := 1; ; n++ {
@@ -309,9 +308,9 @@ func TestMigrateFailsAtEveryCall(t *testing.T) {
 	}
 }
 
-// A process that is killed leaves what lies on the disk. The files are copied at
-// every call of a migration and of an Apply; whoever opens the copy finds a
-// usable store, and of the Apply all or nothing.
+// A killed process leaves the files as they are on the disk. The test copies them at
+// every call of a migration and of an Apply: each copy opens as a usable store, and has
+// all of the Apply or nothing.
 func TestKilledAtEveryCall(t *testing.T) {
 	path := file(t)
 	db, p := proxyDB(t, path)

@@ -55,7 +55,8 @@ func TestMigrateTampered(t *testing.T) {
 	require.NotErrorIs(t, err, sqlstore.ErrNewerSchema)
 }
 
-// An older program says that the schema is newer, and goes on working.
+// If the schema is newer than the program, Migrate returns ErrNewerSchema and the store
+// goes on working.
 func TestMigrateNewer(t *testing.T) {
 	db := openDB(t, file(t))
 	s := migrated(t, db)
@@ -70,7 +71,7 @@ func TestMigrateNewer(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Tables of somebody else are not taken over.
+// If a table of another program has one of our names, Migrate changes nothing.
 func TestMigrateForeignTable(t *testing.T) {
 	db := openDB(t, file(t))
 	_, err := db.Exec("CREATE TABLE apikey_items (mine TEXT)")
@@ -82,7 +83,7 @@ func TestMigrateForeignTable(t *testing.T) {
 	require.Equal(t, 1, tables, "nothing else was made")
 }
 
-// Who applies the files of Schema with a tool has the same tables.
+// A tool that applies the files of Schema makes the same tables as Migrate.
 func TestSchemaForTools(t *testing.T) {
 	files := sqlstore.Schema(sqlstore.SQLite)
 	names, err := fs.Glob(files, "*.sql")
@@ -106,7 +107,7 @@ func TestSchemaForTools(t *testing.T) {
 	require.Equal(t, ddl(t, own), ddl(t, db))
 }
 
-// ddl is what the database says of its tables and indexes.
+// ddl returns the definitions of all tables and indexes.
 func ddl(t *testing.T, db *sql.DB) (all []string) {
 	t.Helper()
 	rows, err := db.Query("SELECT name || COALESCE(replace(replace(sql, char(10), ''), ' ', ''), '') FROM sqlite_schema ORDER BY name")
@@ -121,7 +122,7 @@ func ddl(t *testing.T, db *sql.DB) (all []string) {
 	return all
 }
 
-// A prefix that begins with the usual one is put before the names once, not twice.
+// A prefix that begins with the default one replaces that in each name once, not twice.
 func TestMigrateWithAPrefixOfTheUsualOne(t *testing.T) {
 	db, err := sql.Open("sqlite", "file:"+file(t)+"?_pragma=busy_timeout(5000)&_txlock=immediate")
 	require.NoError(t, err)

@@ -18,8 +18,8 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// What a server answers to whom another one is in the way is tried again: that of
-// MariaDB, and that of MySQL 8, which has a number of its own for NOWAIT.
+// The store tries again if another transaction is in the way, after the errors of MariaDB
+// and those of MySQL 8, which has a number of its own for NOWAIT.
 func TestMySQLTriesAgain(t *testing.T) {
 	for number, passes := range map[int]bool{1213: true, 1205: true, 3572: true, 1020: true, 1927: true, 1054: false} {
 		t.Run(fmt.Sprint(number), func(t *testing.T) {
@@ -40,8 +40,8 @@ func TestMySQLTriesAgain(t *testing.T) {
 	}
 }
 
-// scripted is a driver that answers as a server of MySQL does that is opened
-// rightly. The first that asks for locks is refused.
+// scripted is a driver that answers like a MySQL server with the right settings. The
+// first query that locks rows is refused.
 type scripted struct {
 	refusal error
 	claims  int
@@ -79,7 +79,7 @@ func (s *scripted) QueryContext(_ context.Context, query string, _ []driver.Name
 	return nil, fmt.Errorf("not in the script: %s", query)
 }
 
-// lines are the rows of an answer.
+// lines are the rows of a result.
 type lines [][]driver.Value
 
 func (l *lines) Columns() []string {

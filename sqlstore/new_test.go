@@ -65,7 +65,7 @@ func TestNewRefusesWrongDSN(t *testing.T) {
 	}
 }
 
-// A PRAGMA through db.Exec is on one connection of the pool.
+// A PRAGMA that is sent through db.Exec reaches only one connection of the pool.
 func TestNewLooksAtASecondConnection(t *testing.T) {
 	db, err := sql.Open("sqlite", "file:"+file(t)+"?_txlock=immediate")
 	require.NoError(t, err)
@@ -78,8 +78,8 @@ func TestNewLooksAtASecondConnection(t *testing.T) {
 	require.ErrorContains(t, err, "_busy_timeout=5000")
 }
 
-// Whether BEGIN locks is a property of the connection, not of who holds the
-// lock at the moment.
+// Whether BEGIN takes the lock depends on the connection, not on another one that holds
+// the lock at that moment.
 func TestNewWhileAnotherWrites(t *testing.T) {
 	path := file(t)
 	other, err := openDB(t, path).Begin()
@@ -132,7 +132,8 @@ func TestNewRefuses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A BeginTx whose error was overlooked: nothing is committed beside it.
+// If the error of BeginTx is overlooked, every method fails, and nothing is committed
+// outside a transaction.
 func TestInOfNoTransaction(t *testing.T) {
 	s := migrated(t, openDB(t, file(t)))
 	joined := s.In(nil)
@@ -179,7 +180,7 @@ func TestPrefixSeparates(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrInvalid)
 }
 
-// Every method says what failed, and wraps both the category and the cause.
+// The error of every method says what failed, and wraps both the category and the cause.
 func TestUnavailable(t *testing.T) {
 	missing := newStore(t, openDB(t, file(t)))
 	closedDB := openDB(t, file(t))
@@ -228,8 +229,8 @@ var methods = map[string]func(ctx context.Context, s *sqlstore.Store) error{
 	"Purge": func(ctx context.Context, s *sqlstore.Store) error { _, err := s.Purge(ctx, day, 10); return err },
 }
 
-// A cancelled context is seen as such, and no method keeps the connection: with
-// a pool of one the next would wait for ever.
+// With a cancelled context every method returns context.Canceled, and keeps no
+// connection: with a pool of one the next call would wait for ever.
 func TestCancelledContextKeepsNoConnection(t *testing.T) {
 	for _, path := range []string{file(t), ":memory:"} {
 		db := openDB(t, path)
@@ -248,7 +249,7 @@ func TestCancelledContextKeepsNoConnection(t *testing.T) {
 	}
 }
 
-// Cancelled at any moment, an Apply is there whole or not at all.
+// An Apply that is cancelled at any moment is written completely or not at all.
 func TestCancelledAtEveryCall(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	db.SetMaxOpenConns(1)
@@ -297,7 +298,7 @@ func TestUnwritable(t *testing.T) {
 	require.True(t, errors.As(err, &coded), "the driver's own error stays visible")
 }
 
-// A host that accepts and says nothing.
+// A server that accepts connections and never answers.
 func TestNewOfASilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := sql.OpenDB(silent{})

@@ -14,7 +14,8 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// The settings of the package comment, and no fsync: nobody pulls the plug here.
+// The settings that the package documentation recommends, but without fsync, because no
+// test needs to survive a power failure.
 const settings = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_txlock=immediate"
 
 func file(t *testing.T) string { return filepath.Join(t.TempDir(), "keys.db") }
@@ -38,7 +39,7 @@ func newStore(t *testing.T, db *sql.DB) *sqlstore.Store {
 	return s
 }
 
-// migrated returns a store with its tables.
+// migrated returns a store whose tables exist.
 func migrated(t *testing.T, db *sql.DB) *sqlstore.Store {
 	t.Helper()
 	s := newStore(t, db)
@@ -48,7 +49,7 @@ func migrated(t *testing.T, db *sql.DB) *sqlstore.Store {
 
 var day = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
-// newRecord is a record with two credentials.
+// newRecord returns a record with two credentials.
 func newRecord(account string) apikey.StoreRecord {
 	r := apikey.StoreRecord{
 		ID: storetest.NewKeyID(), Account: account, Name: "till", Mode: apikey.Live, Kind: apikey.Secret, Version: 1,
@@ -62,7 +63,7 @@ func newRecord(account string) apikey.StoreRecord {
 	return r
 }
 
-// change writes r, with its event.
+// change returns the StoreChange that writes r, with its event.
 func change(r apikey.StoreRecord) apikey.StoreChange {
 	id := [16]byte(storetest.NewKeyID())
 	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
@@ -70,7 +71,7 @@ func change(r apikey.StoreRecord) apikey.StoreChange {
 	}}
 }
 
-// next is the following version of r.
+// next returns the following version of r.
 func next(r apikey.StoreRecord) apikey.StoreRecord {
 	r.Version++
 	return r

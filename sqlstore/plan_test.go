@@ -15,8 +15,8 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// Every statement that these operations send is explained by SQLite itself: it
-// must reach the big tables through an index, never by reading them through.
+// SQLite explains every statement that these operations send. A statement must reach the
+// big tables through an index, and never scan them.
 func TestPlans(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
@@ -132,10 +132,10 @@ func explain(t *testing.T, db *sql.DB, c call) (steps []string) {
 
 var reads = regexp.MustCompile(`^(SELECT|UPDATE|DELETE|WITH)\b`)
 
-// scans reports whether a step reads a whole table. The feed has one row, used
-// is the rows that the statement brings along, and k in a page is what its own
-// subquery has cut to the limit. A scan in the order of an index ends at the
-// limit too, if nothing but the order is asked for.
+// scans reports whether a step reads a whole table. Not counted are the feed, which has
+// one row; used, which has the rows of the statement itself; k, the page that a subquery
+// has limited; and a scan in the order of an index without other conditions, which ends
+// at the limit.
 func scans(step string) bool {
 	for _, small := range []string{"SCAN feed", "SCAN apikey_feed", "SCAN used", "SCAN k", "SCAN k LEFT-JOIN", "SCAN stored USING INDEX apikey_keys_created", "SCAN apikey_events USING INDEX apikey_events_time", "SCAN CONSTANT ROW", "SCAN 2 CONSTANT ROWS"} {
 		if step == small {
@@ -190,8 +190,8 @@ func TestOneQueryAPage(t *testing.T) {
 	}
 }
 
-// A page must be of one moment: with a writer that changes name and metadata
-// together, no reader ever sees one without the other.
+// A page must be of one snapshot: the writer changes a name and a credential together,
+// and no reader ever sees one without the other.
 func TestPagesAreOfOneMoment(t *testing.T) {
 	path := file(t)
 	s, reader := migrated(t, openDB(t, path)), newStore(t, openDB(t, path))

@@ -24,7 +24,7 @@ func TestContractTwoNodesOneFile(t *testing.T) {
 	})
 }
 
-// With a prefix too: a statement that forgot it would find no table.
+// With a prefix: a statement that does not use it finds no table.
 func TestContractOneConnectionInMemory(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Backend {
 		db := openDB(t, ":memory:")
@@ -38,7 +38,7 @@ func TestContractOneConnectionInMemory(t *testing.T) {
 	})
 }
 
-// inTx is a transaction of a program, and the store in it.
+// inTx begins a transaction of the program and returns the store in it.
 func inTx(db *sql.DB, s *sqlstore.Store) func(t *testing.T) (apikey.Store, func(bool) error) {
 	return func(t *testing.T) (apikey.Store, func(bool) error) {
 		tx, err := db.BeginTx(context.Background(), nil)
@@ -53,8 +53,8 @@ func inTx(db *sql.DB, s *sqlstore.Store) func(t *testing.T) (apikey.Store, func(
 	}
 }
 
-// backup copies the database to a file; restore puts every row back as it was
-// then, whatever has happened since, in one transaction under the open stores.
+// backup copies the database to a file. restore puts every row of the copy back, in one
+// transaction, while the stores stay open.
 func backup(t *testing.T, db *sql.DB, prefix string) (restore func(t *testing.T)) {
 	copied := file(t)
 	_, err := db.Exec("VACUUM INTO ?", copied)

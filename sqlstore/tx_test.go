@@ -13,8 +13,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// shopDB has a table of the program's own beside ours, and one connection:
-// whatever opened a second one would wait for ever.
+// shopDB has a table of the program beside ours, and a pool of one connection: a method
+// that opened a second one would wait for ever.
 func shopDB(t *testing.T) *sql.DB {
 	t.Helper()
 	db := openDB(t, file(t))
@@ -66,7 +66,7 @@ func TestInCommitsAndRollsBackTogether(t *testing.T) {
 	}
 }
 
-// Every method of a joined store uses the transaction's connection alone.
+// Every method of the store in a transaction uses only the transaction's connection.
 func TestInUsesOneConnection(t *testing.T) {
 	db := shopDB(t)
 	s := migrated(t, db)
@@ -86,8 +86,8 @@ func TestInUsesOneConnection(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A failed comparison, at any of several writes, takes back what that Apply
-// wrote and leaves the transaction usable.
+// A failed comparison, at any of several writes, undoes what its Apply wrote and leaves
+// the transaction usable.
 func TestInAfterAConflict(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -130,7 +130,8 @@ func TestInAfterAConflict(t *testing.T) {
 	}
 }
 
-// The same change twice in one transaction is the retry of a lost answer.
+// The same change, applied twice in one transaction, counts as a retry after a lost
+// answer.
 func TestInFindsItsOwnEvent(t *testing.T) {
 	db := shopDB(t)
 	s := migrated(t, db)
@@ -140,8 +141,8 @@ func TestInFindsItsOwnEvent(t *testing.T) {
 	require.NoError(t, joined.Apply(t.Context(), ch))
 }
 
-// An Apply that fails at any of its calls has written nothing when the caller
-// commits all the same, and nothing is tried again behind their back.
+// An Apply that fails at any of its calls has written nothing, even if the caller commits
+// nevertheless. Nothing is tried again in the caller's transaction.
 func TestInFailsAtEveryCall(t *testing.T) {
 	for _, f := range faults {
 		for _, late := range []bool{false, true} {
@@ -188,8 +189,8 @@ func TestInFailsAtEveryCall(t *testing.T) {
 	}
 }
 
-// A context that ends between two statements is not the transaction's: what was
-// written so far is still taken back.
+// If the context of an Apply ends between two statements, the transaction goes on, and
+// what Apply wrote so far is undone.
 func TestInCancelledMidway(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
@@ -225,8 +226,8 @@ func TestInCancelledMidway(t *testing.T) {
 	}
 }
 
-// When even the savepoint cannot be undone the transaction ends, and the caller is
-// not told that it was a conflict, after which they might go on.
+// If the savepoint cannot be undone either, the transaction ends. The error is not
+// ErrConflict, after which the caller might go on.
 func TestInCannotUndo(t *testing.T) {
 	db, p := proxyDB(t, file(t))
 	s := migrated(t, db)
@@ -257,8 +258,8 @@ func TestInAfterTheEnd(t *testing.T) {
 	require.ErrorIs(t, err, sql.ErrTxDone)
 }
 
-// A disk that is full in the middle of an Apply has SQLite roll the whole
-// transaction back. What is said in it afterwards must not be committed alone.
+// If the disk is full in the middle of an Apply, SQLite rolls the whole transaction back.
+// Later statements in it must not be committed by themselves.
 func TestInIsOverWhenTheEngineSaysSo(t *testing.T) {
 	db := shopDB(t)
 	s := migrated(t, db)
