@@ -20,13 +20,13 @@ import (
 var schemas embed.FS
 
 // ErrNewerSchema: a newer version of this package has migrated the database. From
-// Store.Migrate. It is no reason to stop: an older process that is restarted during a
-// rolling deployment gets it. Migrations only add, so this version goes on working. A
-// record that needs a feature which this version does not know says so itself and is
-// refused.
+// Store.Migrate. The program need not stop: an older process that is restarted during a
+// rolling deployment gets this error. Migrations only add, so this version goes on
+// working. A record that needs a feature which this version does not know says so in its
+// Needs, and is refused.
 var ErrNewerSchema = errors.New("apikey: sqlstore: the schema is newer than this program")
 
-// errTampered: the schema is not the one that the embedded files make.
+// errTampered: the tables were not made by the embedded files.
 var errTampered = errors.New("apikey: sqlstore: the schema was not made by this program's files")
 
 // Migrate brings the tables to what this version needs, and does nothing if they are up
@@ -44,8 +44,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 		return err
 	}
 	return s.retry(ctx, "migrate", func() error {
-		// Most starts find nothing to do, and then neither wait for the lock nor
-		// need the right to create tables.
+		// Most programs start with nothing to migrate. They do not wait for the lock
+		// then, and need no right to create tables.
 		todo, err := s.pending(ctx, s.db, files)
 		if err == nil && len(todo) == 0 || err != nil && !s.engine.noTable(err) {
 			return err
@@ -68,8 +68,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 	})
 }
 
-// pending compares what was applied with the files and returns those that are
-// still to be.
+// pending compares the applied migrations with the files, and returns the files that are
+// not applied yet.
 func (s *Store) pending(ctx context.Context, c conn, files []migration) (todo []migration, err error) {
 	applied := map[int]string{}
 	newest := 0
@@ -103,7 +103,7 @@ func (s *Store) pending(ctx context.Context, c conn, files []migration) (todo []
 }
 
 func (s *Store) migrate(ctx context.Context, c conn, m migration) error {
-	for _, statement := range m.statements() { // which have their prefix
+	for _, statement := range m.statements() { // the prefix is already in the names
 		if _, err := c.ExecContext(ctx, statement); err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ type migration struct {
 	checksum string // SHA-256, hexadecimal
 }
 
-// migrationsOf reads the files of a dialect in their order.
+// migrationsOf reads a dialect's files in their order.
 func migrationsOf(d Dialect) ([]migration, error) {
 	files := Schema(d)
 	entries, err := fs.ReadDir(files, ".")
@@ -144,8 +144,9 @@ func migrationsOf(d Dialect) ([]migration, error) {
 	return all, nil
 }
 
-// statements splits the file, because not every driver takes several at once. A
-// statement ends with a ';' at the end of a line; no file has one elsewhere.
+// statements splits the file, because not every driver runs several statements in one
+// call. A statement ends with a ';' at the end of a line; no file has a ';' at the end of
+// a line elsewhere.
 func (m migration) statements() (all []string) {
 	var b strings.Builder
 	for line := range strings.Lines(m.text) {

@@ -7,8 +7,9 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// noTx is the store in no transaction: to go on without one would commit by
-// itself what the caller believes can still be rolled back.
+// noTx is the Store that In returns for a nil transaction. All its methods fail: without
+// a transaction each write would be committed at once, while the caller expects to be
+// able to roll it back.
 type noTx struct{}
 
 var _ apikey.Store = noTx{}

@@ -9,10 +9,10 @@ import (
 )
 
 // Purge removes records that were revoked before the given time, with their
-// credentials, and items that expired before it: at most limit of them together,
-// records first, the earliest of each first, in one transaction. It returns how many it
-// removed; call it until that is less than limit. Events stay, and so do items that
-// never expire, and keys that are expired or suspended but not revoked.
+// credentials, and items that expired before that time: at most limit of them together,
+// records first, the earliest of each first, in one transaction. Purge returns how many
+// it removed; call it until the result is less than limit. Events stay, and so do items
+// that never expire, and keys that are expired or suspended but not revoked.
 //
 // A time later than 24 hours ago is ErrInvalid: for that long, an expired challenge,
 // idempotency key or count of wrong answers is still compared with. A limit below 1 is

@@ -20,8 +20,8 @@ func (s *Store) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, e
 	return s.one(ctx, "get", query{sql: s.sql.get, args: []any{id[:]}})
 }
 
-// Lookup implements [apikey.Store]: one query, which walks from the credential
-// to its key and to all of that key's credentials.
+// Lookup implements [apikey.Store] with one query, which joins the credential, its key
+// and all credentials of that key.
 func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.StoreRecord, error) {
 	if s.engine.embedded() {
 		growStack()
@@ -29,9 +29,9 @@ func (s *Store) Lookup(ctx context.Context, id apikey.CredentialID) (apikey.Stor
 	return s.one(ctx, "lookup", query{sql: s.sql.lookup, args: []any{id[:]}, stmt: s.lookups.ready(ctx, s)})
 }
 
-// growStack makes room on a goroutine's stack while there is little on it. An engine
-// in this process goes deep, and a stack that grows meanwhile is copied each time:
-// three microseconds of a first verification, whose goroutine is new.
+// growStack grows the goroutine's stack while little of it is in use. The calls of an
+// engine in this process are deep, and each time the stack grows during them it is
+// copied: that costs three microseconds of a cold verification, whose goroutine is new.
 //
 //go:noinline
 func growStack() {
@@ -42,17 +42,17 @@ func growStack() {
 //go:noinline
 func useStack(room *[8 << 10]byte) { room[0] = 1 }
 
-// lookups keeps the one statement that every first verification runs where the
-// engine reads a statement's text itself, in this process: there that costs more
-// than running it. A server's statements are not kept, because a pooler in
-// transaction mode gives the connection that knows them to somebody else.
+// lookups keeps the statement of Lookup prepared for an engine in this process, where
+// parsing the text costs more than running the statement. On a server nothing is kept
+// prepared, because a pooler in transaction mode gives the connection with the prepared
+// statement to another client.
 type lookups struct {
-	stmt atomic.Pointer[sql.Stmt] // lives as long as the database
+	stmt atomic.Pointer[sql.Stmt] // stays open as long as the database
 }
 
-// ready returns the statement, or nil where the text is to be sent. Those who
-// find none all prepare one, and the first stays: whoever waited for another's
-// would wait past the end of their own context.
+// ready returns the prepared statement, or nil if the text must be sent. Callers that
+// find no statement each prepare one, and the first one stays: a caller that waited for
+// another one's would wait past the end of its own context.
 func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
 	if s.tx != nil || !s.engine.embedded() {
 		return nil
@@ -61,7 +61,7 @@ func (l *lookups) ready(ctx context.Context, s *Store) *sql.Stmt {
 		return stmt
 	}
 	stmt, err := s.db.PrepareContext(ctx, s.dialect.named(s.sql.lookup))
-	if err != nil { // the query will say it
+	if err != nil { // the query will return the error
 		return nil
 	}
 	if !l.stmt.CompareAndSwap(nil, stmt) {
@@ -117,10 +117,9 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 	return s.engine.changed(ctx, s, after, limit)
 }
 
-// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid. If the ID or
-// the hash of a row is damaged, that field is zero and Body is as stored: the
-// verification of the log says that the row is damaged, and a reader sees that the row
-// exists.
+// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid. If the ID or the
+// hash of a row is damaged, that field of the event is zero and Body is as stored: the
+// verification of the log reports the damage, and a reader sees that the row exists.
 func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	list := byte(logCursor)
 	if f.Chain {
@@ -174,8 +173,9 @@ func scanEvent(all *[]event, rows *sql.Rows) error {
 	if verdict != 0 {
 		return verdict.err()
 	}
-	// A column that was changed behind the store's back is not cut to what it was: SQL
-	// filters by the whole of it, and the event would be missing in silence.
+	// A column of the wrong length was changed outside the store. It is not cut to the
+	// right length: the event would look intact, but SQL filters compare the whole value
+	// and would silently miss it.
 	sized(e.ID[:], e.stored)
 	sized(e.Key[:], key)
 	sized(e.Credential[:], cred)
@@ -189,7 +189,8 @@ func scanEvent(all *[]event, rows *sql.Rows) error {
 	return nil
 }
 
-// sized copies what has the right length. Anything else is zero.
+// sized copies a value of the right length. Any other value is left out, so the field is
+// zero.
 func sized(to, stored []byte) {
 	if len(to) == len(stored) {
 		copy(to, stored)
@@ -205,7 +206,7 @@ func (s *Store) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.Sto
 	if f.Kind == "" {
 		return apikey.StoreItemPage{}, fmt.Errorf("%w: items are read by Kind", apikey.ErrInvalid)
 	}
-	locked := s.tx != nil && f.ID != "" // it is about to be swapped
+	locked := s.tx != nil && f.ID != "" // the caller is about to change it
 	all, err := read(ctx, s, "items", s.engine.items(f, limit+1, locked), scanItem)
 	if err != nil {
 		return apikey.StoreItemPage{}, err
@@ -242,8 +243,8 @@ func scanItem(all *[]apikey.StoreItem, rows *sql.Rows) error {
 	return nil
 }
 
-// begin reads what the paged lists have in common. A cursor is text from outside:
-// one whose time no row can have was made by somebody else.
+// begin checks the cursor and the limit of a paged list. A cursor is text from outside:
+// if no row can have its time, this store did not make it.
 func (s *Store) begin(after apikey.Cursor, list byte, limit int) (*position, int, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
@@ -266,12 +267,12 @@ func pageSize(limit int) (int, error) {
 	return limit, nil
 }
 
-// upTo cuts off the row that was asked for only to know whether there is more.
+// upTo removes the extra row, which only shows whether there are more rows.
 func upTo[T any](limit int, rows []T) (shown []T, more bool) {
 	return rows[:min(limit, len(rows))], len(rows) > limit
 }
 
-// split separates the records from those that cannot be read.
+// split separates the records from the damaged rows.
 func split(rows []found) (records []apikey.StoreRecord, damaged []*apikey.CorruptError) {
 	for i := range rows {
 		if corrupt := rows[i].corrupt(); corrupt != nil {

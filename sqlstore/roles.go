@@ -5,15 +5,15 @@ import "embed"
 //go:embed roles
 var roles embed.FS
 
-// Roles returns SQL for an administrator that makes three roles with the least rights
-// that each needs. "verifier" reads, and writes the last use of a credential and its
-// renewed hash. "manager" does everything that a Manager and Purge do, and can only add
-// to the activity log. "auditor" reads. The names begin with the dialect's prefix. No
-// role may create tables, so run [Store.Migrate] as the owner first; as any of the
-// roles Migrate finds nothing to do.
+// Roles returns SQL that an administrator can run to make three roles, each with the
+// least rights that it needs. "verifier" reads, and writes the last use of a credential
+// and its renewed hash. "manager" can do everything that a Manager and Purge do, and can
+// only add to the activity log. "auditor" reads. The names begin with the dialect's
+// prefix. No role may create tables, so run [Store.Migrate] as the owner first; as any of
+// the roles Migrate finds nothing to do.
 //
-// Roles returns "" if the engine has no roles, as SQLite, and for a Dialect that [New]
-// refuses.
+// Roles returns "" if the engine has no roles, such as SQLite, and for a Dialect that
+// [New] refuses.
 func Roles(d Dialect) string {
 	if d.validate() != nil {
 		return ""

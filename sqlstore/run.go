@@ -12,13 +12,13 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// conn runs statements: a *sql.DB, or a *sql.Tx.
+// conn runs statements: a *sql.DB, *sql.Conn or *sql.Tx.
 type conn interface {
 	ExecContext(ctx context.Context, sql string, args ...any) (sql.Result, error)
 	QueryContext(ctx context.Context, sql string, args ...any) (*sql.Rows, error)
 }
 
-// reads is where a single query runs.
+// reads returns the conn for a single query: the caller's transaction, or the database.
 func (s *Store) reads() conn {
 	if s.tx != nil {
 		return s.tx
@@ -35,8 +35,8 @@ func (s *Store) exec(ctx context.Context, c conn, statement string, args ...any)
 	return result.RowsAffected()
 }
 
-// bound are the arguments as the engine takes them: its drivers agree about
-// everything but times.
+// bound returns the arguments as the engine's drivers take them. Engines differ only in
+// times.
 func (s *Store) bound(args []any) []any {
 	all := make([]any, len(args))
 	for i, arg := range args {
@@ -68,8 +68,8 @@ func (s *Store) each(ctx context.Context, c conn, q query, scan func(*sql.Rows) 
 	return rows.Err()
 }
 
-// read runs one query, again if need be, and scans its rows into a T, which is
-// new at every attempt.
+// read runs one query, with retries, and scans its rows into a T. Each attempt begins
+// with a new T.
 func read[T any](ctx context.Context, s *Store, op string, q query, scan func(*T, *sql.Rows) error) (result T, err error) {
 	err = s.retry(ctx, op, func() error {
 		result = *new(T)
@@ -78,14 +78,14 @@ func read[T any](ctx context.Context, s *Store, op string, q query, scan func(*T
 	return result, err
 }
 
-// tries bounds how often one operation is begun. The pauses between them add up
-// to less than half a second; an engine that waits for locks by itself adds its
-// own time to each, and the context cuts all of it short.
+// tries bounds the attempts at one operation. The pauses between them add up to less than
+// half a second. An engine that waits for locks by itself adds its own time to each
+// attempt. The context can end all of it earlier.
 const tries = 10
 
-// retry runs one unit of work until it succeeds or fails for a reason that
-// another attempt would not remove. Work must be safe to repeat even when it
-// was committed and the answer was lost.
+// retry runs one unit of work until it succeeds, or fails for a reason that another
+// attempt would not remove. The work must be safe to repeat even after a commit whose
+// answer was lost.
 func (s *Store) retry(ctx context.Context, op string, work func() error) error {
 	for try := 1; ; try++ {
 		err := work()
@@ -96,14 +96,14 @@ func (s *Store) retry(ctx context.Context, op string, work func() error) error {
 	}
 }
 
-// mayPass reports whether the next attempt may fare better.
+// mayPass reports whether another attempt may succeed.
 func (s *Store) mayPass(err error) bool {
 	var lost *lostAnswer
 	return errors.As(err, &lost) || errors.Is(err, driver.ErrBadConn) || s.engine.retryable(err)
 }
 
-// pause waits a random time, longer after each attempt, so that those who met
-// once do not meet again. It reports whether the context is still alive.
+// pause waits a random time, longer after each attempt, so that two callers that collided
+// do not collide again. It reports whether the context has not ended.
 func pause(ctx context.Context, try int) bool {
 	longest := min(time.Millisecond<<try, 100*time.Millisecond)
 	timer := time.NewTimer(longest/2 + rand.N(longest/2))
@@ -116,15 +116,15 @@ func pause(ctx context.Context, try int) bool {
 	}
 }
 
-// lostAnswer is an error of COMMIT: nobody knows whether it happened.
+// lostAnswer is an error of COMMIT: it is unknown whether the transaction was committed.
 type lostAnswer struct{ cause error }
 
 func (e *lostAnswer) Error() string { return "commit: " + e.cause.Error() }
 
 func (e *lostAnswer) Unwrap() error { return e.cause }
 
-// atomically runs work in a transaction of its own, or between savepoints of
-// the caller's: all that it writes is there afterwards, or nothing.
+// atomically runs work in a transaction of its own, or between savepoints of the
+// caller's: either all of its writes remain, or none.
 func (s *Store) atomically(ctx context.Context, work func(conn) error) error {
 	if s.tx != nil {
 		return s.inside(ctx, work)
@@ -147,9 +147,10 @@ func transact(ctx context.Context, db *sql.DB, level sql.IsolationLevel, work fu
 	return nil
 }
 
-// inside undoes without the context: it may be why work failed, and what work
-// has written so far must not stay behind for the caller to commit. What cannot
-// be undone is over.
+// inside runs work between savepoints of the caller's transaction. It rolls back without
+// the context: the context may be why work failed, and the writes of a failed work must
+// not stay for the caller to commit. If rolling back fails too, inside ends the whole
+// transaction.
 func (s *Store) inside(ctx context.Context, work func(conn) error) error {
 	_, err := s.tx.ExecContext(ctx, "SAVEPOINT apikey_store")
 	if err != nil {
@@ -170,10 +171,10 @@ func (s *Store) inside(ctx context.Context, work func(conn) error) error {
 	return err
 }
 
-// endTx ends the caller's transaction, if err is about more than a row. A deadlock,
-// a full disk or an interrupt may have had the engine roll it back already, and
-// whatever was said next on that connection, by us or by the caller, would be
-// committed alone.
+// endTx rolls the caller's transaction back, unless err is nil or only about a damaged
+// row. It returns err. After a deadlock, a full disk or an interrupt the engine may have
+// rolled the transaction back already, and a later statement on that connection, by this
+// package or by the caller, would be committed by itself.
 func (s *Store) endTx(err error) error {
 	if err != nil && s.tx != nil && !errors.Is(err, apikey.ErrCorrupt) {
 		s.tx.Rollback()
@@ -181,8 +182,8 @@ func (s *Store) endTx(err error) error {
 	return err
 }
 
-// failure says what an error means to the callers of a Store. Those that this
-// package made say so already; the others come from the driver.
+// failure translates an error for the callers of a Store. Errors of this package have
+// their meaning already; the others come from the driver.
 func (s *Store) failure(ctx context.Context, op string, err error) error {
 	var unfit unfitError
 	switch {

@@ -66,7 +66,7 @@
 // Leave synchronous_commit on, and name standbys in synchronous_standby_names: a change
 // that a server acknowledges and then loses may have been a revocation. connect_timeout
 // is for each host: without it the first host may use up all the time of a call, and
-// the second is never asked.
+// the second is never tried.
 //
 // A standby may lag, so the store answers ErrUnavailable on one: list the hosts with
 // target_session_attrs=read-write rather than pointing a Verifier at a standby. The
@@ -85,7 +85,7 @@
 //
 // Behind PgBouncer in transaction mode, pgx must prepare no statements: put
 // default_query_exec_mode=exec, or simple_protocol, into the DSN. The store itself
-// keeps neither statements nor locks of a session, and never listens.
+// keeps neither prepared statements nor locks of a session there, and uses no LISTEN.
 //
 // # MariaDB and Galera
 //
@@ -98,7 +98,7 @@
 // session with a setting that would change what is read or written (see Sessions):
 //
 //   - autocommit off, chained transactions, or READ UNCOMMITTED
-//   - an sql_mode that is not strict, or treats an empty text as none
+//   - an sql_mode that is not strict, or reads an empty text as NULL
 //   - an encoding other than utf8mb4 for client, connection or results
 //   - changes that replicas or other Galera nodes would not get
 //   - a Galera node without wsrep_sync_wait=1, which answers before it has applied the
@@ -174,23 +174,23 @@ type Store struct {
 	engine  engine
 	sql     statements
 	db      *sql.DB
-	tx      *sql.Tx // the caller's, from In; nil: every method has its own
+	tx      *sql.Tx // the caller's transaction, from In; if nil, methods begin their own
 	lookups *lookups
 }
 
 var _ apikey.Store = (*Store)(nil)
 
-// checkTimeout bounds what New asks the database.
+// checkTimeout bounds all queries of New together.
 const checkTimeout = 10 * time.Second
 
-// New returns a Store in db. The caller still owns db: they set the size of the pool
-// and close it. New reads from one or two connections and writes nothing; the tables
-// need not exist yet (see [Store.Migrate]). Make one Store for a database and keep it,
-// not one for each request: on SQLite each Store leaves a prepared statement in db for
-// as long as db is open.
+// New returns a Store in db. The caller still owns db: they set the size of the pool and
+// close db. New reads from one or two connections and writes nothing; the tables need not
+// exist yet (see [Store.Migrate]). Make one Store for a database and keep it, not one for
+// each request: on SQLite each Store leaves a prepared statement in db for as long as db
+// is open.
 //
-// The error wraps ErrInvalid if db is opened in a way that misreads stored data or
-// fails under load, and says what to write into the DSN. It wraps ErrUnavailable if the
+// The error wraps ErrInvalid if db is opened in a way that misreads stored data or fails
+// under load, and says what to write into the DSN. The error wraps ErrUnavailable if the
 // database cannot be reached.
 func New(db *sql.DB, d Dialect) (*Store, error) {
 	if err := d.validate(); err != nil {
@@ -202,7 +202,7 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 	s := &Store{dialect: d, engine: d.engine, db: db, lookups: &lookups{}}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	// Two processes that open a new file at once meet where it is switched to WAL,
+	// Two processes that open a new file at once collide when it is switched to WAL,
 	// which SQLite's busy_timeout does not cover.
 	err := s.retry(ctx, "open", func() error {
 		opened, err := d.engine.open(ctx, db)
@@ -221,27 +221,26 @@ func New(db *sql.DB, d Dialect) (*Store, error) {
 }
 
 // In returns the Store inside a transaction that the caller has begun on the same
-// database and will commit or roll back. It uses that transaction's connection alone,
-// so a pool of one is enough. It locks what it reads where the engine can, so that
-// nothing changes between reading and writing.
+// database and will commit or roll back. The returned Store uses that transaction's
+// connection only, so a pool of one is enough. It locks what it reads where the engine
+// can, so that nothing changes between reading and writing.
 //
 // Nothing is retried inside the transaction: after a deadlock or a lost connection only
-// the caller can begin again. Apply and Upkeep run between savepoints, so an Apply
-// whose comparison fails leaves no failed statement and nothing written, and the
-// transaction can go on. After any other error, roll it back. If the engine may have
-// rolled back by itself (a deadlock, a full disk), In's Store rolls tx back, and every
-// later use of tx returns sql.ErrTxDone.
+// the caller can begin again. Apply and Upkeep run between savepoints, so an Apply whose
+// comparison fails leaves no failed statement and nothing written, and the transaction
+// can go on. After any other error, roll it back. If the engine may have rolled back by
+// itself (a deadlock, a full disk), In's Store rolls tx back, and every later use of tx
+// returns sql.ErrTxDone.
 //
-// On SQLite begin tx with BeginTx of a pool that [New] has accepted. It then holds the
-// write lock to its end, so keep it short. On the others begin it with
-// sql.LevelReadCommitted: then a key, and an item that is read by its ID, stays locked
-// from when it is read, and nothing else. Higher levels are correct too, but PostgreSQL
-// may end the transaction with a serialization failure, and MariaDB, whose default is
-// REPEATABLE READ, also locks the gaps beside the key, so that callers who issue or
-// rotate a neighbouring key wait until the transaction ends.
+// On SQLite begin tx with BeginTx of a pool that [New] has accepted. The transaction then
+// holds the write lock to its end, so keep it short. On PostgreSQL and MariaDB begin tx
+// with sql.LevelReadCommitted: then a key, and an item that is read by its ID, stays
+// locked from when it is read, and nothing else. Higher levels are correct too, but
+// PostgreSQL may end the transaction with a serialization failure, and MariaDB, whose
+// default is REPEATABLE READ, also locks the gaps beside the key, so that callers who
+// issue or rotate a neighbouring key wait until the transaction ends.
 //
-// If tx is nil, which is what a failed BeginTx returns, every method returns
-// ErrInvalid.
+// If tx is nil, which is what a failed BeginTx returns, every method returns ErrInvalid.
 func (s *Store) In(tx *sql.Tx) apikey.Store {
 	if tx == nil {
 		return noTx{}

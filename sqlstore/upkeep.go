@@ -10,24 +10,24 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// use is the last use of one credential. It is written where none is stored, one
-// before the other time, or one that the database's clock has not reached.
+// use is the last use of one credential. It is written if no last use is stored, or if
+// the stored one is earlier than the time before, or later than the database's clock.
 type use struct {
 	id         apikey.CredentialID
 	at, before moment
 }
 
-// usesAtOnce bounds the arguments of one statement: engines and poolers have
-// limits, and beyond a few hundred rows a statement saves nothing more.
+// usesAtOnce bounds the arguments of one statement: engines and poolers have limits, and
+// a statement of more than a few hundred rows saves no more time.
 const usesAtOnce = 200
 
-// Upkeep implements [apikey.Store]. The batch is one transaction. The times of last
-// use, of which a busy node has many, are written by a few statements.
+// Upkeep implements [apikey.Store]. The batch is one transaction. The times of last use,
+// of which a busy node has many, are written by a few statements.
 //
-// Upkeep never waits for a credential while it holds others. Another transaction may
-// hold a key of the batch for long, and a caller who revokes a different key must not
-// wait for both. So Upkeep locks all credentials of the batch at once or none, and
-// begins again a moment later; after ten times it returns ErrUnavailable.
+// Upkeep never waits for a credential while it holds locks on others. Another transaction
+// may hold a key of the batch for long, and a caller who revokes a different key must not
+// wait for both. So Upkeep locks all credentials of the batch at once or none, and begins
+// again a moment later; after ten attempts it returns ErrUnavailable.
 func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	if len(batch) == 0 {
 		return ctx.Err()
@@ -70,11 +70,12 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	})
 }
 
-// claimed are the credentials that a transaction has locked; nil where none are.
+// claimed are the credentials that a transaction has locked; nil if it need not lock any.
 type claimed map[apikey.CredentialID]bool
 
-// of leaves out what was not due: touch would look at it again, and wait for
-// whoever has it locked.
+// of returns the uses whose credentials are claimed, or all if c is nil. The others are
+// not due: touch would examine them again, and wait for a transaction that has one of
+// them locked.
 func (c claimed) of(uses []use) []use {
 	if c == nil {
 		return uses
@@ -88,8 +89,8 @@ func (c claimed) of(uses []use) []use {
 	return due
 }
 
-// claim does nothing in the caller's transaction, where nothing can be begun
-// again.
+// claim locks the credentials of a query and returns them. In the caller's transaction it
+// does nothing, because nothing can be begun again there.
 func (s *Store) claim(ctx context.Context, c conn, q query) (claimed, error) {
 	if s.tx != nil || q.sql == "" {
 		return nil, nil
@@ -106,8 +107,8 @@ func (s *Store) claim(ctx context.Context, c conn, q query) (claimed, error) {
 	return all, err
 }
 
-// swap replaces what still has its old value. Whether it had is not asked: who
-// lost the race has nothing to do.
+// swap replaces a hash or a sealed copy that still has its old value. Whether it had is
+// not checked: if another node was faster, there is nothing to do.
 func (s *Store) swap(ctx context.Context, c conn, u apikey.StoreUpkeep) error {
 	if u.NewHash != "" {
 		if _, err := s.exec(ctx, c, s.sql.swapHash, u.NewHash, blob(u.NewCheck), u.Credential[:], u.OldHash); err != nil {
@@ -122,8 +123,8 @@ func (s *Store) swap(ctx context.Context, c conn, u apikey.StoreUpkeep) error {
 	return nil
 }
 
-// swapped are the credentials of a batch whose hash or sealed copy may be
-// replaced, each once, in the order of their IDs.
+// swapped returns the credentials of a batch whose hash or sealed copy may be replaced,
+// each once, in the order of their IDs.
 func swapped(batch []apikey.StoreUpkeep) []apikey.CredentialID {
 	var ids []apikey.CredentialID
 	for _, u := range batch {
@@ -135,9 +136,9 @@ func swapped(batch []apikey.StoreUpkeep) []apikey.CredentialID {
 	return slices.Compact(ids)
 }
 
-// lastUses are the uses of a batch for one statement after the other: none has a
-// credential twice, or more rows than fit. They are in the order of their IDs, so
-// that two nodes lock rows in the same order.
+// lastUses returns the last uses of a batch in chunks, one for each statement. No chunk
+// has a credential twice, or more rows than one statement may have. Each chunk is in the
+// order of the IDs, so that two nodes lock rows in the same order.
 func lastUses(batch []apikey.StoreUpkeep) (chunks [][]use) {
 	var rounds [][]use
 	seen := map[apikey.CredentialID]int{}
