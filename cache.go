@@ -111,9 +111,9 @@ func (c *cache) get(p *parsed) (*cachedKey, found) {
 		}
 		proof = k.proof
 	}
-	// Most keys are marked already. Reading shares the cache line, writing does not.
-	if k.marks.Load()&markTouched == 0 {
-		k.marks.Or(markTouched)
+	// Most keys have the flag already. Reading it shares the cache line, writing does not.
+	if k.flags.Load()&flagTouched == 0 {
+		k.flags.Or(flagTouched)
 	}
 	return k, hit
 }
@@ -325,7 +325,7 @@ func (c *cache) idle(k *cachedKey, now int64) bool {
 // expired moves the entry of a key to the idle queue, which is evicted first: a request
 // found that the key or its token has expired.
 func (c *cache) expired(k *cachedKey) {
-	if k.marks.Or(markExpired)&markExpired != 0 { // done before
+	if k.flags.Or(flagExpired)&flagExpired != 0 { // done before
 		return
 	}
 	c.mu.Lock()

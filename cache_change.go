@@ -153,7 +153,7 @@ func (c *cache) put(e *entry, k *cachedKey, readAt instant) {
 	old := e.key
 	k.proof, k.readAt, k.epoch = old.proof, readAt, c.epoch.Load()
 	k.usedUntil.Store(old.usedUntil.Load())
-	k.marks.Store(old.marks.Load() & markTouched)
+	k.flags.Store(old.flags.Load() & flagTouched)
 	c.warm.replace(e, k)
 	c.warm.sort(e, c.idle(k, c.now().wall))
 	c.bytes -= int64(e.size)

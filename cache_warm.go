@@ -199,7 +199,7 @@ func (w *warm) victim(keep *entry, now int64) *entry {
 	}
 	for range 64 {
 		e := w.useful.next(&w.hand)
-		if e != keep && e.key.marks.And(^markTouched)&markTouched == 0 {
+		if e != keep && e.key.flags.And(^flagTouched)&flagTouched == 0 {
 			return e
 		}
 	}
@@ -234,24 +234,24 @@ func (q *queue) next(hand **entry) *entry {
 }
 
 // cachedKey is a verified key. All its holders share it. It is immutable except for
-// usedUntil and marks. The fields that a hit reads come first and are small; the others
+// usedUntil and flags. The fields that a hit reads come first and are small; the others
 // are behind the about pointer.
 //
 // A cachedKey is two cache lines of 64 bytes, and starts where a line starts.
 type cachedKey struct {
 	usedUntil atomic.Int64 // see usage.mark
 	view
-	marks atomic.Uint32 // markTouched and markExpired
+	flags atomic.Uint32 // flagTouched and flagExpired
 	epoch uint32        // readAt is valid while cache.epoch is equal
 }
 
 // The build fails if a cachedKey is larger.
 const _ = 128 - unsafe.Sizeof(cachedKey{})
 
-// The marks of a cachedKey.
+// The flags of a cachedKey.
 const (
-	markTouched uint32 = 1 << iota // hit since warm.hand passed
-	markExpired                    // see cache.expired
+	flagTouched uint32 = 1 << iota // hit since warm.hand passed
+	flagExpired                    // see cache.expired
 )
 
 // view is what the Verifier knows of a key through one token.
