@@ -10,11 +10,10 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Apply implements [apikey.Store]. A StoreChange that no store could keep, a StoreRecord
-// without its Event or a StoreItem without a name, is ErrInvalid.
+// Apply implements [apikey.Store]. It returns ErrInvalid for a StoreChange that no store
+// could keep, such as a StoreRecord without its Event, or a StoreItem without a Kind or an ID.
 //
-// All comparisons are made before anything is written, so there is nothing to
-// undo.
+// Apply makes all comparisons before it writes anything, so there is nothing to undo.
 func (s *Store) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -62,8 +61,8 @@ func check(c apikey.StoreChange) error {
 	return nil
 }
 
-// outside reports whether a change has a time that not every database can keep. A
-// caller finds out here, in unit tests, and not in production.
+// outside reports whether a change has a time that some database cannot store. So the
+// caller's mistake shows in unit tests, and not in production.
 func outside(c apikey.StoreChange) bool {
 	var times []time.Time
 	if r := c.Record; r != nil {
@@ -82,7 +81,9 @@ func outside(c apikey.StoreChange) bool {
 	return slices.ContainsFunc(times, func(t time.Time) bool { return t.Before(time.Time{}) || !t.Before(end) })
 }
 
-// afterConflict tells a lost race from a lost answer.
+// afterConflict returns nil if the changes are already stored: they were committed by an
+// earlier call whose answer was lost. Otherwise another change came first, and
+// afterConflict returns ErrConflict.
 func (s *Store) afterConflict(changes []apikey.StoreChange) error {
 	for _, c := range changes {
 		if _, committed := s.events[c.ID]; !committed || c.Event == nil {
@@ -92,19 +93,20 @@ func (s *Store) afterConflict(changes []apikey.StoreChange) error {
 	return nil
 }
 
-// comparison is the first half of an Apply: what is stored, seen through the
-// changes of this Apply that come earlier. Its maps hold only what those touch.
+// comparison is the first half of an Apply. It compares each change with the stored
+// data and with the earlier changes of the same Apply. Its maps hold only the rows that
+// these earlier changes write.
 type comparison struct {
 	*data
 	records map[apikey.KeyID]uint64
 	lists   map[apikey.KeyID][]apikey.StoreCredential
-	owners  map[apikey.CredentialID]apikey.KeyID // zero: nobody's any more
+	owners  map[apikey.CredentialID]apikey.KeyID // zero: no key has the credential any more
 	items   map[itemName]uint64
 	events  map[[16]byte]bool
 }
 
-// holds reports whether c may be written, and from then on counts it as
-// written.
+// holds reports whether c may be written. If it may, later calls compare as if c were
+// written already.
 func (n *comparison) holds(c apikey.StoreChange) bool {
 	if c.Record != nil && !n.recordHolds(c.Record) {
 		return false
@@ -124,8 +126,9 @@ func (n *comparison) holds(c apikey.StoreChange) bool {
 		}
 	}
 	if c.Event != nil {
-		// An event's ID is unique: that alone makes the retry of a change
-		// without any version, a denial, not a second line in the log.
+		// An event's ID is unique. The event of a refused action has no record or item
+		// whose version could be compared: if such a change is retried, only the ID
+		// prevents a second entry in the log.
 		if _, stored := n.data.events[c.ID]; stored || n.events[c.ID] {
 			return false
 		}
@@ -146,7 +149,7 @@ func (n *comparison) recordHolds(r *apikey.StoreRecord) bool {
 	if !listed {
 		list = n.data.records[r.ID].Credentials
 	}
-	for _, cred := range list { // dropped, unless it is listed again
+	for _, cred := range list { // the key loses the credential, unless r lists it again
 		n.owners[cred.ID] = apikey.KeyID{}
 	}
 	for _, cred := range r.Credentials {
@@ -154,8 +157,8 @@ func (n *comparison) recordHolds(r *apikey.StoreRecord) bool {
 		if !touched {
 			owner = n.data.owners[cred.ID]
 		}
-		// A credential that could move from key to key would take the money of
-		// one merchant with the token of another. (Nor is one listed twice.)
+		// A credential never moves to another key: otherwise a token of one merchant
+		// could spend another merchant's money. Listing a credential twice is refused too.
 		if owner != (apikey.KeyID{}) {
 			return false
 		}
@@ -165,7 +168,7 @@ func (n *comparison) recordHolds(r *apikey.StoreRecord) bool {
 	return true
 }
 
-// write is the second half of an Apply. It cannot fail.
+// write is the second half of an Apply: it stores the change. It cannot fail.
 func (s *Store) write(c apikey.StoreChange) {
 	if c.Record != nil {
 		s.writeRecord(cloneRecord(*c.Record), c.ID)
@@ -189,8 +192,8 @@ func (s *Store) writeRecord(r apikey.StoreRecord, event [16]byte) {
 	}
 	for i := range r.Credentials {
 		c := &r.Credentials[i]
-		// What Upkeep swapped since the caller read the record stays: the
-		// caller's copy of these columns may be older than the store's.
+		// Keep the stored values of the columns that Upkeep writes: Upkeep may have run
+		// since the caller read the record.
 		if was, ok := stored[c.ID]; ok {
 			c.LastUsed, c.Hash, c.Check, c.Sealed, c.SealedKEK = was.LastUsed, was.Hash, was.Check, was.Sealed, was.SealedKEK
 		}
@@ -202,7 +205,8 @@ func (s *Store) writeRecord(r apikey.StoreRecord, event [16]byte) {
 	s.putRecord(row{r, len(s.feed)})
 }
 
-// dead: its token will never be shown again, so no copy of it is kept.
+// dead reports whether the credential or its key has ended for good. Nobody may reveal
+// such a token, so its sealed copy is not kept.
 func dead(r *apikey.StoreRecord, c *apikey.StoreCredential) bool {
 	return c.Ended || !r.RevokedAt.IsZero()
 }
@@ -230,7 +234,8 @@ func (s *Store) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
 	return nil
 }
 
-// lastUsed is the time that is stored after an Upkeep, where it was until now.
+// lastUsed returns the LastUsed to store: the time in u, or was, the stored one. now is
+// the store's clock.
 func lastUsed(was time.Time, u apikey.StoreUpkeep, now time.Time) time.Time {
 	used := canonical(u.LastUsed)
 	before := canonical(u.UsedBefore)
@@ -240,13 +245,14 @@ func lastUsed(was time.Time, u apikey.StoreUpkeep, now time.Time) time.Time {
 	if !used.After(time.Time{}) || !was.IsZero() && !was.Before(before) && !was.After(now) {
 		return was
 	}
-	if used.After(now) { // the clock of some node is ahead
+	if used.After(now) { // the clock of the node that sent u is ahead
 		return now
 	}
 	return used
 }
 
-// swap does those of the three swaps whose old value is the stored one.
+// swap applies u to a credential: the time of its last use, and a new hash or a new
+// sealed secret if the old value in u is still the stored one.
 func swap(c *apikey.StoreCredential, u apikey.StoreUpkeep, dead bool) {
 	c.LastUsed = lastUsed(c.LastUsed, u, canonical(time.Now()))
 	if u.NewHash != "" && c.Hash == u.OldHash {

@@ -9,8 +9,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// data is everything that a Store keeps. Rows are replaced, never changed in
-// place, so that a copy of the maps is a copy of the store.
+// data holds everything that a Store keeps. Rows are replaced, never changed in place,
+// so a copy of the maps is a copy of the store.
 type data struct {
 	records map[apikey.KeyID]row
 	owners  map[apikey.CredentialID]apikey.KeyID
@@ -26,13 +26,13 @@ type data struct {
 	feed []written
 }
 
-// row is a record and the number of its last write in the feed.
+// row is a record. feed is the number of its newest write in the feed.
 type row struct {
 	apikey.StoreRecord
 	feed int
 }
 
-// written is one write of a record; the first is number 1 of the feed.
+// written is an entry of the feed: one write of a record. The first entry is number 1.
 type written struct {
 	key   apikey.KeyID
 	event [16]byte
@@ -120,7 +120,8 @@ func (d *data) deleteItem(name itemName) {
 	}
 }
 
-// feedPlace is number n of the feed and its event; number 0 has none.
+// feedPlace returns the place of the feed's entry n: its number and the ID of its event.
+// Number 0 is before the first entry and has no event.
 func (d *data) feedPlace(n int) place {
 	if n == 0 {
 		return place{}
@@ -128,7 +129,8 @@ func (d *data) feedPlace(n int) place {
 	return place{int64(n), d.feed[n-1].event}
 }
 
-// Copies are made on the way in and on the way out.
+// The clone functions copy each value that a caller passes in or gets back, so that the
+// caller shares no memory with the Store.
 
 func cloneRecord(r apikey.StoreRecord) apikey.StoreRecord {
 	r.MAC = bytes.Clone(r.MAC)
@@ -160,6 +162,6 @@ func cloneEvent(e apikey.StoreEvent) apikey.StoreEvent {
 	return e
 }
 
-// canonical keeps of a time what every engine keeps. A caller who forgot to
-// truncate finds out here, in their unit tests, and not in their database.
+// canonical returns t as every database returns it: in UTC, in microseconds. So a caller
+// who forgot to truncate a time notices in their unit tests, and not in production.
 func canonical(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

@@ -8,7 +8,7 @@ import (
 	"github.com/go-apikey/apikey/memstore"
 )
 
-// A test of a program that issues keys needs no database.
+// The unit tests of a program that issues keys need no database.
 func ExampleNew() {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{

@@ -1,6 +1,6 @@
-// Package memstore keeps keys in memory: the reference [apikey.Store], for unit tests
-// and for reading. It implements the contract with as little machinery as possible: one
-// mutex, maps, and sorted lists. Nothing is written to disk and nothing is shared
+// Package memstore keeps keys in memory. Its Store is the reference [apikey.Store]: use
+// it in unit tests, or read it to see what the contract asks for. It is as simple as
+// possible: one mutex, maps, and sorted lists. Nothing is written to disk and nothing is shared
 // between processes, so a program that issues keys to merchants needs another store.
 //
 //	store := memstore.New()
@@ -90,7 +90,8 @@ func (s *Store) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePag
 	return page, nil
 }
 
-// Events implements [apikey.Store]. A Chain without a Key is ErrInvalid.
+// Events implements [apikey.Store]. If the filter has a Chain and no Key, Events returns
+// ErrInvalid.
 func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
 	kind := logCursor
 	if f.Chain {
@@ -125,10 +126,11 @@ func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.S
 	return page, nil
 }
 
-// Changed implements [apikey.Store]. Every write of a record takes the next
-// number of the feed, and a cursor is such a number with the ID of the event
-// that came with it. A restored [Store.Snapshot] has another event at that
-// number or none, and so a lost cursor never passes for a good one.
+// Changed implements [apikey.Store]. Every write of a record gets the next number of the
+// feed. A cursor holds such a number and the ID of the event that was written with the
+// record. If a [Store.Snapshot] from before that write is restored, the feed has another
+// event at that number, or none. So Changed always notices such a cursor, and returns
+// ErrCursorLost.
 func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (apikey.StoreChanges, error) {
 	from, limit, err := begin(ctx, after, feedCursor, limit)
 	if err != nil {
@@ -149,7 +151,7 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 			}
 		}
 	}
-	// A record that was written again is shown at its newest place only.
+	// A record that was written more than once is shown only at its newest write.
 	shown, more := take(positions, limit, func(n int) bool {
 		row, kept := s.records[s.feed[n-1].key]
 		return kept && row.feed == n
@@ -162,7 +164,7 @@ func (s *Store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 	return changes, nil
 }
 
-// Items implements [apikey.Store]. A filter without a Kind is ErrInvalid.
+// Items implements [apikey.Store]. If the filter has no Kind, Items returns ErrInvalid.
 func (s *Store) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.StoreItemPage, error) {
 	_, limit, err := begin(ctx, "", "", f.Limit)
 	if err != nil {
@@ -193,7 +195,8 @@ func (s *Store) Items(ctx context.Context, f apikey.StoreItemFilter) (apikey.Sto
 	return page, nil
 }
 
-// begin is what the four paged reads do first.
+// begin checks the arguments of a paged read. It returns the place to read on from, and
+// the limit.
 func begin(ctx context.Context, after apikey.Cursor, kind string, limit int) (place, int, error) {
 	if err := ctx.Err(); err != nil {
 		return place{}, 0, err
@@ -208,7 +211,7 @@ func begin(ctx context.Context, after apikey.Cursor, kind string, limit int) (pl
 	return from, limit, err
 }
 
-// take collects the first rows that match, and reports whether one more does.
+// take returns the first limit rows that match, and reports whether there are more.
 func take[T any](rows iter.Seq[T], limit int, match func(T) bool) (shown []T, more bool) {
 	for row := range rows {
 		switch {

@@ -46,7 +46,7 @@ func write(r apikey.StoreRecord, items ...apikey.StoreItem) apikey.StoreChange {
 	}}
 }
 
-// contents is everything that can be read, but for the feed.
+// contents holds everything that can be read from a store, except the feed.
 type contents struct {
 	records []apikey.StoreRecord
 	events  []apikey.StoreEvent
@@ -72,7 +72,7 @@ func TestSnapshotForgetsWhatCameLater(t *testing.T) {
 	want := read(t, s)
 	restore := s.Snapshot()
 
-	for round := range 3 { // restoring is not the end of a snapshot
+	for round := range 3 { // a snapshot can be restored more than once
 		changed, fresh := old, record(0)
 		changed.Version, changed.Name, changed.CreatedAt = 2, "later", epoch.AddDate(1, 0, 0)
 		changed.Credentials = nil
@@ -122,7 +122,7 @@ func TestSnapshotLosesCursors(t *testing.T) {
 	}
 }
 
-// The bubble's clock stands still, so the bound is met to the nanosecond.
+// The clock in the synctest bubble stands still, so the bound is tested to the nanosecond.
 func TestPurgeBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()
@@ -176,7 +176,7 @@ func TestMisuseIsRefused(t *testing.T) {
 	require.Len(t, read(t, s).records, 2)
 }
 
-// Changes of one Apply are made one after the other.
+// The changes of one Apply are applied one after the other.
 func TestChangesBuildOnEachOther(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	first := record(1)
@@ -192,7 +192,8 @@ func TestChangesBuildOnEachOther(t *testing.T) {
 	require.Len(t, got.events, 2)
 }
 
-// A change without an event was never committed, whoever has its ID.
+// If a change has no event, Apply never takes it for committed already, even if another
+// change with the same ID has stored an event.
 func TestItemsAreNotFoundByAnothersEvent(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	c := write(record(1))
@@ -201,7 +202,7 @@ func TestItemsAreNotFoundByAnothersEvent(t *testing.T) {
 	require.ErrorIs(t, s.Apply(ctx, stale), apikey.ErrConflict)
 }
 
-// A time finer than any database keeps comes back as a database returns it.
+// A time with nanoseconds comes back truncated and in UTC, as a database returns it.
 func TestTimesAreTruncated(t *testing.T) {
 	s, ctx := memstore.New(), t.Context()
 	r := record(1)
@@ -238,7 +239,8 @@ func TestTenThousand(t *testing.T) {
 	require.Equal(t, [2]int{n, n}, [2]int{records, events})
 }
 
-// Snapshots are taken and restored under traffic: the race detector watches.
+// Snapshots are made and restored while other goroutines read and write. The race
+// detector checks the accesses.
 func TestSnapshotUnderTraffic(t *testing.T) {
 	s := memstore.New()
 	var wg sync.WaitGroup

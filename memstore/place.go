@@ -14,15 +14,14 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// place is where a row stands in its list, and what a cursor says: a time in
-// microseconds, a Seq or a number of the feed; then an ID, which makes every
-// place unique.
+// place is the position of a row in its list, and the content of a cursor. at is a time
+// in microseconds, a Seq, or a number of the feed. id makes every place unique.
 type place struct {
 	at int64
 	id [16]byte
 }
 
-// start is before every place that a list is walked from.
+// start comes before every other place: a list is read from its beginning.
 var start = place{at: math.MinInt64}
 
 func placeAt(t time.Time, id [16]byte) place { return place{t.UnixMicro(), id} }
@@ -31,8 +30,7 @@ func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.at, q.at), bytes.Compare(p.id[:], q.id[:]))
 }
 
-// A cursor names its list, so that one cannot be continued with that of
-// another.
+// A cursor begins with the kind of its list, so that it is refused for another list.
 const (
 	listCursor  = "k"
 	logCursor   = "e"
@@ -40,7 +38,7 @@ const (
 	feedCursor  = "f"
 )
 
-// strict has one spelling for every cursor.
+// strict accepts only one spelling of each cursor.
 var strict = base64.RawURLEncoding.Strict()
 
 func (p place) cursor(kind string) apikey.Cursor {
@@ -48,7 +46,7 @@ func (p place) cursor(kind string) apikey.Cursor {
 	return apikey.Cursor(kind + strict.EncodeToString(append(b, p.id[:]...)))
 }
 
-// parseCursor reads what [place.cursor] wrote; the empty cursor is the start.
+// parseCursor decodes a cursor made by [place.cursor]. The empty cursor is the start.
 func parseCursor(c apikey.Cursor, kind string) (p place, err error) {
 	if c == "" {
 		return start, nil
@@ -58,7 +56,7 @@ func parseCursor(c apikey.Cursor, kind string) (p place, err error) {
 		return place{}, bad
 	}
 	b, err := strict.DecodeString(string(c[len(kind):]))
-	if err != nil || len(b) != 24 { // base64 passes over line breaks
+	if err != nil || len(b) != 24 { // base64 ignores line breaks, so b may be too short
 		return place{}, bad
 	}
 	p.at = int64(binary.BigEndian.Uint64(b))
@@ -66,7 +64,7 @@ func parseCursor(c apikey.Cursor, kind string) (p place, err error) {
 	return p, nil
 }
 
-// Lists are kept oldest first, so that the usual insertion is an append.
+// Lists are sorted, oldest first, so that most insertions are appends.
 
 func insert(list []place, p place) []place {
 	i, found := slices.BinarySearchFunc(list, p, place.compare)
@@ -83,7 +81,8 @@ func remove(list []place, p place) []place {
 	return list
 }
 
-// newestFirst yields what is older than from.
+// newestFirst yields the places before from, the newest first. If from is start, it
+// yields all of them.
 func newestFirst(list []place, from place) iter.Seq[place] {
 	end := len(list)
 	if from != start {
@@ -98,7 +97,7 @@ func newestFirst(list []place, from place) iter.Seq[place] {
 	}
 }
 
-// onward yields what comes after from.
+// onward yields the places after from, the oldest first.
 func onward(list []place, from place) iter.Seq[place] {
 	i, found := slices.BinarySearchFunc(list, from, place.compare)
 	if found {

@@ -12,9 +12,9 @@ import (
 // before it, at most limit of them together, and returns how many it removed. Call it
 // until it returns less than limit. Events stay, and so do items that never expire.
 //
-// A time later than 24 hours ago is ErrInvalid: for that long, an expired challenge,
-// idempotency key or count of wrong answers is still compared with. A limit below 1 is
-// ErrInvalid too.
+// If before is later than 24 hours ago, Purge returns ErrInvalid: an expired challenge,
+// idempotency key or count of wrong answers is still read for up to 24 hours. Purge also
+// returns ErrInvalid if limit is below 1.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
 	switch {
 	case ctx.Err() != nil:
@@ -42,10 +42,10 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int) (int, er
 	return purged, nil
 }
 
-// Snapshot remembers what the Store holds. The function that it returns puts
-// the Store back to that, as restoring a backup does, and may be called more
-// than once: changes made after the snapshot are forgotten, and a cursor of
-// [Store.Changed] that was given out after one of them is lost.
+// Snapshot makes a copy of the Store's contents and returns a function that restores
+// them, as from a backup. The function may be called more than once. It undoes all
+// changes made since the snapshot, and [Store.Changed] returns ErrCursorLost for cursors
+// that it returned after such a change.
 func (s *Store) Snapshot() (restore func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
