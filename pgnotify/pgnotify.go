@@ -7,15 +7,16 @@
 //	apikey.VerifierConfig{Notifier: n, …}
 //	apikey.ManagerConfig{Notifier: n, …}
 //
-// A notification carries no data. So a forged one costs a poll and brings no key back,
-// and a lost one costs a poll interval: Verifiers poll all the same. While the
-// connection that listens is down, Wait returns an error, and the Notifier opens the
-// connection again and again. When it is back, every Verifier polls once, because
-// nobody knows which notifications were lost.
+// A notification carries no data. So a forged notification causes one more poll and
+// cannot bring a revoked key back. If a notification is lost, the change arrives up to
+// one poll interval later, because Verifiers poll as well. While the listening
+// connection is down, Wait returns an error, and the Notifier tries to reconnect. After
+// it has reconnected, every Verifier polls once, because nobody knows which
+// notifications were lost.
 //
 // LISTEN belongs to a session. A pooler in transaction mode gives the session to
-// another client, so Config.Listen must name the servers themselves. DB only sends, and
-// may be behind a pooler.
+// another client, so Config.Listen must name the database servers and not a pooler.
+// Config.DB only sends notifications, and may go through a pooler.
 package pgnotify
 
 import (
@@ -33,52 +34,52 @@ import (
 
 // Config configures [New]. At least one of Listen and DB is required.
 type Config struct {
-	// Listen is a DSN for github.com/jackc/pgx/v5 of the one connection that listens:
-	// of the primary, or of all hosts with target_session_attrs=read-write. A standby
-	// gets no notifications, and a subscriber of logical replication gets none of the
-	// publisher's. The session's client_encoding is UTF8, whatever the DSN or the role
-	// says. Without connect_timeout, the hosts share 5 s equally. Empty: this process
-	// only notifies, and Wait returns an error.
+	// Listen is the DSN of the listening connection, for github.com/jackc/pgx/v5. It
+	// names the primary, or all hosts with target_session_attrs=read-write: a standby
+	// gets no notifications, and a subscriber of logical replication does not get those
+	// of the publisher. The session uses client_encoding UTF8, even if the DSN or the
+	// role sets another. If the DSN sets no connect_timeout, its hosts share 5 s
+	// equally. Empty: this process only sends notifications, and Wait returns an error.
 	Listen string
-	// DB is the program's own pool, with any driver; Notify uses it. nil: this process
-	// only listens, and Notify returns an error.
+	// DB is the program's own pool, with any driver. Notify sends through it. nil: this
+	// process only listens, and Notify returns an error.
 	DB *sql.DB
-	// Channel has at most 63 bytes. Programs that share a database but not their keys
-	// need different channels. Empty: "apikey".
+	// Channel is the name of the PostgreSQL channel, at most 63 bytes. Programs that use
+	// one database with different keys need different channels. Empty: "apikey".
 	Channel string
 	Logger  *slog.Logger // nil: silent
 }
 
 const (
-	// quiet is how long the connection may say nothing before it is asked whether
-	// it is alive: a cable that is pulled out sends no farewell.
+	// quiet is how long wait receives nothing before it pings the server. If a network
+	// cable is pulled out, no packet reports that the connection has ended.
 	quiet = 15 * time.Second
-	// patience bounds connecting, and the answer to that question.
+	// patience bounds connecting, and the ping.
 	patience = 5 * time.Second
-	// Between attempts to connect.
+	// shortest and longest bound the pause between two attempts to connect.
 	shortest, longest = 50 * time.Millisecond, 2 * time.Second
 )
 
-// Notifier is an apikey.Notifier. It is for one Verifier and any number of Managers;
-// each further Verifier needs its own from [Notifier.Share].
+// Notifier is an apikey.Notifier. One Verifier and any number of Managers can use a
+// Notifier; each further Verifier needs its own, from [Notifier.Share].
 type Notifier struct {
 	hub *hub
 
 	mu   sync.Mutex
-	seen uint64 // what Wait has told
+	seen uint64 // hub.count when Wait last returned nil
 }
 
-// hub has the connection that all shares of a Notifier listen to.
+// hub is what all shares of a Notifier have in common: the listening connection.
 type hub struct {
 	cfg  Config
-	dsn  *pgx.ConnConfig // nil: nobody listens
+	dsn  *pgx.ConnConfig // nil: this process does not listen
 	end  context.CancelFunc
 	done chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex
 	count   uint64        // of notifications
-	err     error         // why nothing can be heard now
-	changed chan struct{} // closed and made anew when one of the two changes
+	err     error         // why the hub does not listen now
+	changed chan struct{} // closed, and replaced by a new one, when count or err changes
 }
 
 var (
@@ -88,7 +89,7 @@ var (
 )
 
 // New returns a Notifier. New does not wait for the connection: a goroutine opens it,
-// and keeps it open until Close. The error is about the Config alone.
+// and keeps it open until Close. New returns an error only for an invalid Config.
 func New(c Config) (*Notifier, error) {
 	if c.Channel == "" {
 		c.Channel = "apikey"
@@ -109,11 +110,11 @@ func New(c Config) (*Notifier, error) {
 		close(h.done)
 	default:
 		var err error
-		if h.dsn, err = pgx.ParseConfig(c.Listen); err != nil { // pgx leaves the password out of it
+		if h.dsn, err = pgx.ParseConfig(c.Listen); err != nil { // pgx leaves the password out of this error
 			return nil, fmt.Errorf("pgnotify: Config.Listen: %w", err)
 		}
-		h.dsn.RuntimeParams["client_encoding"] = "UTF8" // as which the channel's name is sent, whatever the role is set to
-		if h.dsn.ConnectTimeout == 0 {                  // else a host that swallows packets takes all of patience
+		h.dsn.RuntimeParams["client_encoding"] = "UTF8" // LISTEN sends the channel's name in UTF-8, so the role's setting must not apply
+		if h.dsn.ConnectTimeout == 0 {                  // otherwise one host that drops packets uses up all of patience
 			h.dsn.ConnectTimeout = patience / time.Duration(1+len(h.dsn.Fallbacks))
 		}
 		go h.run(ctx)
@@ -121,8 +122,8 @@ func New(c Config) (*Notifier, error) {
 	return &Notifier{hub: h}, nil
 }
 
-// Share returns another Notifier on the same connection, for another Verifier: each
-// gets every notification. Close of one closes all.
+// Share returns another Notifier on the same connection, for another Verifier. Each of
+// them gets every notification. To close one Notifier closes all of them.
 func (n *Notifier) Share() *Notifier {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -134,16 +135,17 @@ func (n *Notifier) Notify(ctx context.Context) error {
 	if n.hub.cfg.DB == nil {
 		return errNoDB
 	}
-	// As bytes the name is the same in a session of another encoding.
+	// The name is sent as bytes, so that it is the same if this session has another
+	// encoding.
 	if _, err := n.hub.cfg.DB.ExecContext(ctx, "SELECT pg_notify(convert_from($1::bytea, 'UTF8'), '')", []byte(n.hub.cfg.Channel)); err != nil {
 		return fmt.Errorf("pgnotify: %w", err)
 	}
 	return nil
 }
 
-// Wait returns nil if somebody has notified since its last return, or if it may have
-// missed a notification. It returns an error while the connection is down, and
-// ctx.Err() if ctx is done first.
+// Wait waits for a notification. Wait returns nil if there was one since it last
+// returned nil, or if it may have missed one. Wait returns an error while the
+// connection is down, and ctx.Err() if ctx is done first.
 func (n *Notifier) Wait(ctx context.Context) error {
 	for {
 		n.hub.mu.Lock()
@@ -163,7 +165,7 @@ func (n *Notifier) Wait(ctx context.Context) error {
 	}
 }
 
-// tell reports whether there is something that this share was not told yet.
+// tell reports whether count has changed since Wait last returned nil, and remembers it.
 func (n *Notifier) tell(count uint64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -174,8 +176,8 @@ func (n *Notifier) tell(count uint64) bool {
 	return true
 }
 
-// Close ends the connection and its goroutine. Wait then returns an error; Notify still
-// works, since DB is the caller's.
+// Close ends the connection and its goroutine. After Close, Wait returns an error.
+// Notify still works, because Config.DB belongs to the caller.
 func (n *Notifier) Close() {
 	n.hub.end()
 	<-n.hub.done
@@ -190,8 +192,8 @@ func (h *hub) set(change func(*hub)) {
 	h.changed = make(chan struct{})
 }
 
-// heard is called for a notification, and when listening begins: what was sent
-// before that went to nobody.
+// heard counts a notification. It is called for each notification, and when listening
+// begins: notifications sent before that were not received.
 func (h *hub) heard() {
 	h.set(func(h *hub) {
 		if h.err != nil {
@@ -201,8 +203,8 @@ func (h *hub) heard() {
 	})
 }
 
-// fell is called when listening has ended, or did not begin. An outage of an hour
-// is a line of the log, and another when it has another reason.
+// fell records why listening has ended, or could not begin. The log gets one line for an
+// outage, however long, and another line only if the reason changes.
 func (h *hub) fell(err error) {
 	h.set(func(h *hub) {
 		before := h.err
@@ -222,7 +224,7 @@ func (h *hub) run(ctx context.Context) {
 			return
 		}
 		h.fell(err)
-		if time.Since(begun) > longest { // it was up
+		if time.Since(begun) > longest { // the connection was up
 			pause = shortest
 		}
 		timer := time.NewTimer(pause/2 + rand.N(pause/2))
@@ -234,7 +236,7 @@ func (h *hub) run(ctx context.Context) {
 	}
 }
 
-// listen returns when the connection is dead.
+// listen connects and receives notifications. It returns when the connection is lost.
 func (h *hub) listen(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -257,7 +259,8 @@ func (h *hub) listen(ctx context.Context) error {
 	}
 }
 
-// wait returns nil at a notification.
+// wait returns nil when a notification arrives, and an error when the connection is
+// lost.
 func wait(ctx context.Context, conn *pgx.Conn) error {
 	for {
 		bounded, cancel := context.WithTimeout(ctx, quiet)

@@ -32,10 +32,10 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// Without a server Wait says that it cannot know, which has the Verifier poll,
-// and the log says it once. Close ends whatever is under way.
+// If there is no server, Wait returns an error, so the Verifier polls, and the log gets
+// one line about it. Close ends an attempt to connect that is running.
 func TestNobodyListens(t *testing.T) {
-	var log bytes.Buffer // read after Close
+	var log bytes.Buffer // only read after Close
 	n, err := pgnotify.New(pgnotify.Config{
 		Listen: "postgres://user:hunter2@127.0.0.1:1/d?connect_timeout=1",
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
@@ -52,7 +52,7 @@ func TestNobodyListens(t *testing.T) {
 	if err := n.Notify(ctx); err == nil {
 		t.Error("Notify without a DB")
 	}
-	time.Sleep(500 * time.Millisecond) // three attempts at least
+	time.Sleep(500 * time.Millisecond) // at least three attempts to connect
 	n.Close()
 	if lines := strings.Count(log.String(), "not listening, Verifiers poll"); lines != 1 || strings.Contains(log.String(), "hunter2") {
 		t.Errorf("the log says %q", log.String())
