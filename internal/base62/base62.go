@@ -1,8 +1,8 @@
 // Package base62 writes numbers as fixed-width text of 0-9, A-Z, a-z.
 //
-// One number, one spelling: the width is fixed by the caller, and text whose
-// value does not fit the number is refused, so that whatever decodes encodes
-// to the same bytes again.
+// Each number has only one spelling: the caller chooses the width, and a text whose value
+// is too large is refused. So if a text can be decoded, encoding the number gives the
+// same text again.
 package base62
 
 import (
@@ -11,19 +11,19 @@ import (
 	"math/bits"
 )
 
-// Alphabet in the order of its values, which is also the order of the bytes:
-// encoded numbers of one width sort as the numbers do.
+// Alphabet lists the digits by value. The values are in the order of the digits' bytes,
+// so encoded numbers of the same width sort like the numbers.
 const Alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// IDLen is the width of 128 bits: 62^22 is the first power beyond 2^128.
+// IDLen is the number of digits of a 128-bit ID: 62^22 is the first power above 2^128.
 const IDLen = 22
 
 const (
-	chunk = 10                 // digits that always fit an uint64
+	chunk = 10                 // digits whose value always fits a uint64
 	base  = 839299365868340224 // 62^10
 )
 
-// values has the value of every byte, 0xFF for those outside the alphabet.
+// values maps each byte to its value as a digit, and bytes outside the alphabet to 0xFF.
 var values = func() (t [256]byte) {
 	for i := range t {
 		t[i] = 0xFF
@@ -34,7 +34,7 @@ var values = func() (t [256]byte) {
 	return t
 }()
 
-// Append writes v in exactly width digits. The value must fit.
+// Append appends v to dst, in exactly width digits. The value must fit.
 func Append(dst []byte, v uint64, width int) []byte {
 	n := len(dst)
 	for range width {
@@ -47,14 +47,14 @@ func Append(dst []byte, v uint64, width int) []byte {
 	return dst
 }
 
-// Uint decodes text of any width up to 11 digits; false if a character is
-// outside the alphabet or the value needs more than bitSize bits.
+// Uint decodes a text of 1 to 11 digits. It returns false if the length is wrong, if a
+// character is outside the alphabet, or if the value needs more than bitSize bits.
 func Uint(s string, bitSize int) (uint64, bool) {
 	if len(s) == 0 || len(s) > chunk+1 {
 		return 0, false
 	}
 	v, ok := digits(s[:min(len(s), chunk)])
-	if len(s) > chunk { // one more, which may be too much
+	if len(s) > chunk { // one more digit, with which the value may overflow
 		d := uint64(values[s[chunk]])
 		hi, lo := bits.Mul64(v, 62)
 		sum, carry := bits.Add64(lo, d, 0)
@@ -66,7 +66,7 @@ func Uint(s string, bitSize int) (uint64, bool) {
 	return v, true
 }
 
-// digits decodes at most chunk digits, which cannot overflow; false if a
+// digits decodes at most chunk digits, whose value cannot overflow. It returns false if a
 // character is outside the alphabet.
 func digits(s string) (v uint64, ok bool) {
 	var bad byte
@@ -78,7 +78,7 @@ func digits(s string) (v uint64, ok bool) {
 	return v, bad < 0x80
 }
 
-// AppendID writes 128 bits as [IDLen] digits.
+// AppendID appends id to dst, as [IDLen] digits.
 func AppendID(dst []byte, id [16]byte) []byte {
 	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
 	hi, lo, low := divmod(hi, lo)
@@ -88,8 +88,8 @@ func AppendID(dst []byte, id [16]byte) []byte {
 	return Append(dst, low, chunk)
 }
 
-// ID decodes exactly [IDLen] digits; false for a wrong length, a character
-// outside the alphabet, or a value beyond 128 bits.
+// ID decodes exactly [IDLen] digits. It returns false if the length is wrong, if a
+// character is outside the alphabet, or if the value needs more than 128 bits.
 func ID(s string) (id [16]byte, ok bool) {
 	if len(s) != IDLen {
 		return id, false
@@ -100,7 +100,7 @@ func ID(s string) (id [16]byte, ok bool) {
 	if !ok1 || !ok2 || !ok3 {
 		return id, false
 	}
-	// (high·62^10 + mid)·62^10 + low; the first step cannot leave 72 bits.
+	// The value is (high·62^10 + mid)·62^10 + low. The term in brackets fits 72 bits.
 	hi, lo := bits.Mul64(high, base)
 	lo, carry := bits.Add64(lo, mid, 0)
 	hi += carry
@@ -118,7 +118,7 @@ func ID(s string) (id [16]byte, ok bool) {
 	return id, true
 }
 
-// Digit decodes one digit; false if it is outside the alphabet.
+// Digit decodes one digit. It returns false if c is outside the alphabet.
 func Digit(c byte) (v uint8, ok bool) {
 	v = values[c]
 	return v, v < 62
@@ -133,8 +133,8 @@ func Valid(s string) bool {
 	return bad == 0
 }
 
-// AppendRandom adds n digits, each drawn uniformly from crypto/rand: bytes of
-// 248 and more are thrown away, so that no digit is likelier than another.
+// AppendRandom appends n random digits from crypto/rand. Random bytes of 248 and more are
+// discarded, so that all digits are equally likely.
 func AppendRandom(dst []byte, n int) []byte {
 	var buf [64]byte
 	for n > 0 {

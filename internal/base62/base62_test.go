@@ -11,10 +11,10 @@ import (
 	"github.com/go-apikey/apikey/internal/base62"
 )
 
-// The reference is math/big: slow, and not ours.
+// reference encodes an ID with math/big: slow, but independent of this package.
 func reference(id [16]byte) string {
 	s := new(big.Int).SetBytes(id[:]).Text(62)
-	s = strings.Map(func(r rune) rune { // big's alphabet has lower case first
+	s = strings.Map(func(r rune) rune { // in the alphabet of math/big, lower case comes first
 		switch {
 		case r >= 'a' && r <= 'z':
 			return r - 'a' + 'A'
@@ -83,9 +83,9 @@ func TestUint(t *testing.T) {
 	}
 }
 
-// 62 digits, 200,000 draws each: a modulo bias (bytes 248–255 folded onto the
-// first eight digits) would show as 25 % more of those. Chi-square with 61
-// degrees of freedom is beyond 130 once in 10^6 runs.
+// 62 digits, 20,000 draws each. With a modulo bias, which maps the bytes 248 to 255 to
+// the first eight digits, these digits would appear 25 % more often. Chi-square with 61
+// degrees of freedom exceeds 130 once in 10^6 runs.
 func TestRandomIsUniform(t *testing.T) {
 	const n = 62 * 20_000
 	var counts [256]int

@@ -1,11 +1,12 @@
-// Package canon is the one encoding under the library's MACs, its event chain, its
-// stored items and the data that a grant is bound to.
+// Package canon encodes values as bytes. The library uses this one encoding for the data
+// under its MACs, for the event chain, for stored items and for the data that a grant is
+// bound to.
 //
-// Different values never write the same bytes: the bytes under a MAC or a hash must
-// have one reading. Numbers and times take eight bytes, big endian. Texts, and lists of
-// texts, begin with their length. Nothing names a field or a type, so a reader has to
-// ask for the values in the order in which they were written. The encoding does not
-// change, because stored bytes must be readable for ever.
+// Different values never have the same encoding, because the bytes under a MAC or a hash
+// must have only one meaning. A number or a time takes eight bytes, big endian. A text,
+// or a list of texts, begins with its length. The encoding has no names of fields or
+// types, so a reader has to read the values in the order in which they were written. The
+// encoding never changes, because stored bytes must stay readable.
 package canon
 
 import (
@@ -14,13 +15,14 @@ import (
 	"time"
 )
 
-// A Writer encodes one value after the other. The zero Writer is empty.
+// A Writer encodes values, one after the other. The zero Writer is empty.
 type Writer struct{ b []byte }
 
 // NewWriter returns a Writer with room for size bytes.
 func NewWriter(size int) Writer { return Writer{make([]byte, 0, size)} }
 
-// Encoded returns the bytes that were written. The next value may overwrite them.
+// Encoded returns the bytes that were written. The slice is valid only until
+// the next write.
 func (w *Writer) Encoded() []byte { return w.b }
 
 // Sum returns the SHA-256 of the bytes that were written.
@@ -44,7 +46,7 @@ func (w *Writer) Text(s string) {
 	w.b = append(w.b, s...)
 }
 
-// Bytes is Text for bytes.
+// Bytes writes the length of b, and b, as Text does.
 func (w *Writer) Bytes(b []byte) {
 	w.Uint(uint64(len(b)))
 	w.b = append(w.b, b...)
@@ -62,10 +64,10 @@ func (w *Writer) Texts(list []string) {
 	}
 }
 
-// noTime is how the zero time is written: the least number, which no real time has.
+// noTime encodes the zero time: the least int64, which no real time has.
 const noTime = 1 << 63
 
-// Time writes microseconds since 1970.
+// Time writes t as microseconds since 1970.
 func (w *Writer) Time(t time.Time) {
 	if t.IsZero() {
 		w.Uint(noTime)
@@ -74,28 +76,29 @@ func (w *Writer) Time(t time.Time) {
 	w.Uint(uint64(t.UnixMicro()))
 }
 
-// A Reader reads the values that a Writer wrote. After the first value that is missing,
-// all values are zero and OK is false, so a caller asks once, at the end.
+// A Reader reads the values that a Writer wrote. If a value is missing or invalid, the
+// Reader returns zero for it and for all later values, and OK returns false. So a caller
+// can check OK once, at the end.
 type Reader struct {
 	b      []byte
 	failed bool
 }
 
-// NewReader returns a Reader of b. Nobody may change b meanwhile.
+// NewReader returns a Reader of b. Do not change b while the Reader is used.
 func NewReader(b []byte) Reader { return Reader{b: b} }
 
-// OK reports whether every value so far was there.
+// OK reports whether every value so far could be read.
 func (r *Reader) OK() bool { return !r.failed }
 
-// More reports whether there is something left to read.
+// More reports whether there are bytes left to read.
 func (r *Reader) More() bool { return len(r.b) > 0 }
 
-// Complete reports whether every value was there, and nothing is left.
+// Complete reports whether every value could be read, and no bytes are left.
 func (r *Reader) Complete() bool { return r.OK() && !r.More() }
 
 func (r *Reader) fail() { r.failed, r.b = true, nil }
 
-// take returns the next n bytes; nil if there are fewer.
+// take returns the next n bytes. It returns nil if there are fewer.
 func (r *Reader) take(n uint64) []byte {
 	if n > uint64(len(r.b)) {
 		r.fail()
@@ -121,7 +124,8 @@ func (r *Reader) Text() string { return string(r.take(r.Uint())) }
 // Texts reads a list of texts. An empty list is nil.
 func (r *Reader) Texts() []string {
 	n := r.Uint()
-	// Each text takes its length at least, so a forged number allocates nothing.
+	// Each text has at least the eight bytes of its length. So a forged count is refused
+	// here, before anything is allocated for it.
 	if n > uint64(len(r.b)/8) {
 		r.fail()
 		return nil
@@ -133,8 +137,8 @@ func (r *Reader) Texts() []string {
 	return list
 }
 
-// Time reads a time of the years that RFC 3339 can write, 1 to 9999, in UTC. Any other
-// time fails, and so does a second way to write the zero time.
+// Time reads a time in UTC, of the years 1 to 9999, which RFC 3339 can write. Time fails
+// for any other time, and for a second encoding of the zero time.
 func (r *Reader) Time() time.Time {
 	v := r.Uint()
 	if v == noTime || r.failed {

@@ -16,7 +16,7 @@ import (
 var at = time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.UTC)
 
 func written() canon.Writer {
-	w := canon.NewWriter(16) // less than is written
+	w := canon.NewWriter(16) // smaller than what is written
 	w.Uint(math.MaxUint64)
 	w.Bool(true)
 	w.Bool(false)
@@ -31,8 +31,9 @@ func written() canon.Writer {
 	return w
 }
 
-// stored is what written makes. Rows of earlier versions hold such bytes, under MACs:
-// if one byte changes, every key of every database is invalid.
+// stored holds the bytes that written returns. Rows of earlier versions have such bytes
+// under their MACs: if the encoding changes by one byte, every key in every database
+// becomes invalid.
 const stored = "ffffffffffffffff" + "0000000000000001" + "0000000000000000" +
 	"0000000000000003" + "610062" + "0000000000000000" + "0000000000000002" + "0102" + "030405" +
 	"0000000000000003" + "0000000000000001" + "78" + "0000000000000000" + "0000000000000002" + "797a" +
@@ -44,7 +45,7 @@ func TestBytesNeverChange(t *testing.T) {
 	require.Equal(t, sha256.Sum256(w.Encoded()), w.Sum())
 }
 
-// read reads what written wrote, and says whether all of it was there.
+// read decodes the bytes that written returned, and reports whether they were complete.
 func read(b []byte) (values []any, complete bool) {
 	r := canon.NewReader(b)
 	fixed := make([]byte, 3)
@@ -62,7 +63,7 @@ func TestReaderReadsWhatWasWritten(t *testing.T) {
 		[]byte{3, 4, 5}, []string{"x", "", "yz"}, []string(nil), at, time.Time{}}, got)
 }
 
-// A reader notices if bytes are cut off or added, wherever that is.
+// A Reader notices if bytes are cut off or added, at any place.
 func TestNothingIsCutOffUnnoticed(t *testing.T) {
 	w := written()
 	whole := w.Encoded()
@@ -88,7 +89,7 @@ func TestAfterAFailureEverythingIsZero(t *testing.T) {
 	require.False(t, r.Complete())
 }
 
-// Somebody who writes to the database can write any length.
+// An attacker who writes to the database can write any length.
 func TestForgedLengthsAllocateNothing(t *testing.T) {
 	for _, n := range []uint64{9, 1 << 32, math.MaxInt64, math.MaxUint64} {
 		var w canon.Writer
@@ -107,7 +108,7 @@ func TestForgedLengthsAllocateNothing(t *testing.T) {
 	}
 }
 
-// If a time can be read, there is only one way to write it.
+// Each time that can be read has only one encoding.
 func TestTimesHaveOneSpelling(t *testing.T) {
 	for name, micros := range map[string]int64{
 		"the zero time by its number":   time.Time{}.UnixMicro(),

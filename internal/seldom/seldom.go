@@ -1,6 +1,7 @@
-// Package seldom keeps a log readable when one cause writes a line for every request.
-// If lines say the same about the same thing, a few a minute are written. The next line
-// that is written says how many were left out.
+// Package seldom keeps a log readable if one cause logs a line for every request. Lines
+// with the same message about the same key, credential, code and action have one cause:
+// only a few of them are written each minute. The next line that is written says how many
+// lines were left out.
 package seldom
 
 import (
@@ -10,15 +11,15 @@ import (
 )
 
 const (
-	perMinute = 10   // lines of one cause
-	causes    = 1000 // causes counted apart; all others share one count
+	perMinute = 10   // lines that are written for one cause
+	causes    = 1000 // causes that have a count of their own; all others share one
 )
 
-// about lists the attributes that tell causes apart, besides the message, so that one
-// damaged key does not hide another.
+// about lists the attributes that distinguish causes, besides the message. So the lines
+// about one damaged key do not hide the lines about another.
 var about = map[string]bool{"key": true, "credential": true, "code": true, "action": true}
 
-// Logger returns a logger that writes to l, but seldom.
+// Logger returns a logger that writes to l and leaves out repeated lines.
 func Logger(l *slog.Logger) *slog.Logger {
 	return slog.New(&handler{Handler: l.Handler(), lines: &lines{seen: map[string]*cause{}}})
 }
@@ -32,14 +33,14 @@ type lines struct {
 	mu     sync.Mutex
 	minute int64
 	seen   map[string]*cause
-	lost   int // lines left out of causes that were forgotten
+	lost   int // lines left out, for causes that are not in seen any more
 }
 
-// cause is a cause of this minute, or one of an earlier minute whose lines were left
-// out.
+// cause is a cause that logged a line this minute, or earlier if no later line has said
+// how many of its lines were left out.
 type cause struct {
 	written, left int
-	last          int64 // the minute in which it came last
+	last          int64 // the minute of the cause's last line
 }
 
 // Handle writes a line, or leaves it out.
@@ -62,14 +63,16 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// may counts a line, and returns how many were left out since one was written.
+// may counts a line and reports whether it may be written. If so, left is the number of
+// lines that were left out before it.
 func (l *lines) may(name string, minute int64) (left int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if minute != l.minute {
-		// The next line of a cause says how many of its lines were left out. If no such line
-		// comes, the next line of any cause says it. Otherwise a thousand causes that came
-		// once would be counted apart for ever, and all later ones would share one count.
+		// The next line of a cause says how many of its lines were left out. If the cause
+		// logs no more lines, the next line of any cause says it, and the cause is forgotten.
+		// Otherwise a thousand causes that each came once would keep their counts for ever,
+		// and all later causes would share one count.
 		for name, c := range l.seen {
 			if c.written = 0; c.left == 0 || c.last < minute-1 {
 				l.lost += c.left

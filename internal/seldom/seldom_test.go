@@ -42,8 +42,8 @@ func TestLinesOfOneCauseAreFew(t *testing.T) {
 	})
 }
 
-// If a thousand causes came once, with however many lines, they are not counted apart
-// for ever.
+// A thousand causes that came once, each with more lines than are written, do not keep
+// their counts for ever.
 func TestCausesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer

@@ -1,4 +1,4 @@
-// Package table is a hash table that is read without a lock.
+// Package table has a hash table that readers use without a lock.
 package table
 
 import (
@@ -6,35 +6,36 @@ import (
 	"sync/atomic"
 )
 
-// A Table finds values by a hash of 64 bits. It is read without a lock, because every
-// request of every merchant reads it. All processors would write the memory of a lock,
-// or of one of many locks, and that costs more than the lookup. Search may be called
-// from any goroutine at any time. A caller of any other method holds a lock of their
-// own.
+// A Table finds values by a 64-bit hash. Readers use no lock, because every request of
+// every merchant reads the table: a lock's memory would be written by all processors,
+// even if there were many locks, and that costs more than the lookup. Search and Next
+// may be called from any goroutine at any time. Callers of the other methods need a
+// lock of their own.
 //
-// Two values may have one hash: the reader looks at each value that a Search yields,
-// and decides. If others choose the values, the hash has to be keyed with a secret.
-// Otherwise they could choose values that are all in one group.
+// Two values may have the same hash: the reader has to compare each value that a Search
+// yields. If attackers choose the values, the hash must be keyed with a secret.
+// Otherwise they could choose values that all fall into one group.
 //
 // The table is open-addressed, and its slots are in groups of eight. Each group has one
-// word, with a byte of the hash for each slot, zero if the slot is free. The words are
-// few enough to stay in the processor's cache; the values are not. A search for a hash
-// that no value has ends at a word, except once in forty times or so.
+// word, with one byte of the hash for each slot; the byte is zero if the slot is free.
+// The words are small enough to stay in the processor's cache; the values are not. A
+// search for a hash that no value has usually reads only words: about one in forty such
+// searches reads a value.
 //
-// A slot is taken once, and stays taken after its value was removed, so that a reader
-// never has to look twice. When seven of eight slots are taken, a new set of slots
-// replaces the old one. A reader of the old slots sees what was true when the reader
-// began.
+// A slot is used once. After its value was removed, the slot stays in use, so that a
+// reader never has to look at it again. When seven of eight slots are in use, a new set
+// of slots replaces the old one. A reader that still uses the old slots may miss changes
+// that are made after the reader began.
 type Table[V any] struct {
 	hash  func(*V) uint64
 	slots atomic.Pointer[slots[V]]
-	taken int // slots, including those of removed values
-	count int // values
+	taken int // slots in use, including the slots of removed values
+	count int // values in the table
 }
 
-// slots are a power of two in number, at least groupSize.
+// slots holds the slots of a table. Their number is a power of two, at least groupSize.
 type slots[V any] struct {
-	tags   []atomic.Uint64 // one for each group; its bytes are taken from the lowest
+	tags   []atomic.Uint64 // one word for each group; its slots are used from the lowest byte up
 	values []atomic.Pointer[V]
 }
 
@@ -44,8 +45,8 @@ const (
 	eachByte  = 0x0101010101010101
 )
 
-// tagByte returns the byte of a hash that is put into the word of its group; never
-// zero. The other end of the hash chooses the group.
+// tagByte returns the byte of a hash that is stored in the word of its group. It is never
+// zero. It comes from the high end of the hash, and the group from the low end.
 func tagByte(hash uint64) uint64 { return max(1, hash>>56) }
 
 // New returns an empty Table. The hash of a value never changes.
@@ -59,13 +60,13 @@ func newSlots[V any](n int) *slots[V] {
 	return &slots[V]{make([]atomic.Uint64, n/groupSize), make([]atomic.Pointer[V], n)}
 }
 
-// Search walks from group to group to the values of one hash.
+// Search finds the values of one hash, group by group.
 type Search[V any] struct {
 	*slots[V]
-	tag     uint64 // the tag byte, in every byte
+	tag     uint64 // the tag byte, repeated in all eight bytes
 	group   uint64
-	word    uint64 // of the group
-	matches uint64 // top bits of the bytes of word that may be tag, not looked at yet
+	word    uint64 // the current group's word
+	matches uint64 // top bits of the bytes of word that may equal the tag, not looked at yet
 }
 
 // Search begins a search for the values of a hash. The search ends when Next returns
@@ -76,7 +77,7 @@ func (t *Table[V]) Search(hash uint64) Search[V] {
 	return s
 }
 
-// Next returns the next value that may have the hash, nil if there is no more.
+// Next returns the next value that may have the hash. It returns nil if there are no more.
 func (s *Search[V]) Next() *V {
 	for {
 		at := s.slot()
@@ -89,10 +90,10 @@ func (s *Search[V]) Next() *V {
 	}
 }
 
-// slot is Next, but returns the slots of removed values too.
+// slot does the work of Next, and also returns the slots of removed values.
 func (s *Search[V]) slot() *atomic.Pointer[V] {
 	for s.matches == 0 {
-		if s.word>>56 == 0 { // the group's last slot is free: no value was put further on
+		if s.word>>56 == 0 { // the group's last slot is free, so no value is in a later group
 			return nil
 		}
 		s.group++
@@ -103,8 +104,8 @@ func (s *Search[V]) slot() *atomic.Pointer[V] {
 	return &s.values[s.group*groupSize+uint64(i)]
 }
 
-// look reads the group that the search has come to. The bits in matches are those of
-// the bytes that equal the tag, and rarely of a byte above such a byte.
+// look reads the current group's word. It sets in matches the bits of all bytes that
+// equal the tag. Rarely it also sets the bit of the byte above such a byte.
 func (s *Search[V]) look() {
 	s.group &= uint64(len(s.tags) - 1)
 	s.word = s.tags[s.group].Load()
@@ -115,7 +116,7 @@ func (s *Search[V]) look() {
 // Len returns the number of values.
 func (t *Table[V]) Len() int { return t.count }
 
-// Add puts a value into the table that is not there yet.
+// Add adds a value that is not in the table yet.
 func (t *Table[V]) Add(v *V) {
 	if p := t.slots.Load(); 8*(t.taken+1) > 7*len(p.values) {
 		t.rebuild()
@@ -125,10 +126,10 @@ func (t *Table[V]) Add(v *V) {
 	t.count++
 }
 
-// Replace puts another value of the same hash in the place of one that is there.
+// Replace replaces a value of the table by another value with the same hash.
 func (t *Table[V]) Replace(old, v *V) { t.slotOf(old).Store(v) }
 
-// Remove takes a value out. The value's slot stays taken.
+// Remove removes a value. The value's slot stays in use.
 func (t *Table[V]) Remove(old *V) {
 	t.slotOf(old).Store(nil)
 	t.count--
@@ -143,8 +144,8 @@ func (t *Table[V]) slotOf(v *V) *atomic.Pointer[V] {
 	}
 }
 
-// rebuild leaves the slots of removed values behind. It makes room for enough more
-// values that the next rebuild is not due at once.
+// rebuild copies the values into new slots, without the slots of removed values. It
+// leaves enough free slots that the next rebuild is not soon.
 func (t *Table[V]) rebuild() {
 	n := minSlots
 	for 16*(t.count+1) > 13*n {
@@ -160,8 +161,8 @@ func (t *Table[V]) rebuild() {
 	t.slots.Store(p)
 }
 
-// put takes the first free slot. It writes the byte last: a reader who sees the byte
-// sees the value.
+// put stores a value in the first free slot. It writes the slot's byte last, so a reader
+// that sees the byte also sees the value.
 func (p *slots[V]) put(hash uint64, v *V) {
 	for group := hash; ; group++ {
 		group &= uint64(len(p.tags) - 1)

@@ -18,7 +18,7 @@ type value struct {
 
 func newTable() *table.Table[value] { return table.New(func(v *value) uint64 { return v.hash }) }
 
-// find looks for n among the values of a hash, as a reader does.
+// find returns the value n of a hash, if the table has it.
 func find(t *table.Table[value], hash uint64, n int) *value {
 	s := t.Search(hash)
 	for v := s.Next(); v != nil; v = s.Next() {
@@ -37,9 +37,9 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// Hashes by which a table can go wrong: all equal, equal in the group, equal in the
-// tag, two neighbouring tags, which a borrow in look confuses, and the tags 0 and 1,
-// which are one.
+// Some hashes are hard for a table: all equal; equal groups; equal tags; two neighbouring
+// tags, which a borrow in look can mix up; and the tags 0 and 1, for which tagByte
+// returns the same byte.
 func TestHashesThatCollide(t *testing.T) {
 	for name, hash := range map[string]func(i int) uint64{
 		"one hash":            func(int) uint64 { return 7 },
@@ -77,15 +77,15 @@ func TestHashesThatCollide(t *testing.T) {
 	}
 }
 
-// Against a map, through many rebuilds: what was removed never comes back, and what is
-// there is always found.
+// The table is compared with a map, through many rebuilds: a removed value never comes
+// back, and a value that the table has is always found.
 func TestAgainstAMap(t *testing.T) {
 	for seed := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		tab, model := newTable(), map[int]*value{}
 		for step := range 20_000 {
 			n := r.IntN(500)
-			hash := uint64(n%50) * 0x9E3779B97F4A7C15 // ten values of each hash
+			hash := uint64(n%50) * 0x9E3779B97F4A7C15 // ten values share each hash
 			switch v := find(tab, hash, n); {
 			case (v == nil) != (model[n] == nil) || v != model[n]:
 				t.Fatalf("seed %d, step %d: value %d is %v, want %v", seed, step, n, v, model[n])
@@ -106,8 +106,9 @@ func TestAgainstAMap(t *testing.T) {
 	}
 }
 
-// Readers hold no lock. If nobody takes a value away, a reader finds it, whatever is
-// added, removed and rebuilt meanwhile. The race detector checks the accesses.
+// Readers hold no lock. A reader finds each value that nobody removes, even while other
+// values are added and removed, and the slots are rebuilt. The race detector checks the
+// accesses.
 func TestReadersBesideAWriter(t *testing.T) {
 	tab := newTable()
 	const kept = 100
@@ -132,7 +133,7 @@ func TestReadersBesideAWriter(t *testing.T) {
 			}
 		})
 	}
-	for round := range 20 { // grows to 2,000 values and shrinks: rebuilt both ways
+	for round := range 20 { // the table grows to 2,000 values and shrinks, and is rebuilt both times
 		var all []*value
 		for n := range 2_000 {
 			v := &value{hash(kept + n), kept + n + round}

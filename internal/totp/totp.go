@@ -4,7 +4,7 @@ package totp
 
 import (
 	"crypto/hmac"
-	"crypto/sha1" // what RFC 4226 and every authenticator app use; HMAC does not need its collision resistance
+	"crypto/sha1" // RFC 4226 and authenticator apps use SHA-1; HMAC does not need collision resistance
 	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
@@ -15,14 +15,14 @@ import (
 // Period is the length of a time step.
 const Period = 30 * time.Second
 
-// Step is the number of the time step of t.
+// Step returns the number of t's time step.
 func Step(t time.Time) uint64 { return uint64(t.Unix() / int64(Period/time.Second)) }
 
-// Code is the six-digit HMAC-SHA-1 code of a counter.
+// Code returns the six-digit HMAC-SHA-1 code of a counter.
 func Code(seed []byte, counter uint64) string { return HOTP(sha1.New, seed, counter, 6) }
 
-// HOTP is RFC 4226, with the hash functions that RFC 6238 adds; digits from 6
-// to 9.
+// HOTP returns the code of a counter by RFC 4226, with a hash function that RFC 4226 or
+// RFC 6238 allows, and 6 to 9 digits.
 func HOTP(h func() hash.Hash, seed []byte, counter uint64, digits int) string {
 	mac := hmac.New(h, seed)
 	mac.Write(binary.BigEndian.AppendUint64(nil, counter))
@@ -36,10 +36,10 @@ func HOTP(h func() hash.Hash, seed []byte, counter uint64, digits int) string {
 	return fmt.Sprintf("%0*d", digits, n%mod)
 }
 
-// Match finds the step around now whose code was given: the one before, the
-// present one, the one after (RFC 6238, section 5.2). Steps up to and including
-// used never match, so that no code works twice. It takes the same time
-// whichever matches, or none.
+// Match finds the time step that code belongs to. It tries the current step, the step
+// before it and the step after it (RFC 6238, section 5.2). Steps up to and including used
+// never match, so that no code works twice. Match takes the same time whichever step
+// matches, and if none does.
 func Match(seed []byte, code string, now time.Time, used uint64) (step uint64, ok bool) {
 	for _, s := range []uint64{Step(now) - 1, Step(now), Step(now) + 1} {
 		same := subtle.ConstantTimeCompare([]byte(Code(seed, s)), []byte(code)) == 1

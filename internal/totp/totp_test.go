@@ -25,7 +25,7 @@ func TestHOTPVectors(t *testing.T) {
 	}
 }
 
-// RFC 6238, appendix B: eight digits; the seeds are as long as the hash.
+// RFC 6238, appendix B. The codes have eight digits; each seed is as long as the hash.
 func TestTOTPVectors(t *testing.T) {
 	rows := []struct {
 		at                   int64
