@@ -21,7 +21,7 @@ func roundTrip(e *env) {
 	r := e.full("acct")
 	e.apply(e.write(r))
 	e.equal("Get", e.get(r.ID), r)
-	for _, c := range r.Credentials { // live and ended
+	for _, c := range r.Credentials { // both live and ended credentials
 		got, err := e.Store.Lookup(e.ctx, c.ID)
 		e.ok(err)
 		e.equal("Lookup", got, r)
@@ -49,7 +49,7 @@ func nilIsEmpty(e *env) {
 	e.apply(e.write(r))
 	e.equal("empty", e.get(r.ID), r)
 
-	// A nil OldSealed is the absence of a copy, however the store keeps that.
+	// A nil OldSealed stands for "no sealed copy", however the store represents that.
 	e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, NewSealed: []byte("copy"), NewKEK: "kek"})
 	e.equal("sealed where nothing was", e.credential(r.ID, 0).Sealed, []byte("copy"))
 
@@ -164,7 +164,7 @@ func missingPages(e *env) {
 		e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: NewKeyID(), Chain: true})), 0)
 		e.equal("Items", len(e.items(apikey.StoreItemFilter{Kind: "nothing"})), 0)
 		e.equal("Items by ID", len(e.items(apikey.StoreItemFilter{Kind: "test", ID: "nothing"})), 0)
-		e.apply(e.write(r)) // and once more, beside rows that do not match
+		e.apply(e.write(r)) // the second round has rows that do not match
 	}
 	page, err := e.Store.List(e.ctx, apikey.StoreFilter{Account: "acct"})
 	e.ok(err)
@@ -219,7 +219,7 @@ func conflictRecord(e *env) {
 	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2)
 }
 
-// wide are versions that a column of fewer bits takes for this one.
+// wide returns versions that a column with fewer bits would store as this version.
 func wide(version uint64) []uint64 {
 	return []uint64{version + 1<<8, version + 1<<16, version + 1<<31, version + 1<<32, version + 1<<33, version + 1<<53, version + 1<<62}
 }
@@ -243,7 +243,7 @@ func conflictItem(e *env) {
 func conflictWritesNothing(e *env) {
 	r, stale := e.record("acct"), e.record("acct")
 	e.apply(e.writes(r, stale)...)
-	good, bad := next(r, named("half")), stale // still Version 1
+	good, bad := next(r, named("half")), stale // stale is still at Version 1
 	fresh := e.record("acct")
 	goodChange, badChange, freshChange := e.write(good), e.write(bad), e.write(fresh)
 	goodChange.Items = []apikey.StoreItem{item("x", 1, "half")}

@@ -10,7 +10,7 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// narrow has versions and sequence numbers of so many bits.
+// narrow stores versions and sequence numbers in only this number of bits.
 type narrow struct {
 	apikey.Store
 	bits int
@@ -40,8 +40,8 @@ func (s narrow) Apply(ctx context.Context, changes ...apikey.StoreChange) error 
 	return s.Store.Apply(ctx, changes...)
 }
 
-// retentive clears the sealed copy of a credential that ends, and forgets those that
-// are inserted so.
+// retentive clears the sealed copy of a credential when it ends, but not that of a
+// credential which has ended already when it is inserted.
 type retentive struct {
 	apikey.Store
 	inserted sync.Map
@@ -72,7 +72,7 @@ func (s *retentive) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecor
 	return r, err
 }
 
-// stored is the credential of an Upkeep, as it is.
+// stored returns a credential as it is stored now.
 func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey.StoreCredential, bool) {
 	r, err := s.Lookup(ctx, id)
 	i := slices.IndexFunc(r.Credentials, func(c apikey.StoreCredential) bool { return c.ID == id })
@@ -82,7 +82,8 @@ func stored(ctx context.Context, s apikey.Store, id apikey.CredentialID) (apikey
 	return r.Credentials[i], true
 }
 
-// allOrNothing writes all three swaps by one statement, whose WHERE has the time too.
+// allOrNothing makes all three swaps in one statement whose WHERE also compares the time.
+// So an older time stops the other swaps too.
 type allOrNothing struct{ apikey.Store }
 
 func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -97,7 +98,7 @@ func (s allOrNothing) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) er
 	return nil
 }
 
-// neglectful keeps up only what is live.
+// neglectful ignores Upkeep for credentials that have ended.
 type neglectful struct{ apikey.Store }
 
 func (s neglectful) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -108,7 +109,8 @@ func (s neglectful) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) erro
 	return s.Store.Upkeep(ctx, batch)
 }
 
-// relational takes the credential of an event for a part of its key.
+// relational stores the credential of an event only together with a key, as a foreign key
+// on both columns would.
 type relational struct{ apikey.Store }
 
 func (s relational) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
@@ -123,7 +125,7 @@ func (s relational) Apply(ctx context.Context, changes ...apikey.StoreChange) er
 	return s.Store.Apply(ctx, changes...)
 }
 
-// sticky goes on with the filter that a walk began with, whatever is asked then.
+// sticky keeps using the filter of the first page, even if a later page has another.
 type sticky struct {
 	apikey.Store
 	filters sync.Map
@@ -140,7 +142,7 @@ func (s *sticky) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePa
 	return page, err
 }
 
-// lax goes on in the list of records from wherever another list was.
+// lax accepts a cursor of Events in List.
 type lax struct{ apikey.Store }
 
 func (s lax) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
@@ -150,7 +152,7 @@ func (s lax) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, 
 	return s.Store.List(ctx, f)
 }
 
-// aborted is a transaction that the engine has ended with a failed statement.
+// aborted is a transaction that the database engine ends after a failed statement.
 type aborted struct {
 	apikey.Store
 	over bool
@@ -165,7 +167,8 @@ func (s *aborted) Apply(ctx context.Context, changes ...apikey.StoreChange) erro
 	return err
 }
 
-// outsider reads by another connection, which sees nothing that is not committed.
+// outsider reads by a connection outside of the transaction, so it sees only committed
+// data.
 type outsider struct {
 	apikey.Store
 	written sync.Map

@@ -15,19 +15,19 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// mistake is a way in which real stores go wrong.
+// mistake is a mistake that a real store may make. make puts it into a Backend.
 type mistake struct {
 	name  string
-	fails string // the case that finds it
+	fails string // the case that finds the mistake
 	make  func(b *storetest.Backend)
 }
 
-// wrap puts a store that is wrong in one method before the sound one.
+// wrap replaces the store of a Backend by one that is wrong in one method.
 func wrap(make func(apikey.Store) apikey.Store) func(*storetest.Backend) {
 	return func(b *storetest.Backend) { b.Store = make(b.Store) }
 }
 
-// in puts one before the store inside a transaction.
+// in does the same for the store inside a transaction.
 func in(make func(apikey.Store, func(bool) error) (apikey.Store, func(bool) error)) func(*storetest.Backend) {
 	return func(b *storetest.Backend) {
 		sound := b.In
@@ -112,7 +112,7 @@ var mistakes = []mistake{
 	}},
 }
 
-// lacking is no mistake: the group named is skipped.
+// lacking has Backends without an optional function: the suite skips the named group.
 var lacking = []mistake{
 	{"no Purge", "purge", func(b *storetest.Backend) { b.Purge = nil }},
 	{"no In", "in_a_transaction", func(b *storetest.Backend) { b.In = nil }},
@@ -178,7 +178,7 @@ func (s coarse) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, e
 	return r, err
 }
 
-// wrapping passes times as 64 bits of microseconds.
+// wrapping passes times as 64-bit microseconds, which overflow.
 type wrapping struct{ apikey.Store }
 
 func (s wrapping) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {
@@ -188,7 +188,8 @@ func (s wrapping) List(ctx context.Context, f apikey.StoreFilter) (apikey.StoreP
 	return s.Store.List(ctx, f)
 }
 
-// clamping bounds times by the last one of a column, which "before" then excludes.
+// clamping replaces later times by the last time of a column. So a filter for times before
+// it leaves out records with the last time.
 type clamping struct{ apikey.Store }
 
 func (s clamping) List(ctx context.Context, f apikey.StoreFilter) (apikey.StorePage, error) {

@@ -37,8 +37,8 @@ func (s apart) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	return nil
 }
 
-// halfway commits one change after the other, the next one when somebody has
-// had the time to look.
+// halfway commits the changes of an Apply one by one, and waits between two of them until
+// some reads have been made.
 type halfway struct {
 	apikey.Store
 	gets atomic.Int64
@@ -102,7 +102,7 @@ func (s *lastWriter) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreReco
 	return r, err
 }
 
-// everyUse writes what it is told, as stores did before there was UsedBefore.
+// everyUse writes every LastUsed, as stores did before UsedBefore existed.
 type everyUse struct{ apikey.Store }
 
 func (s everyUse) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -113,7 +113,7 @@ func (s everyUse) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error 
 	return s.Store.Upkeep(ctx, batch)
 }
 
-// credulous takes the time of a node whose clock is ahead.
+// credulous stores a time in the future, from a node whose clock is ahead.
 type credulous struct {
 	apikey.Store
 	future sync.Map
@@ -138,7 +138,7 @@ func (s *credulous) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecor
 	return r, err
 }
 
-// onlyForward never replaces a later time, whatever the clock says.
+// onlyForward never replaces a later time, even if that time is in the future.
 type onlyForward struct{ apikey.Store }
 
 func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -154,7 +154,7 @@ func (s onlyForward) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) err
 	return s.Store.Upkeep(ctx, batch)
 }
 
-// lastEntry collects a batch in a map.
+// lastEntry collects a batch in a map, so only the last entry of a credential counts.
 type lastEntry struct{ apikey.Store }
 
 func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -165,7 +165,7 @@ func (s lastEntry) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error
 	return s.Store.Upkeep(ctx, slices.Collect(maps.Values(last)))
 }
 
-// obliging keeps the last time that there is instead of a later one.
+// obliging stores the end of the year 9999 instead of a later time.
 type obliging struct{ apikey.Store }
 
 func (s obliging) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
@@ -180,7 +180,7 @@ func (s obliging) Apply(ctx context.Context, changes ...apikey.StoreChange) erro
 	return s.Store.Apply(ctx, changes...)
 }
 
-// choosy refuses a batch for one time in it.
+// choosy refuses a batch because of one time in it.
 type choosy struct{ apikey.Store }
 
 func (s choosy) Upkeep(ctx context.Context, batch []apikey.StoreUpkeep) error {
@@ -246,13 +246,13 @@ func (s strict) Apply(ctx context.Context, changes ...apikey.StoreChange) error 
 	return s.Store.Apply(ctx, changes...)
 }
 
-// checkThenWrite compares outside of the transaction that writes.
+// checkThenWrite compares the version before the transaction that writes.
 type checkThenWrite struct{ apikey.Store }
 
 func (s checkThenWrite) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
 	r := changes[0].Record
 	before, _ := s.Store.Get(ctx, r.ID)
-	time.Sleep(time.Millisecond) // the way to the database and back
+	time.Sleep(time.Millisecond) // a round trip to the database
 	err := s.Store.Apply(ctx, changes...)
 	if errors.Is(err, apikey.ErrConflict) && before.Version+1 == r.Version {
 		return nil
@@ -260,8 +260,9 @@ func (s checkThenWrite) Apply(ctx context.Context, changes ...apikey.StoreChange
 	return err
 }
 
-// early takes a number for the feed before it commits, as an AUTO_INCREMENT
-// column does: who reads a later number first never sees the earlier one.
+// early gets the number for the feed before the commit, as from an AUTO_INCREMENT column.
+// A caller that has read a later number never sees an earlier one that is committed after
+// that.
 type early struct {
 	apikey.Store
 	mu    sync.Mutex
@@ -275,7 +276,7 @@ func (s *early) Apply(ctx context.Context, changes ...apikey.StoreChange) error 
 	s.last++
 	mine := s.last
 	s.mu.Unlock()
-	if mine%7 == 3 { // a slow one: until a later one was shown
+	if mine%7 == 3 { // a slow commit: wait until a later number was shown
 		for try := 0; try < 100_000 && s.shown.Load() < mine; try++ {
 			runtime.Gosched()
 		}

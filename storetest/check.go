@@ -13,7 +13,7 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// ok stops the case at an error.
+// ok stops the case if err is not nil.
 func (e *env) ok(err error) {
 	e.Helper()
 	if err != nil {
@@ -29,7 +29,7 @@ func (e *env) fails(what string, err, want error) {
 	}
 }
 
-// equal compares two values of the contract; nil and empty are the same.
+// equal compares two values, as diff does.
 func (e *env) equal(what string, got, want any) {
 	e.Helper()
 	for _, d := range diff(what, reflect.ValueOf(got), reflect.ValueOf(want)) {
@@ -44,7 +44,7 @@ func (e *env) apply(changes ...apikey.StoreChange) {
 	}
 }
 
-// create writes new records, some dozens in one Apply.
+// create writes new records, up to 100 in one Apply.
 func (e *env) create(records ...apikey.StoreRecord) {
 	e.Helper()
 	for len(records) > 0 {
@@ -75,7 +75,7 @@ func (e *env) get(id apikey.KeyID) apikey.StoreRecord {
 	return r
 }
 
-// credential is the stored credential number i of a record.
+// credential returns the stored credential number i of a record.
 func (e *env) credential(id apikey.KeyID, i int) apikey.StoreCredential {
 	e.Helper()
 	r := e.get(id)
@@ -85,7 +85,7 @@ func (e *env) credential(id apikey.KeyID, i int) apikey.StoreCredential {
 	return r.Credentials[i]
 }
 
-// item is the stored item of kind "test", if there is one.
+// item returns the stored item of kind "test" with this ID, if there is one.
 func (e *env) item(id string) (apikey.StoreItem, bool) {
 	e.Helper()
 	page, err := e.Other.Items(e.ctx, apikey.StoreItemFilter{Kind: "test", ID: id})
@@ -99,10 +99,10 @@ func (e *env) item(id string) (apikey.StoreItem, bool) {
 	return page.Items[0], true
 }
 
-// walkEnd bounds a walk: whoever turns that many pages is in a loop.
+// walkEnd is the most pages that the suite reads of one list: more pages mean a loop.
 const walkEnd = 5000
 
-// list walks all pages.
+// list returns the records of all pages.
 func (e *env) list(f apikey.StoreFilter) (all []apikey.StoreRecord) {
 	e.Helper()
 	for range walkEnd {
@@ -123,7 +123,7 @@ func (e *env) list(f apikey.StoreFilter) (all []apikey.StoreRecord) {
 	return nil
 }
 
-// events walks all pages.
+// events returns the events of all pages.
 func (e *env) events(f apikey.StoreEventFilter) (all []apikey.StoreEvent) {
 	e.Helper()
 	for range walkEnd {
@@ -141,7 +141,7 @@ func (e *env) events(f apikey.StoreEventFilter) (all []apikey.StoreEvent) {
 	return nil
 }
 
-// items walks all pages.
+// items returns the items of all pages.
 func (e *env) items(f apikey.StoreItemFilter) (all []apikey.StoreItem) {
 	e.Helper()
 	for range walkEnd {
@@ -159,7 +159,7 @@ func (e *env) items(f apikey.StoreItemFilter) (all []apikey.StoreItem) {
 	return nil
 }
 
-// now is the position of the feed at which nothing is left to show.
+// now returns the current end of the feed.
 func (e *env) now() apikey.Cursor {
 	e.Helper()
 	c, err := e.Store.Changed(e.ctx, "", 100)
@@ -170,7 +170,7 @@ func (e *env) now() apikey.Cursor {
 	return c.Next
 }
 
-// changed reads the feed to its end.
+// changed reads the feed to its end, on the other node.
 func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.StoreRecord, apikey.Cursor) {
 	e.Helper()
 	records, end, err := drain(e.ctx, after, limit, e.Other)
@@ -178,7 +178,7 @@ func (e *env) changed(after apikey.Cursor, limit int) ([]apikey.StoreRecord, api
 	return records, end
 }
 
-// drain reads the feed to its end, taking the nodes in turn.
+// drain reads the feed to its end, each page on the next of the nodes.
 func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.Store) (all []apikey.StoreRecord, end apikey.Cursor, err error) {
 	for n := range walkEnd {
 		c, err := nodes[n%len(nodes)].Changed(ctx, after, limit)
@@ -200,7 +200,7 @@ func drain(ctx context.Context, after apikey.Cursor, limit int, nodes ...apikey.
 	return nil, "", errors.New("the feed does not end, or its node never becomes current")
 }
 
-// race runs n functions at once and waits for them.
+// race calls run in n goroutines at the same time, and waits for them.
 func race(n int, run func(i int)) {
 	var ready, done sync.WaitGroup
 	ready.Add(n)
@@ -214,8 +214,8 @@ func race(n int, run func(i int)) {
 	done.Wait()
 }
 
-// diff names every field that differs. Times compare as instants and have to
-// be in UTC; nil and empty are the same.
+// diff describes every field that differs. Times are equal if they are the same instant,
+// and got must be in UTC. nil and empty are equal.
 func diff(path string, got, want reflect.Value) (found []string) {
 	differ := func() []string {
 		return []string{fmt.Sprintf("%s: got %.300s, want %.300s", path, show(got), show(want))}

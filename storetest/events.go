@@ -23,7 +23,7 @@ func eventRoundTrip(e *env) {
 	ev := c.Event
 	ev.Mode, ev.Key, ev.Credential, ev.Seq = apikey.Test, NewKeyID(), NewCredentialID(), 1<<62
 	ev.Hash = [32]byte{0, 0xFF, 31: '\''}
-	about := e.note("") // nobody's, about no key
+	about := e.note("") // an event of no account and no key
 	about.Event.Actor, about.Event.Action, about.Event.Body, about.Event.Mode = "", "", nil, 0
 	e.apply(c, about)
 	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*about.Event, *ev})
@@ -42,7 +42,7 @@ func eventColumns(e *env) {
 		func(ev *apikey.StoreEvent) { ev.Hash = [32]byte{1} },
 	}
 	var want []apikey.StoreEvent
-	for all := range 1 << len(set) { // every set of columns
+	for all := range 1 << len(set) { // every combination of columns
 		c := e.note("")
 		*c.Event = apikey.StoreEvent{ID: c.ID, Time: c.Event.Time}
 		for i, column := range set {
@@ -86,9 +86,9 @@ func eventChain(e *env) {
 	var want []apikey.StoreEvent
 	for n := range 25 {
 		c := e.write(r)
-		c.Event.Time = epoch.AddDate(0, 0, -n) // a clock that runs backwards
+		c.Event.Time = epoch.AddDate(0, 0, -n) // as if a clock ran backwards
 		denial, other := e.note("acct"), e.write(e.record("acct"))
-		denial.Event.Key = r.ID // Seq 0: outside the chain
+		denial.Event.Key = r.ID // with Seq 0, so it is not in the chain
 		e.apply(c, denial, other)
 		want = append(want, *c.Event)
 		r = next(r)
@@ -101,7 +101,7 @@ func eventChain(e *env) {
 	e.equal("chain in the other mode", len(e.events(apikey.StoreEventFilter{Mode: apikey.Test, Key: r.ID, Chain: true})), 0)
 	e.equal("all events of the key", len(e.events(apikey.StoreEventFilter{Key: r.ID, Limit: 7})), 2*len(want))
 
-	// A chain is read while it grows.
+	// A chain is read page by page while it grows.
 	page, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 24})
 	e.ok(err)
 	c := e.write(r)
@@ -116,7 +116,7 @@ func eventUnique(e *env) {
 	e.apply(c)
 	twin := e.write(e.record("acct"))
 	twin.ID, twin.Event.ID = c.ID, c.ID
-	// Whatever the store answers, it neither doubles nor replaces the event.
+	// Apply may return any error or none, but the event must be stored once and unchanged.
 	_ = e.Store.Apply(e.ctx, twin)
 	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
 	_, err := e.Store.Get(e.ctx, twin.Record.ID)

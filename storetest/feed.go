@@ -20,7 +20,7 @@ var feed = []testCase{
 	{"writers on all nodes", "the feed never skips a record, however late its transaction commits", feedWriters},
 }
 
-// newest is the latest version of every record that the feed showed.
+// newest returns the latest version of every record that the feed showed.
 func newest(shown []apikey.StoreRecord) map[apikey.KeyID]apikey.StoreRecord {
 	latest := map[apikey.KeyID]apikey.StoreRecord{}
 	for _, r := range shown {
@@ -31,8 +31,8 @@ func newest(shown []apikey.StoreRecord) map[apikey.KeyID]apikey.StoreRecord {
 	return latest
 }
 
-// shows checks that each of want is in shown, as it is now. Others may be too:
-// the feed may repeat.
+// shows checks that the latest version in shown of each record in want is equal to it.
+// shown may have other records too, because the feed may repeat records.
 func (e *env) shows(what string, shown []apikey.StoreRecord, want ...apikey.StoreRecord) {
 	e.Helper()
 	latest := newest(shown)
@@ -86,7 +86,7 @@ func feedPages(e *env) {
 		for range 12 {
 			records = append(records, e.record("acct"))
 		}
-		e.create(records[:8]...) // one transaction
+		e.create(records[:8]...) // in one transaction
 		for _, r := range records[8:] {
 			e.create(r)
 		}
@@ -116,7 +116,7 @@ func feedBetweenPages(e *env) {
 		e.ok(err)
 		shown, at = append(shown, c.Records...), c.Next
 		if n < 6 {
-			// One that was shown, one that was not, and a new one.
+			// Write a record that was shown already, one that was not, and a new one.
 			for _, i := range []int{n, 9 - n} {
 				records[i] = next(records[i], named("between"))
 				e.apply(e.write(records[i]))
@@ -186,7 +186,7 @@ func feedNodes(e *env) {
 	e.shows("on all nodes in turn", shown, records...)
 }
 
-// feedWriters polls while large and small transactions run side by side.
+// feedWriters polls the feed while large and small transactions run at the same time.
 func feedWriters(e *env) {
 	const writers, each = 4, 15
 	at := e.now()
@@ -195,7 +195,7 @@ func feedWriters(e *env) {
 	running.Store(writers)
 	nodes := e.nodes()
 
-	// One poller stays on each node, one goes from node to node.
+	// Two pollers use one node each. The third one alternates between the nodes.
 	polled := [3][]apikey.StoreRecord{}
 	walks := [3][]apikey.Store{nodes[:1], nodes[1:], nodes[:]}
 	race(writers+len(walks), func(i int) {
@@ -206,7 +206,7 @@ func feedWriters(e *env) {
 		}
 		p, from := i-writers, at
 		for last := false; !last; {
-			last = running.Load() == 0 // and once more after the last commit
+			last = running.Load() == 0 // poll once more after the last commit
 			shown, end, err := drain(e.ctx, from, 3, walks[p]...)
 			if err != nil {
 				e.Errorf("poller %d: %v", p, err)
@@ -224,9 +224,10 @@ func feedWriters(e *env) {
 	}
 }
 
-// writeMany creates fresh records and changes one again and again, all in one
-// Apply each time, and returns them as they are at the end. A fresh record is
-// written once: whoever skips it never sees it later.
+// writeMany calls Apply as often as times says. Each Apply writes the next version of one
+// record, and as many new records as fresh says. A new record is written only once, so a
+// poller that skips it cannot see it later. writeMany returns the latest version of all
+// records.
 func (e *env) writeMany(s apikey.Store, times, fresh int) []apikey.StoreRecord {
 	all := []apikey.StoreRecord{e.record("acct")}
 	for n := range times {
@@ -253,11 +254,11 @@ var restoredBackup = []testCase{
 	{"start again", "after ErrCursorLost the empty cursor starts again", restoredStart},
 }
 
-// scene is a store with a past, a backup of it, and what happened since.
+// scene is a store with a backup, and with changes before and after the backup.
 type scene struct {
-	record  apikey.StoreRecord // as the backup has it
-	before  apikey.Cursor      // taken before the backup, with changes behind it
-	lost    apikey.Cursor      // taken after three changes that the backup lacks
+	record  apikey.StoreRecord // the version in the backup
+	before  apikey.Cursor      // made before the backup, after some changes
+	lost    apikey.Cursor      // made after three changes that are not in the backup
 	restore func()
 }
 
@@ -276,7 +277,7 @@ func (e *env) scene() scene {
 	return scene{r, before, lost, func() { restore(e.T) }}
 }
 
-// rewrite makes n changes on top of r.
+// rewrite writes the next n versions of r, and returns the last.
 func (e *env) rewrite(r apikey.StoreRecord, n int, name string) apikey.StoreRecord {
 	e.Helper()
 	for range n {

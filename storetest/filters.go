@@ -16,7 +16,7 @@ var isolation = []testCase{
 	{"items", "items of one kind are never seen or written under another", isolatedItems},
 }
 
-// neighbours are accounts that a careless comparison mixes up.
+// neighbours has account names that a wrong comparison would mix up.
 var neighbours = []string{"acct", "Acct", "acct ", " acct", "acc", "acct%", "acc_", "äcct", "a\u0308cct", "acct\\", "*"}
 
 func isolatedRecords(e *env) {
@@ -75,7 +75,7 @@ func isolatedEvents(e *env) {
 }
 
 func isolatedItems(e *env) {
-	for _, account := range neighbours { // as kinds
+	for _, account := range neighbours { // the same strings, as kinds of items
 		it := item("same", 1, account)
 		it.Kind = apikey.StoreItemKind(account)
 		e.apply(writeItems(it))
@@ -96,7 +96,7 @@ var filters = []testCase{
 	{"rare match", "a page of a filter that matches few records ends, and shows each once", filtersRare},
 }
 
-// near are the instants at which a comparison may be off by one.
+// near has times at which a comparison may be wrong by one microsecond.
 var near = []time.Time{{}, epoch.Add(-time.Microsecond), epoch, epoch.Add(time.Microsecond)}
 
 var names = []string{
@@ -104,8 +104,8 @@ var names = []string{
 	"İstanbul", "istanbul", "straße", "STRASSE", "", "'", `"`, "[a-b]", "e\u0301", "é", "😀",
 }
 
-// population is records that differ in everything a StoreFilter looks at; the same
-// ones each time.
+// population returns n records that differ in every field that a StoreFilter selects by.
+// The random numbers have a fixed seed, so every run has the same records.
 func (e *env) population(n int) (records []apikey.StoreRecord) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	instant := func() time.Time { return near[rnd.IntN(len(near))] }
@@ -135,8 +135,9 @@ func (e *env) population(n int) (records []apikey.StoreRecord) {
 	return records
 }
 
-// selects checks a filter against its definition, and that it tells something:
-// it must select some of the records and leave some.
+// selects checks that List returns the records for which the filter's Match is true. With
+// mustTell, the filter must match some of the records and not all, or the case would
+// prove nothing.
 func (e *env) selects(f apikey.StoreFilter, records []apikey.StoreRecord, mustTell bool) {
 	e.Helper()
 	var want []apikey.StoreRecord
@@ -151,7 +152,7 @@ func (e *env) selects(f apikey.StoreFilter, records []apikey.StoreRecord, mustTe
 	e.equal(fmt.Sprintf("List with %+v", f), e.list(f), newestFirst(want))
 }
 
-// single is every field of a StoreFilter, one at a time.
+// single returns filters that set one field each; together they set every field.
 func single() (all []apikey.StoreFilter) {
 	all = []apikey.StoreFilter{
 		{Account: "acct"}, {Mode: apikey.Live}, {Mode: apikey.Test}, {Kind: apikey.Secret}, {Kind: apikey.Publishable},
@@ -182,11 +183,11 @@ func filtersAlone(e *env) {
 		e.selects(apikey.StoreFilter{Account: "acct", NameContains: part, Limit: 50}, records, true)
 	}
 	for _, f := range []apikey.StoreFilter{{Account: "acct", NameContains: "%%"}, {Account: "acct", NameContains: "a.b"}, {Pepper: 60}, {OtherMAC: 60}} {
-		e.selects(f, records, false) // none, or all
+		e.selects(f, records, false) // matches no record, or all
 	}
 }
 
-// everyField fails where a StoreFilter has a field that no filter sets.
+// everyField fails if a StoreFilter has a field that none of the filters sets.
 func everyField(e *env, filters []apikey.StoreFilter) {
 	for i := range reflect.TypeFor[apikey.StoreFilter]().NumField() {
 		name := reflect.TypeFor[apikey.StoreFilter]().Field(i).Name

@@ -86,7 +86,7 @@ func itemByID(e *env) {
 		{apikey.StoreItemFilter{ID: "b", SealedKEKNot: "other"}, 1},
 		{apikey.StoreItemFilter{ID: "b", After: "b"}, 0},
 		{apikey.StoreItemFilter{ID: "b", SealedKEKNot: "kek"}, 0},
-		{apikey.StoreItemFilter{ID: "a", SealedKEKNot: "kek"}, 0}, // sealed by none
+		{apikey.StoreItemFilter{ID: "a", SealedKEKNot: "kek"}, 0}, // no KEK has sealed this item
 		{apikey.StoreItemFilter{ID: "bb"}, 0},
 	} {
 		c.f.Kind = "test"
@@ -108,7 +108,7 @@ func itemsByKEK(e *env) {
 		f := apikey.StoreItemFilter{Kind: "test", SealedKEKNot: "new", Limit: limit}
 		e.equal(fmt.Sprintf("by %d", limit), e.items(f), want)
 	}
-	// What resealing leaves is found by asking again from the start.
+	// To find the items that are still to be resealed, callers list from the start again.
 	for _, it := range want {
 		it.Version, it.SealedKEK = 2, "new"
 		e.apply(writeItems(it))
@@ -129,7 +129,7 @@ func itemWithRecord(e *env) {
 	e.equal("Items", e.items(apikey.StoreItemFilter{Kind: "test"}), []apikey.StoreItem{item("quota", 2, "2")})
 
 	c = e.write(next(next(r)))
-	c.Items = []apikey.StoreItem{grant} // redeemed already
+	c.Items = []apikey.StoreItem{grant} // the grant was redeemed already
 	e.conflicts("a grant redeemed twice", c)
 	e.equal("version", e.get(r.ID).Version, uint64(2))
 }

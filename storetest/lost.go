@@ -99,7 +99,7 @@ func lostItems(e *env) {
 	del.Items = []apikey.StoreItem{gone}
 	e.apply(del)
 	e.apply(del)
-	e.apply(c) // a challenge that was answered must not come back
+	e.apply(c) // such an item may be a challenge that was answered: it must not come back
 	if _, ok := e.item("x"); ok {
 		e.Fatal("the retry of its first write brought a deleted item back")
 	}

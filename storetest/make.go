@@ -11,34 +11,34 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// NewKeyID returns the ID of a key that no store has. It is a UUID of version 7 (RFC
-// 9562), as the IDs that a Manager draws: IDs of keys that were made one after the other
-// lie beside each other in an index, and databases lock what lies beside a row.
+// NewKeyID returns a new key ID. It is a UUID of version 7 (RFC 9562), like the IDs that
+// a Manager makes. If keys are made one after the other, their IDs are neighbours in an
+// index, and databases also lock the neighbours of a row. Random IDs would hide this.
 func NewKeyID() (id apikey.KeyID) {
 	rand.Read(id[8:])
 	now := time.Now()
-	within := uint64(now.Nanosecond()) % 1e6 >> 8 // of the millisecond: 12 bits
+	within := uint64(now.Nanosecond()) % 1e6 >> 8 // 12 bits for the time within the millisecond
 	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|0x7000|within)
 	id[8] = id[8]&0x3F | 0x80
 	return id
 }
 
-// NewCredentialID returns the ID of a credential that no store has.
+// NewCredentialID returns a new credential ID.
 func NewCredentialID() (id apikey.CredentialID) {
 	rand.Read(id[:])
 	return id
 }
 
-// epoch is when the clock of every case starts: long enough ago to be purged,
-// and with microseconds that a coarser column would lose.
+// epoch is the time at which the clock of every case starts. It is long enough ago to be
+// purged, and has microseconds, which a less precise column would lose.
 var epoch = time.Date(2024, 5, 6, 7, 8, 9, 123457000, time.UTC)
 
-// tick is one microsecond later than the last tick.
+// tick moves the clock on by one microsecond and returns its time.
 func (e *env) tick() time.Time {
 	return epoch.Add(time.Duration(e.ticks.Add(1)) * time.Microsecond)
 }
 
-// record is a new key with one credential, at Version 1.
+// record returns a new key with one credential, at Version 1.
 func (e *env) record(account string) apikey.StoreRecord {
 	return apikey.StoreRecord{
 		ID:          NewKeyID(),
@@ -52,17 +52,17 @@ func (e *env) record(account string) apikey.StoreRecord {
 	}
 }
 
-// full is a new key with something in every column.
+// full returns a new key with a value in every column.
 func (e *env) full(account string) apikey.StoreRecord {
 	r := e.record(account)
 	r.Name = "billing, Köln"
 	r.Head = [32]byte{0, 1, 0xFF, 31: 0x80}
-	r.Needs = 1<<63 | 1 // one bit each, the highest too
+	r.Needs = 1<<63 | 1 // two of the bits, among them the highest
 	r.MAC = []byte{7, 0, 0xFF, 0x80, '\'', '\\', 0}
 	r.Abilities = []string{"payment:refund", "balance=read", "a:*"}
 	r.Networks = []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.0/24"),
-		netip.MustParsePrefix("10.1.2.3/8"), // not masked: stores do not correct
+		netip.MustParsePrefix("10.1.2.3/8"), // has host bits: a store does not remove them
 		netip.MustParsePrefix("2001:db8::/32"),
 		netip.MustParsePrefix("0.0.0.0/0"),
 		netip.MustParsePrefix("::1/128"),
@@ -92,7 +92,7 @@ func newCredential() apikey.StoreCredential {
 	return apikey.StoreCredential{ID: id, Hint: "hint", Hash: "$test$" + id.String(), Check: []byte{0, id[0]}}
 }
 
-// next is the following version of r, changed by edits.
+// next returns the next version of r, changed by edits.
 func next(r apikey.StoreRecord, edits ...func(*apikey.StoreRecord)) apikey.StoreRecord {
 	r.Version++
 	r.Credentials = slices.Clone(r.Credentials)
@@ -102,12 +102,12 @@ func next(r apikey.StoreRecord, edits ...func(*apikey.StoreRecord)) apikey.Store
 	return r
 }
 
-// named is an edit that a reader can see.
+// named returns an edit that sets the name, so that a reader can see the change.
 func named(name string) func(*apikey.StoreRecord) {
 	return func(r *apikey.StoreRecord) { r.Name = name }
 }
 
-// write is the change that writes r, with its event.
+// write returns a change that writes r, with its event.
 func (e *env) write(r apikey.StoreRecord) apikey.StoreChange {
 	c := e.note(r.Account)
 	c.Record = &r
@@ -118,7 +118,7 @@ func (e *env) write(r apikey.StoreRecord) apikey.StoreChange {
 	return c
 }
 
-// writes is one change for every record.
+// writes returns a change for each record.
 func (e *env) writes(records ...apikey.StoreRecord) (changes []apikey.StoreChange) {
 	for _, r := range records {
 		changes = append(changes, e.write(r))
@@ -126,7 +126,7 @@ func (e *env) writes(records ...apikey.StoreRecord) (changes []apikey.StoreChang
 	return changes
 }
 
-// note is a change of an event alone, as a denial is.
+// note returns a change that has only an event, as for a refused action.
 func (e *env) note(account string) apikey.StoreChange {
 	id := [16]byte(NewKeyID())
 	return apikey.StoreChange{ID: id, Event: &apikey.StoreEvent{
@@ -141,7 +141,7 @@ func (e *env) note(account string) apikey.StoreChange {
 	}}
 }
 
-// write of items alone, without an event.
+// writeItems returns a change that has only items, and no event.
 func writeItems(items ...apikey.StoreItem) apikey.StoreChange {
 	return apikey.StoreChange{ID: [16]byte(NewKeyID()), Items: items}
 }

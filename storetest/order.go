@@ -24,8 +24,8 @@ var order = []testCase{
 	{"garbage cursor", "a cursor that the store did not make is ErrInvalid", garbageCursor},
 }
 
-// spread returns records whose times and IDs are ties and near misses, in no
-// order. The IDs trap signed bytes and text collations.
+// spread returns records in no order, with equal and nearly equal times and IDs. A store
+// that compares IDs as signed bytes, or by a text collation, orders them wrongly.
 func (e *env) spread(n int) (records []apikey.StoreRecord) {
 	for i := range n {
 		r := e.record("acct")
@@ -78,7 +78,7 @@ func eventOrder(e *env) {
 }
 
 func itemOrder(e *env) {
-	// Dictionaries would order these otherwise, and so would UTF-16.
+	// A language's collation would order these IDs differently, and so would UTF-16.
 	ids := []string{"B", "a", "b", "A", "ä", "a ", "aa", "a-b", "ab", "a_b", "Z", "z", "~", "10", "9", "\uff5e", "\U0001F600", "é", "e\u0301", "ß", "ss"}
 	var all []apikey.StoreItem
 	for _, id := range ids {
@@ -107,7 +107,7 @@ func recordsMeanwhile(e *env) {
 		}
 		f.After = page.Next
 
-		// Newer than everything, older than everything, and a tie in the middle.
+		// One is newer and one older than all records; the third is as old as some of them.
 		var between []apikey.StoreRecord
 		for _, day := range []int{9, -9, 2} {
 			r := e.record("acct")
@@ -129,8 +129,8 @@ func recordsMeanwhile(e *env) {
 	e.seenOnce("List", walked, ids)
 }
 
-// seenOnce checks that want occurs in walked once each and in order; others may
-// lie between.
+// seenOnce checks that walked has each ID of want exactly once, in the order of want.
+// walked may have other IDs between them.
 func (e *env) seenOnce(what string, walked, want any) {
 	e.Helper()
 	var got []string
@@ -181,7 +181,7 @@ func eventsMeanwhile(e *env) {
 		}
 		f.After = page.Next
 		if i < 10 {
-			late := e.note("acct") // a node whose clock is behind
+			late := e.note("acct") // written by a node whose clock is behind
 			late.Event.Time = epoch.AddDate(0, 0, -1)
 			e.ok(e.Other.Apply(e.ctx, e.note("acct"), late))
 		}

@@ -71,7 +71,7 @@ var purge = []testCase{
 	{"context", "Purge returns the error of a context that is done", purgeContext},
 }
 
-// dead is a stored record that was revoked at t.
+// dead stores and returns a record that was revoked at t.
 func (e *env) dead(t time.Time) apikey.StoreRecord {
 	e.Helper()
 	r := e.full("acct")
@@ -168,7 +168,7 @@ func purgeKeepsEvents(e *env) {
 	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
 	e.equal("chain", len(e.events(apikey.StoreEventFilter{Key: r.ID, Chain: true})), 2)
 
-	e.apply(first) // an answer that was lost for very long: the key is not issued anew
+	e.apply(first) // a late retry, after a lost answer, must not issue the key again
 	_, err := e.Store.Get(e.ctx, r.ID)
 	e.fails("Get after the retry", err, apikey.ErrNotFound)
 }
@@ -179,7 +179,7 @@ func purgeFeed(e *env) {
 	e.dead(e.tick())
 	live := e.full("acct")
 	e.apply(e.write(live))
-	e.dead(e.tick()) // the last event of the feed
+	e.dead(e.tick()) // its event is the last one in the feed
 	_, at := e.changed(start, 1)
 	e.purges(e.tick(), 10, 2)
 	shown, _ := e.changed(start, 1)

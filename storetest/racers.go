@@ -21,11 +21,12 @@ var racers = []testCase{
 }
 
 const (
-	racing = 6 // writers at once, half on each node
+	racing = 6 // concurrent writers, half of them on each node
 	rounds = 12
 )
 
-// oneWins lets many apply at once, each its own change, and returns who won.
+// oneWins applies changes(i) for every writer i at the same time. It checks that exactly
+// one Apply succeeds, and returns that writer.
 func (e *env) oneWins(changes func(i int) []apikey.StoreChange) (winner int) {
 	e.Helper()
 	var wins atomic.Int64
@@ -145,7 +146,7 @@ func racePairs(e *env) {
 			name := named(fmt.Sprint("writer ", i))
 			tries[i] = e.writes(next(a, name), next(b, name))
 			if i/2%2 == 1 {
-				slices.Reverse(tries[i]) // the other order is how deadlocks are made
+				slices.Reverse(tries[i]) // two orders of the same locks can cause a deadlock
 			}
 		}
 		won := fmt.Sprint("writer ", e.oneWins(func(i int) []apikey.StoreChange { return tries[i] }))
@@ -156,8 +157,9 @@ func racePairs(e *env) {
 	e.equal("events", len(e.events(apikey.StoreEventFilter{})), 2+2*rounds)
 }
 
-// raceReaders: whoever has seen a version of one record sees no older one of
-// the other, in either order; and a record is all of one version.
+// raceReaders writes two records in one Apply, again and again, while readers read both.
+// A reader that has read a version of one record must never read an older version of the
+// other. All parts of a record must be of the same version.
 func raceReaders(e *env) {
 	whole := func(r apikey.StoreRecord) {
 		want := fmt.Sprint(r.Version)
@@ -171,7 +173,7 @@ func raceReaders(e *env) {
 		kept.Public = r.Name
 		fresh := newCredential()
 		fresh.Public = r.Name
-		r.Credentials = []apikey.StoreCredential{kept, fresh} // one updated, one replaced
+		r.Credentials = []apikey.StoreCredential{kept, fresh} // one credential updated, one replaced
 	}
 	pair := [2]apikey.StoreRecord{e.record("acct"), e.record("acct")}
 	for i := range pair {
@@ -185,8 +187,8 @@ func raceReaders(e *env) {
 	race(3, func(i int) {
 		if i == 2 {
 			defer done.Store(true)
-			// Until both sides had their share: a fast writer must not be done
-			// before anybody looks.
+			// Write until the readers have read often enough too: otherwise a fast
+			// writer could finish before the first read.
 			for n := 0; !e.Failed() && (n < 3*rounds || reads.Load() < 6*rounds && n < 1000*rounds); n++ {
 				pair[0], pair[1] = next(pair[0], stamp), next(pair[1], stamp)
 				if err := e.Store.Apply(e.ctx, e.writes(pair[:]...)...); err != nil {

@@ -43,8 +43,8 @@ func wipe(b []byte) {
 	}
 }
 
-// sample is a change with something behind every pointer. Two samples of one
-// case are equal and share nothing.
+// sample returns a change that has data behind every pointer. Two samples of the same
+// record are equal and share no memory.
 func (e *env) sample(r apikey.StoreRecord) apikey.StoreChange {
 	fresh := e.full(r.Account)
 	fresh.ID, fresh.CreatedAt, fresh.ExpiresAt, fresh.RotateDue = r.ID, r.CreatedAt, r.ExpiresAt, r.RotateDue
@@ -100,7 +100,7 @@ func sharingReturned(e *env) {
 	from := e.now()
 	want := e.sample(r)
 	e.apply(e.sample(r))
-	for range 2 { // a cache is filled by the first, and spoilt
+	for range 2 { // the first round may fill a cache, and spoils it
 		for _, s := range e.nodes() {
 			got, err := s.Get(e.ctx, r.ID)
 			e.ok(err)

@@ -1,5 +1,5 @@
-// Package storetest checks that an [apikey.Store] keeps the contract. A store author
-// calls it from a test:
+// Package storetest checks that an [apikey.Store] follows the contract. A store author
+// calls [Run] from a test:
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) storetest.Backend {
@@ -9,15 +9,15 @@
 //		})
 //	}
 //
-// Every case is a subtest of its own, on an empty store. If it fails, it prints the
-// rule that it checks:
+// Every case is a subtest of its own, on an empty store. A case that fails prints the
+// rule that it checks. To run one case:
 //
 //	go test -run 'TestStore/upkeep/survives_an_Apply'
 //
-// Some failures cannot be provoked through the interface, and are left to the author's
-// own tests: damaged rows (ErrCorrupt), a database that cannot be reached
-// (ErrUnavailable), commits whose answer the network loses, and a process or a machine
-// that stops in the middle of an Apply.
+// The suite cannot cause some failures through the interface. The author's own tests
+// have to cover them: damaged rows (ErrCorrupt), a database that cannot be reached
+// (ErrUnavailable), a commit whose answer is lost in the network, and a process or a
+// machine that stops in the middle of an Apply.
 package storetest
 
 import (
@@ -32,23 +32,24 @@ import (
 // Backend is a store under test. Only Store is required.
 type Backend struct {
 	Store apikey.Store
-	// Other is a second node on the same data: another connection pool, another
-	// server of the cluster. nil: Store plays both.
+	// Other is a second node on the same data: another connection pool, or another
+	// server of the cluster. nil: Store is used for both nodes.
 	Other apikey.Store
-	// Backup takes a copy of the store's contents; restore puts the store back to that
-	// copy, as a restored backup or a failover that lost commits does. nil: the cases
-	// that need it are skipped.
+	// Backup copies the contents of the store. restore brings this copy back, as if a
+	// backup was restored, or a failover had lost commits. nil: the cases that need
+	// Backup are skipped.
 	Backup func(t *testing.T) (restore func(t *testing.T))
-	// Purge removes records revoked, and items expired, before a time that is at least
-	// 24 hours ago: at most limit together, and returns how many. nil: the cases that
-	// need it are skipped.
-	Purge func(ctx context.Context, before time.Time, limit int) (int, error)
-	// In begins a transaction, as a program does that writes rows of its own in it.
-	// joined is the store inside that transaction, which the store's In(tx) returns;
-	// end commits the transaction or rolls it back. The suite has one transaction open
-	// at a time, uses nothing else meanwhile, and ends each once. A case that fails may
-	// leave one open, so roll back in t.Cleanup too. nil: the cases that need it are
+	// Purge removes records that were revoked, and items that expired, before a time.
+	// The time is at least 24 hours ago. Purge removes at most limit records and items
+	// together, and returns how many it removed. nil: the cases that need Purge are
 	// skipped.
+	Purge func(ctx context.Context, before time.Time, limit int) (int, error)
+	// In begins a transaction, as a program does to write its own rows together with a
+	// change of a key. joined is the store inside this transaction, as the store's
+	// In(tx) returns it; end commits the transaction or rolls it back. The suite has at
+	// most one transaction open, uses no other store until it has ended, and ends each
+	// transaction once. A case that fails may leave its transaction open, so roll it
+	// back in t.Cleanup too. nil: the cases that need In are skipped.
 	In func(t *testing.T) (joined apikey.Store, end func(commit bool) error)
 }
 
@@ -71,7 +72,7 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 	}
 }
 
-// groups is the contract, in the order in which a new store meets it.
+// groups has the rules of the contract, in the order in which to write a new store.
 var groups = []group{
 	{"basics", basics},
 	{"missing", missing},
@@ -101,14 +102,14 @@ type group struct {
 	cases []testCase
 }
 
-// testCase is one rule of the contract.
+// testCase checks one rule of the contract.
 type testCase struct {
 	name string
 	rule string // printed when the case fails
 	run  func(e *env)
 }
 
-// env is what a case works with: an empty store and a clock of its own.
+// env is the environment of a case: an empty store, and a clock for this case only.
 type env struct {
 	*testing.T
 	Backend
@@ -126,7 +127,7 @@ func newEnv(t *testing.T, b Backend) *env {
 	return &env{T: t, Backend: b, ctx: t.Context()}
 }
 
-// nodes are both ways into the same data.
+// nodes returns both nodes, which use the same data.
 func (e *env) nodes() [2]apikey.Store { return [2]apikey.Store{e.Store, e.Other} }
 
 func (e *env) needsBackup() {

@@ -14,14 +14,15 @@ import (
 	"github.com/go-apikey/apikey/storetest"
 )
 
-// brokenEnv names the mistake that a child process runs the suite on: a case
-// that fails fails its parents too, so the suite is watched from outside.
+// brokenEnv is the environment variable that names a mistake: a child process runs the
+// suite on a store with this mistake. A process of its own is needed, because a case that
+// fails also fails the tests that run it.
 const brokenEnv = "STORETEST_BROKEN"
 
-// sound is no mistake: the same path with nothing broken has to pass.
+// sound is the name for a store without a mistake: for it the suite has to pass.
 const sound = "none"
 
-// inside is a store that says whether it is in a transaction.
+// inside is a store with the method InTransaction, which returns is.
 type inside struct {
 	apikey.Store
 	is bool
@@ -29,7 +30,7 @@ type inside struct {
 
 func (s inside) InTransaction() bool { return s.is }
 
-// TestBroken is what the child runs.
+// TestBroken is the test that the child process runs.
 func TestBroken(t *testing.T) {
 	name, ok := os.LookupEnv(brokenEnv)
 	if !ok {
@@ -41,7 +42,7 @@ func TestBroken(t *testing.T) {
 			restore := s.Snapshot()
 			return func(*testing.T) { restore() }
 		}}
-		b.In = func(*testing.T) (apikey.Store, func(bool) error) { // nothing else is done meanwhile
+		b.In = func(*testing.T) (apikey.Store, func(bool) error) { // the suite does nothing else until end is called
 			undo := s.Snapshot()
 			return inside{s, true}, func(commit bool) error {
 				if !commit {
@@ -63,7 +64,8 @@ func TestBroken(t *testing.T) {
 	})
 }
 
-// child runs the suite, or the case that is named, on a mistake.
+// child runs the cases that match pattern, in a process of its own, on a store with the
+// mistake.
 func child(t *testing.T, mistake, pattern string) (output string, failed bool) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBroken$/"+pattern, "-test.v", "-test.timeout=1m")
@@ -76,16 +78,16 @@ func child(t *testing.T, mistake, pattern string) (output string, failed bool) {
 	return string(out), err != nil
 }
 
-// TestSuiteCatches shows that a store which breaks one rule fails in the case
-// of that rule, and is told the rule.
+// TestSuiteCatches shows that a store which breaks a rule fails in the case of that rule,
+// and that the case prints the rule.
 func TestSuiteCatches(t *testing.T) {
 	for _, m := range mistakes {
 		t.Run(m.name, m.isCaught)
 	}
 }
 
-// Stores that were wrong and passed: each by a mistake that an author makes who knows
-// one engine well.
+// These wrong stores once passed the suite. An author who knows only one database engine
+// well could make each of these mistakes.
 func TestFound28WrongStoresAreCaught(t *testing.T) {
 	for _, name := range []string{
 		"a new ended credential keeps its copy", "an older use stops the hash", "upkeep of ended credentials ignored",
@@ -116,8 +118,8 @@ func (m mistake) isCaught(t *testing.T) {
 	}
 }
 
-// TestSuitePasses shows that failing is the mistakes' doing, and that no group
-// goes without a mistake that it catches.
+// TestSuitePasses shows that the suite passes for a store without a mistake, and that each
+// group has a case that catches one of the mistakes.
 func TestSuitePasses(t *testing.T) {
 	out, failed := child(t, sound, "")
 	if failed {
@@ -141,7 +143,8 @@ func TestSuitePasses(t *testing.T) {
 	}
 }
 
-// TestSkips shows that what a Backend lacks is skipped aloud.
+// TestSkips shows that the suite says so if it skips cases, because the Backend does not
+// have what they need.
 func TestSkips(t *testing.T) {
 	for _, m := range lacking {
 		t.Run(m.name, func(t *testing.T) {

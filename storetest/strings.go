@@ -19,8 +19,9 @@ var hostileStrings = []testCase{
 	{"IDs", "IDs are sixteen bytes of any value and compare byte by byte", bytesAsIDs},
 }
 
-// hostile texts quote, match, normalise, fold, pad, reorder or overflow where a
-// store is careless. No two are the same.
+// hostile has texts that a careless store would change or confuse: by quoting, pattern
+// matching, Unicode normalisation, case folding, padding, collation or overflow. No two
+// of them are equal.
 var hostile = []string{
 	"a", "A", "ä", "Ä", "a\u0308", "å", "a ", " a", "a\t", "a\n", "a\u00a0", "a\u200b",
 	"é", "e\u0301", "ß", "ss", "SS", "ẞ", "ﬀ", "ff", "i", "I", "ı", "İ", "K", "\u212A",
@@ -33,7 +34,7 @@ var hostile = []string{
 	" ", "  ", "\u3000",
 }
 
-// cut shortens s to at most n bytes of whole characters.
+// cut shortens s to at most n bytes, between two characters.
 func cut(s string, n int) string {
 	for len(s) > n {
 		_, last := utf8.DecodeLastRuneInString(s)
@@ -42,8 +43,8 @@ func cut(s string, n int) string {
 	return s
 }
 
-// wordy has s in every string column, in those of bounded size as much of it as
-// the contract allows.
+// wordy returns a change with s in every string column. If a column has a maximal size,
+// s is cut to this size.
 func (e *env) wordy(s string) apikey.StoreChange {
 	r := e.record(cut(s, 255))
 	r.Name, r.RevokeReason = s, apikey.Reason(cut(s, 200))
@@ -61,7 +62,7 @@ func (e *env) wordy(s string) apikey.StoreChange {
 	return change
 }
 
-// long is the most that the contract promises room for.
+// long returns texts of the greatest length that the contract requires a store to keep.
 func long() []string {
 	return []string{strings.Repeat("x", 2048), strings.Repeat("ä", 1024), strings.Repeat("😀", 512), strings.Repeat("'", 2048), strings.Repeat("%\\", 1024)}
 }

@@ -23,14 +23,15 @@ var times = []testCase{
 	{"far cursors", "a cursor whose time no record can have is ErrInvalid, or goes on from there", timesFarCursors},
 }
 
-// far are times that one column or other cannot hold, and near misses of those
-// that every column does. The last ones overflow 64 bits of microseconds.
+// far has times that some column cannot store: too early, too late, or more precise than a
+// microsecond. Some of them are only just so. The last ones overflow a 64-bit number of
+// microseconds.
 var far = []time.Time{
 	time.Date(-5000, 1, 1, 0, 0, 0, 0, time.UTC),
 	time.Date(0, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
 	time.Time{}.Add(time.Nanosecond),
 	epoch.Add(-time.Nanosecond), epoch.Add(time.Nanosecond),
-	instants[len(instants)-1].Add(time.Nanosecond), // after the last microsecond of the year 9999
+	instants[len(instants)-1].Add(time.Nanosecond), // just after the last microsecond of the year 9999
 	time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC),
 	time.Date(20_000, 2, 29, 1, 2, 3, 4, time.UTC),
 	time.Date(200_000, 2, 29, 1, 2, 3, 4, time.UTC),
@@ -43,18 +44,18 @@ var far = []time.Time{
 var instants = []time.Time{
 	time.Date(1900, 1, 1, 0, 0, 0, 1000, time.UTC),
 	time.Date(1969, 12, 31, 23, 59, 59, 999_999_000, time.UTC),
-	time.Unix(0, 0).UTC(), // 0 seconds is not "none"
+	time.Unix(0, 0).UTC(), // second 0 is a time, and not "none"
 	time.Unix(0, 1000).UTC(),
 	time.Date(2000, 2, 29, 23, 59, 59, 999_999_000, time.UTC),
-	time.Date(2024, 3, 31, 1, 30, 0, 1000, time.UTC),     // no such hour on many clocks
-	time.Date(2024, 10, 27, 1, 30, 0, 100_000, time.UTC), // twice on many clocks
-	time.Date(2038, 1, 19, 3, 14, 8, 1000, time.UTC),     // beyond 32 bits
+	time.Date(2024, 3, 31, 1, 30, 0, 1000, time.UTC),     // this hour does not exist in many time zones
+	time.Date(2024, 10, 27, 1, 30, 0, 100_000, time.UTC), // this hour occurs twice in many time zones
+	time.Date(2038, 1, 19, 3, 14, 8, 1000, time.UTC),     // more seconds than fit 32 bits
 	time.Date(2242, 3, 16, 12, 56, 31, 999_999_000, time.UTC),
-	time.Date(2263, 1, 1, 0, 0, 0, 1000, time.UTC), // beyond 64 bits of nanoseconds
+	time.Date(2263, 1, 1, 0, 0, 0, 1000, time.UTC), // more nanoseconds than fit 64 bits
 	time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC),
 }
 
-// dated has the same time in every column.
+// dated returns a change with the same time in every column for a time.
 func (e *env) dated(t time.Time) apikey.StoreChange {
 	r := e.record("acct")
 	r.CreatedAt, r.ExpiresAt, r.RevokedAt, r.RotateDue = t, t, t, t
@@ -68,7 +69,7 @@ func (e *env) dated(t time.Time) apikey.StoreChange {
 	return change
 }
 
-// comesBack checks a change that was applied.
+// comesBack checks that every read returns what the applied change c has written.
 func (e *env) comesBack(what string, c apikey.StoreChange) {
 	e.Helper()
 	r := c.Record
@@ -90,7 +91,7 @@ func timesExact(e *env) {
 
 		r := e.record("acct")
 		e.apply(e.write(r))
-		if t.Before(time.Now().Add(-48 * time.Hour)) { // later ones: see upkeepFuture
+		if t.Before(time.Now().Add(-48 * time.Hour)) { // for later times see upkeepFuture
 			e.upkeep(apikey.StoreUpkeep{Credential: r.Credentials[0].ID, LastUsed: t})
 			e.equal(fmt.Sprintf("LastUsed %v by Upkeep", t), e.credential(r.ID, 0).LastUsed, t)
 		}
@@ -129,7 +130,8 @@ func timesOrder(e *env) {
 	}
 }
 
-// timesFarFilters asks by every field of a StoreFilter that is a time, whatever they are.
+// timesFarFilters filters by every field of a StoreFilter that is a time. It finds these
+// fields by reflection.
 func timesFarFilters(e *env) {
 	var records []apikey.StoreRecord
 	for _, t := range append(slices.Clone(instants), epoch) {
@@ -171,7 +173,7 @@ func timesFarValues(e *env) {
 		func(c *apikey.StoreChange, t time.Time) { c.Items[0].ExpiresAt = t },
 	}
 	for _, t := range far {
-		if t = t.UTC(); t.Nanosecond()%1000 != 0 { // the caller truncates
+		if t = t.UTC(); t.Nanosecond()%1000 != 0 { // callers truncate times to microseconds
 			continue
 		}
 		for i, set := range columns {
@@ -225,7 +227,7 @@ func timesFarPurges(e *env) {
 	e.needsPurge()
 	r := e.dead(instants[0])
 	for _, t := range far {
-		if t.After(instants[0]) && t.Before(time.Now()) { // which would purge it
+		if t.After(instants[0]) && t.Before(time.Now()) { // this Purge would remove r
 			continue
 		}
 		n, err := e.Purge(e.ctx, t, 10)
@@ -239,8 +241,8 @@ func timesFarPurges(e *env) {
 	e.equal("record", e.get(r.ID), r)
 }
 
-// timesFarCursors makes cursors as somebody would who knows how most stores do:
-// microseconds or nanoseconds in eight bytes.
+// timesFarCursors forges cursors, as an attacker would who knows how most stores encode
+// them: as microseconds or nanoseconds in eight bytes.
 func timesFarCursors(e *env) {
 	e.create(e.spread(3)...)
 	for _, read := range []func(after apikey.Cursor, limit int) (apikey.Cursor, error){
@@ -255,7 +257,7 @@ func timesFarCursors(e *env) {
 	} {
 		sound, err := read("", 1)
 		e.ok(err)
-		for head := range 2 { // the letters of a list that stand before the rest
+		for head := range 2 { // a cursor may begin with a letter that names its list
 			text := string(sound[head:])
 			b, err := base64.RawURLEncoding.DecodeString(text)
 			if err != nil {

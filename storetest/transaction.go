@@ -18,8 +18,8 @@ func (e *env) needsIn() {
 	}
 }
 
-// inside does work in a transaction, and nothing beside it: the pool may have one
-// connection.
+// inside calls work in a transaction. Nothing else uses the store meanwhile, because its
+// pool may have only one connection.
 func (e *env) inside(commit bool, work func(tx apikey.Store)) {
 	e.Helper()
 	e.needsIn()
@@ -30,8 +30,8 @@ func (e *env) inside(commit bool, work func(tx apikey.Store)) {
 	}
 }
 
-// writes in a transaction some of everything, on a record that is stored: the
-// record as it is then, with the changes that made it so.
+// writeInside changes a stored record and writes a new one, an item and events, all in
+// the transaction tx. It returns both records as they are then stored, and the changes.
 func (e *env) writeInside(tx apikey.Store, stored apikey.StoreRecord) (after, fresh apikey.StoreRecord, changes []apikey.StoreChange) {
 	e.Helper()
 	fresh = e.full("acct")
@@ -83,7 +83,7 @@ func txRolledBack(e *env) {
 	e.equal("List", e.list(apikey.StoreFilter{}), []apikey.StoreRecord{r})
 	e.equal("items", len(e.items(apikey.StoreItemFilter{Kind: "test"})), 0)
 	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
-	e.apply(changes...) // a retry in a transaction of its own
+	e.apply(changes...) // retry the changes, in a transaction of their own
 	e.equal("the new record, applied again", e.get(fresh.ID), fresh)
 }
 
@@ -108,7 +108,7 @@ func txSeesItself(e *env) {
 		items, err := tx.Items(e.ctx, apikey.StoreItemFilter{Kind: "test", ID: "x"})
 		e.ok(err)
 		e.equal("Items", items.Items, changes[0].Items)
-		for range 3 { // one version on top of the other
+		for range 3 { // three more versions, one after the other
 			after = next(after)
 			e.ok(tx.Apply(e.ctx, e.write(after)))
 		}

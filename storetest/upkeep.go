@@ -26,8 +26,8 @@ var upkeep = []testCase{
 	{"last used by many", "of many times written at once the latest stays", upkeepLatest},
 }
 
-// sealed is a stored record whose first credential has something in every
-// column of Upkeep, and its ID.
+// sealed returns a stored record whose first credential has a value in every column that
+// Upkeep writes. It also returns this credential's ID.
 func (e *env) sealed() (apikey.StoreRecord, apikey.CredentialID) {
 	r := e.full("acct")
 	e.apply(e.write(r))
@@ -47,7 +47,7 @@ func upkeepSwaps(e *env) {
 	})
 	e.equal("credential", e.credential(r.ID, 0), want)
 
-	// The same hash with another check: a proof of a new pepper.
+	// The same hash with another check: the check was made with a new pepper.
 	e.upkeep(apikey.StoreUpkeep{Credential: id, OldHash: "$new$", NewHash: "$new$", NewCheck: []byte{3}})
 	want.Check = []byte{3}
 	e.equal("another check", e.credential(r.ID, 0), want)
@@ -65,7 +65,7 @@ func upkeepSurvives(e *env) {
 		OldHash: was.Hash, NewHash: fresh.Hash, NewCheck: fresh.Check,
 		OldSealed: was.Sealed, NewSealed: fresh.Sealed, NewKEK: fresh.SealedKEK,
 	})
-	read = next(read, named("read before, written after")) // with the old columns
+	read = next(read, named("read before, written after")) // with the old values of Upkeep's columns
 	e.apply(e.write(read))
 	e.equal("credential after an Apply", e.credential(read.ID, 0), fresh)
 
@@ -95,7 +95,7 @@ func upkeepSkips(e *env) {
 		apikey.StoreUpkeep{Credential: id, OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
 		apikey.StoreUpkeep{Credential: id, OldSealed: was.Sealed[:1], NewSealed: []byte("taken"), NewKEK: "taken"},
 		apikey.StoreUpkeep{Credential: id, OldSealed: nil, NewSealed: []byte("taken"), NewKEK: "taken"},
-		// One of its three is right, and then another one of them.
+		// Only one of the three swaps can be made: first that of LastUsed, then the hash's.
 		apikey.StoreUpkeep{Credential: id, LastUsed: used, OldHash: "wrong", NewHash: "taken", OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
 		apikey.StoreUpkeep{Credential: second.ID, OldHash: second.Hash, NewHash: "$new$", NewCheck: []byte("new"), OldSealed: []byte("wrong"), NewSealed: []byte("taken"), NewKEK: "taken"},
 	)
@@ -139,7 +139,7 @@ func upkeepForward(e *env) {
 func upkeepWindow(e *env) {
 	second := func(n int) time.Time { return epoch.Add(time.Duration(n) * time.Second) }
 	for _, c := range []struct{ stored, used, before, want int }{
-		{-1, 10, 0, 10}, // -1: never used
+		{-1, 10, 0, 10}, // stored -1: never used
 		{-1, 10, 10, 10},
 		{10, 50, 0, 10},
 		{10, 50, 10, 10},
@@ -148,7 +148,7 @@ func upkeepWindow(e *env) {
 		{59, 60, 60, 60},
 		{60, 119, 60, 60},
 		{60, 59, 59, 60},
-		{60, 59, 90, 60}, // later than the use: only forward
+		{60, 59, 90, 60}, // UsedBefore is later than the use: LastUsed does not move back
 		{60, 80, 90, 80},
 	} {
 		r := e.record("acct")
@@ -161,7 +161,8 @@ func upkeepWindow(e *env) {
 	}
 }
 
-// upkeepFuture cannot know the store's clock: of a server it may be a day off.
+// upkeepFuture allows a difference of one day between the store's clock and this one: the
+// store may use the clock of a database server.
 func upkeepFuture(e *env) {
 	for _, ahead := range []time.Duration{50 * time.Hour, 5 * 365 * 24 * time.Hour} {
 		for _, before := range []time.Time{{}, time.Now().Add(ahead - time.Minute)} {
@@ -201,7 +202,7 @@ func upkeepTwice(e *env) {
 }
 
 func upkeepApart(e *env) {
-	for n := range 8 { // which of the three swaps are skipped
+	for n := range 8 { // each bit of n says whether one of the three swaps is skipped
 		r, id := e.sealed()
 		want := r.Credentials[0]
 		u := apikey.StoreUpkeep{
@@ -241,7 +242,7 @@ func upkeepOfEnded(e *env) {
 
 func upkeepEnded(e *env) {
 	r, id := e.sealed()
-	r = next(r, func(r *apikey.StoreRecord) { r.Credentials[0].Ended = true }) // and still lists its copy
+	r = next(r, func(r *apikey.StoreRecord) { r.Credentials[0].Ended = true }) // the record passed in still has the sealed copy
 	e.apply(e.write(r))
 	r.Credentials[0].Sealed, r.Credentials[0].SealedKEK = nil, ""
 	e.equal("after the end", e.get(r.ID), r)
@@ -256,7 +257,7 @@ func upkeepEnded(e *env) {
 func upkeepRevoked(e *env) {
 	r, _ := e.sealed()
 	r = next(r, func(r *apikey.StoreRecord) {
-		c := e.full("acct").Credentials[0] // sealed too
+		c := e.full("acct").Credentials[0] // another credential with a sealed copy
 		r.Credentials = append([]apikey.StoreCredential{c}, r.Credentials...)
 	})
 	e.apply(e.write(r))
@@ -278,14 +279,14 @@ func upkeepNoVersion(e *env) {
 	e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
 	e.equal("version", e.get(r.ID).Version, r.Version)
 	e.equal("events", e.events(apikey.StoreEventFilter{}), log)
-	e.apply(e.write(next(r))) // by somebody who has not seen it
+	e.apply(e.write(next(r))) // by a caller who read the record before the Upkeep
 }
 
 func upkeepNotInFeed(e *env) {
 	r, id := e.sealed()
 	_, from := e.changed(e.now(), 10)
-	// A store may repeat what it has shown: only a record that appears because
-	// of Upkeep is wrong, so the same walk is made without and with it.
+	// The feed may repeat records. Only a record that appears because of Upkeep is wrong.
+	// So the same part of the feed is read before and after an Upkeep.
 	before, _ := e.changed(from, 10)
 	e.upkeep(apikey.StoreUpkeep{Credential: id, LastUsed: e.tick(), OldHash: r.Credentials[0].Hash, NewHash: "$new$"})
 	after, _ := e.changed(from, 10)
