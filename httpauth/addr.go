@@ -10,24 +10,26 @@ import (
 )
 
 const (
-	// maxHops bounds how many trusted entries are walked: one who sits inside a
+	// maxHops bounds the number of trusted entries that are read: a client inside a
 	// trusted network could send a megabyte of them.
 	maxHops = 32
-	// maxAddr bounds an entry; an IPv6 zone has no length of its own.
+	// maxAddr bounds the length of an entry, because an IPv6 zone may have any length.
 	maxAddr = 100
 )
 
-// The least prefixes of trusted proxies: 10.0.0.0/8 and fc00::/7 (RFC 4193) are the
-// largest private networks. Two networks of /1 are as good as one of /0.
+// The shortest prefixes that TrustedProxies may have. The largest private networks are
+// 10.0.0.0/8 and fc00::/7 (RFC 4193). To refuse only /0 would not help: two /1 networks
+// contain the same addresses.
 const (
 	minBits4 = 8
 	minBits6 = 7
-	// A registry of the Internet has a /12 (2600::/12 is ARIN's), so /7 of those is
-	// a large part of all networks.
+	// Public IPv6 networks need a longer prefix: a regional Internet registry has a /12
+	// (2600::/12 is ARIN's), so a public /7 would be a large part of all networks.
 	publicBits6 = 16
 )
 
-// validProxies finds what would make anybody's header believed, or nobody's.
+// validProxies refuses settings with which the forwarded header would be trusted from any
+// client, or from none.
 func (c *Config) validProxies() error {
 	for _, p := range c.TrustedProxies {
 		switch {
@@ -51,15 +53,15 @@ func (c *Config) validProxies() error {
 	return nil
 }
 
-// clientAddr returns who sent the request: the connection's address, or, if
-// that is a trusted proxy's, the last entry of the forwarded header that is
-// not. What stands further left is what the client itself claims. When all
-// entries are trusted, it is the first: a proxy's neighbour who asked through
-// it.
+// clientAddr returns the address of the client. That is the connection's address. If this
+// is the address of a trusted proxy, it is the last entry of the forwarded header that is
+// not a trusted proxy. Entries further left are only claimed by the client. If all entries
+// are trusted proxies, the client is the first entry: a machine in the proxies' network
+// that sent its request through a proxy.
 //
-// The zero Addr says that nobody knows, and the Verifier refuses it for keys
-// with networks: a missing or unreadable entry must never turn into the
-// address of the proxy, which such a list may well hold.
+// The zero Addr means that the address is unknown. The Verifier then refuses keys that
+// are bound to networks. A missing or unreadable entry must never count as the address of
+// the proxy, because a key's networks may contain that address.
 func (g *Guard) clientAddr(r *http.Request) netip.Addr {
 	if g.cfg.TrustedHops > 0 {
 		return g.hopAddr(r.Header[g.cfg.ForwardedHeader])
@@ -81,8 +83,9 @@ func (g *Guard) clientAddr(r *http.Request) netip.Addr {
 	return addr
 }
 
-// hopAddr returns the entry that the outermost of TrustedHops proxies has appended.
-// A list that is shorter did not come through all of them.
+// hopAddr returns the entry that the outermost of the TrustedHops proxies has appended.
+// If there are fewer entries, the request did not come through all of these proxies, and
+// hopAddr returns the zero Addr.
 func (g *Guard) hopAddr(lines []string) netip.Addr {
 	hops := 0
 	for entry := range fromRight(lines) {
@@ -97,8 +100,8 @@ func (g *Guard) trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(g.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// fromRight yields the entries of a list header from the last to the first.
-// Several lines are one list, in their order (RFC 9110 §5.3).
+// fromRight yields the entries of a list header, from the last to the first. Several lines
+// of one header are one list, in their order (RFC 9110 §5.3).
 func fromRight(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range slices.Backward(lines) {
@@ -114,9 +117,9 @@ func fromRight(lines []string) iter.Seq[string] {
 	}
 }
 
-// parseAddr reads an address, with or without port and brackets. A zone is
-// dropped, because no network contains an address with one, and 4-in-6 is the
-// IPv4 address that it stands for. What cannot be read is the zero Addr.
+// parseAddr reads an address, with or without a port and brackets. It removes a zone,
+// because no network contains an address with a zone. An IPv4-mapped IPv6 address becomes
+// the IPv4 address. If s cannot be read, parseAddr returns the zero Addr.
 func parseAddr(s string) netip.Addr {
 	var addr netip.Addr
 	bracket := strings.HasPrefix(s, "[")

@@ -12,9 +12,9 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// Whose address a request has, shown by keys that are bound to one each. The
-// proxies are 10.0.0.0/8 and fd00::/8; the attacker is 6.6.6.6, and claims to
-// be the merchant, 203.0.113.7.
+// Each key is bound to one address, so the accepted keys show which address the Guard has
+// found. The proxies are in 10.0.0.0/8 and fd00::/8. The attacker, 6.6.6.6, claims to be
+// the merchant, 203.0.113.7.
 func TestClientAddr(t *testing.T) {
 	e := newEnv(t)
 	none := "nobody"
@@ -34,7 +34,7 @@ func TestClientAddr(t *testing.T) {
 		name   string
 		guard  *httpauth.Guard
 		remote string
-		lines  []string // of X-Forwarded-For
+		lines  []string // the lines of X-Forwarded-For
 		want   string
 	}{
 		{"connection", direct, "203.0.113.7:4711", nil, "203.0.113.7"},

@@ -14,28 +14,29 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Denial is a refusal as an HTTP answer. It holds no secret.
+// Denial is the HTTP answer to a refused request. It contains no secret.
 type Denial struct {
 	// Status is 400, 401, 403, 500 or 503.
 	Status int
-	// Code is stable and for programs; the package documentation lists all.
+	// Code is for programs and never changes. The package documentation lists all codes.
 	Code string
 	// Detail is a sentence for people. It may change between versions.
 	Detail string
-	// RequestID is in the log line too. Empty from [Denied], which has no request.
+	// RequestID is also in the log line. It is empty in a Denial from [Denied], which has
+	// no request.
 	RequestID string
-	// Missing is the first ability that the key lacks; nil unless Code is
+	// Missing is the first ability that the key does not have. It is nil unless Code is
 	// insufficient_scope.
 	Missing apikey.Ability
-	// RetryAfter is when to try again, in whole seconds; zero unless Status is
-	// 503.
+	// RetryAfter is the time to wait before the next attempt, in whole seconds. It is zero
+	// unless Status is 503.
 	RetryAfter time.Duration
 }
 
-// denials is in the order in which errors are matched: what is about the
-// caller comes before what is about us, because a Standing that cannot decide
-// is a refusal, whatever its error wraps. The two categories at the end are for
-// reasons that this package does not know yet.
+// denials lists the errors in the order in which Denied compares them. Refusals of the
+// caller come before failures of the server: if a Standing cannot decide, the request is
+// refused, even if the Standing's error wraps such a failure. The two categories at the
+// end are for reasons that this package does not know yet.
 var denials = []struct {
 	err error
 	Denial
@@ -69,8 +70,8 @@ var (
 )
 
 // Denied returns the HTTP answer for an error of [Guard.Check]. It is for programs that
-// write their own answers. An error that it does not know, and nil, is a 500: no error
-// turns into a permission.
+// write their own answers. For nil, and for an error that it does not know, Denied returns
+// a 500: no error becomes a permission.
 func Denied(err error) Denial {
 	d := internal
 	for _, known := range denials {
@@ -91,15 +92,16 @@ func Denied(err error) Denial {
 	return d
 }
 
-// challengesTo are the WWW-Authenticate headers of a refusal: what other credentials
-// could change has some, and a 401 always has one (RFC 9110 §15.5.2).
+// challengesTo returns the WWW-Authenticate headers of a refusal. A refusal has such
+// headers if other credentials could be accepted. A 401 always has at least one (RFC 9110
+// §15.5.2).
 func (g *Guard) challengesTo(r *http.Request, d Denial) (lines []string) {
 	for _, c := range g.challenges {
 		switch {
 		case d.Status >= 500:
 		case c.scheme == "Bearer":
 			lines = append(lines, c.text+d.bearerError())
-		case d.Status != http.StatusUnauthorized: // other schemes have no words for why
+		case d.Status != http.StatusUnauthorized: // other schemes cannot say why a request is refused
 		case c.scheme == "Basic" && fromScript(r.Header):
 		default:
 			lines = append(lines, c.text)
@@ -111,19 +113,20 @@ func (g *Guard) challengesTo(r *http.Request, d Denial) (lines []string) {
 	return lines
 }
 
-// fromScript tells a browser from a program. Browsers send Origin or, by the Fetch
-// metadata standard, Sec-Fetch-Mode; curl and wget, which want to hear Basic before
-// they send a user name, send neither.
+// fromScript reports whether the request comes from a browser. Browsers send Origin or, by
+// the Fetch Metadata standard, Sec-Fetch-Mode. curl and wget send neither, and need the
+// challenge for Basic: they may send a user name only after they have received one.
 func fromScript(h http.Header) bool {
 	return len(h["Origin"]) > 0 || len(h["Sec-Fetch-Mode"]) > 0
 }
 
-// bearerError is what RFC 6750 §3 adds to the challenge. Its three error codes are
-// all that the RFC has; where none fits, as for an address, there is none.
+// bearerError returns the parameters that RFC 6750 §3 adds to the challenge. The RFC has
+// only these three error codes. If none of them fits, as for a refused address, there is
+// no error code.
 func (d Denial) bearerError() (params string) {
 	switch {
 	case d.Code == "credentials_missing":
-		return "" // RFC 6750 §3.1: no error code for who has presented nothing
+		return "" // RFC 6750 §3.1: no error code if the request has no credentials
 	case d.Status == 400:
 		params = `, error="invalid_request"`
 	case d.Status == 401:
@@ -140,8 +143,9 @@ func (d Denial) bearerError() (params string) {
 	return params
 }
 
-// quoted writes a quoted-string (RFC 9110 §5.6.4). What a header cannot hold
-// becomes '?': realms come from configurations and abilities from programs.
+// quoted returns s as a quoted-string (RFC 9110 §5.6.4). Realms come from configurations
+// and abilities from programs, so s may have characters that a header cannot contain:
+// they become '?'.
 func quoted(s string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -154,22 +158,21 @@ func quoted(s string) string {
 
 var escaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// answer writes a refusal. The program's functions get a copy of the request
-// that has no credentials. The original is not touched: a verification that a
-// timeout has ended is refused at the very moment at which whoever set the
-// timeout may read the headers for their log, and Go ends a program that reads
-// and writes a map at once.
+// answer writes a refusal. The program's functions get a copy of the request, without
+// credentials. The request itself is not changed: if a timeout has ended the verification,
+// the handler that set the timeout may read the headers for its log while this refusal is
+// written, and Go ends a program that reads and writes a map at the same time.
 func (g *Guard) answer(w http.ResponseWriter, r *http.Request, err error) {
 	r = r.WithContext(r.Context())
 	r.Header = maps.Clone(r.Header)
 	g.strip(r.Header)
 	d := Denied(err)
 	d.RequestID = g.requestID(r)
-	if d.Status >= 500 && r.Context().Err() == nil { // who has hung up is no trouble of ours
+	if d.Status >= 500 && r.Context().Err() == nil { // a client that has disconnected is not a failure of the server
 		g.log(d, err)
 	}
 	h := w.Header()
-	h.Del("Content-Length") // of the answer that somebody had in mind before us
+	h.Del("Content-Length") // an outer handler may have set these two for its own answer
 	h.Del("Content-Type")
 	h.Set("Cache-Control", "no-store")
 	h.Del("WWW-Authenticate")
@@ -197,8 +200,8 @@ func (g *Guard) log(d Denial, err error) {
 	g.cfg.Logger.Error("apikey: a request could not be verified", args...)
 }
 
-// write writes the problem of RFC 9457. Its type stays about:blank, so its
-// title is that of the status; the code is what programs read.
+// write writes a problem of RFC 9457. Its type is about:blank, so its title is the text of
+// the status. Programs read the code.
 func (d Denial) write(w http.ResponseWriter) {
 	problem := struct {
 		Type      string `json:"type"`
@@ -213,12 +216,12 @@ func (d Denial) write(w http.ResponseWriter) {
 		problem.Missing = d.Missing.String()
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
-	json.NewEncoder(w).Encode(problem) // who has hung up reads no error
+	json.NewEncoder(w).Encode(problem) // an error means that the client has disconnected
 }
 
-// requestID names the request. From a header it is taken only if it cannot
-// upset a log, and is shorter than any token: a client that sends its key
-// there does not find it in our log and answer.
+// requestID returns an ID for the request. It uses the X-Request-ID header only if the
+// value cannot break a log's format and is shorter than any token: if a client sends its
+// key in this header, the key must not get into the log and the answer.
 func (g *Guard) requestID(r *http.Request) string {
 	if g.cfg.RequestID != nil {
 		if id := g.cfg.RequestID(r); id != "" {
@@ -235,15 +238,15 @@ func (g *Guard) requestID(r *http.Request) string {
 	return id
 }
 
-// bodyWriter is the ResponseWriter that Config.Deny gets: it writes a body and
-// names its type, and cannot turn a refusal into anything else. It is not
-// unwrapped by http.ResponseController and has no optional interface, so there
-// is no way around it.
+// bodyWriter is the ResponseWriter that Config.Deny gets. Deny can write a body and set its
+// Content-Type, but cannot turn the refusal into another answer. bodyWriter has no Unwrap
+// method for http.ResponseController and no optional interface, so Deny cannot reach the
+// ResponseWriter inside.
 type bodyWriter struct {
 	w      http.ResponseWriter
-	header http.Header // what Deny sets, of which only Content-Type counts
+	header http.Header // set by Deny; only Content-Type is used
 	status int
-	bare   bool // an answer to HEAD
+	bare   bool // the answer to HEAD has no body
 	begun  bool
 }
 
@@ -264,7 +267,8 @@ func (b *bodyWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-// begin writes status and headers, once, also for a Deny that wrote nothing.
+// begin writes the status and headers, once. answer calls it too, in case Deny wrote
+// nothing.
 func (b *bodyWriter) begin() {
 	if b.begun {
 		return

@@ -19,7 +19,7 @@ import (
 	"github.com/go-apikey/apikey/internal/base62"
 )
 
-// Every refusal, exactly: status, all headers, the whole body.
+// TestAnswers compares every refusal exactly: the status, all headers, the whole body.
 func TestAnswers(t *testing.T) {
 	const plain = `Bearer realm="acme"`
 	challenge := func(code, detail string) string {
@@ -60,10 +60,10 @@ func TestAnswers(t *testing.T) {
 
 	for _, c := range []struct {
 		name      string
-		program   []set                     // before it starts
-		key       req                       // how it is issued
-		after     func(*env, apikey.KeyID)  // what happens to it then
-		later     set                       // and to the program
+		program   []set                     // options of the program, before it starts
+		key       req                       // options of the request that issues the key
+		after     func(*env, apikey.KeyID)  // a change of the key after it was issued
+		later     set                       // a change of the program after that
 		present   func(token string) string // the Authorization header; nil: Bearer
 		status    int
 		code      string
@@ -135,7 +135,7 @@ func TestAnswers(t *testing.T) {
 				if c.challenge != "" {
 					want.Set("WWW-Authenticate", c.challenge)
 				}
-				if c.status == 401 { // one line for each extractor
+				if c.status == 401 { // one header for each extractor
 					want.Add("WWW-Authenticate", `Basic realm="acme", charset="UTF-8"`)
 				}
 				if c.retry != "" {
@@ -167,7 +167,7 @@ func scheme(s string) func(string) string {
 	return func(token string) string { return s + " " + token }
 }
 
-// typo changes the last character of the secret and leaves the checksum.
+// typo changes the last character of the secret and keeps the checksum.
 func typo(token string) string {
 	i := len(token) - 19
 	c := "a"
@@ -177,7 +177,7 @@ func typo(token string) string {
 	return "Bearer " + token[:i] + c + token[i+1:]
 }
 
-// forged is a typo with a right checksum, which anybody can compute.
+// forged changes the secret and adds the right checksum, which anybody can compute.
 func forged(token string) string {
 	text := typo(token)
 	body := strings.TrimPrefix(text, "Bearer ")
@@ -200,7 +200,7 @@ func (busyHasher) Verify(context.Context, string, []byte) (bool, error) {
 	return false, apikey.ErrBusy
 }
 
-// The log line of a damaged record names the key, the answer does not.
+// The log line about a damaged record has the key's ID; the answer does not.
 func TestDamagedRow(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -241,13 +241,13 @@ func TestRequestID(t *testing.T) {
 	require.True(t, random(id(httpauth.Config{RequestID: func(*http.Request) string { return "" }}, "")))
 }
 
-// A realm and an ability may hold anything; a header may not.
-// ownForm is an ability of a program's own form, which may print anything.
+// ownForm is an ability of the program's own type. Its String may return any text.
 type ownForm string
 
 func (ownForm) Allows(apikey.Ability) bool { return false }
 func (f ownForm) String() string           { return string(f) }
 
+// A realm and an ability may contain any characters; a header may not.
 func TestQuoting(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -277,7 +277,7 @@ func TestQuoting(t *testing.T) {
 	}
 }
 
-// The first missing ability is named, and none that the key holds.
+// The answer names the first missing ability, and none of the key's abilities.
 func TestMissingAbility(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -287,7 +287,7 @@ func TestMissingAbility(t *testing.T) {
 	require.NotContains(t, got.body+got.Header.Get("WWW-Authenticate"), refund.String())
 }
 
-// Deny writes a body of the program's own and nothing else, whatever it tries.
+// Deny can write only the body and its Content-Type, whatever it tries.
 func TestDeny(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -334,7 +334,7 @@ func TestDeny(t *testing.T) {
 			h, ran := e.ok()
 			outer := func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Content-Length", "4") // of what the handler would have said
+					w.Header().Set("Content-Length", "4") // for the answer that the handler would have written
 					w.Header().Set("Content-Type", "application/pdf")
 					w.Header().Set("Vary", "Accept")
 					next.ServeHTTP(w, r)
@@ -362,7 +362,7 @@ func TestDeny(t *testing.T) {
 	}
 }
 
-// A Deny that panics answers with whatever the server does then, never 200.
+// If Deny panics, the answer is that of the server's recovery, and never a 200.
 func TestDenyPanics(t *testing.T) {
 	e := newEnv(t)
 	h, ran := e.ok()
@@ -378,8 +378,8 @@ func TestDenyPanics(t *testing.T) {
 	require.Zero(t, *ran)
 }
 
-// What Denied does not know is a 500, and a reason that a newer root adds is
-// still refused in its category.
+// For an error that it does not know, Denied returns a 500. If a newer version of package
+// apikey adds a reason, Denied uses the status of its category.
 func TestDenied(t *testing.T) {
 	for _, c := range []struct {
 		err    error

@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// Basic reads "Authorization: Basic <base64 of key:>" (RFC 7617), which "curl -u key:"
-// sends: the key is the user name and the password is empty. A request with a password
-// is refused: its sender takes the key for something else.
+// Basic returns an Extractor for "Authorization: Basic <base64 of key:>" (RFC 7617),
+// which "curl -u key:" sends: the key is the user name and the password is empty. A
+// request with a password is refused, because its sender takes the key for something
+// else.
 func Basic() Extractor { return basic{} }
 
 type basic struct{}
@@ -21,7 +22,7 @@ func (basic) Extract(value string) (string, error) {
 	if !mine {
 		return "", nil
 	}
-	if !wellFormed(encoded) { // and bounded, before it is decoded
+	if !wellFormed(encoded) { // checks the length too, before decoding
 		return "", malformed("no base64 follows Basic")
 	}
 	pair, err := base64.StdEncoding.Strict().DecodeString(encoded)

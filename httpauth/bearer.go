@@ -1,6 +1,6 @@
 package httpauth
 
-// Bearer reads "Authorization: Bearer <key>" (RFC 6750 §2.1).
+// Bearer returns an Extractor for "Authorization: Bearer <key>" (RFC 6750 §2.1).
 func Bearer() Extractor { return bearer{} }
 
 type bearer struct{}

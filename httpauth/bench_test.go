@@ -8,8 +8,8 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// BenchmarkRequire compares a handler with the same one behind a Guard. What
-// the Guard adds is a context value and the request that carries it.
+// BenchmarkRequire compares a handler with the same handler behind a Guard. The Guard
+// allocates a context value, and the request that carries it.
 func BenchmarkRequire(b *testing.B) {
 	e := newEnv(b)
 	issued := e.issue()
@@ -21,7 +21,7 @@ func BenchmarkRequire(b *testing.B) {
 			r := get()
 			b.ReportAllocs()
 			for b.Loop() {
-				r.Header["Authorization"] = token // which the Guard deletes
+				r.Header["Authorization"] = token // the Guard deletes this header
 				h.ServeHTTP(nil, r)
 			}
 		}
@@ -30,7 +30,7 @@ func BenchmarkRequire(b *testing.B) {
 	b.Run("accepted", run(guarded, value))
 }
 
-// BenchmarkRefused is what a flood of junk costs.
+// BenchmarkRefused measures the cost of refusing a request without a real token.
 func BenchmarkRefused(b *testing.B) {
 	e := newEnv(b)
 	guarded := e.guard(httpauth.Config{}).Require(apikey.Scope("payment:refund"))(http.NotFoundHandler())

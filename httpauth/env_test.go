@@ -24,8 +24,8 @@ const (
 	tokenise = apikey.Scope("card:tokenise")
 )
 
-// env is a program with a store that can be made to fail, a clock that the test
-// moves, and everything that it ever said, in which no token may stand.
+// env is a program with a store that can be made to fail and a clock that the test moves.
+// Its answers and its log are searched for tokens.
 type env struct {
 	t        testing.TB
 	ctx      context.Context
@@ -40,8 +40,8 @@ type env struct {
 	now time.Time
 }
 
-// newEnv makes a program with a pepper and the quick hasher; options change the
-// Verifier's configuration before it starts.
+// newEnv makes a program with a pepper and a fast hasher. The options may change the
+// Verifier's configuration before the Verifier starts.
 func newEnv(t testing.TB, options ...func(*env)) *env {
 	t.Helper()
 	e := &env{t: t, store: &store{Store: memstore.New()}, logs: &buffer{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
@@ -70,7 +70,8 @@ func newEnv(t testing.TB, options ...func(*env)) *env {
 	return e
 }
 
-// unsealed leaves records without a MAC, so that the test can edit them.
+// unsealed gives the program no peppers. So its records have no MAC, and the test can edit
+// them.
 func unsealed(e *env) { e.vc.Peppers = nil }
 
 func (e *env) clock() time.Time {
@@ -87,13 +88,13 @@ func (e *env) move(d time.Duration) {
 
 func (e *env) logger() *slog.Logger { return slog.New(slog.NewTextHandler(e.logs, nil)) }
 
-// guard makes a Guard that logs where the env looks for tokens.
+// guard makes a Guard that writes to the log that read searches for tokens.
 func (e *env) guard(c httpauth.Config) *httpauth.Guard {
 	c.Logger = e.logger()
 	return httpauth.New(e.verifier, c)
 }
 
-// issue makes a live secret key that may refund; options change the request.
+// issue makes a live secret key that may refund. The options may change the request.
 func (e *env) issue(options ...func(*apikey.IssueRequest)) apikey.Issued {
 	e.t.Helper()
 	req := apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{refund.String()}}
@@ -106,13 +107,13 @@ func (e *env) issue(options ...func(*apikey.IssueRequest)) apikey.Issued {
 	return issued
 }
 
-// answer is a response that was read to its end.
+// answer is a response and its whole body.
 type answer struct {
 	*http.Response
 	body string
 }
 
-// send asks a real server that has h.
+// send sends the request to a real server that runs h.
 func (e *env) send(h http.Handler, r *http.Request) answer {
 	e.t.Helper()
 	server := httptest.NewServer(h)
@@ -133,7 +134,7 @@ func (e *env) serve(h http.Handler, r *http.Request) answer {
 	return e.read(w.Result())
 }
 
-// read reads an answer and refuses one that holds a token, here or in the logs.
+// read reads an answer. The test fails if a token is in the answer or in the log.
 func (e *env) read(resp *http.Response) answer {
 	e.t.Helper()
 	body, err := io.ReadAll(resp.Body)
@@ -141,7 +142,7 @@ func (e *env) read(resp *http.Response) answer {
 	head, err := httputil.DumpResponse(resp, false)
 	require.NoError(e.t, err)
 	for _, token := range e.minted {
-		// The secret alone would do harm too.
+		// Search for the secret alone, because it would do harm too.
 		secret := token[len(token)-51 : len(token)-18]
 		for where, text := range map[string]string{"header": string(head), "body": string(body), "log": e.logs.String()} {
 			require.NotContains(e.t, text, secret, "a token in the %s", where)
@@ -150,7 +151,7 @@ func (e *env) read(resp *http.Response) answer {
 	return answer{resp, string(body)}
 }
 
-// ok is a handler that must only run with a key.
+// ok returns a handler that requires a key in its context and counts its calls.
 func (e *env) ok() (h http.Handler, ran *int) {
 	ran = new(int)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +164,7 @@ func (e *env) ok() (h http.Handler, ran *int) {
 
 func get(headers ...string) *http.Request { return request(http.MethodGet, headers...) }
 
-// request makes one with headers in pairs; a name may come twice.
+// request makes a request. headers are pairs of a name and a value; a name may occur twice.
 func request(method string, headers ...string) *http.Request {
 	r := httptest.NewRequest(method, "/v1/refunds", nil)
 	for i := 0; i < len(headers); i += 2 {
@@ -218,7 +219,7 @@ func (s *store) Changed(ctx context.Context, after apikey.Cursor, limit int) (ap
 	return s.Store.Changed(ctx, after, limit)
 }
 
-// buffer is a log that several goroutines write.
+// buffer is a log that several goroutines may write to.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -13,8 +13,8 @@ import (
 	"github.com/go-apikey/apikey/memstore"
 )
 
-// A route that refunds takes a key that may refund, and its handler finds the
-// key in the context.
+// A route for refunds requires a key that may refund. The handler gets the key from the
+// context.
 func ExampleGuard_Require() {
 	verifier, token := program()
 	defer verifier.Close(context.Background())
@@ -53,8 +53,8 @@ func ExampleGuard_Require() {
 	// Bearer realm="acme", error="insufficient_scope", error_description="The API key lacks the ability payout:send.", scope="payout:send"
 }
 
-// Check decides without answering, for programs that speak another protocol or
-// write every answer themselves.
+// Check verifies the key and writes no answer. It is for programs that use another
+// protocol, or write all answers themselves.
 func ExampleGuard_Check() {
 	verifier, token := program()
 	defer verifier.Close(context.Background())
@@ -72,8 +72,8 @@ func ExampleGuard_Check() {
 	// Website <nil>
 }
 
-// A vendor whose SDKs look for an error format of their own keeps it, and
-// keeps its header too. Its load balancers are in 10.0.0.0/8.
+// A vendor whose SDKs expect their own header and their own error format keeps both. The
+// vendor's load balancers are in 10.0.0.0/8.
 func ExampleConfig() {
 	verifier, _ := program()
 	defer verifier.Close(context.Background())
@@ -95,10 +95,10 @@ func ExampleConfig() {
 	// 401 {"message":"The API key is not valid.","status":"ERROR"}
 }
 
-// program has a Verifier and one key, which may refund.
+// program returns a Verifier, and the token of a key that may refund.
 func program() (*apikey.Verifier, apikey.Token) {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	pepper := must(apikey.NewPepper(1, [32]byte{1})) // of a secret manager
+	pepper := must(apikey.NewPepper(1, [32]byte{1})) // in production, from a secret manager
 	hasher := must(apikey.NewHMACSHA256(pepper))
 	store, peppers := memstore.New(), []apikey.Pepper{pepper}
 	verifier := must(apikey.NewVerifier(ctx, apikey.VerifierConfig{

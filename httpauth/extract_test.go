@@ -17,7 +17,8 @@ import (
 
 func basicAuth(pair string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)) }
 
-// What each header value is. Only one that is beyond doubt is looked up.
+// For each header value: is it a key, malformed, or none? Only a request with exactly one
+// well-formed key is looked up.
 func TestCredentials(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token.Reveal()
@@ -125,7 +126,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// A megabyte in a header is read once at most and never copied.
+// A megabyte in a header is read at most once, and never copied.
 func TestHugeHeaders(t *testing.T) {
 	e := newEnv(t)
 	guard := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic(), httpauth.Header("X-API-Key")}})
@@ -146,7 +147,7 @@ func TestHugeHeaders(t *testing.T) {
 	}
 }
 
-// A program's own extractor: a cookie, here, which several values may share.
+// cookie is a program's own Extractor. It reads a cookie; the header may have several.
 type cookie struct{ name string }
 
 func (cookie) Header() string { return "cookie" }
@@ -178,7 +179,7 @@ func TestOwnExtractor(t *testing.T) {
 		{[]string{"Cookie", "theme=dark"}, 401},
 		{[]string{"Cookie", "key=" + token, "Authorization", "Bearer " + token}, 400},
 		{[]string{"Cookie", "key=" + token, "Cookie", "theme=dark"}, 400},
-		{[]string{"Cookie", "=" + token}, 400}, // whose error quotes the token
+		{[]string{"Cookie", "=" + token}, 400}, // the Extractor's error quotes the token
 	} {
 		h, ran := e.ok()
 		r := get(c.headers...)
@@ -193,7 +194,7 @@ func TestOwnExtractor(t *testing.T) {
 	}
 }
 
-// What is wrong is said in words of ours alone.
+// The text about malformed credentials is fixed and quotes nothing of the request.
 func TestMalformedDetail(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token.Reveal()
@@ -217,7 +218,7 @@ func TestMalformedDetail(t *testing.T) {
 	}
 }
 
-// The query string is never read, nor a form.
+// The Guard never reads a key from the query string or a form.
 func TestQueryString(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token.Reveal()

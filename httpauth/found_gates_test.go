@@ -12,7 +12,7 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// A Guard that reads one header, inside a Guard that reads another: the handler must
+// If a Guard that reads one header is inside a Guard that reads another, the handler must
 // not act for the account of the second key with the abilities of the first.
 func TestFound13ASecondRequireTakesNoOtherKey(t *testing.T) {
 	e := newEnv(t)
@@ -20,7 +20,7 @@ func TestFound13ASecondRequireTakesNoOtherKey(t *testing.T) {
 	mayNot := e.issue(func(r *apikey.IssueRequest) { r.Abilities = nil })
 	outer := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Bearer()}})
 	inner := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Header("X-API-Key")}})
-	check := func(next http.Handler) http.Handler { // what a program writes that has its own answers
+	check := func(next http.Handler) http.Handler { // middleware of a program that writes its own answers
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			key, err := inner.Check(r)
 			if err != nil {
@@ -51,8 +51,8 @@ func TestFound13ASecondRequireTakesNoOtherKey(t *testing.T) {
 	}
 }
 
-// Networks that whoever connects may be in are no proxies: neither everything, nor
-// everything in two halves.
+// Networks that may contain any client are refused as TrustedProxies: the whole Internet,
+// one of its halves, and other large parts.
 func TestFound13TrustedProxiesOfEverybody(t *testing.T) {
 	e := newEnv(t)
 	for _, n := range []string{
@@ -72,7 +72,7 @@ func TestFound13TrustedProxiesOfEverybody(t *testing.T) {
 	}
 }
 
-// Without the header every client has the proxy's address.
+// Without ForwardedHeader every client would have the proxy's address.
 func TestFound13TrustedProxiesWithoutAHeader(t *testing.T) {
 	e := newEnv(t)
 	require.Panics(t, func() {
@@ -92,8 +92,9 @@ func TestFound13TrustedHopsAreWellFormed(t *testing.T) {
 	}
 }
 
-// Behind a platform's proxies the client is the entry that the outermost of them
-// appended, whoever connects, and nobody where it is not there.
+// Behind a platform's proxies, the client's address is the entry that the outermost proxy
+// has appended, whatever address the connection has. If there is no such entry, the
+// address is unknown.
 func TestFound13TrustedHops(t *testing.T) {
 	e := newEnv(t)
 	const merchant, attacker = "203.0.113.7", "6.6.6.6"

@@ -16,13 +16,12 @@ import (
 	"github.com/go-apikey/apikey/memstore"
 )
 
-// A flood of requests that end in a 5xx writes a few lines, and says how many more
-// there were.
+// A flood of requests that end in a 5xx writes only a few lines to the log.
 func TestFound07AFloodFillsNoLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, err := apikey.NewVerifier(t.Context(), apikey.VerifierConfig{Store: memstore.New(), Prefix: "acme", Mode: apikey.Live})
 		require.NoError(t, err)
-		require.NoError(t, v.Close(context.Background())) // now everything is a 503
+		require.NoError(t, v.Close(context.Background())) // from now on every answer is a 503
 		var log bytes.Buffer
 		g := httpauth.New(v, httpauth.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		handler := g.Require()(nil)

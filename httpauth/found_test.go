@@ -13,7 +13,7 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// own is an Extractor of a program, with and without a scheme.
+// own is a program's own Extractor without a scheme; named has one.
 type own struct{ httpauth.Extractor }
 
 func (own) Header() string { return "Authorization" }
@@ -25,15 +25,15 @@ type named struct {
 
 func (n named) Scheme() string { return n.scheme }
 
-// A 401 names what is accepted: a client that answers challenges sends nothing
-// before it has seen its scheme.
+// A 401 names every scheme that the Guard accepts: a client that answers challenges sends
+// no credentials before it has received a challenge with its scheme.
 func TestFound23TheChallengeNamesWhatIsAccepted(t *testing.T) {
 	const bearer, basic = `Bearer realm="acme"`, `Basic realm="acme", charset="UTF-8"`
 	header := func(name string) string { return `ApiKey realm="acme", header="` + name + `"` }
 	for name, c := range map[string]struct {
 		extractors []httpauth.Extractor
 		want       []string
-		script     []string // for a web page's script
+		script     []string // the challenges if a web page's script sends the request
 	}{
 		"default":        {nil, []string{bearer, basic}, []string{bearer}},
 		"bearer":         {[]httpauth.Extractor{httpauth.Bearer()}, []string{bearer}, []string{bearer}},
@@ -55,7 +55,7 @@ func TestFound23TheChallengeNamesWhatIsAccepted(t *testing.T) {
 				{"X-Other", "1", c.want},
 				{"Origin", "https://shop.example", c.script},
 				{"Sec-Fetch-Mode", "cors", c.script},
-				{"Sec-Fetch-Mode", "navigate", c.script}, // an address typed into a browser
+				{"Sec-Fetch-Mode", "navigate", c.script}, // the user has typed the address into a browser
 			} {
 				got := e.send(guarded, get(r.header, r.value))
 				require.Equal(t, 401, got.StatusCode)
@@ -70,8 +70,8 @@ func TestFound23TheChallengeNamesWhatIsAccepted(t *testing.T) {
 	})
 }
 
-// Clients that answer challenges: they send the user name only after a 401 has asked
-// for Basic.
+// These clients answer challenges: they send the user name only after a 401 with a
+// challenge for Basic.
 func TestFound23ClientsThatWaitForAChallenge(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token.Reveal()

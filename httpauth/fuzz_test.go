@@ -12,8 +12,9 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// Whatever two credential headers hold: no panic, an answer of the table, and
-// the handler only for one who presents the real token, whole and once.
+// With any content in the two credential headers there is no panic, the answer is one of
+// the table in the package documentation, and the handler runs only if the request has
+// the real token, complete and once.
 func FuzzAuthorization(f *testing.F) {
 	e := newEnv(f)
 	token := e.issue().Token.Reveal()
@@ -26,14 +27,14 @@ func FuzzAuthorization(f *testing.F) {
 	}
 	h, ran := e.ok()
 	guarded := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic(), httpauth.Header("X-API-Key")}}).Require()(h)
-	// The forms of the token, written down by other means than those under test.
+	// These describe the accepted forms of the token independently of the code under test.
 	inScheme := regexp.MustCompile(`(?i:^[ \t]*(bearer|basic) +)(\S+)[ \t]*$`)
 	pair := base64.StdEncoding.EncodeToString([]byte(token + ":"))
 	f.Fuzz(func(t *testing.T, authorization, header string) {
 		e.t = t
 		r := get()
 		for name, value := range map[string]string{"Authorization": authorization, "X-Api-Key": header} {
-			if value != "" { // T is the real token, which no fuzzer finds
+			if value != "" { // T stands for the real token: a fuzzer would never find it
 				r.Header[name] = []string{strings.ReplaceAll(value, "T", token)}
 			}
 		}

@@ -1,37 +1,38 @@
-// Package httpauth puts an [apikey.Verifier] in front of net/http handlers:
-// [Guard.Check] decides, [Guard.Require] is the HTTP middleware. It needs no router of
-// its own: Require fits [http.ServeMux] and everything else that takes a
-// func(http.Handler) http.Handler.
+// Package httpauth puts an [apikey.Verifier] in front of net/http handlers.
+// [Guard.Check] verifies a request's key, and [Guard.Require] is the HTTP middleware. Any
+// router can use it: Require works with [http.ServeMux] and with everything else that
+// takes a func(http.Handler) http.Handler.
 //
 //	guard := httpauth.New(verifier, httpauth.Config{Realm: "acme"})
 //	mux := http.NewServeMux()
 //	mux.Handle("POST /v1/refunds", guard.Require(apikey.Scope("payment:refund"))(refunds))
 //	mux.Handle("GET /v1/checkout.js", guard.AllowPublishable().Require()(checkout))
 //
-// and in the handler, whose request has no credential any more:
+// and in the handler, which gets the request without its credential:
 //
 //	key, _ := apikey.FromContext(r.Context())
 //	account := key.Info().Account
 //
-// Use one Require for a route. Require takes the credential out of the request, so a
-// second one inside it finds none; and if the second reads another header, it refuses
-// every key but the one that the first has accepted. If a handler needs a further
-// ability, it calls [apikey.Key.Can].
+// Use one Require for a route. Require removes the credential from the request, so a
+// second Require inside the first finds no credential. If the second Require reads
+// another header, it refuses every key except the one that the first has accepted. If a
+// handler needs another ability, it calls [apikey.Key.Can].
 //
 // # Live and test
 //
-// A Guard has one Verifier, and a Verifier one mode. Give each mode a host or a server
-// of its own; or use one Verifier of [apikey.AnyMode], whose handlers look at
-// Info().Mode; or put both Guards behind one mux and choose by the mode that the token
-// claims ([apikey.ParseToken]), as examples/gateway does.
+// A Guard has one Verifier, and a Verifier has one mode. There are three ways to serve
+// both modes: give each mode its own host or server; use one Verifier with
+// [apikey.AnyMode], and look at Info().Mode in the handlers; or put two Guards behind one
+// mux and choose one by the mode that the token claims ([apikey.ParseToken]), as
+// examples/gateway does.
 //
 // # Answers
 //
-// A refused request gets a problem (RFC 9457) with a stable code and a request ID. A
-// 401 has one WWW-Authenticate header for each way in which the Guard accepts a key.
-// The one for Bearer carries the error codes of RFC 6750, also on a 400 and a 403. The
-// one for Basic is left out of an answer to a web page's script, because a browser
-// would open a box that asks for a user name.
+// The answer to a refused request is a problem (RFC 9457) with a stable code and a
+// request ID. A 401 has one WWW-Authenticate header for each way in which the Guard
+// accepts a key. The header for Bearer has the error codes of RFC 6750; answers with 400
+// and 403 have it too. An answer to a web page's script has no header for Basic, because
+// the browser would show a dialog that asks for a user name.
 //
 //	400  invalid_request        two credentials, or one that cannot be read
 //	401  credentials_missing    the request has no key
@@ -39,13 +40,13 @@
 //	401  key_revoked, key_suspended, key_expired, token_ended, token_not_yet_valid
 //	403  kind_not_allowed, mode_mismatch, account_not_allowed
 //	403  address_not_allowed, origin_not_allowed
-//	403  insufficient_scope     names the missing ability, not those that the key has
+//	403  insufficient_scope     names the missing ability, not the abilities of the key
 //	403  denied                 a reason that is newer than this package
 //	503  busy, unavailable      with Retry-After
 //	500  internal_error         a damaged record: the request ID and nothing else
 //
-// A caller who does not hold the secret of a key gets one of the first three or a 5xx.
-// The other reasons are for callers who have proven that they hold it.
+// A client that does not have the secret of a key gets one of the first three codes or a
+// 5xx. The other codes are only for clients that have proven that they have the secret.
 package httpauth
 
 import (
@@ -61,8 +62,8 @@ import (
 	"github.com/go-apikey/apikey/internal/seldom"
 )
 
-// A Guard lets only requests with a valid key through. It is immutable and safe for
-// concurrent use; one serves all routes. Make it with [New].
+// A Guard accepts only requests with a valid key. It is immutable and safe for concurrent
+// use, and one Guard can serve all routes. Make a Guard with [New].
 type Guard struct {
 	verifier    *apikey.Verifier
 	cfg         Config
@@ -73,59 +74,62 @@ type Guard struct {
 
 // Config configures [New]. The zero value of a field is a safe default.
 type Config struct {
-	// Realm names the API in the challenge. Empty: "api". Control and non-ASCII
-	// characters become '?'.
+	// Realm is the name of the API in WWW-Authenticate headers. Empty: "api". Control
+	// and non-ASCII characters are replaced by '?'.
 	Realm string
-	// Extractors say where a key may be presented. Empty: [Bearer] and [Basic].
+	// Extractors list the headers in which a client may send a key. Empty: [Bearer] and
+	// [Basic].
 	Extractors []Extractor
 
-	// ForwardedHeader is the one header from which the client's address is taken if the
-	// connection comes from a trusted proxy: "X-Forwarded-For", "Fly-Client-IP" or
-	// another that lists addresses, nearest proxy last. Empty: the address is that of
-	// the connection. The header named Forwarded (RFC 7239) has another form and is not
-	// supported.
+	// ForwardedHeader is the header from which the Guard takes the client's address if
+	// the connection comes from a trusted proxy: "X-Forwarded-For", "Fly-Client-IP" or
+	// another header that lists addresses, the nearest proxy last. Empty: the client's
+	// address is the address of the connection. The header named Forwarded (RFC 7239)
+	// has another format and is not supported.
 	ForwardedHeader string
-	// TrustedProxies are the networks of your own proxies and load balancers. Each
-	// proxy appends the address that connected to it to ForwardedHeader. A network that
-	// is too large to hold only your proxies is refused, such as 0.0.0.0/0 and ::/0:
-	// every client in it could choose its own address. Empty, with TrustedHops 0:
-	// ForwardedHeader is never read.
+	// TrustedProxies lists the networks of your own proxies and load balancers. Each
+	// proxy appends to ForwardedHeader the address that connected to the proxy. New
+	// refuses a network that is too large to contain only your proxies, such as
+	// 0.0.0.0/0 and ::/0, because every client in this network could choose its own
+	// address. If TrustedProxies is empty and TrustedHops is 0, ForwardedHeader is never
+	// read.
 	TrustedProxies []netip.Prefix
 	// TrustedHops is for programs behind a platform whose proxies have no fixed
-	// addresses. It is how many proxies append to ForwardedHeader, from 1 to 32,
-	// including the one that connects to the program. The client's address is the entry
-	// at that place from the right; with fewer entries it is unknown.
+	// addresses. It is the number of proxies that append to ForwardedHeader, from 1 to
+	// 32, including the proxy that connects to the program. The client's address is the
+	// entry at this position, counted from the right. If there are fewer entries, the
+	// address is unknown.
 	//
-	// Every connection has to come through these proxies, because its address is not
-	// checked: a client that connects directly could choose its own address. 0:
-	// TrustedProxies decides. TrustedHops needs ForwardedHeader and excludes
-	// TrustedProxies.
+	// Every connection must come through these proxies, because the Guard does not check
+	// the connection's address: a client that connects directly could choose its own
+	// address. 0: TrustedProxies is used. TrustedHops needs ForwardedHeader, and cannot
+	// be set together with TrustedProxies.
 	TrustedHops int
 
-	// Preflight answers CORS preflights, which by specification carry no key and so
-	// never reach a guarded handler. Nil: they are refused with 401, like any request
-	// without a key.
+	// Preflight answers CORS preflights. By specification a preflight has no key, so it
+	// never reaches a guarded handler. Nil: preflights are refused with 401, like any
+	// request without a key.
 	Preflight http.Handler
-	// RequestID returns the ID that is in both a refusal and its log line, so that
-	// support can find the line. It gets the request without its credentials. Nil, or
-	// an empty result: the X-Request-ID header if that is up to 64 plain characters,
-	// else a random ID.
+	// RequestID returns the ID that a refusal and its log line both show, so that support
+	// can find the line. RequestID gets the request without its credentials. If
+	// RequestID is nil or returns "", the ID is the X-Request-ID header if that is up to
+	// 64 plain characters, otherwise a random ID.
 	RequestID func(*http.Request) string
-	// Deny writes a refusal's body in the program's own format, such as the error
-	// format that its SDKs expect. Deny may set the Content-Type; it cannot change the
-	// status and the other headers. It gets the request without its credentials. Nil:
-	// application/problem+json.
+	// Deny writes the body of a refusal in the program's own format, such as the error
+	// format that its SDKs expect. Deny may set the Content-Type, but cannot change the
+	// status or other headers. Deny gets the request without its credentials. Nil: the
+	// body is application/problem+json.
 	Deny func(w http.ResponseWriter, r *http.Request, d Denial)
-	// Logger gets each refusal with a 5xx, with its request ID: ten lines a minute for
-	// each code, and for each damaged key. The next line has left_out, the number of
-	// lines that were not written, so that a flood of requests fills no disk. Nil:
-	// silent.
+	// Logger gets a line for each refusal with a 5xx, with the request ID. So that a
+	// flood of requests cannot fill a disk, it gets at most ten lines a minute for each
+	// code, and for each damaged key. The next line then has the attribute left_out, the
+	// number of lines that were not written. Nil: silent.
 	Logger *slog.Logger
 }
 
-// New returns a Guard that asks v. New panics if v or an Extractor is nil, if a header
-// name can never match, or if a network of the Config can never match or is too large.
-// Such mistakes are to be found at the start and not under traffic.
+// New returns a Guard that verifies keys with v. New panics if v or an Extractor is nil,
+// if a header name can never match, or if a network in the Config can never match or is
+// too large. So such a mistake shows when the program starts, and not under traffic.
 func New(v *apikey.Verifier, c Config) *Guard {
 	if v == nil {
 		panic("httpauth: New needs a Verifier")
@@ -154,8 +158,8 @@ func New(v *apikey.Verifier, c Config) *Guard {
 	return &Guard{verifier: v, cfg: c, sources: sources, challenges: challengesOf(c.Extractors, c.Realm)}
 }
 
-// AllowPublishable returns a Guard that accepts publishable keys too. Everybody has
-// those: guard with it only actions that are open to every visitor of a shop.
+// AllowPublishable returns a Guard that also accepts publishable keys. Everybody can read
+// a publishable key: use this Guard only for actions that every visitor of a shop may do.
 func (g *Guard) AllowPublishable() *Guard {
 	wider := *g
 	wider.publishable = true
@@ -163,18 +167,19 @@ func (g *Guard) AllowPublishable() *Guard {
 }
 
 // Check returns the key of the request if the key is valid and has all abilities in
-// need, else an error that says why not. Check changes nothing in r. If r's context
-// already has a key ([apikey.FromContext]), a different key in r is ErrMalformed, as
-// two keys in one request are. The error is [ErrNoCredentials], [ErrMalformed] or one
-// of [apikey.Verifier.Verify]; [Denied] turns it into an HTTP answer.
+// need. Otherwise it returns an error that says why not: [ErrNoCredentials],
+// [ErrMalformed] or an error of [apikey.Verifier.Verify]. [Denied] returns the HTTP
+// answer for such an error. Check changes nothing in r. If r's context already has a key
+// ([apikey.FromContext]) and r has a different key, Check returns ErrMalformed, as for
+// two keys in one request.
 func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, error) {
 	if err := r.Context().Err(); err != nil {
-		// Nobody is waiting for the answer: a payment whose outcome its caller
-		// will not see is better not begun.
+		// The client does not wait for the answer any more. A payment should not begin
+		// if its caller will not see the outcome.
 		return nil, fmt.Errorf("%w: %w", apikey.ErrUnavailable, err)
 	}
 	if isPreflight(r) {
-		return nil, ErrNoCredentials // whatever it carries: no browser sends a key in one
+		return nil, ErrNoCredentials // even if r has a key: browsers send no key in a preflight
 	}
 	token, err := g.credential(r.Header)
 	if err != nil {
@@ -192,16 +197,16 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 	return key, err
 }
 
-// sameKey reports whether the request's context has no key yet, or this one. A
-// Guard that reads one header, inside one that reads another, would otherwise let a
-// handler act for the account of the second key with the abilities of the first.
+// sameKey reports whether the request's context has no key yet, or the same key.
+// Otherwise, if a Guard is inside another Guard that reads another header, a handler
+// could act for the account of the second key with the abilities of the first.
 func sameKey(r *http.Request, key apikey.Key) bool {
 	known, is := apikey.FromContext(r.Context())
 	return !is || known.Info().ID == key.Info().ID
 }
 
-// satisfiable finds requirements that no key can meet, when the route is made
-// and not in its traffic.
+// satisfiable returns an error if no key can have the ability a. So the mistake shows
+// when the route is set up, and not under traffic.
 func satisfiable(a apikey.Ability) error {
 	switch a := a.(type) {
 	case nil:
@@ -220,19 +225,21 @@ func satisfiable(a apikey.Ability) error {
 	return nil
 }
 
-// Require returns middleware. It runs the handler only for requests that [Guard.Check]
-// accepts, whatever their method, and answers the others itself. The handler gets the
-// key from [apikey.FromContext]. Require panics if an ability is nil: a forgotten
-// requirement must not count as none.
+// Require returns middleware that runs the handler only for requests that [Guard.Check]
+// accepts, whatever their method, and answers all other requests itself. The handler
+// gets the key from [apikey.FromContext]. Require panics if an ability is nil, because a
+// forgotten requirement must not mean that no ability is needed. It also panics if no
+// key can have an ability.
 //
-// The request that the handler sees has no credential headers, so a handler that
-// proxies, logs or dumps it cannot give a key away. They are deleted from an accepted
-// request, not hidden in a copy: so an access log or a recovery around Require does not
-// see the key either, and Require does not allocate twice as much for a copy of the
-// header. Hence an accepted request can be served only once, as servers do, and a
-// second Require inside a first one refuses it, also if another header has another key
-// (see Check). For a further ability on the same route call [apikey.Key.Can]. A refused
-// request stays as it was.
+// The handler gets the request without credential headers, so it cannot give a key away
+// when it proxies, logs or dumps the request. Require deletes these headers from an
+// accepted request, and does not hide them in a copy. So an access log or a recovery
+// handler around Require cannot see the key either, and Require does not have to
+// allocate a copy of the header, which would double its allocations. For this reason an
+// accepted request can be served only once, as servers do. A second Require inside the
+// first refuses the request, even if another header has another key (see Check). For
+// another ability on the same route call [apikey.Key.Can]. Require does not change a
+// refused request.
 func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler {
 	need = slices.Clone(need)
 	for _, a := range need {
@@ -257,22 +264,23 @@ func (g *Guard) Require(need ...apikey.Ability) func(http.Handler) http.Handler 
 	}
 }
 
-// strip deletes whatever an Extractor looks at.
+// strip deletes every header that an Extractor reads.
 func (g *Guard) strip(h http.Header) {
 	for _, s := range g.sources {
 		delete(h, s.header)
 	}
 }
 
-// isPreflight: a CORS-preflight request as the Fetch standard defines it.
+// isPreflight reports whether r is a CORS-preflight request as the Fetch standard defines
+// it.
 func isPreflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 &&
 		len(r.Header["Access-Control-Request-Method"]) > 0
 }
 
-// originOf returns the request's origin. No browser sends two; of a request
-// that has two, a proxy or a handler may believe the other one. So it has none,
-// which refuses it for keys that are bound to origins and for no others.
+// originOf returns the request's origin. A browser never sends two. If a request has two,
+// a proxy or a handler may use another one than the Guard does. So originOf then returns
+// no origin: the request is refused if its key is bound to origins, and only then.
 func originOf(h http.Header) string {
 	if values := h["Origin"]; len(values) == 1 {
 		return values[0]

@@ -55,7 +55,7 @@ func TestRequire(t *testing.T) {
 	}
 }
 
-// Check reads the request and leaves it as it is.
+// Check does not change the request.
 func TestCheck(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -92,7 +92,7 @@ func TestCheck(t *testing.T) {
 	require.ErrorIs(t, err, apikey.ErrAbility, "a nil ability is never held")
 }
 
-// No method is exempt: a handler that looks at none is as safe as any.
+// Requests of every method need a key, so a handler that ignores the method is safe too.
 func TestMethods(t *testing.T) {
 	e := newEnv(t)
 	h, ran := e.ok()
@@ -147,8 +147,8 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// A route takes publishable keys only when it says so, and the Guard that says
-// so is another one.
+// A route accepts publishable keys only if it uses AllowPublishable, which returns another
+// Guard and does not change the first.
 func TestAllowPublishable(t *testing.T) {
 	e := newEnv(t)
 	public := e.issue(func(r *apikey.IssueRequest) {
@@ -190,7 +190,7 @@ func TestAllowPublishable(t *testing.T) {
 	}
 }
 
-// The store goes away while a request waits for it.
+// The database is closed while a request waits for it.
 func TestStoreClosedMidRequest(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -211,7 +211,7 @@ func TestStoreClosedMidRequest(t *testing.T) {
 	require.Equal(t, "5", got.Header.Get("Retry-After"))
 	require.Zero(t, *ran)
 
-	// A warm key outlives the store by MaxStale, not longer.
+	// A warm key is accepted for MaxStale after the store has failed, and not longer.
 	e.store.onLookup(nil)
 	require.Equal(t, 200, e.send(guarded, get("Authorization", bearer(issued))).StatusCode)
 	e.store.fail(errors.New("sql: database is closed"))
@@ -222,7 +222,7 @@ func TestStoreClosedMidRequest(t *testing.T) {
 	require.Equal(t, 2, *ran)
 }
 
-// Revocation is seen by the next request.
+// The next request after a revocation is refused.
 func TestRevoked(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -234,8 +234,8 @@ func TestRevoked(t *testing.T) {
 	require.Equal(t, 1, *ran)
 }
 
-// A client that has hung up is not served, before or during verification, and
-// is no line in the log.
+// If a client disconnects before or during the verification, the handler does not run and
+// nothing is logged.
 func TestClientGone(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -262,8 +262,8 @@ func TestClientGone(t *testing.T) {
 	require.Empty(t, e.logs.String())
 }
 
-// Of a request that was let through the credential is gone for all; one that
-// was refused is as it was, but the program's functions are shown it without.
+// An accepted request loses its credential for everybody. A refused request is not
+// changed, but the program's functions get it without its credentials.
 func TestStripped(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -287,8 +287,8 @@ func TestStripped(t *testing.T) {
 	bare(r)
 }
 
-// Whoever gives up on a request while its key is verified may read its headers.
-// The race detector fails this where the Guard writes to them.
+// A handler that gives up on a request while the key is verified may read the request's
+// headers. If the Guard writes to them, the race detector fails this test.
 func TestTimeout(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -315,7 +315,7 @@ func TestTimeout(t *testing.T) {
 	require.Zero(t, *ran)
 }
 
-// A Guard inside a Guard sees no credential, and refuses.
+// A Guard inside a Guard finds no credential, and refuses the request.
 func TestNested(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -325,7 +325,7 @@ func TestNested(t *testing.T) {
 	require.Zero(t, *ran)
 }
 
-// Require keeps its own list.
+// Require keeps its own copy of the list of abilities.
 func TestRequireCopies(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -337,7 +337,7 @@ func TestRequireCopies(t *testing.T) {
 	require.Zero(t, *ran)
 }
 
-// Under a mux with patterns and path values, and under another one.
+// Require works with a mux that has patterns and path values, and with other routers.
 func TestServeMux(t *testing.T) {
 	e := newEnv(t)
 	issued := e.issue()
@@ -350,7 +350,7 @@ func TestServeMux(t *testing.T) {
 	r.Header.Set("Authorization", bearer(issued))
 	require.Equal(t, "pay_7 POST /v1/payments/{id}/refunds", e.serve(mux, r).body)
 
-	// What chi's and gorilla's Use take.
+	// The methods Use of chi and gorilla take such functions.
 	var use func(...func(http.Handler) http.Handler) = func(chain ...func(http.Handler) http.Handler) {
 		h, ran := e.ok()
 		e.serve(chain[0](h), get("Authorization", bearer(issued)))
@@ -381,7 +381,7 @@ func TestNewPanics(t *testing.T) {
 	}
 }
 
-// A requirement that no key can meet is found when the route is made.
+// Require panics if no key can have the ability, so this shows when the route is set up.
 func TestRequireWhatCannotBe(t *testing.T) {
 	e := newEnv(t)
 	g := e.guard(httpauth.Config{})

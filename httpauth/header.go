@@ -1,7 +1,7 @@
 package httpauth
 
-// Header reads a header that holds the key and nothing else: "X-API-Key", or
-// "RT-UDDOKTAPAY-API-KEY". [New] panics on a name that no header can have.
+// Header returns an Extractor for a header whose whole value is the key, such as
+// "X-API-Key" or "RT-UDDOKTAPAY-API-KEY". [New] panics if no header can have this name.
 func Header(name string) Extractor { return header(name) }
 
 type header string

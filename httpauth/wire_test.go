@@ -14,9 +14,9 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// What no client library sends, byte for byte. Some of it the server refuses
-// before the Guard; none of it may reach the handler without the whole key in
-// one header.
+// TestWire sends bytes that no client library sends. The server refuses some of the
+// requests before they reach the Guard. None may reach the handler without a complete key
+// in exactly one header.
 func TestWire(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token.Reveal()
@@ -36,7 +36,7 @@ func TestWire(t *testing.T) {
 		{"trailing space", "", "Authorization: Bearer " + token + "  \t", 200},
 		{"HTTP/1.0", "GET / HTTP/1.0", "Authorization: Bearer " + token, 200},
 		{"CONNECT", "CONNECT shop.example:443 HTTP/1.1", "X-Other: 1", 401},
-		{"OPTIONS *", "OPTIONS * HTTP/1.1", "X-API-Key: x", 200}, // net/http's own answer, not the handler's
+		{"OPTIONS *", "OPTIONS * HTTP/1.1", "X-API-Key: x", 200}, // net/http answers this itself
 		{"TRACE", "TRACE / HTTP/1.1", "X-Other: 1", 401},
 		{"FOO", "FOO / HTTP/1.1", "X-Other: 1", 401},
 		{"absolute form with a user", "GET http://" + token + ":@shop.example/ HTTP/1.1", "X-Other: 1", 401},
@@ -68,7 +68,7 @@ func TestWire(t *testing.T) {
 			if line == "" {
 				line = "GET / HTTP/1.1"
 			}
-			// A server that has seen enough may close before all is written.
+			// The server may close the connection before everything is written.
 			go conn.Write([]byte(line + "\r\nHost: shop.example\r\nConnection: close\r\n" + c.fields + "\r\n\r\n"))
 			method, _, _ := strings.Cut(line, " ")
 			resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
