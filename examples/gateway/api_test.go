@@ -17,7 +17,7 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// Every route with every kind of key.
+// TestRoutes calls every route with every kind of key.
 func TestRoutes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -25,7 +25,7 @@ func TestRoutes(t *testing.T) {
 	live, test := p.keys["LIVE_SECRET_KEY"], p.keys["TEST_SECRET_KEY"]
 	_, stdout, _ := run(t, dir, "-issue", "live", "-abilities", "payout=write")
 	payouts := strings.TrimSpace(strings.TrimPrefix(stdout, "LIVE_SECRET_KEY="))
-	at := len(live) - 30 // in the middle of the secret
+	at := len(live) - 30 // an index in the middle of the secret
 	wrong := live[:at] + string(live[at]^1) + live[at+1:]
 	relabelled := strings.Replace(test, "_test_", "_live_", 1)
 	keys := []string{"", wrong, relabelled, live, test, p.keys["LIVE_PUBLISHABLE_KEY"], p.keys["TEST_PUBLISHABLE_KEY"], payouts}
@@ -34,7 +34,8 @@ func TestRoutes(t *testing.T) {
 	card := fmt.Sprintf(`{"number":%q,"exp_month":12,"exp_year":2040}`, cardNumber)
 	tests := []struct {
 		method, path, body string
-		//   nothing, wrong, relabelled, live, test, live publishable, test publishable, payouts
+		// One status for each key: none, wrong, relabelled, live, test, live publishable,
+		// test publishable, payouts.
 		want [8]int
 	}{
 		{"POST", "/v1/checkouts", `{"amount":100,"currency":"EUR"}`, [8]int{401, 401, 401, 201, 201, 403, 403, 403}},
@@ -70,11 +71,11 @@ func TestRoutes(t *testing.T) {
 			}
 		}
 	}
-	// What the key lacks is named.
+	// The answer names the ability that the key does not have.
 	require.Equal(t, "payout=write", p.call(live, "POST", "/v1/payouts", "").body["missing"])
 }
 
-// A payment's two modes never meet, in amounts either.
+// Payments of one mode never change the other mode's balance.
 func TestBalance(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -125,7 +126,7 @@ func TestRefundsNeverExceedThePayment(t *testing.T) {
 	}
 	require.Equal(t, map[int]int{201: 3, 422: 7}, count)
 
-	a := p.call(key, "POST", "/v1/refunds", `{"payment":"`+id+`"}`) // the rest
+	a := p.call(key, "POST", "/v1/refunds", `{"payment":"`+id+`"}`) // without an amount: all that is left
 	require.Equal(t, 201, a.status, a.text)
 	require.Equal(t, 100.0, a.body["amount"])
 	a = p.call(key, "POST", "/v1/refunds", `{"payment":"`+id+`"}`)
@@ -180,8 +181,8 @@ func TestRequestsThatAreWrong(t *testing.T) {
 	require.Equal(t, map[string]any{"EUR": 1000.0}, p.call(key, "GET", "/v1/balance", "").body["available"])
 }
 
-// A card goes from a page to the gateway with the page's key, and is charged
-// by the shop's server with its own.
+// A web page sends a card to the gateway with its publishable key. The shop's server then
+// charges the card with its secret key.
 func TestCard(t *testing.T) {
 	t.Parallel()
 	p := start(t, t.TempDir())
@@ -207,7 +208,7 @@ func TestCard(t *testing.T) {
 	require.Equal(t, "*", p.call("", "POST", "/v1/tokens", "").header.Get("Access-Control-Allow-Origin"), "a page reads why it was refused")
 }
 
-// As with curl -u, which other payment APIs take too.
+// The API accepts Basic, as curl -u sends it, like other payment APIs.
 func TestBasic(t *testing.T) {
 	t.Parallel()
 	p := start(t, t.TempDir())
@@ -222,8 +223,8 @@ func TestBasic(t *testing.T) {
 	}
 }
 
-// Another process revokes; the gateway learns it by itself, and says who still
-// uses the key without saying the key.
+// Another process revokes a token. The gateway learns of it from the change feed. It logs
+// that the token is still used, with the credential's ID and without the token.
 func TestRevokedElsewhere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -253,7 +254,7 @@ func TestRevokedElsewhere(t *testing.T) {
 	require.Equal(t, "token_ended", a.body["code"])
 	parsed, err := apikey.ParseToken(token)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { // it comes through a pipe
+	require.Eventually(t, func() bool { // the log comes through a pipe, so wait for it
 		return strings.Contains(p.stderr.String(), parsed.Credential().String())
 	}, 5*time.Second, 10*time.Millisecond)
 }

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// maxBody is many times what any request here needs.
+// maxBody is many times larger than any request that this API needs.
 const maxBody = 16 << 10
 
-// read takes one JSON object and nothing that it does not know: a misspelt
-// "amuont" must not become a refund of everything.
+// read decodes one JSON object, and refuses unknown fields: otherwise a misspelt "amuont"
+// could become a refund of the whole payment.
 func read(r *http.Request, into any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
@@ -30,7 +30,7 @@ func read(r *http.Request, into any) error {
 		return nil
 	case errors.As(err, &large):
 		return problem{Status: 413, Code: "too_large", Detail: fmt.Sprintf("A request has at most %d bytes.", maxBody)}
-	case errors.As(err, &field) && field.Field != "": // its own text names a Go type, which is nobody's business
+	case errors.As(err, &field) && field.Field != "": // err's text names a Go type, which is not for the client
 		return problem{Status: 400, Code: "invalid_json", Detail: fmt.Sprintf("The field %q has a value of another type; amounts are integers.", field.Field)}
 	case errors.As(err, &field), errors.Is(err, io.EOF):
 		return problem{Status: 400, Code: "invalid_json", Detail: "The body is not a JSON object."}
@@ -53,7 +53,7 @@ func validCurrency(code string) error {
 	return problem{Status: 422, Code: "invalid_currency", Detail: "currency is BDT, EUR, IDR or USD."}
 }
 
-// luhn reports whether s can be a card number (ISO/IEC 7812-1).
+// luhn reports whether s may be a card number (ISO/IEC 7812-1).
 func luhn(s string) bool {
 	if len(s) < 12 || len(s) > 19 {
 		return false

@@ -2,8 +2,8 @@
 //
 //	go run ./examples/gateway
 //
-// The first start makes a merchant and their keys, shows them, and prints curl
-// commands to try them with. In production TLS stands in front of it.
+// The first start makes a merchant and their keys, prints the keys, and prints curl
+// commands to try them with. In production, put a TLS proxy before this program.
 package main
 
 import (
@@ -35,7 +35,7 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	if err := run(ctx, c, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "gateway:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		os.Exit(1)
@@ -92,8 +92,8 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	return c, errors.New(wrong)
 }
 
-// withMode lets -issue stand alone, which package flag knows of switches only:
-// then it means live.
+// withMode lets -issue be used without a value, which package flag allows only for
+// boolean flags. It then means -issue=live.
 func withMode(args []string) []string {
 	args = slices.Clone(args)
 	for i, arg := range args {
@@ -106,14 +106,14 @@ func withMode(args []string) []string {
 }
 
 func run(ctx context.Context, c config, out io.Writer) (err error) {
-	// Nothing secret can get into the log: a Token prints redacted, and handlers
-	// see a request without its credentials.
+	// No secret can get into the log: a Token prints redacted, and handlers get requests
+	// without credentials.
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if c.issue != 0 {
 		return issueOne(ctx, c, out, log)
 	}
-	// The port comes first: were it taken, the keys of a first start would be
-	// shown by a program that ends at once.
+	// Listen before anything else. If the port is in use, the program ends at once, and a
+	// first start must not print its keys before that.
 	l, err := net.Listen("tcp", c.addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s is in use: stop the other program, or choose another port with -addr (0 is any)", c.addr)
@@ -136,7 +136,7 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 	return serve(ctx, l, newHandler(api{g.ledger, log}, newByMode(g.live, g.test, log)), log)
 }
 
-// serve answers until ctx ends, and then what has begun.
+// serve answers requests until ctx ends. Then it finishes the requests that have begun.
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler:           h,
@@ -177,7 +177,7 @@ func printToken(out io.Writer, k apikey.Issued) error {
 	return err
 }
 
-// printKeys shows lines that a shell can be given as they are.
+// printKeys prints lines that can be pasted into a shell as they are.
 func printKeys(out io.Writer, c config, keys merchantKeys, url string) error {
 	news := "has new keys. The secret ones are shown this once: only their hashes are kept."
 	if len(keys.secret) == 0 {

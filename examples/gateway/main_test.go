@@ -21,18 +21,19 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/go-apikey/apikey"
-	_ "github.com/go-apikey/apikey/httpauth" // in the binary, so a change of it is a reason to test again
+	_ "github.com/go-apikey/apikey/httpauth" // part of the binary: if it changes, go test does not use a cached result
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// The tests use the program as people do: as a binary, over HTTP, with signals.
+// binary is the program. The tests use it as people do: as a process, over HTTP, with
+// signals.
 var binary string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		sources, _ := filepath.Glob("*.go")
 		for _, f := range sources {
-			os.Stat(f) // so that go test notices when one changes
+			os.Stat(f) // so that go test does not use a cached result if a file changes
 		}
 		dir, err := os.MkdirTemp("", "gateway")
 		if err != nil {
@@ -49,20 +50,20 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// process is a gateway that serves.
+// process is a gateway that runs and serves requests.
 type process struct {
 	t         *testing.T
 	cmd       *exec.Cmd
 	stderr    buffer
-	listening chan struct{} // closed when what follows is there
+	listening chan struct{} // closed when url, lines and keys are set
 	url       string
-	lines     []string          // of stdout, up to "listening on"
-	keys      map[string]string // NAME=token among them
+	lines     []string          // stdout, up to "listening on"
+	keys      map[string]string // the lines NAME=token
 	ended     chan struct{}
 }
 
-// start starts a gateway in a directory, on a database and an address that no
-// other test has, and waits until it listens.
+// start starts a gateway in a directory, with a database and an address that no other test
+// uses. It waits until the gateway listens.
 func start(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
 	p := begin(t, dir, args...)
@@ -70,7 +71,7 @@ func start(t *testing.T, dir string, args ...string) *process {
 	return p
 }
 
-// begin does not wait.
+// begin does the same and does not wait.
 func begin(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: command(dir, append([]string{"-addr", "127.0.0.1:0"}, args...)...)}
@@ -137,8 +138,8 @@ func (p *process) stop(s os.Signal) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// keepsSecrets is asked at the end of every test: whatever happened in it, no
-// token, pepper or card number is in the log.
+// keepsSecrets fails the test if a token, a pepper or a card number is in the log. It is
+// called at the end of every test.
 func (p *process) keepsSecrets() {
 	secrets := []string{cardNumber, "Bearer", "Authorization"}
 	for _, token := range p.keys {
@@ -156,7 +157,7 @@ func (p *process) keepsSecrets() {
 
 const cardNumber = "4242424242424242"
 
-// run runs a gateway that ends by itself.
+// run runs a gateway with arguments for which it ends by itself.
 func run(t *testing.T, dir string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, diagnostics buffer
@@ -168,7 +169,7 @@ func run(t *testing.T, dir string, args ...string) (code int, stdout, stderr str
 	return cmd.ProcessState.ExitCode(), out.String(), diagnostics.String()
 }
 
-// answer is what came back.
+// answer is the answer to a request.
 type answer struct {
 	status int
 	header http.Header
@@ -176,7 +177,7 @@ type answer struct {
 	body   map[string]any
 }
 
-// call sends a request with a token, or none.
+// call sends a request, with a token unless token is empty.
 func (p *process) call(token, method, path, body string) answer {
 	p.t.Helper()
 	a, err := p.try(token, method, path, body)
@@ -218,7 +219,7 @@ func (p *process) pay(token string, amount int) string {
 	return a.body["id"].(string)
 }
 
-// records reads the keys that a gateway's database holds, also while it runs.
+// records reads the keys in a gateway's database. The gateway may be running.
 func records(t *testing.T, dir string) []apikey.StoreRecord {
 	t.Helper()
 	_, store := openStore(t, dir)
@@ -238,7 +239,7 @@ func openStore(t *testing.T, dir string) (*sql.DB, *sqlstore.Store) {
 	return db, store
 }
 
-// lastUsed is when a token was last used, as far as the database knows.
+// lastUsed returns the time in the database at which a token was last used.
 func lastUsed(t *testing.T, dir, token string) time.Time {
 	t.Helper()
 	parsed, err := apikey.ParseToken(token)
@@ -254,7 +255,7 @@ func lastUsed(t *testing.T, dir, token string) time.Time {
 	return time.Time{}
 }
 
-// buffer may be read while a process writes to it.
+// buffer is a buffer that may be read while a process writes to it.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -11,28 +11,27 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// ledger keeps merchants and their money in the database that keeps the keys,
-// so that a merchant and their first keys are made in one transaction.
+// ledger stores merchants and their money in the same database as the keys, so that a
+// merchant and their first keys are made in one transaction.
 type ledger struct{ db *sql.DB }
 
-// owner is whose money a statement is about: what the verified key says of its
-// account and mode. Every method takes one and every statement compares both
-// columns: this, and no check in a handler, is what keeps accounts apart and
-// test payments out of sight of live keys.
+// owner says whose money a statement is about: the account and mode of the verified key.
+// Every method takes an owner, and every statement compares both columns. This is what
+// separates accounts, and hides test payments from live keys; the handlers check nothing.
 type owner struct {
 	account string
 	mode    apikey.Mode
 }
 
-// refusal is what a ledger answers to a request that it understands and will
-// not do. Code is for the merchant's program, the text for the merchant.
+// refusal is the error for a request that is valid and that the ledger refuses. The code
+// is for the merchant's program, and the text for the merchant.
 type refusal struct{ code, text string }
 
 func (r refusal) Error() string { return r.code + ": " + r.text }
 
 const notFound = "not_found"
 
-// maxAmount keeps every sum far from the end of an int64.
+// maxAmount is the largest amount. It is so small that no sum can overflow an int64.
 const maxAmount = 1_000_000_000_00
 
 const schema = `
@@ -77,7 +76,7 @@ func (l ledger) migrate(ctx context.Context) error {
 	return err
 }
 
-// Amounts are in minor units (cents), as integers: a float cannot hold 0.10.
+// Amounts are integers in minor units (cents), because a float cannot represent 0.10.
 
 type payment struct {
 	ID        string      `json:"id"`
@@ -113,8 +112,7 @@ type card struct {
 	Last4 string      `json:"last4"`
 }
 
-// checkout takes a payment. There is no acquirer behind this program, so it is
-// paid at once.
+// checkout makes a payment. This program has no acquirer, so the payment is paid at once.
 func (l ledger) checkout(ctx context.Context, o owner, amount int64, currency, cardID string) (payment, error) {
 	if cardID != "" {
 		var id string
@@ -132,8 +130,8 @@ func (l ledger) checkout(ctx context.Context, o owner, amount int64, currency, c
 	return p, err
 }
 
-// payment answers another account's payment, and one of the other mode, as one
-// that does not exist.
+// payment returns a payment. A payment of another account, or of the other mode, is not
+// found, as if it did not exist.
 func (l ledger) payment(ctx context.Context, o owner, id string) (payment, error) {
 	return findPayment(ctx, l.db, o, id)
 }
@@ -159,9 +157,9 @@ func findPayment(ctx context.Context, q querier, o owner, id string) (payment, e
 	return p, err
 }
 
-// refund gives money back, in all never more than was paid; amount 0 is what is
-// left. The transaction has the write lock from its beginning (_txlock), so two
-// refunds at once cannot both see the same rest.
+// refund refunds an amount of a payment; amount 0 means all that is left. All refunds of a
+// payment together never exceed the payment. The transaction takes the write lock when it
+// begins (_txlock), so two refunds at the same time cannot both read the same rest.
 func (l ledger) refund(ctx context.Context, o owner, id string, amount int64) (refund, error) {
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -190,7 +188,7 @@ func (l ledger) refund(ctx context.Context, o owner, id string, amount int64) (r
 	return r, tx.Commit()
 }
 
-// balance is what was paid less what was refunded and paid out, by currency.
+// balance returns the payments less the refunds and payouts, by currency.
 func (l ledger) balance(ctx context.Context, o owner) (map[string]int64, error) {
 	return balanceOf(ctx, l.db, o)
 }
@@ -218,7 +216,7 @@ func balanceOf(ctx context.Context, q querier, o owner) (map[string]int64, error
 	return balance, rows.Err()
 }
 
-// payout sends money to the merchant's bank, never more than the balance.
+// payout sends money to the merchant's bank. It refuses more than the balance.
 func (l ledger) payout(ctx context.Context, o owner, amount int64, currency string) (payout, error) {
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -240,7 +238,7 @@ func (l ledger) payout(ctx context.Context, o owner, amount int64, currency stri
 	return p, tx.Commit()
 }
 
-// tokenise remembers a card by its last four digits: the number itself is
+// tokenise stores a card with the last four digits of its number. The number itself is
 // neither stored nor logged.
 func (l ledger) tokenise(ctx context.Context, o owner, number string) (card, error) {
 	c := card{ID: newID("card"), Mode: o.mode, Last4: number[len(number)-4:]}

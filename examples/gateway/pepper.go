@@ -14,15 +14,15 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// openFiles makes sure that database and pepper are there and belong together
-// as far as their files tell. A new database gets a new pepper; for an old one
-// a new pepper would be of no use.
+// openFiles makes sure that the files of the database and the pepper exist, and reads the
+// pepper. A new database gets a new pepper. For an existing database it never makes a
+// pepper, because keys that were made with another pepper would not verify.
 func openFiles(c config) (apikey.Pepper, error) {
 	flags, hint := os.O_RDWR|os.O_CREATE, "name a file that can be written with -db"
 	if c.issue != 0 {
 		flags, hint = os.O_RDWR, "start once without -issue, or name the database with -db"
 	}
-	f, err := os.OpenFile(c.db, flags, 0o600) // hashes are in it
+	f, err := os.OpenFile(c.db, flags, 0o600) // the database contains hashes, so it is private
 	if err != nil {
 		return apikey.Pepper{}, fmt.Errorf("database: %w: %s", err, hint)
 	}
@@ -39,9 +39,9 @@ func openFiles(c config) (apikey.Pepper, error) {
 	return readPepper(c)
 }
 
-// makePepper writes 32 random bytes to a file that did not exist. The name is
-// given when the contents are complete and on disk, so that neither a crash nor
-// a second gateway that starts now finds half a pepper.
+// makePepper writes 32 random bytes to a new file. The file gets its name only when its
+// contents are complete and on disk. So after a crash, or if a second gateway starts at
+// the same time, nobody can read half a pepper.
 func makePepper(path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".pepper-*") // O_EXCL, 0600
 	if err != nil {
@@ -54,7 +54,7 @@ func makePepper(path string) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Link(f.Name(), path) // unlike Rename it replaces nothing
+	return os.Link(f.Name(), path) // unlike Rename, Link does not replace an existing file
 }
 
 func readPepper(c config) (apikey.Pepper, error) {
@@ -69,7 +69,7 @@ func readPepper(c config) (apikey.Pepper, error) {
 	switch {
 	case err != nil:
 		return apikey.Pepper{}, fmt.Errorf("pepper: %w", err)
-	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0: // Windows has no such bits
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0: // Windows has no such permission bits
 		return apikey.Pepper{}, fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it, and if somebody may have read it, begin anew", c.pepperFile, info.Mode().Perm())
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(string(text)))

@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// problem is an error as the client gets it (RFC 9457), of the same form as
-// those that httpauth writes.
+// problem is an error as the client gets it (RFC 9457), in the same form as the errors
+// that httpauth writes.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -23,8 +23,8 @@ func (p problem) write(w http.ResponseWriter) {
 	write(w, p.Status, "application/problem+json", p)
 }
 
-// refuse answers an error. What is not known to be the client's fault is ours:
-// it goes to the log, and the client learns no more than that.
+// refuse writes the answer for an error. If the error is not known to be the client's
+// fault, it is logged, and the client gets a 500 without details.
 func (a api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var p problem
 	var no refusal
@@ -35,7 +35,7 @@ func (a api) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &no):
 		p = problem{Status: 422, Code: no.code, Detail: no.text}
 	default:
-		if r.Context().Err() == nil { // who has hung up is no trouble of ours
+		if r.Context().Err() == nil { // a client that has disconnected is not a failure of this server
 			a.log.Error("request failed", "route", r.Pattern, "error", err)
 		}
 		p = problem{Status: 500, Code: "internal_error", Detail: "Try again."}
@@ -47,11 +47,11 @@ func write(w http.ResponseWriter, status int, contentType string, body any) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(body) // who has hung up reads no error
+	json.NewEncoder(w).Encode(body) // an error means that the client has disconnected
 }
 
-// withProblems gives the mux's own refusals, an unknown path and a wrong
-// method, the form that all others have.
+// withProblems gives the mux's own refusals, for an unknown path or a wrong method, the
+// same form as all other refusals.
 func withProblems(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse, pattern := mux.Handler(r)
@@ -59,7 +59,7 @@ func withProblems(mux *http.ServeMux) http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		muted := &statusOnly{header: w.Header()} // Allow is kept
+		muted := &statusOnly{header: w.Header()} // keeps the Allow header
 		refuse.ServeHTTP(muted, r)
 		p := problem{Status: 404, Code: notFound, Detail: "There is nothing here."}
 		if muted.status == http.StatusMethodNotAllowed {
@@ -69,7 +69,7 @@ func withProblems(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// statusOnly takes the status and the headers of an answer, not its body.
+// statusOnly keeps the status and the headers of an answer, and discards its body.
 type statusOnly struct {
 	header http.Header
 	status int
@@ -79,9 +79,9 @@ func (s *statusOnly) Header() http.Header         { return s.header }
 func (s *statusOnly) WriteHeader(status int)      { s.status = status }
 func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
 
-// forBrowsers lets pages of any origin call a route (CORS), refusals included.
-// The key is in a header that a page sets itself, not in a cookie, so there is
-// nothing that a foreign page could make use of.
+// forBrowsers lets pages of any origin call a route (CORS) and read its refusals. The page
+// sets the key in a header. There is no cookie, which a browser would also send with the
+// requests of a foreign page, so allowing every origin is safe.
 func forBrowsers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")

@@ -11,8 +11,8 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// catalog lists what keys of this API can be allowed to do. Publishable keys,
-// which every visitor of a shop can read, can do one thing.
+// catalog lists the abilities that keys of this API can have. Publishable keys, which every
+// visitor of a shop can read, can have only one of them.
 var catalog = apikey.MustCatalog(
 	apikey.CatalogEntry{Scope: "payment:checkout", Description: "Take payments"},
 	apikey.CatalogEntry{Scope: "payment:verify", Description: "Look payments up"},
@@ -27,7 +27,7 @@ type api struct {
 	log    *slog.Logger
 }
 
-// newHandler is the whole API: each route beside what a key needs for it.
+// newHandler returns the whole API: each route, with the ability that its key needs.
 func newHandler(a api, guards byMode) http.Handler {
 	mux := http.NewServeMux()
 	route := func(pattern string, status int, do action, guard func(http.Handler) http.Handler) {
@@ -38,23 +38,23 @@ func newHandler(a api, guards byMode) http.Handler {
 	route("POST /v1/refunds", 201, a.refund, guards.require(apikey.Scope("payment:refund")))
 	route("GET /v1/balance", 200, a.balance, guards.require(apikey.Access{Product: "balance", Level: apikey.Read}))
 	route("POST /v1/payouts", 201, a.payout, guards.require(apikey.Access{Product: "payout", Level: apikey.Write}))
-	// A card number goes from the visitor's browser straight to us, so this route
-	// takes the key that is in the browser. A secret key with the ability may do
-	// it too, as with other payment APIs.
+	// The visitor's browser sends the card number directly to this API, so this route
+	// accepts the publishable key in the web page. It also accepts a secret key with the
+	// ability, like other payment APIs.
 	tokenise := guards.allowPublishable().require(apikey.Scope("card:tokenise"))
 	route("POST /v1/tokens", 201, a.tokenise, func(next http.Handler) http.Handler { return forBrowsers(tokenise(next)) })
 	mux.Handle("OPTIONS /v1/tokens", forBrowsers(http.NotFoundHandler()))
 	return withProblems(mux)
 }
 
-// byMode has a Guard for each mode, with a Verifier behind it that has a cache
-// and limits of its own: a flood in the sandbox neither evicts nor delays live
-// keys. A program whose modes have addresses of their own (api.example and
-// sandbox.example) gives each its Guard and needs none of this; a small one can
-// have a single Verifier of apikey.AnyMode.
+// byMode has a Guard for each mode. Each Guard has its own Verifier with its own cache and
+// limits, so a flood of requests with test keys neither evicts nor delays live keys. If a
+// program has a host for each mode (api.example and sandbox.example), each host has its
+// own Guard, and byMode is not needed. A small program can use one Verifier of
+// apikey.AnyMode.
 //
-// What a token says of its mode is only a claim, and here it decides nothing
-// but who is asked: each Verifier refuses keys of the other mode.
+// The mode in a token is only a claim. Here it only chooses the Guard: each Verifier
+// refuses keys of the other mode.
 type byMode struct{ live, test *httpauth.Guard }
 
 var extractors = []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic()}
@@ -91,17 +91,17 @@ func claimsTest(r *http.Request) bool {
 			return token.Mode() == apikey.Test
 		}
 	}
-	return false // whatever it is, the live Guard refuses it
+	return false // there is no valid token, so the live Guard refuses the request
 }
 
-// action is a handler without HTTP around it. Whose money it is about comes
-// from the verified key, never from the request.
+// action is a handler that does not write the HTTP answer itself. The owner of the money
+// comes from the verified key, never from the request.
 type action func(o owner, r *http.Request) (any, error)
 
 func (a api) serve(status int, do action) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, ok := apikey.FromContext(r.Context())
-		if !ok { // a route whose guard was forgotten must not be an open door
+		if !ok { // the route has no guard, so anybody could call it
 			panic("no guard in front of " + r.Pattern)
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -137,7 +137,7 @@ func (a api) payment(o owner, r *http.Request) (any, error) {
 func (a api) refund(o owner, r *http.Request) (any, error) {
 	var in struct {
 		Payment string `json:"payment"`
-		Amount  *int64 `json:"amount"` // absent: what is left
+		Amount  *int64 `json:"amount"` // absent: all that is left
 	}
 	if err := read(r, &in); err != nil {
 		return nil, err

@@ -17,20 +17,20 @@ import (
 )
 
 const (
-	prefix   = "acme" // tokens begin with it
+	prefix   = "acme" // of tokens
 	merchant = "acc_demo"
 )
 
-// gateway is what open makes and close ends.
+// gateway has the resources that open makes and close closes.
 type gateway struct {
 	db         *sql.DB
 	ledger     ledger
 	store      *sqlstore.Store
 	live, test *apikey.Verifier // the data plane
-	manager    *apikey.Manager  // the control plane: here only for the set-up and -issue
+	manager    *apikey.Manager  // the control plane: used only for the set-up and for -issue
 }
 
-// open opens the database, or makes it with its pepper.
+// open opens the database. If there is none, open makes a database and its pepper.
 func open(ctx context.Context, c config, log *slog.Logger) (*gateway, error) {
 	pepper, err := openFiles(c)
 	if err != nil {
@@ -58,11 +58,11 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 		return err
 	}
 	g.db.SetMaxOpenConns(poolSize)
-	g.db.SetMaxIdleConns(poolSize) // or the pool keeps two and opens the others again and again
+	g.db.SetMaxIdleConns(poolSize) // otherwise the pool keeps two, and reopens the others all the time
 	if g.store, err = sqlstore.New(g.db, sqlstore.SQLite); err != nil {
 		return err
 	}
-	// Newer is what an older process finds during a rolling deployment: it goes on.
+	// During a rolling deployment an older process may find a newer schema: this is no error.
 	if err := g.store.Migrate(ctx); err != nil && !errors.Is(err, sqlstore.ErrNewerSchema) {
 		return err
 	}
@@ -71,15 +71,15 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 }
 
 func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.Logger) error {
-	// One Hasher for all, because its slots bound what hashing takes of the
-	// machine.
+	// All use the same Hasher, because its slots bound how much memory and CPU hashing may
+	// use.
 	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
 	if err != nil {
 		return err
 	}
 	c := apikey.VerifierConfig{
 		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}, Logger: log,
-		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half the pool to payments
+		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half of the pool for payments
 		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
@@ -94,12 +94,12 @@ func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.
 	}
 	g.manager, err = apikey.NewManager(ctx, apikey.ManagerConfig{
 		Store: g.store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Peppers: c.Peppers, Logger: log,
-		Local: []*apikey.Verifier{g.live, g.test}, // they hear of a change before the call that made it returns
+		Local: []*apikey.Verifier{g.live, g.test}, // these Verifiers get each change before its call returns
 	})
 	return err
 }
 
-// close writes what the Verifiers still hold of "last used".
+// close closes everything. The Verifiers write their "last used" times before they end.
 func (g *gateway) close(ctx context.Context) error {
 	var failed []error
 	for _, v := range []*apikey.Verifier{g.live, g.test} {
@@ -116,21 +116,21 @@ func (g *gateway) close(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// merchantKeys are the tokens that a start prints.
+// merchantKeys has the tokens that the program prints when it starts.
 type merchantKeys struct {
 	publishable apikey.Provisioned
-	secret      []apikey.Issued // live and test, the first time only
+	secret      []apikey.Issued // live and test, at the first start only
 }
 
-// provision makes the merchant and their keys in one transaction, once; later it
-// finds them.
+// provision makes the merchant and their keys in one transaction, at the first start. At
+// later starts it finds them.
 func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) error {
 	ctx = apikey.WithActor(ctx, apikey.Operator("gateway"))
 	tx, err := g.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // does nothing after Commit
+	defer tx.Rollback() // has no effect after Commit
 	joined := g.manager.Tx(g.store.In(tx))
 
 	made, err := tx.ExecContext(ctx, "INSERT INTO merchants (account, name) VALUES (?, 'Demo shop') ON CONFLICT DO NOTHING", merchant)
@@ -138,7 +138,8 @@ func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) 
 		return err
 	}
 	var keys merchantKeys
-	// Repeated, Provision returns the same keys: publishable ones are no secret.
+	// If it is called again, Provision returns the same keys: publishable keys are not
+	// secret, so their tokens are stored.
 	keys.publishable, err = joined.Provision(ctx, apikey.ProvisionRequest{Account: merchant, Abilities: []string{"card:tokenise"}})
 	if err != nil {
 		return err
@@ -146,7 +147,7 @@ func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) 
 	if n, err := made.RowsAffected(); err != nil {
 		return err
 	} else if n == 0 {
-		tx.Rollback() // nobody waits for the lock while we print
+		tx.Rollback() // release the lock before printing
 		return show(keys)
 	}
 	for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
@@ -156,8 +157,8 @@ func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) 
 		}
 		keys.secret = append(keys.secret, issued)
 	}
-	// Shown first, committed second: if nobody could read them, there are none,
-	// and the next start tries again.
+	// Print the keys before the commit: if printing fails, no keys are made, and the next
+	// start tries again.
 	if err := show(keys); err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func (g *gateway) provision(ctx context.Context, show func(merchantKeys) error) 
 	return nil
 }
 
-// issue makes one more secret key.
+// issue makes another secret key.
 func (g *gateway) issue(ctx context.Context, mode apikey.Mode, abilities []string) (apikey.Issued, error) {
 	var name string
 	err := g.db.QueryRowContext(ctx, "SELECT name FROM merchants WHERE account = ?", merchant).Scan(&name)
@@ -183,16 +184,16 @@ func (g *gateway) issue(ctx context.Context, mode apikey.Mode, abilities []strin
 	return g.manager.Issue(apikey.WithActor(ctx, apikey.Operator("gateway -issue")), secretKey(mode, abilities))
 }
 
-// defaultAbilities leave out payouts: a key that takes payments need not be
-// able to send the money somewhere.
+// defaultAbilities does not include payouts: a key for taking payments does not have to be
+// able to send money away.
 var defaultAbilities = []string{"payment:checkout", "payment:verify", "payment:refund", "card:tokenise", "balance=read"}
 
 func secretKey(mode apikey.Mode, abilities []string) apikey.IssueRequest {
 	return apikey.IssueRequest{Account: merchant, Mode: mode, Name: "Server", Abilities: abilities}
 }
 
-// dsn is the form that sqlstore asks for. The path is escaped, because '?' and
-// '%' mean something in it.
+// dsn returns the data source name with the settings that sqlstore requires. The path is
+// escaped, because '?' and '%' have a meaning in a URL.
 func dsn(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = "/" + strings.TrimPrefix(filepath.ToSlash(abs), "/")

@@ -56,7 +56,7 @@ func TestFirstStart(t *testing.T) {
 	require.Empty(t, p.stderr.String())
 }
 
-// The whole of what is printed, pasted into a shell.
+// All that the program prints works if it is pasted into a shell.
 func TestPrintedCommands(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -124,8 +124,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// What kill -9 leaves behind is whole, and lacks a few seconds of "last used"
-// at most.
+// After kill -9 the database is complete, except for at most a few seconds of "last used"
+// times.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -141,7 +141,7 @@ func TestKill(t *testing.T) {
 	require.Equal(t, 200, a.status, a.text)
 }
 
-// A signal ends what has begun and no earlier.
+// After a signal, the gateway finishes the requests that have begun, and then ends.
 func TestInterruptFinishesRequests(t *testing.T) {
 	t.Parallel()
 	p := start(t, t.TempDir())
@@ -152,7 +152,7 @@ func TestInterruptFinishesRequests(t *testing.T) {
 	_, err = io.WriteString(conn, "POST /v1/checkouts HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer "+p.keys["LIVE_SECRET_KEY"]+
 		"\r\nExpect: 100-continue\r\nContent-Length: 31\r\n\r\n")
 	require.NoError(t, err)
-	// The handler asks for the body: now the request has begun.
+	// The handler has asked for the body, so the request has begun.
 	reply := make([]byte, 300)
 	n, err := conn.Read(reply)
 	require.NoError(t, err)
@@ -197,14 +197,14 @@ func TestIssue(t *testing.T) {
 		require.NotContains(t, p.keys, token)
 		require.Empty(t, stderr)
 
-		// The gateway that runs knows it.
+		// The running gateway accepts the new key.
 		require.Equal(t, tt.balance, p.call(token, "GET", "/v1/balance", "").status, tt.args)
 		require.Equal(t, tt.pays, p.call(token, "POST", "/v1/checkouts", `{"amount":100,"currency":"EUR"}`).status, tt.args)
 	}
 }
 
-// Two gateways that start at once on files that do not exist yet share one
-// pepper, one merchant and that merchant's keys.
+// If two gateways start at the same time and their files do not exist yet, they share one
+// pepper, one merchant and the merchant's keys.
 func TestTwoInstances(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -224,17 +224,17 @@ func TestTwoInstances(t *testing.T) {
 	require.Equal(t, 200, first.call(first.keys["LIVE_SECRET_KEY"], "GET", "/v1/payments/"+id, "").status)
 }
 
-// free is an address that is, BUSY one that is not.
+// free is an argument with a free address. BUSY in args stands for an address in use.
 const free = "-addr 127.0.0.1:0 "
 
-// otherPepper is not the one that the database was used with.
+// otherPepper is another pepper than the one that the database was used with.
 var otherPepper = strings.Repeat("ab", 32) + "\n"
 
 var doNotStart = []struct {
 	name, args    string
-	fresh         bool // in an empty directory, not on a database with its pepper
+	fresh         bool // start in an empty directory, without a database and its pepper
 	pepper        func(right string) string
-	mode          os.FileMode // of the pepper; 0: 0600
+	mode          os.FileMode // of the pepper's file; 0: 0600
 	code          int
 	says, advises string
 }{
@@ -267,7 +267,7 @@ func TestDoesNotStart(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() }) // a defer would be before the subtests
+	t.Cleanup(func() { l.Close() }) // a defer would run before the parallel subtests
 	used := t.TempDir()
 	require.Equal(t, 0, start(t, used).stop(syscall.SIGINT))
 	right, err := os.ReadFile(filepath.Join(used, "keys.pepper"))
@@ -300,7 +300,7 @@ func TestDoesNotStart(t *testing.T) {
 			}
 			require.NotContains(t, stderr, string(right[:40]))
 			require.NotContains(t, stderr, otherPepper[:40])
-			if tt.fresh { // nothing is left that the next start takes for an old database
+			if tt.fresh { // no file is left that the next start could take for an existing database
 				left, err := os.ReadDir(dir)
 				require.NoError(t, err)
 				left = slices.DeleteFunc(left, func(e os.DirEntry) bool { info, err := e.Info(); return err == nil && info.Size() == 0 })
@@ -312,7 +312,7 @@ func TestDoesNotStart(t *testing.T) {
 
 func as(text string) func(string) string { return func(string) string { return text } }
 
-// A start that could not show its keys has made none.
+// If the first start cannot print the keys, it makes no keys.
 func TestKeysThatNobodySaw(t *testing.T) {
 	t.Parallel()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -327,7 +327,7 @@ func TestKeysThatNobodySaw(t *testing.T) {
 	require.Error(t, cmd.Run())
 	require.Contains(t, stderr.String(), "no space left")
 	require.Empty(t, records(t, dir))
-	code, stdout, diagnostics := run(t, dir, "-issue", "live") // for which merchant?
+	code, stdout, diagnostics := run(t, dir, "-issue", "live") // there is no merchant yet
 	require.Equal(t, 1, code)
 	require.Empty(t, stdout)
 	require.Contains(t, diagnostics, "start once without -issue")
@@ -341,7 +341,7 @@ func TestHelp(t *testing.T) {
 	require.Contains(t, stderr, "apikey-gateway.db")
 }
 
-// A path is a path, whatever is in it.
+// The path of the database may contain any characters.
 func TestStrangePath(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a b?c=d%41#é&_pragma=x")
@@ -354,7 +354,7 @@ func TestStrangePath(t *testing.T) {
 	require.ElementsMatch(t, []string{filepath.Join(dir, "keys.db"), filepath.Join(dir, "keys.pepper")}, left)
 }
 
-// A bare -issue means a live key; a mode may follow it.
+// -issue without a value means a live key; with a value it means a key of that mode.
 func TestIssueStandsAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

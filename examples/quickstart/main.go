@@ -10,14 +10,14 @@ import (
 )
 
 func main() {
-	store := memstore.New() // forgets everything at exit; sqlstore keeps keys in a database
+	store := memstore.New() // keeps keys until exit; sqlstore keeps them in a database
 	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}, apikey.CatalogEntry{Scope: "payment:refund"})
-	// Who acts: an admin of the merchant acc_1. A program knows that from its own log-in.
+	// The actor is an admin of the merchant acc_1. A program takes the actor from its own sign-in.
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 
 	verifier := must(apikey.NewVerifier(ctx, apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live}))
 	defer verifier.Close(ctx)
-	local := []*apikey.Verifier{verifier} // told of a change before the call that made it returns
+	local := []*apikey.Verifier{verifier} // these Verifiers get each change before its call returns
 	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog, Local: local}))
 
 	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:verify"}}))

@@ -31,14 +31,14 @@ func TestQuickstart(t *testing.T) {
 	require.Equal(t, want, strings.ReplaceAll(string(out), token, "TOKEN"))
 }
 
-// What a newcomer reads first fits on one screen.
+// The program that a new user reads first fits on one screen.
 func TestQuickstartIsShort(t *testing.T) {
 	source, err := os.ReadFile("main.go")
 	require.NoError(t, err)
 	require.Less(t, bytes.Count(source, []byte("\n")), 40)
 }
 
-// The README shows this very program, so that what it shows runs.
+// The README shows exactly this program, so the code in the README works.
 func TestREADMEShowsTheProgram(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
@@ -51,8 +51,8 @@ func TestREADMEShowsTheProgram(t *testing.T) {
 	require.Contains(t, strings.Join(head[:10], ""), "package main", "a program begins by line 10")
 }
 
-// Whatever Go the README and docs/stores.md show compiles: whole programs, and lines
-// of one.
+// All Go code in the README and in docs/stores.md compiles: whole programs, and parts of a
+// program.
 func TestREADMEPrograms(t *testing.T) {
 	var blocks []string
 	for page, shown := range map[string]int{"README.md": 3, "docs/stores.md": 1} {
@@ -74,19 +74,19 @@ func TestREADMEPrograms(t *testing.T) {
 		}
 		file := filepath.Join(t.TempDir(), "main.go")
 		require.NoError(t, os.WriteFile(file, []byte(program), 0o600))
-		out, err := exec.Command("go", "vet", file).CombinedOutput() // not build: linking takes longer than all else
+		out, err := exec.Command("go", "vet", file).CombinedOutput() // vet and not build, because linking takes longer than everything else
 		require.NoError(t, err, "%s\n%s", program, out)
 	}
 }
 
-// The README can be read in one sitting.
+// The README is short enough to be read at once.
 func TestREADMEIsShort(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	require.LessOrEqual(t, bytes.Count(readme, []byte("\n")), 200)
 }
 
-// around is the program that the README's single lines stand in.
+// around is a program into which the parts of a program in the README are put.
 const around = `package main
 
 import (

@@ -1,8 +1,9 @@
-// Command rotation replaces a key's token three times while clients keep calling
-// an API with it, and counts the requests that were refused: none. Each new
-// token overlaps with the old one for a moment, which is what the clients need
-// to pick it up. A client that was held up for longer than that looks its token
-// up again and repeats the request, as every client should.
+// Command rotation replaces a key's token three times while clients keep calling an API
+// with the key. It counts the refused requests: there are none. The old and the new token
+// are both valid for a short time, the overlap, in which the clients read the new token.
+// If a client's request is refused because the client was delayed for longer than the
+// overlap, the client reads its token again and repeats the request, as every client
+// should.
 package main
 
 import (
@@ -25,7 +26,7 @@ const (
 	clients   = 4
 	rotations = 3
 	overlap   = 700 * time.Millisecond
-	lookUp    = 100 * time.Millisecond // how often a client reads its token from where it is kept
+	lookUp    = 100 * time.Millisecond // how often a client reads its stored token
 )
 
 func main() {
@@ -92,21 +93,21 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// client is what the clients share: where their token is kept, and their counts.
+// client has the data that all clients share: their stored token, and their counts.
 type client struct {
 	url               string
 	newest            atomic.Pointer[kept]
 	accepted, refused atomic.Int64
 }
 
-// kept is a token and since when it could be looked up.
+// kept is the stored token, and the time since which clients can read it.
 type kept struct {
 	token apikey.Token
 	since time.Time
 }
 
-// call asks the API again and again, with a token that it looked up lookUp ago at
-// most, as a client does that reads a file or a secret manager.
+// call calls the API again and again. It reads its token again when it last read it more
+// than lookUp ago, like a client that reads a file or a secret manager.
 func (c *client) call(ctx context.Context) {
 	mine, looked := c.newest.Load(), time.Now()
 	for ctx.Err() == nil {
@@ -120,7 +121,7 @@ func (c *client) call(ctx context.Context) {
 		r.Header.Set("Authorization", "Bearer "+mine.token.Reveal())
 		answer, err := http.DefaultClient.Do(r)
 		if err != nil {
-			continue // we were told to stop
+			continue // ctx has ended
 		}
 		answer.Body.Close()
 		newest := c.newest.Load()
@@ -128,11 +129,11 @@ func (c *client) call(ctx context.Context) {
 		case answer.StatusCode == http.StatusOK:
 			c.accepted.Add(1)
 		case newest != mine && time.Since(newest.since) > overlap/2:
-			// The machine held this request up, and meanwhile there has been a newer
-			// token for a long time. After a 401 a client looks its token up again.
+			// The machine was slow: a newer token has been stored for a long time, and
+			// this request had the old one. After a 401 a client reads its token again.
 			mine, looked = newest, time.Now()
 			continue
-		default: // there was no newer token, or not long enough to know of it
+		default: // there is no newer token, or the client could not have read it yet
 			c.refused.Add(1)
 		}
 		time.Sleep(time.Millisecond)

@@ -13,15 +13,16 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// mailer is an apikey.Sender, and an apikey.Addresser, that hands mail to an SMTP
-// server on this machine. For one elsewhere call the client's StartTLS and Auth first.
+// mailer is an apikey.Sender and an apikey.Addresser. It sends mail through an SMTP server
+// on this machine. If the server is on another machine, call the client's StartTLS and
+// Auth first.
 type mailer struct {
 	server    string // host:port
 	from      string
-	addresses map[string]string // by the actor's ID, from the program's own records
+	addresses map[string]string // by actor ID, from the program's own records
 }
 
-// Send returns nil once the server has said that it has the mail.
+// Send returns nil when the server has confirmed that it has accepted the mail.
 func (m mailer) Send(ctx context.Context, actorID string, message apikey.Message) error {
 	to, ok := m.addresses[actorID]
 	if !ok {
@@ -32,7 +33,7 @@ func (m mailer) Send(ctx context.Context, actorID string, message apikey.Message
 		return err
 	}
 	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok { // a server that hangs holds nobody up
+	if deadline, ok := ctx.Deadline(); ok { // so that a server that hangs does not block the caller
 		conn.SetDeadline(deadline)
 	}
 	client, err := smtp.NewClient(conn, "localhost")
@@ -50,16 +51,17 @@ func (m mailer) Send(ctx context.Context, actorID string, message apikey.Message
 		return err
 	}
 	if err := m.write(w, to, message); err != nil {
-		return err // without the last dot it is no mail
+		return err // without the final dot the server discards the mail
 	}
 	if err := w.Close(); err != nil {
 		return err
 	}
-	_ = client.Quit() // the mail has arrived, whatever becomes of the farewell
+	_ = client.Quit() // the mail was accepted already, so an error does not matter
 	return nil
 }
 
-// Address lets the library count what is sent to one mailbox, whoever asks for it.
+// Address returns an actor's mailbox, so that the library can count the mails to one
+// mailbox, even if different actors ask for them.
 func (m mailer) Address(_ context.Context, actorID string) (string, error) {
 	return m.addresses[actorID], nil
 }

@@ -1,8 +1,7 @@
-// Command stepup walks through a merchant's key page where people prove
-// themselves again before anything dangerous: with a password before a key is
-// made, with an authenticator app or a code by e-mail before a token is shown
-// again or replaced. It ends by itself, has a mail server of its own, and prints
-// no secret.
+// Command stepup shows, step by step, a merchant's key page on which people have to
+// authenticate again before a dangerous action: with a password before a key is made, and
+// with an authenticator app or a code by e-mail before a token is shown again or replaced.
+// The command ends by itself, has its own mail server, and prints no secrets.
 package main
 
 import (
@@ -23,9 +22,10 @@ func main() {
 	}
 }
 
-// stepUp says which factor approves what; any one of those named. What one admin does
-// for another is guarded too: else two stolen sessions help each other past the rest.
-// Whatever only takes power away, such as Suspend, is never guarded.
+// stepUp returns the factors that can approve an action; one of them is enough. Actions of
+// an admin for another admin are guarded too: otherwise an attacker with two stolen
+// sessions could use one of them to bypass the factors of the other. Actions that only
+// take power away, such as Suspend, are never guarded.
 func stepUp(action apikey.Action, mode apikey.Mode) []string {
 	switch action {
 	case apikey.ActionIssue, apikey.ActionRevoke:
@@ -55,22 +55,22 @@ func run() error {
 	return nil
 }
 
-// page is the merchant's key page: the program that embeds the library.
+// page is the merchant's key page: the program that uses the library.
 type page struct {
-	ctx      context.Context // of who is signed in
+	ctx      context.Context // with the actor who is signed in
 	manager  *apikey.Manager
 	verifier *apikey.Verifier
 	clock    clock
-	anna     *person // in front of the screen
+	anna     *person // the user of the page
 
 	key   apikey.KeyID
-	token apikey.Token // as Anna has put it into her server
+	token apikey.Token // the copy that Anna has put into her server
 }
 
 func newPage(anna *person) (*page, error) {
 	p := &page{anna: anna, clock: clock{start: time.Now()}}
 	p.ctx = apikey.WithActor(context.Background(), apikey.Actor{ID: anna.id, Account: "acc_42", Role: "admin"})
-	// Both come from a secret manager; the database never sees them.
+	// In production both come from a secret manager. They are never in the database.
 	var pepperKey, kekKey [32]byte
 	rand.Read(pepperKey[:])
 	rand.Read(kekKey[:])
@@ -102,7 +102,7 @@ func newPage(anna *person) (*page, error) {
 	return p, err1
 }
 
-// clock stands still, but where the walk moves it on instead of waiting.
+// clock stands still. The steps move it on with wait, instead of waiting.
 type clock struct {
 	start time.Time
 	ahead atomic.Int64

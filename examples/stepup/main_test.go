@@ -65,7 +65,7 @@ func TestItEndsByItselfAndSaysEachStep(t *testing.T) {
 	}
 }
 
-// secrets are the forms of what must not be printed.
+// secrets has patterns of the secrets that must not be printed.
 var secrets = map[string]*regexp.Regexp{
 	"token":                   regexp.MustCompile(`_live_[0-9A-Za-z]`),
 	"code":                    regexp.MustCompile(`\b\d{6}\b`),
@@ -73,7 +73,7 @@ var secrets = map[string]*regexp.Regexp{
 	"enrolment":               regexp.MustCompile(`otpauth:`),
 }
 
-// A pattern that finds no real secret would find none in the output either.
+// Each pattern finds a real secret; otherwise it would find none in the output either.
 func TestThePatternsFindSecrets(t *testing.T) {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog()})

@@ -20,7 +20,7 @@ import (
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
-// person is an admin of the merchant, with what she proves herself with.
+// person is an admin of the merchant, with everything that they need to authenticate.
 type person struct {
 	id, address string
 	password    string
@@ -39,7 +39,7 @@ func newPerson() (*person, error) {
 	return p, err
 }
 
-// answer is what she types into the page.
+// answer returns the answer that the person types into the page.
 func (p *person) answer(factor string, now time.Time) (string, error) {
 	switch factor {
 	case "totp":
@@ -52,7 +52,7 @@ func (p *person) answer(factor string, now time.Time) (string, error) {
 
 var sixDigits = regexp.MustCompile(`\b\d{6}\b`)
 
-// newestCode reads her mail.
+// newestCode returns the code in the newest mail.
 func (p *person) newestCode() (string, error) {
 	mails := p.mailbox.Mails()
 	if len(mails) == 0 {
@@ -66,14 +66,14 @@ func (p *person) newestCode() (string, error) {
 	return sixDigits.FindString(string(text)), err
 }
 
-// phone is her authenticator app.
+// phone is the person's authenticator app.
 type phone struct{ seed []byte }
 
 // scan reads the otpauth URI that the page shows as a QR code.
 func (p *phone) scan(uri string) error {
 	u, err := url.Parse(uri)
 	if err != nil {
-		return errors.New("not a URI") // the error of url.Parse repeats it, with the seed
+		return errors.New("not a URI") // the error of url.Parse quotes the URI, which has the seed
 	}
 	p.seed, err = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(u.Query().Get("secret"))
 	return err
@@ -81,7 +81,7 @@ func (p *phone) scan(uri string) error {
 
 func (p *phone) code(now time.Time) string { return totp.Code(p.seed, totp.Step(now)) }
 
-// account is what the program keeps of her password, for its sign-in.
+// account is the hash of a person's password, which the program stores for its sign-in.
 type account struct{ salt, hash []byte }
 
 func newAccount(password string) (a account, err error) {
@@ -91,7 +91,7 @@ func newAccount(password string) (a account, err error) {
 	return a, err
 }
 
-// check compares an answer with it, for apikey.NewPassword.
+// check compares an answer with the password's hash, for apikey.NewPassword.
 func (a account) check(_ context.Context, _, answer string) (bool, error) {
 	hash, err := slowHash(answer, a.salt)
 	return subtle.ConstantTimeCompare(hash, a.hash) == 1, err

@@ -8,8 +8,8 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// approve lets Anna prove herself for a request: the page asks, she answers, and
-// the grant goes into that very request.
+// approve lets Anna approve a request: the page puts a challenge, Anna answers it, and the
+// page puts the grant into the same request.
 func (p *page) approve(factor string, request apikey.Guarded) (apikey.Grant, error) {
 	challenge, err := p.manager.Challenge(p.ctx, factor, request)
 	if err != nil {
@@ -22,12 +22,13 @@ func (p *page) approve(factor string, request apikey.Guarded) (apikey.Grant, err
 	return p.manager.Confirm(p.ctx, challenge.ID, answer)
 }
 
-// create makes a key. The page learns from the refusal which factors approve it.
+// create makes a key. The error of the first attempt tells the page which factors can
+// approve it.
 func (p *page) create() error {
 	fmt.Println("1. A key is made, approved by the password")
 	request := apikey.IssueRequest{
 		Mode: apikey.Live, Name: "Webshop", Abilities: []string{"payment:refund"},
-		Recoverable: true, // a sealed copy is kept, for Reveal
+		Recoverable: true, // store a sealed copy of the token, for Reveal
 	}
 	_, err := p.manager.Issue(p.ctx, request)
 	if err := refused("without a password", err, apikey.ErrStepUpRequired); err != nil {
@@ -49,12 +50,12 @@ func (p *page) create() error {
 		return err
 	}
 	p.key, p.token = issued.Key.ID, issued.Token
-	fmt.Println("   made, and its token shown:", issued.Token) // Reveal() on a page
+	fmt.Println("   made, and its token shown:", issued.Token) // a real page shows Token.Reveal()
 	return p.works("it works", p.token)
 }
 
-// enroll sets Anna's authenticator app up. Her password approves it: a hijacked
-// session could otherwise enrol an app of its own.
+// enroll sets up Anna's authenticator app. Anna's password approves the enrolment:
+// otherwise an attacker with a hijacked session could enrol their own app.
 func (p *page) enroll() error {
 	fmt.Println("2. An authenticator app is enrolled, approved by the password")
 	request := apikey.EnrollRequest{Factor: "totp"}
@@ -81,8 +82,8 @@ func (p *page) enroll() error {
 	return err
 }
 
-// revealByApp shows the token again. A code that has been used is used up, so
-// Anna waits for the next.
+// revealByApp shows the token again. A code works only once, so Anna waits for the next
+// code.
 func (p *page) revealByApp() error {
 	fmt.Println("3. The token is revealed, approved by the app")
 	request := apikey.RevealRequest{Key: p.key}
@@ -101,7 +102,7 @@ func (p *page) revealByApp() error {
 	return refused("with the same grant again", err, apikey.ErrGrant)
 }
 
-// revealByMail does so with a code that arrives by mail.
+// revealByMail shows the token again, approved by a code that arrives by mail.
 func (p *page) revealByMail() error {
 	fmt.Println("4. The token is revealed, approved by a code from the mailbox")
 	request := apikey.RevealRequest{Key: p.key}
@@ -126,7 +127,7 @@ func (p *page) reveal(request apikey.RevealRequest) error {
 	return nil
 }
 
-// rotate replaces the token tomorrow. Approved is this time and no other.
+// rotate replaces the token tomorrow. The grant approves only a rotation at this time.
 func (p *page) rotate() error {
 	fmt.Println("5. The token is replaced tomorrow, approved by a code from the mailbox")
 	request := apikey.RotateRequest{Key: p.key, At: p.clock.now().Add(24 * time.Hour)}
@@ -150,20 +151,20 @@ func (p *page) rotate() error {
 	if err := p.ended("and the new one not yet", next.Token, apikey.ErrNotYetValid); err != nil {
 		return err
 	}
-	p.clock.wait(24*time.Hour + time.Minute) // nothing has to run meanwhile
+	p.clock.wait(24*time.Hour + time.Minute) // no job has to run meanwhile
 	if err := p.works("from then on the new one works", next.Token); err != nil {
 		return err
 	}
 	return p.ended("and the old one no more", p.token, apikey.ErrCredentialEnded)
 }
 
-// log shows who did what. It holds no secret.
+// log shows who did what. The log contains no secrets.
 func (p *page) log() error {
 	fmt.Println("6. The activity log, newest first")
 	events, err := p.manager.Events(p.ctx, apikey.EventsRequest{})
 	for _, e := range events.Events {
 		fmt.Printf("   %s %s %s", e.Actor.ID, e.Action, e.Outcome)
-		if e.Doubt != "" { // somebody may have written it who is not us: whoever reads the page has to know
+		if e.Doubt != "" { // the library may not have written this event, so the page must say so
 			fmt.Printf(" (%s)", e.Doubt)
 		}
 		fmt.Println()
@@ -189,7 +190,7 @@ func (p *page) ended(what string, token apikey.Token, want error) error {
 	return refused(what, p.verify(token), want)
 }
 
-// refused expects an error, and shows it.
+// refused checks that err is the expected error, and prints it.
 func refused(what string, err, want error) error {
 	if !errors.Is(err, want) {
 		return fmt.Errorf("%s: %v instead of %v", what, err, want)

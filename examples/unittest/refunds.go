@@ -1,6 +1,5 @@
-// Package unittest is a handler of a payment API, and in its test file what
-// this directory is about: how such a handler is tested with real keys, in
-// microseconds and without a database.
+// Package unittest is a handler of a payment API. Its test file shows how to test such a
+// handler with real keys, in microseconds and without a database.
 package unittest
 
 import (
@@ -12,7 +11,7 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// Payments is what the handler needs of the program.
+// Payments is the part of the program that the handler needs.
 type Payments interface {
 	Refund(ctx context.Context, account, payment string, amount int64) error
 }
@@ -23,7 +22,7 @@ const (
 	RefundLarge = apikey.Scope("payment:refund:large")
 )
 
-// Catalog lists them for the Manager.
+// Catalog lists the abilities for the Manager.
 var Catalog = apikey.MustCatalog(
 	apikey.CatalogEntry{Scope: string(Refund), Description: "Refund up to 100.00"},
 	apikey.CatalogEntry{Scope: string(RefundLarge), Description: "Refund any amount"},
@@ -31,15 +30,15 @@ var Catalog = apikey.MustCatalog(
 
 const large = 100_00 // in cents
 
-// Routes is the API.
+// Routes returns the handler of the API.
 func Routes(guard *httpauth.Guard, p Payments) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/payments/{id}/refund", guard.Require(Refund)(Refunds(p)))
 	return mux
 }
 
-// Refunds refunds a payment of the account whose key was verified. It stands
-// behind a Guard.
+// Refunds returns a handler that refunds a payment of the account whose key was verified.
+// The handler needs a Guard in front of it.
 func Refunds(p Payments) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, ok := apikey.FromContext(r.Context())
@@ -51,8 +50,8 @@ func Refunds(p Payments) http.Handler {
 			http.Error(w, "want an amount in cents", http.StatusBadRequest)
 			return
 		}
-		// What a route needs is the Guard's business; what depends on the request
-		// itself is asked here.
+		// The Guard checks the ability that the route needs. An ability that depends on
+		// the request is checked here.
 		if in.Amount > large && !key.Can(RefundLarge) {
 			http.Error(w, "a refund of this size needs "+RefundLarge.String(), http.StatusForbidden)
 			return

@@ -18,19 +18,19 @@ import (
 	"github.com/go-apikey/apikey/memstore"
 )
 
-// program is the API under test with real keys behind it.
+// program is the API under test, with real keys.
 type program struct {
 	t       *testing.T
 	admin   context.Context
 	keys    *apikey.Manager
 	handler http.Handler
 	bank    *bank
-	now     time.Time // the keys' clock: a test moves it and need not sleep
+	now     time.Time // the time for all keys: a test changes it, and does not have to sleep
 }
 
-// newProgram costs no more than its hasher: HMACSHA256 takes a microsecond where
-// the default, argon2id, takes some 20 milliseconds, and is no less real. It needs a
-// pepper, which may be different in every run.
+// newProgram uses the hasher HMACSHA256, so that tests are fast: it takes a microsecond,
+// and the default hasher, argon2id, some 20 milliseconds. Programs use both in production.
+// HMACSHA256 needs a pepper, which may be another one in every run.
 func newProgram(t *testing.T) *program {
 	p := &program{t: t, bank: &bank{}, now: time.Now()}
 	ctx := context.Background()
@@ -46,8 +46,9 @@ func newProgram(t *testing.T) *program {
 
 	verifier, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{
 		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Now: now,
-		// No goroutine that reads the clock while the test moves it: Local below
-		// tells the Verifier what changed, and "last used" is not tested here.
+		// Start no goroutine that reads the clock while the test changes it. Sync is not
+		// needed, because the Manager below has this Verifier in Local and passes on
+		// each change. "Last used" is not tested here.
 		Sync: -1, ReadOnly: true,
 	})
 	require.NoError(t, err)
@@ -82,7 +83,7 @@ func refund(h http.Handler, token string, amount int64) *httptest.ResponseRecord
 	return w
 }
 
-// What the route asks of keys: a line each, with keys that a Manager made.
+// Each line has a key that a Manager has made, and the status that the route answers.
 func TestWhoMayRefund(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -130,8 +131,8 @@ func TestNoKey(t *testing.T) {
 	require.Empty(t, p.bank.refunds)
 }
 
-// The handler alone needs no key, no store and no Guard: a Key is an interface
-// of two methods, and the context brings it.
+// To test the handler alone, no real key, store or Guard is needed: apikey.Key is an
+// interface with two methods, and the handler gets it from the context.
 func TestRefundsAlone(t *testing.T) {
 	for _, large := range []bool{false, true} {
 		b := &bank{}
@@ -155,7 +156,7 @@ type fakeKey struct{ can bool }
 func (k fakeKey) Info() apikey.Info          { return apikey.Info{Account: "acc_2", Mode: apikey.Live} }
 func (k fakeKey) Can(...apikey.Ability) bool { return k.can }
 
-// bank notes what it was asked to pay back.
+// bank records the refunds that it is asked for.
 type bank struct{ refunds []string }
 
 func (b *bank) Refund(_ context.Context, account, payment string, amount int64) error {

@@ -1,6 +1,6 @@
-// Package sink is a mail server that keeps what it is sent and passes nothing
-// on: a mailbox for tests and examples. It speaks SMTP (RFC 5321) on the
-// loopback interface, without TLS and without asking who sends.
+// Package sink is a mail server for tests and examples. It stores all mail that it
+// receives, and forwards none. It speaks SMTP (RFC 5321) on the loopback interface,
+// without TLS and without authentication.
 package sink
 
 import (
@@ -16,7 +16,7 @@ import (
 	"sync"
 )
 
-// Server takes mail until it is closed. It is safe for concurrent use.
+// Server receives mail until it is closed. It is safe for concurrent use.
 type Server struct {
 	Addr     string // host:port
 	listener net.Listener
@@ -27,14 +27,14 @@ type Server struct {
 	mails    []Mail
 }
 
-// Mail is one that was taken whole.
+// Mail is a mail that was received completely.
 type Mail struct {
 	From string
-	To   []string // as the envelope says, in its order
+	To   []string // the recipients of the envelope, in order
 	Data string   // header and body; lines end in "\n"
 }
 
-// Listen starts a server on a free port. A mail has at most limit bytes.
+// Listen starts a server on a free port. The server refuses mails larger than limit bytes.
 func Listen(limit int) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,14 +51,14 @@ func Listen(limit int) (*Server, error) {
 	return s, nil
 }
 
-// Mails are those that were taken so far, the oldest first.
+// Mails returns the mails that were received so far, the oldest first.
 func (s *Server) Mails() []Mail {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.mails)
 }
 
-// Close hangs up on every client and returns when nothing runs any more.
+// Close closes all connections. It returns when all goroutines of the server have ended.
 func (s *Server) Close() {
 	s.listener.Close()
 	s.hangUp()
@@ -73,7 +73,7 @@ func (s *Server) serve(conn net.Conn) {
 	for answer != "" {
 		fmt.Fprintf(conn, "%s\r\n", answer)
 		line, err := in.ReadSlice('\n')
-		if err != nil { // also a line that would fill the memory
+		if err != nil { // also if a line is too long for the buffer
 			return
 		}
 		said := append(command.FindSubmatch(line), nil, nil, nil, nil)
@@ -100,12 +100,13 @@ func (s *Server) serve(conn net.Conn) {
 	}
 }
 
-// data takes a mail up to the line that is one dot; "" if it never came.
+// data reads a mail up to the line with only a dot, and returns the answer to send. It
+// returns "" if the connection ends before that.
 func (s *Server) data(conn net.Conn, in *bufio.Reader, mail Mail) (answer string) {
 	fmt.Fprint(conn, "354 go on\r\n")
 	body, text := textproto.NewReader(in).DotReader(), strings.Builder{}
 	n, err := io.Copy(&text, io.LimitReader(body, s.limit+1))
-	if _, end := io.Copy(io.Discard, body); err != nil || end != nil { // to its end, or the rest would be commands
+	if _, end := io.Copy(io.Discard, body); err != nil || end != nil { // read to the end, or the rest would be read as commands
 		return ""
 	}
 	if n > s.limit {
