@@ -17,41 +17,43 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// The functions up to TestOperations are what docs/operations.md shows, to the
-// letter: TestOperationsIsThisCode compares. They are written as a program has
-// them, so they use nothing of the tests.
+// The functions before TestOperations are the same as in docs/operations.md:
+// TestOperationsIsThisCode compares them. They are written as for a program, so they
+// use nothing of the tests.
 
-// endLeakedKey ends a key for ever. It asks for no factor and no key service, and
-// outruns whoever changes the key meanwhile.
+// endLeakedKey revokes a key. It needs no factor and no key service. If somebody
+// else changes the key at the same time, Revoke tries again until it succeeds.
 func endLeakedKey(ctx context.Context, m *apikey.Manager, key apikey.KeyID) error {
 	return m.Revoke(ctx, apikey.RevokeRequest{Key: key, Reason: apikey.ReasonCompromised})
 }
 
-// replaceLeakedToken keeps the key and ends every token of it, for a merchant
-// who cannot be without.
+// replaceLeakedToken keeps the key, ends all its tokens and returns a new one. It
+// is for a merchant who needs a working key now.
 func replaceLeakedToken(ctx context.Context, m *apikey.Manager, key apikey.KeyID) (apikey.Token, error) {
 	issued, err := m.Rotate(ctx, apikey.RotateRequest{Key: key})
 	return issued.Token, err
 }
 
-// endPresentedToken is for whoever finds a token and knows nothing else of it:
-// the token is its own proof, and no actor is needed.
+// endPresentedToken is for somebody who has found a token and knows nothing else
+// about its key. To have the token is enough, so no actor is needed.
 func endPresentedToken(ctx context.Context, m *apikey.Manager, token string) error {
 	return m.RevokeToken(ctx, token, apikey.ReasonCompromised)
 }
 
-// withPeppers is the configuration of one step: the first pepper mints, all verify.
+// withPeppers sets the peppers of one step: new tokens are made with the first one,
+// and tokens of all of them verify.
 func withPeppers(m *apikey.ManagerConfig, v *apikey.VerifierConfig, peppers ...apikey.Pepper) error {
-	hasher, err := apikey.NewHMACSHA256(peppers...) // Argon2id has no pepper: leave the hashers as they are
+	hasher, err := apikey.NewHMACSHA256(peppers...) // with Argon2id, which has no pepper, leave the hashers as they are
 	m.Peppers, v.Peppers = peppers, peppers
 	m.Hasher, v.Hashers = hasher, []apikey.Hasher{hasher}
 	return err
 }
 
-// renewTokens gives a new token to every key of the list that needs one; the old
-// one works on for overlap. What is suspended or has expired cannot be rotated
-// and is returned, for people to look at. What fails is in the error, by its key,
-// and holds up no other. Called again it goes on: keys that were done need none.
+// renewTokens makes a new token for every key of the list that needs one. The old
+// token keeps working for overlap. Keys that are suspended or have expired cannot be
+// rotated: they are returned, for people to look at. If a key fails, its ID is in the
+// error, and renewTokens goes on with the other keys. Call renewTokens again to
+// continue: keys that have a new token do not get another.
 func renewTokens(ctx context.Context, m *apikey.Manager, list apikey.ListRequest, overlap time.Duration,
 	needs func(apikey.Info) (bool, error), deliver func(apikey.Info, apikey.Token) error,
 ) (left []apikey.Info, err error) {
@@ -76,7 +78,7 @@ func renewTokens(ctx context.Context, m *apikey.Manager, list apikey.ListRequest
 			case err != nil:
 				failed = append(failed, fmt.Errorf("key %s: %w", key.ID, err))
 			default:
-				if err := deliver(next.Key, next.Token); err != nil { // nobody has the new token: rotate this one again
+				if err := deliver(next.Key, next.Token); err != nil { // nobody has the new token: rotate this key again
 					failed = append(failed, fmt.Errorf("key %s was rotated and not delivered: %w", key.ID, err))
 				}
 			}
@@ -87,8 +89,9 @@ func renewTokens(ctx context.Context, m *apikey.Manager, list apikey.ListRequest
 	}
 }
 
-// mintedBy says that a key would be shut out without the pepper in this slot: its
-// current token is of it, or one whose end is not set.
+// mintedBy returns a function that reports whether a key would stop working without
+// the pepper in this slot: the key's current token was made with this pepper, or a
+// token for which no end is set.
 func mintedBy(slot uint8) func(apikey.Info) (bool, error) {
 	return func(key apikey.Info) (bool, error) {
 		for c := range key.Credentials.All() {
@@ -101,8 +104,9 @@ func mintedBy(slot uint8) func(apikey.Info) (bool, error) {
 	}
 }
 
-// renewMACs signs every record with the first pepper. Call it until the error is
-// nil: what it names was changed behind the library's back, and is not signed.
+// renewMACs renews the MAC of every record, with the first pepper. Call renewMACs
+// until the error is nil. The error names the records that something other than the
+// library has changed: they get no new MAC.
 func renewMACs(ctx context.Context, m *apikey.Manager) error {
 	for {
 		if renewed, err := m.Remac(ctx, 1000); renewed == 0 {
@@ -111,8 +115,9 @@ func renewMACs(ctx context.Context, m *apikey.Manager) error {
 	}
 }
 
-// endAllOf revokes every key with a live token of that pepper: when the thief is
-// at work and waiting for merchants would cost more than shutting them out.
+// endAllOf revokes every key that has a live token of that pepper. It is for an attack
+// that is under way, when to wait for the merchants would cost more than to lock them
+// out.
 func endAllOf(ctx context.Context, m *apikey.Manager, slot uint8) error {
 	var failed []error
 	for req := (apikey.RevokeAllRequest{Pepper: slot, Reason: apikey.ReasonCompromised}); ; {
@@ -124,8 +129,8 @@ func endAllOf(ctx context.Context, m *apikey.Manager, slot uint8) error {
 	}
 }
 
-// resealAll seals everything under the first KEK. While the error is not nil the
-// old KEK has to stay.
+// resealAll seals everything under the first KEK. Keep the old KEK until the error is
+// nil.
 func resealAll(ctx context.Context, m *apikey.Manager) error {
 	for {
 		if sealed, err := m.Reseal(ctx, 1000); sealed == 0 {
@@ -134,14 +139,15 @@ func resealAll(ctx context.Context, m *apikey.Manager) error {
 	}
 }
 
-// sealedBefore says that one of a key's live tokens was sealed before that time:
-// whoever has an old backup and the old KEK can read it.
+// sealedBefore returns a function that reports whether one of a key's live tokens was
+// sealed before the leak. Somebody with an old backup and the old KEK can read such a
+// token.
 func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(apikey.Info) (bool, error) {
 	return func(key apikey.Info) (bool, error) {
 		if !key.Recoverable || key.State == apikey.Revoked || key.CreatedAt.After(leak) {
 			return false, nil
 		}
-		later := map[apikey.CredentialID]bool{} // made after the leak
+		later := map[apikey.CredentialID]bool{} // tokens made after the leak
 		for req := (apikey.EventsRequest{Key: key.ID, Limit: 1000}); ; {
 			log, err := m.Events(ctx, req)
 			if err != nil {
@@ -165,11 +171,12 @@ func sealedBefore(ctx context.Context, m *apikey.Manager, leak time.Time) func(a
 	}
 }
 
-// takeAwayAgain repeats what took power away since the moment that the database
-// was put back to. since is what OnEvent said, kept elsewhere (an Event's JSON reads
-// back), oldest first. What needs people is returned: a rotation, after which the
-// merchant's new token is unknown and the old one works again, and an update, of
-// which the event says the fields and not the values.
+// takeAwayAgain repeats the changes that took power away after the backup was made.
+// since has the events of OnEvent after that time, oldest first, stored outside the
+// database (an Event can be read back from its JSON). It returns the events that
+// people have to handle: a rotation, because the merchant's new token is unknown now
+// and the old one works again; and an update, because its event names the changed
+// fields and not their values.
 func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event) (look []apikey.Event, err error) {
 	var failed []error
 	for _, e := range since {
@@ -184,18 +191,19 @@ func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event)
 		default:
 			look = append(look, e)
 		}
-		if err != nil && !errors.Is(err, apikey.ErrNotFound) { // it is younger than the backup, and gone
+		if err != nil && !errors.Is(err, apikey.ErrNotFound) { // not found: the key was made after the backup
 			failed = append(failed, fmt.Errorf("key %s: %w", e.Key, err))
 		}
 	}
 	return look, errors.Join(failed...)
 }
 
-// verifyAll walks the chain of every key, and the events outside the chains. The
-// error names what is broken. unsure names what nobody can check: the events of a
-// pepper that is gone, or of before there was one. Whoever writes to the database
-// can have changed those, so the answer is clean if there is no error and unsure
-// names what you expect: keys that are older than a pepper that you have retired.
+// verifyAll verifies the chain of every key, and the events outside the chains. The
+// error names the events that are broken. unsure names the events that cannot be
+// verified: those made with a retired pepper, or before there was a pepper. Somebody
+// who writes to the database may have changed them. So the result is good if there is
+// no error, and if unsure names only keys that you expect: those that are older than
+// a pepper that you have retired.
 func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []string, err error) {
 	var failed []error
 	for list := (apikey.ListRequest{Limit: 1000}); ; {
@@ -230,9 +238,9 @@ func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []str
 	return events, unsure, errors.Join(append(failed, err)...)
 }
 
-// verifyOutside looks at every event by itself: those outside the chains (enrolments,
-// lifted locks, refusals) and those of keys that are gone. That one is missing outside
-// the chains is not found.
+// verifyOutside verifies each event by itself: events outside the chains (enrolments,
+// lifted locks, refusals), and events of keys that do not exist any more. It cannot
+// find out that an event outside the chains is missing.
 func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err error) {
 	var failed []error
 	for req := (apikey.EventsRequest{Limit: 1000}); ; {
@@ -242,9 +250,9 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 		}
 		for _, e := range log.Events {
 			switch {
-			case e.Doubt == apikey.DoubtFailed: // perhaps of a key that is not there, whose chain nobody walks
+			case e.Doubt == apikey.DoubtFailed: // maybe of a key that does not exist, so verifyAll has not read its chain
 				failed = append(failed, fmt.Errorf("event %s was changed, or put there: it calls itself %s by %q", e.ID, e.Action, e.Actor.ID))
-			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
+			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // verifyAll counts the others, by chain
 				unsure++
 			}
 		}
@@ -254,8 +262,8 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 	}
 }
 
-// issueMeanwhile issues a key whose token is shown once, when its copy cannot be
-// sealed.
+// issueMeanwhile issues a key while the key service cannot be reached. The copy of the
+// token cannot be sealed then, so the token is shown only once.
 func issueMeanwhile(ctx context.Context, m *apikey.Manager, req apikey.IssueRequest) (apikey.Issued, error) {
 	issued, err := m.Issue(ctx, req)
 	if req.Recoverable && errors.Is(err, apikey.ErrUnavailable) {
@@ -265,8 +273,8 @@ func issueMeanwhile(ctx context.Context, m *apikey.Manager, req apikey.IssueRequ
 	return issued, err
 }
 
-// fromTheFuture lists what was done by a Manager whose clock is ahead: its
-// windows and expiries are as wrong as its events.
+// fromTheFuture lists the events of a Manager whose clock is ahead. The validity
+// windows and expiries that this Manager has set are as wrong as its events.
 func fromTheFuture(ctx context.Context, m *apikey.Manager, now time.Time) (all []apikey.Event, err error) {
 	for req := (apikey.EventsRequest{Limit: 1000}); ; { // newest first
 		log, err := m.Events(ctx, req)
@@ -285,8 +293,8 @@ func fromTheFuture(ctx context.Context, m *apikey.Manager, now time.Time) (all [
 	}
 }
 
-// startVerifier waits for a database that is away, and for nothing else: wrong
-// peppers or a wrong configuration end the start at once.
+// startVerifier waits while the database cannot be reached. It does not wait after
+// other errors: wrong peppers or a wrong configuration are returned at once.
 func startVerifier(ctx context.Context, c apikey.VerifierConfig) (*apikey.Verifier, error) {
 	for {
 		v, err := apikey.NewVerifier(ctx, c)
@@ -301,8 +309,9 @@ func startVerifier(ctx context.Context, c apikey.VerifierConfig) (*apikey.Verifi
 	}
 }
 
-// endWhenBack revokes as soon as the database is back: what takes power away is
-// tried until its context ends, and without a deadline for 5 s.
+// endWhenBack revokes a key as soon as the database is back. Revoke, like every
+// call that only takes power away, tries again until its context ends, or for 5 s
+// if the context has no deadline.
 func endWhenBack(ctx context.Context, m *apikey.Manager, key apikey.KeyID) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Hour)
 	defer cancel()

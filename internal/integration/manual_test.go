@@ -12,15 +12,16 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// The two functions are those of docs/operations.md, to the letter, for a
-// database that was put back: TestRestoredByThisPage executes them on the servers,
-// and its commands with them.
+// These functions are the same as in docs/operations.md, for a restored database:
+// TestManualIsThisCode compares them. TestRestoredByThisPage executes them on the
+// servers, together with the commands of that page.
 
-// takeAwayAgain repeats what took power away since the moment that the database
-// was put back to. since is what OnEvent said, kept elsewhere (an Event's JSON reads
-// back), oldest first. What needs people is returned: a rotation, after which the
-// merchant's new token is unknown and the old one works again, and an update, of
-// which the event says the fields and not the values.
+// takeAwayAgain repeats the changes that took power away after the backup was made.
+// since has the events of OnEvent after that time, oldest first, stored outside the
+// database (an Event can be read back from its JSON). It returns the events that
+// people have to handle: a rotation, because the merchant's new token is unknown now
+// and the old one works again; and an update, because its event names the changed
+// fields and not their values.
 func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event) (look []apikey.Event, err error) {
 	var failed []error
 	for _, e := range since {
@@ -35,18 +36,19 @@ func takeAwayAgain(ctx context.Context, m *apikey.Manager, since []apikey.Event)
 		default:
 			look = append(look, e)
 		}
-		if err != nil && !errors.Is(err, apikey.ErrNotFound) { // it is younger than the backup, and gone
+		if err != nil && !errors.Is(err, apikey.ErrNotFound) { // not found: the key was made after the backup
 			failed = append(failed, fmt.Errorf("key %s: %w", e.Key, err))
 		}
 	}
 	return look, errors.Join(failed...)
 }
 
-// verifyAll walks the chain of every key, and the events outside the chains. The
-// error names what is broken. unsure names what nobody can check: the events of a
-// pepper that is gone, or of before there was one. Whoever writes to the database
-// can have changed those, so the answer is clean if there is no error and unsure
-// names what you expect: keys that are older than a pepper that you have retired.
+// verifyAll verifies the chain of every key, and the events outside the chains. The
+// error names the events that are broken. unsure names the events that cannot be
+// verified: those made with a retired pepper, or before there was a pepper. Somebody
+// who writes to the database may have changed them. So the result is good if there is
+// no error, and if unsure names only keys that you expect: those that are older than
+// a pepper that you have retired.
 func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []string, err error) {
 	var failed []error
 	for list := (apikey.ListRequest{Limit: 1000}); ; {
@@ -81,9 +83,9 @@ func verifyAll(ctx context.Context, m *apikey.Manager) (events int, unsure []str
 	return events, unsure, errors.Join(append(failed, err)...)
 }
 
-// verifyOutside looks at every event by itself: those outside the chains (enrolments,
-// lifted locks, refusals) and those of keys that are gone. That one is missing outside
-// the chains is not found.
+// verifyOutside verifies each event by itself: events outside the chains (enrolments,
+// lifted locks, refusals), and events of keys that do not exist any more. It cannot
+// find out that an event outside the chains is missing.
 func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err error) {
 	var failed []error
 	for req := (apikey.EventsRequest{Limit: 1000}); ; {
@@ -93,9 +95,9 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 		}
 		for _, e := range log.Events {
 			switch {
-			case e.Doubt == apikey.DoubtFailed: // perhaps of a key that is not there, whose chain nobody walks
+			case e.Doubt == apikey.DoubtFailed: // maybe of a key that does not exist, so verifyAll has not read its chain
 				failed = append(failed, fmt.Errorf("event %s was changed, or put there: it calls itself %s by %q", e.ID, e.Action, e.Actor.ID))
-			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // else its chain tells
+			case e.Doubt == apikey.DoubtUnverifiable && (e.Seq == 0 || e.Key.IsZero()): // verifyAll counts the others, by chain
 				unsure++
 			}
 		}
@@ -107,7 +109,7 @@ func verifyOutside(ctx context.Context, m *apikey.Manager) (unsure int, err erro
 
 const manual = "../../docs/operations.md"
 
-// manualBlocks are the fenced blocks of the page in one language.
+// manualBlocks returns the page's fenced code blocks in one language.
 func manualBlocks(t *testing.T, language string) (blocks []string) {
 	t.Helper()
 	for _, block := range strings.Split(textOf(t, manual), "```"+language+"\n")[1:] {
