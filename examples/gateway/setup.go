@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	prefix   = "acme" // of tokens
+	prefix   = "acme" // all tokens begin with it
 	merchant = "acc_demo"
 )
 

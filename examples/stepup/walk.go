@@ -8,7 +8,7 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// approve lets Anna approve a request: the page puts a challenge, Anna answers it, and the
+// approve lets Anna approve a request: the page requests a challenge, Anna answers it, and the
 // page puts the grant into the same request.
 func (p *page) approve(factor string, request apikey.Guarded) (apikey.Grant, error) {
 	challenge, err := p.manager.Challenge(p.ctx, factor, request)
