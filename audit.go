@@ -254,7 +254,7 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 		if f.After, err = openCursor(req.Cursor, bind); err != nil {
 			return err
 		}
-		page, err := m.cfg.Store.Events(ctx, f)
+		page, err := m.settings.Store.Events(ctx, f)
 		if err != nil {
 			return storeError(err)
 		}
@@ -282,7 +282,7 @@ type examiner struct {
 }
 
 func (m *Manager) examiner(ctx context.Context) examiner {
-	return examiner{&m.core, sync.OnceValues(func() (marks, error) { return readMarks(ctx, m.cfg.Store) })}
+	return examiner{&m.core, sync.OnceValues(func() (marks, error) { return readMarks(ctx, m.settings.Store) })}
 }
 
 // at checks a stored event by itself, without the others. Every event that Events shows

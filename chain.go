@@ -60,7 +60,7 @@ func (m *Manager) checkChain(ctx context.Context, r StoreRecord) (report ChainRe
 	look := m.examiner(ctx)
 	f := StoreEventFilter{Key: r.ID, Chain: true, Limit: 500}
 	for {
-		page, err := m.cfg.Store.Events(ctx, f)
+		page, err := m.settings.Store.Events(ctx, f)
 		if err != nil {
 			return report, storeError(err)
 		}
@@ -149,7 +149,7 @@ func (m *Manager) agrees(r *StoreRecord, l link) *BrokenLink {
 // beyond looks at a record whose log goes on after its version: it was changed
 // since it was read, or it was put back to an older version.
 func (m *Manager) beyond(ctx context.Context, r StoreRecord) (*BrokenLink, error) {
-	now, err := m.cfg.Store.Get(ctx, r.ID)
+	now, err := m.settings.Store.Get(ctx, r.ID)
 	switch {
 	case err != nil:
 		return nil, storeError(err)

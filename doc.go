@@ -5,23 +5,22 @@
 // # Set-up
 //
 // A [Verifier] is the data plane: every API process has one for each mode. A [Manager]
-// is the control plane, for the key page and for scripts. ManagerConfig.Local lists the
-// Verifiers of the Manager's own process, so that a revocation reaches them before it
-// returns:
+// is the control plane, for the key page and for scripts. The [Settings] are the same for
+// all of them. A revocation reaches the Verifiers that [Manager.NewVerifier] made before
+// it returns:
 //
 //	pepper, err := apikey.NewPepper(1, secret) // 32 random bytes, kept outside the database
 //	hasher, err := apikey.NewHMACSHA256(pepper)
-//	v, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{
-//		Store: store, Prefix: "acme", Mode: apikey.Live,
+//	settings := apikey.Settings{
+//		Store: store, Prefix: "acme", Catalog: catalog,
 //		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher},
-//	})
-//	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-//		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{v},
-//		Peppers: []apikey.Pepper{pepper}, Hasher: hasher,
-//	})
+//	}
+//	m, err := apikey.NewManager(ctx, settings, apikey.ManagerConfig{})
+//	v, err := m.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live})
 //
-// Both work without a pepper and with the default hasher too: see "Peppers and
-// hashers".
+// A process that only verifies, without a Manager, gives the same Settings to
+// [NewVerifier]. Settings work without a pepper and with the default hasher too: see
+// "Peppers and hashers".
 //
 // # Issue
 //
@@ -45,8 +44,8 @@
 //		Require: []apikey.Ability{apikey.Scope("payment:refund")},
 //	})
 //
-// No Verify that starts after Revoke returned succeeds on that node, if the Verifier is
-// in ManagerConfig.Local. Other nodes follow within VerifierConfig.Sync, 1 s by
+// No Verify that starts after Revoke returned succeeds, in the Verifiers that the Manager
+// made. Other nodes follow within VerifierConfig.Sync, 1 s by
 // default. Package httpauth puts a Verifier in front of HTTP handlers.
 //
 // # Rotation

@@ -44,9 +44,11 @@ func exampleStepUp(now func() time.Time) (admin context.Context, m *apikey.Manag
 	password, err := apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) { return answer == "tr0ub4dor&3", nil })
 	must(err)
 	admin = apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	m, err = apikey.NewManager(admin, apikey.ManagerConfig{
+	m, err = apikey.NewManager(admin, apikey.Settings{
 		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
-		Peppers: []apikey.Pepper{pepper}, KEKs: []apikey.KEK{kek}, Now: now,
+		Peppers: []apikey.Pepper{pepper}, Now: now,
+	}, apikey.ManagerConfig{
+		KEKs:    []apikey.KEK{kek},
 		Factors: map[string]apikey.Factor{"email": email, "totp": app, "password": password},
 		StepUp:  apikey.GuardRevealAndRotate("email", "totp"),
 	})
@@ -207,7 +209,8 @@ func ExampleManager_Reseal() {
 		return k
 	}
 	manager := func(keks ...apikey.KEK) *apikey.Manager {
-		m, err := apikey.NewManager(operator, apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog, KEKs: keks})
+		settings := apikey.Settings{Store: store, Prefix: "acme", Catalog: catalog}
+		m, err := apikey.NewManager(operator, settings, apikey.ManagerConfig{KEKs: keks})
 		must(err)
 		return m
 	}

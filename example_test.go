@@ -29,17 +29,17 @@ func Example() {
 		apikey.CatalogEntry{Product: "balance", Description: "The account's balance"},
 	)
 
-	// The data plane: one Verifier a mode, in every process that serves the API.
-	live, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live})
+	// The control plane: where the merchant's key page is served.
+	settings := apikey.Settings{Store: store, Prefix: "acme", Catalog: catalog}
+	manager, err := apikey.NewManager(ctx, settings, apikey.ManagerConfig{})
 	if err != nil {
 		panic(err)
 	}
-	defer live.Close(ctx)
+	defer manager.Close(ctx)
 
-	// The control plane: where the merchant's key page is served.
-	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{live},
-	})
+	// The data plane: one Verifier for each mode, in every process that serves the API. A
+	// process without a Manager calls apikey.NewVerifier with the same settings.
+	live, err := manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live})
 	if err != nil {
 		panic(err)
 	}
@@ -72,19 +72,16 @@ func exampleProgram() (admin context.Context, m *apikey.Manager, live *apikey.Ve
 	must(err)
 	hasher, err := apikey.NewHMACSHA256(pepper)
 	must(err)
-	store, peppers := memstore.New(), []apikey.Pepper{pepper}
 	admin = apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	live, err = apikey.NewVerifier(admin, apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers,
-	})
-	must(err)
-	m, err = apikey.NewManager(admin, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Hasher: hasher, Peppers: peppers, Local: []*apikey.Verifier{live},
+	m, err = apikey.NewManager(admin, apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
 		Catalog: apikey.MustCatalog(
 			apikey.CatalogEntry{Scope: "payment:verify"}, apikey.CatalogEntry{Scope: "payment:refund"},
 			apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true}, apikey.CatalogEntry{Product: "balance"},
 		),
-	})
+	}, apikey.ManagerConfig{})
+	must(err)
+	live, err = m.NewVerifier(admin, apikey.VerifierConfig{Mode: apikey.Live})
 	must(err)
 	return admin, m, live
 }
@@ -303,7 +300,7 @@ func ExampleManager_Tx() {
 	store, err := sqlstore.New(db, sqlstore.SQLite)
 	must(err)
 	must(store.Migrate(ctx))
-	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: apikey.MustCatalog()})
+	manager, err := apikey.NewManager(ctx, apikey.Settings{Store: store, Prefix: "acme", Catalog: apikey.MustCatalog()}, apikey.ManagerConfig{})
 	must(err)
 
 	onboard := func(account string) (apikey.Issued, error) {

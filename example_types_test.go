@@ -167,9 +167,9 @@ func (p developers) Authorize(ctx context.Context, a apikey.Actor, act apikey.Ac
 }
 
 func ExamplePolicy() {
-	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
-		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(), Policy: developers{},
-	})
+	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(),
+	}, apikey.ManagerConfig{Policy: developers{}})
 	must(err)
 	developer := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_2", Account: "acc_1", Role: "developer"})
 
@@ -194,9 +194,9 @@ func (a approved) Allowed(account string, m apikey.Mode) error {
 }
 
 func ExampleStanding() {
-	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
+	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
 		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(), Standing: approved{"acc_1": true},
-	})
+	}, apikey.ManagerConfig{})
 	must(err)
 	staff := apikey.WithActor(context.Background(), apikey.Operator("support"))
 
@@ -211,19 +211,16 @@ func ExampleStanding() {
 
 // Hooks count, and raise the alarm when somebody uses a key that is dead.
 func ExampleTrace() {
-	store := memstore.New()
-	live, err := apikey.NewVerifier(context.Background(), apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live,
+	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(),
 		Trace: &apikey.Trace{
 			Verified:    func(v apikey.VerifiedTrace) { fmt.Println("decided by", v.Source) },
 			InactiveKey: func(key apikey.Info, err error) { fmt.Println("leak?", key.Name, err) },
 		},
-	})
+	}, apikey.ManagerConfig{})
 	must(err)
-	defer live.Close(context.Background())
-	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(), Local: []*apikey.Verifier{live},
-	})
+	defer manager.Close(context.Background())
+	live, err := manager.NewVerifier(context.Background(), apikey.VerifierConfig{Mode: apikey.Live})
 	must(err)
 	admin := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live, Name: "Website"})

@@ -77,7 +77,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 	j.work = func(a Actor, _ *StoreRecord) (effect, error) {
 		r := i.blank
 		if d == nil { // once: a retry after a conflict keeps ID, token and hash
-			_, group, err := s.growth(ctx, a, r.Account, 1, nil, s.cfg.Now())
+			_, group, err := s.growth(ctx, a, r.Account, 1, nil, s.settings.Now())
 			if err != nil {
 				return effect{}, err
 			}
@@ -85,7 +85,7 @@ func (s session) issue(ctx context.Context, req IssueRequest) (issued Issued, er
 				return effect{}, err
 			}
 		}
-		now := s.cfg.Now()
+		now := s.settings.Now()
 		if err := d.complete(r, now); err != nil {
 			return effect{}, err
 		}
@@ -163,7 +163,7 @@ func (i *issuing) plan(_ context.Context, s session, a Actor, _ *StoreRecord, no
 // request is answered with the earlier key, without a grant, even if the same key could
 // not be made today.
 func (i *issuing) issuable(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
-	now := s.cfg.Now()
+	now := s.settings.Now()
 	if i.idem, i.earlier, err = s.idempotency(ctx, accountOf(a, i.Account), i.IssueRequest, now); err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func validEnd(t, now time.Time) error {
 func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
 	id := newCredentialID()
 	copy(id[len(id)-groupLen:], group)
-	p := mint(s.prefix, r.Kind, r.Mode, id, s.ring.minting)
+	p := mint(s.settings.Prefix, r.Kind, r.Mode, id, s.ring.minting)
 	token := newToken(p.text)
 	cred := StoreCredential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
 	if r.Kind == Publishable {

@@ -5,14 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-apikey/apikey/internal/seldom"
 )
 
 // A Manager issues, changes and revokes keys. It is the control plane, for the key page
@@ -30,24 +27,13 @@ type Manager struct {
 	denials denials
 	sending sync.Map // IDs of challenges whose code is being sent
 	closed  atomic.Bool
+	locals  locals
+	peppers ring // of its Verifiers; see ManagerConfig.MintUntagged
 }
 
-// ManagerConfig configures [NewManager]. The zero value of a field is a safe
-// default; Store, Prefix and Catalog are required.
+// ManagerConfig configures [NewManager]. The zero value of a field is a safe default.
 type ManagerConfig struct {
-	Store   Store
-	Prefix  string   // 1 to 20 of a-z, 0-9 and '_'; every token begins with it
-	Catalog *Catalog // the abilities that a key may be given
-	Hasher  Hasher   // nil: Argon2id; share the value with the Verifiers
-	// Peppers: the first makes tags and MACs, all verify. NewManager writes to the
-	// store which peppers are in use, so that a wrong one is found at the next start.
-	Peppers []Pepper
-	// AcceptUntagged lets records without a MAC be changed and signed, while a
-	// pepper is being introduced; see [VerifierConfig.AcceptUntagged].
-	AcceptUntagged bool
-
-	Policy   Policy   // nil: RolePolicy{}
-	Standing Standing // nil: every account is in good standing
+	Policy Policy // nil: RolePolicy{}
 	// Products says whether an account may have an ability in a mode at all (a product
 	// that is enabled). It is asked about the abilities of a new key, about those that
 	// an update names, and about all of a key that is resumed or that an update lets do
@@ -66,39 +52,42 @@ type ManagerConfig struct {
 	// ActionReveal: then everybody who has a session can read the secret.
 	InsecureRevealWithoutStepUp bool
 
+	// MintUntagged makes tokens and records without a pepper, as if Settings.Peppers were
+	// empty, while the Verifiers of this process accept those of Settings.Peppers too. It is
+	// the first step of introducing a pepper, as long as other processes do not have the
+	// pepper yet, and needs Settings.AcceptUntagged.
+	MintUntagged bool
+
 	// Skew is how far the clocks of the machines may be apart, at most 1 min; 0: 5 s.
 	// For that long before and after a scheduled switch both tokens are accepted.
 	Skew time.Duration
 
-	// Local are the Verifiers of this process. A change reaches them before the method
-	// that made it returns.
-	Local    []*Verifier
-	Notifier Notifier // nil: other nodes poll
 	// OnEvent is called after the commit, before the method returns. NewManager calls
 	// it too, when a pepper is used on this database for the first time, or vouches for
 	// another pepper: see [Manager.AdoptPepper].
 	OnEvent func(Event)
-	Trace   *Trace           // nil: none
-	Logger  *slog.Logger     // as VerifierConfig.Logger; nil: silent
-	Now     func() time.Time // nil: time.Now
 }
 
-// NewManager checks the configuration, and compares the peppers with the store. Errors:
-// ErrInvalid, ErrPepper, ErrUnavailable.
-func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
+// NewManager checks the configuration, and compares the Settings with those that other
+// Managers of this database use. Errors:
+//   - ErrInvalid: the configuration is wrong, or has another prefix than the keys of this
+//     database, or Hashers that cannot read their hashes
+//   - ErrUnavailable: the store is down
+//   - ErrPepper: the peppers are not those of this database
+func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, error) {
+	core, err := newCore(s)
+	if err != nil {
+		return nil, err
+	}
 	switch {
-	case c.Store == nil:
-		return nil, invalid("ManagerConfig.Store is required: memstore.New() in tests, sqlstore.New in production")
-	case c.Catalog == nil:
-		return nil, invalid("ManagerConfig.Catalog is required: apikey.MustCatalog lists the abilities that keys can have")
-	case slices.Contains(c.Local, nil):
-		return nil, invalid("a Verifier in ManagerConfig.Local is nil")
+	case s.Catalog == nil:
+		return nil, invalid("Settings.Catalog is required by a Manager: apikey.MustCatalog lists the abilities that keys can have")
 	case c.Limits.outOfRange():
 		return nil, invalid("ManagerConfig.Limits: a limit cannot be negative, and none of keys above 2^30; 0 is its default")
-	}
-	c.Local = slices.Clone(c.Local)
-	if c.Skew < 0 || c.Skew > time.Minute {
+	case c.Skew < 0 || c.Skew > time.Minute:
 		return nil, invalid("ManagerConfig.Skew is %v: want 0 (5 s) to 1 min", c.Skew)
+	case c.MintUntagged && !s.AcceptUntagged:
+		return nil, invalid("ManagerConfig.MintUntagged needs Settings.AcceptUntagged: the Verifiers would refuse what the Manager makes")
 	}
 	vault, err := newVault(c.KEKs)
 	if err != nil {
@@ -108,90 +97,111 @@ func NewManager(ctx context.Context, c ManagerConfig) (*Manager, error) {
 	if err := c.validStepUp(); err != nil {
 		return nil, err
 	}
-	var hashers []Hasher
-	if c.Hasher != nil {
-		hashers = []Hasher{c.Hasher}
-	}
-	core, err := newCore(c.Prefix, c.Catalog, hashers, c.Peppers, c.AcceptUntagged)
-	if err != nil {
-		return nil, err
-	}
 	if c.Policy == nil {
 		c.Policy = RolePolicy{}
 	}
-	c.Trace = cmp.Or(c.Trace, &Trace{})
-	c.Logger = seldom.Logger(cmp.Or(c.Logger, slog.New(slog.DiscardHandler)))
-	if c.Now == nil {
-		c.Now = time.Now
+	c.warnUnguarded(core.settings.Logger)
+	m := &Manager{core: core, peppers: core.ring, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
+	if c.MintUntagged {
+		m.ring = ring{}
 	}
-	if err := core.matches(c.Local); err != nil {
+	m.skew = cmp.Or(c.Skew, 5*time.Second)
+	m.exits.tasks = m.tasks
+	marks, err := m.checkMarks(ctx)
+	if err != nil {
 		return nil, err
 	}
-	c.warnUnguarded()
-	core.skew = cmp.Or(c.Skew, 5*time.Second)
-	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
-	m.exits.tasks = m.tasks
-	marks, err := core.checkMarks(ctx, c.Store)
-	if err != nil {
+	if _, _, err := m.checkProgram(ctx); err != nil { // before anything is written
 		return nil, err
 	}
 	if err := m.mark(ctx, marks); err != nil {
 		return nil, err
 	}
+	if err := m.noteProgram(ctx); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
-// matches refuses a Verifier of this process that could not accept the tokens of this
-// Manager, would read their abilities otherwise, or would hash them anew. It is called
-// before anything is written.
-func (c *core) matches(local []*Verifier) error {
-	for i, v := range local {
-		switch {
-		case v.prefix != c.prefix:
-			return invalid("ManagerConfig.Local[%d] has prefix %q, the Manager has %q", i, v.prefix, c.prefix)
-		case c.ring.has() && v.ring.at(c.ring.minting.slot) == nil:
-			return invalid("ManagerConfig.Local[%d] has not the pepper of slot %d, with which the Manager mints", i, c.ring.minting.slot)
-		case c.ring.has() && !samePepper(c.ring.minting, v.ring.at(c.ring.minting.slot)):
-			return fmt.Errorf("%w: ManagerConfig.Local[%d] has another pepper in slot %d than the Manager", ErrPepper, i, c.ring.minting.slot)
-		case !c.ring.has() && v.ring.has() && !v.acceptUntagged:
-			return invalid("ManagerConfig.Local[%d] has a pepper, and the Manager mints without one: give it the same, or set AcceptUntagged while it is introduced", i)
-		case c.catalog.forms() > v.catalog.forms():
-			return invalid("ManagerConfig.Local[%d] has not the Catalog's forms of ability that the Manager gives to keys: set VerifierConfig.Catalog to the same", i)
-		}
-		if why := hashesOf(c.hashers[0], v); why != "" {
-			return invalid("ManagerConfig.Local[%d] %s: share the Hasher of ManagerConfig with VerifierConfig.Hashers", i, why)
-		}
+// NewVerifier makes a Verifier of this process, with the Manager's Settings. A change
+// reaches it before the method of the Manager that made the change returns. Close of the
+// Manager closes it too. Errors:
+//   - ErrInvalid: the configuration is wrong
+//   - ErrUnavailable: the store is down or answers from a lagging replica
+//   - ErrClosed: the Manager is closed
+func (m *Manager) NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
+	if m.closed.Load() {
+		return nil, ErrClosed
+	}
+	core := m.core
+	core.ring, core.skew = m.peppers, 0
+	v, err := core.newVerifier(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	// Nothing is cached yet: a change of which v was not told, because it was committed
+	// before this line, is in every record that v will read.
+	if !m.locals.add(v) {
+		v.Close(ctx)
+		return nil, ErrClosed
+	}
+	return v, nil
+}
+
+// locals are the Verifiers of this process that a Manager has made and nobody has
+// closed.
+type locals struct {
+	mu     sync.Mutex
+	closed bool
+	list   atomic.Pointer[[]*Verifier] // never changed in place: it is read for every change
+}
+
+func (l *locals) all() []*Verifier {
+	if list := l.list.Load(); list != nil {
+		return *list
 	}
 	return nil
 }
 
-// hashesOf says why a Verifier does not fit the hashes that a Manager's Hasher makes;
-// "": it fits.
-func hashesOf(minting Hasher, v *Verifier) string {
-	made := sampleOf(minting)
-	reader := pickHasher(v.hashers, made)
-	switch {
-	case reader == nil:
-		return fmt.Sprintf("has no Hasher for %s, with which the Manager hashes", minting.Name())
-	case !canRead(reader, minting):
-		return fmt.Sprintf("has a Hasher for %s that cannot read what the Manager hashes, by its MaxMemory or its peppers", minting.Name())
-	case v.cfg.ReadOnly || !v.hashers[0].Outdated(made):
-		return ""
+// add reports whether v is one of them now; false: the Manager is closed.
+func (l *locals) add(v *Verifier) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
 	}
-	for _, h := range v.hashers { // a list with the Manager's Hasher replaces its hashes on purpose
-		if sampleOf(h) == made {
-			return ""
-		}
-	}
-	return fmt.Sprintf("would hash anew, as %s, whatever the Manager hashes", v.hashers[0].Name())
+	list := append(slices.Clone(l.all()), v)
+	l.list.Store(&list)
+	v.left = func() { l.remove(v) }
+	return true
 }
 
-// Close ends the Manager: later calls return ErrClosed. Close waits, within ctx, for
-// running calls of RevokeToken, which go on when their callers hang up. It returns nil.
+func (l *locals) remove(v *Verifier) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(l.all()), func(other *Verifier) bool { return other == v })
+	l.list.Store(&list)
+}
+
+// close refuses later ones and returns those that are there.
+func (l *locals) close() []*Verifier {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	return l.all()
+}
+
+// Close ends the Manager and closes its Verifiers: later calls return ErrClosed. Close
+// waits, within ctx, for running calls of RevokeToken, which go on when their callers
+// hang up. Errors: those of [Verifier.Close].
 func (m *Manager) Close(ctx context.Context) error {
 	m.closed.Store(true)
 	m.tasks.drain(ctx)
-	return nil
+	var failed []error
+	for _, v := range m.locals.close() {
+		failed = append(failed, v.Close(ctx))
+	}
+	return errors.Join(failed...)
 }
 
 // session is a Manager at work on its own store, or inside a caller's transaction.
@@ -203,7 +213,7 @@ type session struct {
 	unfit  error // joined: the store is in no transaction
 }
 
-func (m *Manager) own() session { return session{Manager: m, store: m.cfg.Store} }
+func (m *Manager) own() session { return session{Manager: m, store: m.settings.Store} }
 
 // notice holds the changes to announce after a commit. A notice without events is a
 // stored state of which this node may not have heard yet.
@@ -231,7 +241,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 			continue
 		}
 		records = true
-		for _, v := range m.cfg.Local {
+		for _, v := range m.locals.all() {
 			told := news{record: c.Record, readAt: v.instantOf(n.start), from: toldHere, did: n.action}
 			if c.Event != nil {
 				told.id = c.Event.Credential
@@ -239,10 +249,10 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 			v.take(told)
 		}
 	}
-	if m.cfg.Notifier != nil && records && len(n.events) > 0 {
+	if m.settings.Notifier != nil && records && len(n.events) > 0 {
 		nctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		if err := m.cfg.Notifier.Notify(nctx); err != nil {
-			m.cfg.Logger.Warn("apikey: other nodes were not notified; they poll", "error", err)
+		if err := m.settings.Notifier.Notify(nctx); err != nil {
+			m.settings.Logger.Warn("apikey: other nodes were not notified; they poll", "error", err)
 		}
 		cancel()
 	}
@@ -257,7 +267,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 // the changes were written.
 func (s session) doubt(changes []StoreChange) {
 	for _, c := range changes {
-		for _, v := range s.cfg.Local {
+		for _, v := range s.locals.all() {
 			if c.Record != nil {
 				v.cache.doubtKey(c.Record)
 			}
@@ -273,7 +283,7 @@ func (m *Manager) Get(ctx context.Context, id KeyID) (Info, error) {
 
 func (s session) get(ctx context.Context, id KeyID) (info Info, err error) {
 	err = s.do(ctx, ofKey(ActionRead, id).reading(func(_ Actor, r *StoreRecord) error {
-		info = s.describeAll(r, s.cfg.Now())
+		info = s.describeAll(r, s.settings.Now())
 		return nil
 	}))
 	return info, err
@@ -329,7 +339,7 @@ func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err e
 		}
 		list = KeyList{Damaged: page.Damaged, Next: page.Next}
 		for i := range page.Records {
-			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.cfg.Now()))
+			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.settings.Now()))
 		}
 		return nil
 	}))

@@ -73,7 +73,7 @@ var errVersion = fmt.Errorf("%w", ErrConflict)
 
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
-	start := s.cfg.Now()
+	start := s.settings.Now()
 	on, err := s.admit(ctx, a, j)
 	if err != nil {
 		return err
@@ -122,11 +122,11 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 	r, err := s.target(ctx, a, j)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) { // perhaps another account's key
-			s.cfg.Trace.denied(a, j.action, j.key, err)
+			s.settings.Trace.denied(a, j.action, j.key, err)
 		}
 		return on, err
 	}
-	now := s.cfg.Now()
+	now := s.settings.Now()
 	on = matter{record: r, about: Info{Account: accountOf(a, j.account), Mode: j.mode, Kind: j.kind, Name: j.name}}
 	if r != nil {
 		on.about = s.describeAll(r, now)
@@ -197,11 +197,11 @@ func (c *core) empowers(plan []planned) bool {
 
 // stand asks Standing, and tells Trace.Denied what it refuses.
 func (s session) stand(a Actor, j job, account string, m Mode) error {
-	if s.cfg.Standing == nil {
+	if s.settings.Standing == nil {
 		return nil
 	}
-	if err := s.cfg.Standing.Allowed(account, m); err != nil {
-		s.cfg.Trace.denied(a, j.action, j.key, err)
+	if err := s.settings.Standing.Allowed(account, m); err != nil {
+		s.settings.Trace.denied(a, j.action, j.key, err)
 		return joined(ErrStanding, err)
 	}
 	return nil
@@ -211,7 +211,7 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
 	for _, t := range asked {
 		if err := s.authorize(ctx, a, j, t); err != nil {
-			s.cfg.Trace.denied(a, j.action, j.key, err)
+			s.settings.Trace.denied(a, j.action, j.key, err)
 			s.recordDenial(ctx, a, j, t.before)
 			return joined(ErrForbidden, err)
 		}
@@ -255,7 +255,7 @@ func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, erro
 	if err != nil {
 		var corrupt *CorruptError
 		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
-			s.cfg.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
+			s.settings.Logger.Error("apikey: damaged record", "key", corrupt.Key, "detail", corrupt.Detail)
 			return nil, ErrNotFound
 		}
 		return nil, storeError(err)
@@ -272,7 +272,7 @@ const maxItem = 64 << 10
 
 // apply writes an effect with its events in one Apply, and announces it.
 func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
-	start := s.cfg.Now()
+	start := s.settings.Now()
 	a.holder = false // so that OnEvent gets the actor that the log has
 	var changes []StoreChange
 	var events []Event
@@ -330,7 +330,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 // log nor hold up a revocation. The event's ID is a hash of those four, so that all
 // nodes write the same event without talking to each other.
 func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
-	now := s.cfg.Now()
+	now := s.settings.Now()
 	var c canon.Writer
 	c.Text("apikey denial v1")
 	c.Text(a.ID)
@@ -352,7 +352,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
-		s.cfg.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
+		s.settings.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
 	}
 }
 

@@ -182,11 +182,11 @@ func (s session) validAbilities(r *StoreRecord) error {
 	slices.Sort(r.Abilities)
 	r.Abilities = slices.Compact(r.Abilities)
 	for _, text := range r.Abilities {
-		a, err := s.catalog.Parse(text)
+		a, err := s.settings.Catalog.Parse(text)
 		if err != nil {
 			return err
 		}
-		if r.Kind == Publishable && !s.catalog.publishable(a) {
+		if r.Kind == Publishable && !s.settings.Catalog.publishable(a) {
 			return invalid("ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text))
 		}
 		if err := s.hasProduct(r, a); err != nil {
@@ -216,12 +216,12 @@ func (s session) products(a Actor, j job, plan []planned) error {
 			continue // a new key: validAbilities asks
 		}
 		for _, text := range p.would.Abilities {
-			ability, err := s.catalog.Parse(text)
+			ability, err := s.settings.Catalog.Parse(text)
 			if err != nil {
 				continue
 			}
 			if err := s.hasProduct(p.would, ability); err != nil {
-				s.cfg.Trace.denied(a, j.action, j.key, err)
+				s.settings.Trace.denied(a, j.action, j.key, err)
 				return err
 			}
 		}

@@ -27,7 +27,11 @@ func itemID(account string, m Mode, rest string) string {
 
 // item reads one item by its name. If there is none, its Version is 0.
 func (s session) item(ctx context.Context, kind StoreItemKind, id string) (StoreItem, error) {
-	page, err := s.store.Items(ctx, StoreItemFilter{Kind: kind, ID: id})
+	return itemOf(ctx, s.store, kind, id)
+}
+
+func itemOf(ctx context.Context, store Store, kind StoreItemKind, id string) (StoreItem, error) {
+	page, err := store.Items(ctx, StoreItemFilter{Kind: kind, ID: id})
 	if err != nil {
 		return StoreItem{}, storeError(err)
 	}
@@ -74,7 +78,7 @@ func (c *core) vouched(it StoreItem) ([]byte, bool) {
 	case len(it.Data) == 0:
 		return nil, false
 	case it.Data[0] == 0:
-		return it.Data[1:], !c.ring.has() || c.acceptUntagged
+		return it.Data[1:], !c.ring.has() || c.settings.AcceptUntagged
 	}
 	k := c.ring.at(it.Data[0])
 	if k == nil || len(it.Data) < 1+sha256.Size {

@@ -162,14 +162,14 @@ func (s session) attempt(ctx context.Context, action Action, to answered) error 
 	}
 	if errors.Is(err, ErrWrongAnswer) { // so that guessing is seen before the hundredth
 		a, _ := actorOf(ctx)
-		s.cfg.Trace.denied(a, action, KeyID{}, err)
+		s.settings.Trace.denied(a, action, KeyID{}, err)
 	}
 	return err
 }
 
 // charge is the step from attemptWaits to attemptCharged.
 func (t *attempt) charge(ctx context.Context, a Actor) (effect, error) {
-	now := t.cfg.Now()
+	now := t.settings.Now()
 	b, err := t.budgetOf(ctx, a)
 	if err != nil || b.charged(t.id) { // by a COMMIT whose answer was lost
 		return effect{}, err
@@ -188,7 +188,7 @@ func (t *attempt) charge(ctx context.Context, a Actor) (effect, error) {
 // right answer writes its result and the end of its charge in one Apply: all or
 // nothing.
 func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
-	now := t.cfg.Now()
+	now := t.settings.Now()
 	b, err := t.budgetOf(ctx, a)
 	if err != nil {
 		return effect{}, err

@@ -56,8 +56,8 @@ func readMarks(ctx context.Context, store Store) (marks, error) {
 
 // checkMarks compares the configured peppers with those that a Manager has used on this
 // database, so that a wrong or forgotten one fails the start and not the traffic.
-func (c *core) checkMarks(ctx context.Context, store Store) (marks, error) {
-	all, err := readMarks(ctx, store)
+func (c *core) checkMarks(ctx context.Context) (marks, error) {
+	all, err := readMarks(ctx, c.settings.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (m *Manager) mark(ctx context.Context, all marks) (err error) {
 			return err
 		}
 		// If another node was faster: was it with the same pepper?
-		if all, err = m.checkMarks(ctx, m.cfg.Store); err != nil {
+		if all, err = m.checkMarks(ctx); err != nil {
 			return err
 		}
 	}
@@ -194,7 +194,7 @@ func (m *Manager) unmarked(all marks) (e effect) {
 func (m *Manager) warnUnvouched(all marks) {
 	for _, slot := range slices.Sorted(maps.Keys(all)) {
 		if m.ring.has() && !m.genuine(slot, all[slot]) {
-			m.cfg.Logger.Warn("apikey: no configured pepper vouches that this database was used with the pepper of this slot, so VerifyEvents calls its events broken: if you have retired it yourself, AdoptPepper ends that", "slot", slot)
+			m.settings.Logger.Warn("apikey: no configured pepper vouches that this database was used with the pepper of this slot, so VerifyEvents calls its events broken: if you have retired it yourself, AdoptPepper ends that", "slot", slot)
 		}
 	}
 }
@@ -204,12 +204,12 @@ func (m *Manager) warnUnvouched(all marks) {
 // For a second pepper nobody looks: if all tokens have one, that would be a walk
 // through all of them.
 func (m *Manager) warnUntagged(ctx context.Context) {
-	if m.acceptUntagged {
+	if m.settings.AcceptUntagged {
 		return
 	}
-	page, err := m.cfg.Store.List(ctx, StoreFilter{Untagged: true, Limit: 1})
+	page, err := m.settings.Store.List(ctx, StoreFilter{Untagged: true, Limit: 1})
 	if err == nil && len(page.Records) > 0 {
-		m.cfg.Logger.Warn("apikey: this database has tokens that were made without a pepper, which are refused: set AcceptUntagged until they are rotated", "key", page.Records[0].ID)
+		m.settings.Logger.Warn("apikey: this database has tokens that were made without a pepper, which are refused: set AcceptUntagged until they are rotated", "key", page.Records[0].ID)
 	}
 }
 
@@ -234,7 +234,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	return s.do(ctx, ofStore(ActionPepper).changing(func(a Actor, _ *StoreRecord) (effect, error) {
 		switch {
 		case !s.ring.has():
-			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set ManagerConfig.Peppers")
+			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set Settings.Peppers")
 		case slot < 1 || slot > MaxPepperSlot:
 			return effect{}, invalid("pepper slot %d: want 1 to %d", slot, MaxPepperSlot)
 		}
@@ -255,7 +255,7 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 }
 
 // Remac renews the MACs of records that were made with another pepper than the first of
-// ManagerConfig.Peppers, and signs records without a MAC (with AcceptUntagged): limit
+// Settings.Peppers, and signs records without a MAC (with AcceptUntagged): limit
 // keys at most, 1 to 1000; 0 means 100. Call Remac until it returns 0; after a crash,
 // call it again. Only an [Operator] may call Remac.
 //

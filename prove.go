@@ -27,12 +27,14 @@ func (c *core) parse(text string) (p parsed, err error) {
 
 // locate is parse without checking the form of what only a proof needs; see
 // parsed.read.
-func (c *core) locate(text string, p *parsed) bool { return p.read(text) && p.prefix() == c.prefix }
+func (c *core) locate(text string, p *parsed) bool {
+	return p.read(text) && p.prefix() == c.settings.Prefix
+}
 
 // tagged refuses, without a store, a token that no pepper of ours has minted.
 func (c *core) tagged(p *parsed) error {
 	if p.slot == 0 {
-		if c.ring.has() && !c.acceptUntagged {
+		if c.ring.has() && !c.settings.AcceptUntagged {
 			return ErrInvalidToken
 		}
 		return nil
@@ -109,7 +111,7 @@ func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byChe
 		}
 	}
 	if !proven {
-		h := pickHasher(c.hashers, cred.Hash)
+		h := pickHasher(c.settings.Hashers, cred.Hash)
 		if h == nil {
 			return false, fmt.Errorf("%w: stored hash has an unknown algorithm", ErrCorrupt)
 		}
@@ -121,15 +123,15 @@ func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byChe
 			return false, ErrInvalidToken
 		}
 	}
-	return c.weak(cred.Check) || c.hashers[0].Outdated(cred.Hash), nil
+	return c.weak(cred.Check) || c.settings.Hashers[0].Outdated(cred.Hash), nil
 }
 
 // hash makes the stored hash of a token. It refuses a hash that this Hasher would not
 // recognize: if such a hash were stored, its record would be called damaged.
 func (c *core) hash(ctx context.Context, p parsed) (string, error) {
-	h := c.hashers[0]
+	h := c.settings.Hashers[0]
 	encoded, err := h.Hash(ctx, bytesOf(p.proven()))
-	if err == nil && pickHasher(c.hashers[:1], encoded) == nil {
+	if err == nil && pickHasher(c.settings.Hashers[:1], encoded) == nil {
 		err = invalid("the Hasher of Name %s made a hash that does not begin with \"$%s$\": nothing was stored", quote(h.Name()), h.Name())
 	}
 	return encoded, err
@@ -160,7 +162,7 @@ func (c *core) authentic(r *StoreRecord) error {
 	if c.ring.has() {
 		switch {
 		case len(r.MAC) == 0:
-			if !c.acceptUntagged || slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return c.Pepper != 0 }) {
+			if !c.settings.AcceptUntagged || slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return c.Pepper != 0 }) {
 				return bad("record has no MAC")
 			}
 		case c.ring.at(r.MAC[0]) == nil:

@@ -48,7 +48,7 @@ func (s session) provision(ctx context.Context, req ProvisionRequest) (done Prov
 	j.work = func(a Actor, _ *StoreRecord) (e effect, err error) {
 		var group string
 		if n := len(p.modes()); n > 0 {
-			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, nil, s.cfg.Now())
+			growth, its, err := s.growth(ctx, a, accountOf(a, req.Account), n, nil, s.settings.Now())
 			if err != nil {
 				return effect{}, err
 			}
@@ -156,7 +156,7 @@ func (p *provisioning) modes() (modes []Mode) {
 // the account's.
 func (p *part) make(ctx context.Context, s session, e *effect, group string) (Issued, error) {
 	if p.has != nil {
-		issued := Issued{Key: s.describeAll(p.has, s.cfg.Now())}
+		issued := Issued{Key: s.describeAll(p.has, s.settings.Now())}
 		if cred := p.has.credential(issued.Key.Credential); cred != nil && cred.Public != "" {
 			issued.Token = newToken(cred.Public)
 		}
@@ -169,7 +169,7 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 	if err != nil {
 		return Issued{}, err
 	}
-	now := s.cfg.Now()
+	now := s.settings.Now()
 	if err := d.complete(p.blank, now); err != nil {
 		return Issued{}, err
 	}

@@ -121,7 +121,7 @@ func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	var buf [8 * (1 + maxAbility)]byte
 	key := buf[:0]
 	// A form of the program's own may answer differently tomorrow: its list is not shared.
-	shared := len(texts) <= maxShared && c.catalog.forms() == 0
+	shared := len(texts) <= maxShared && c.settings.Catalog.forms() == 0
 	for _, text := range texts {
 		shared = shared && len(text) <= maxAbility
 		key = append(key, byte(len(text))) // length first: one text never reads as two
@@ -137,7 +137,7 @@ func (c *core) abilities(texts []string) (list *abilities, all bool) {
 	}
 	list, all = &abilities{held: make([]Ability, 0, len(texts))}, true
 	for _, text := range texts {
-		a, err := c.catalog.parseForm(strings.Clone(text)) // else a larger text is kept
+		a, err := c.settings.Catalog.parseForm(strings.Clone(text)) // else a larger text is kept
 		if err != nil {
 			all = false
 			continue

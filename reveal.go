@@ -67,7 +67,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	var shown Revealed
 	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, stored *StoreRecord) (effect, error) {
-		now := s.cfg.Now()
+		now := s.settings.Now()
 		r := stored.clone()
 		stepUp, err := s.factorsFor(ctx, a, j)
 		if err != nil {
@@ -85,7 +85,7 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 		if err != nil {
 			return effect{}, err
 		}
-		if now = s.cfg.Now(); !cred.live(now) { // it ended while the KEK was asked
+		if now = s.settings.Now(); !cred.live(now) { // it ended while the KEK was asked
 			return effect{}, ErrNotFound
 		}
 		shown = Revealed{newToken(text), s.describeAll(&r, now), hideAfter}

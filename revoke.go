@@ -106,7 +106,7 @@ func (s session) lessened(stored *StoreRecord, edit lessening) effect {
 		return effect{}
 	}
 	r := stored.clone()
-	m, changed := edit(&r, s.cfg.Now())
+	m, changed := edit(&r, s.settings.Now())
 	if sound && !changed {
 		return effect{}
 	}
@@ -144,7 +144,7 @@ type RevokeAllRequest struct {
 func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
 	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
 	switch {
-	case r.UnusedSince.After(s.cfg.Now().Add(s.skew)): // probably a duration with the wrong sign
+	case r.UnusedSince.After(s.settings.Now().Add(s.skew)): // probably a duration with the wrong sign
 		return invalid("UnusedSince is in the future: every key counts as unused since then, those in use too")
 	case !filtered && !r.All:
 		return invalid("RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
@@ -181,7 +181,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	s := m.own()
 	var chunk []KeyID
 	var failed []error
-	start := s.cfg.Now()
+	start := s.settings.Now()
 	j := ofAccount(ActionRevoke, req.Account)
 	if req.Pepper != 0 {
 		j = ofAnyAccount(ActionRevoke, req.Account)

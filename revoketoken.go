@@ -75,7 +75,7 @@ func (c *core) pasted(text string) (p parsed, err error) {
 	if len(text) > maxPaste {
 		return parsed{}, ErrInvalidToken
 	}
-	for _, text := range append(decoded(text, len(c.prefix)+headLen+bodyLen), text) {
+	for _, text := range append(decoded(text, len(c.settings.Prefix)+headLen+bodyLen), text) {
 		for q := range c.within(text) {
 			switch {
 			case p.text == "" || p.kind != Secret && q.kind == Secret:
@@ -102,10 +102,10 @@ func (c *core) within(text string) iter.Seq[parsed] {
 		}
 		return -1
 	}, text)
-	length := len(c.prefix) + headLen + bodyLen
+	length := len(c.settings.Prefix) + headLen + bodyLen
 	return func(yield func(parsed) bool) {
 		for at := range len(text) - length + 1 {
-			if !strings.HasPrefix(text[at:], c.prefix) {
+			if !strings.HasPrefix(text[at:], c.settings.Prefix) {
 				continue
 			}
 			if p, err := c.parse(text[at : at+length]); err == nil && !yield(p) {
@@ -167,7 +167,7 @@ func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 // it and know its key and account. A token that has ended is not in use, and waits for
 // its turn like others: a merchant may have made thousands of those warm.
 func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
-	for _, v := range m.cfg.Local {
+	for _, v := range m.locals.all() {
 		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && !k.ended && k.state != Revoked && k.kind == Secret {
 			return k.info.ID, k.account, true
 		}
@@ -184,7 +184,7 @@ func (m *Manager) lookUp(ctx context.Context, id CredentialID) (StoreRecord, err
 		return StoreRecord{}, err
 	}
 	defer room.leave()
-	r, err := m.cfg.Store.Lookup(ctx, id)
+	r, err := m.settings.Store.Lookup(ctx, id)
 	m.cold.learn(id, err)
 	return r, err
 }

@@ -119,7 +119,7 @@ func (s session) rotate(ctx context.Context, req RotateRequest) (issued Issued, 
 		}
 		// The time is read here, because hashing may have waited for seconds: an overlap that
 		// counted from an earlier time could end before anybody has the new token.
-		now := s.cfg.Now()
+		now := s.settings.Now()
 		room, err := s.planRoom(stored, req, now)
 		if err != nil {
 			return effect{}, err
@@ -195,7 +195,7 @@ func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 			return []planned{{stored, m.record}}, err
 		},
 		work: func(_ Actor, stored *StoreRecord) (effect, error) {
-			m, err := s.callOff(stored, s.cfg.Now())
+			m, err := s.callOff(stored, s.settings.Now())
 			return effect{made: []made{m}}, err
 		},
 	})
@@ -237,7 +237,7 @@ func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
 			return effect{}, ErrNotFound
 		}
 		e := s.lessened(stored, edit)
-		if c := stored.pending(s.cfg.Now(), s.skew); c != nil && c.ID == req.Credential {
+		if c := stored.pending(s.settings.Now(), s.skew); c != nil && c.ID == req.Credential {
 			e.also = ActionCancelRotation // who may not call a rotation off must not do it through Retire
 		}
 		return e, nil

@@ -63,9 +63,9 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 		b.lifts = readTallies(&u)
 	}
 	if !u.Complete() { // fail closed: locked, until somebody else lifts the lock
-		return &budget{item: it, all: wrongEver, last: s.cfg.Now().Unix()}, nil
+		return &budget{item: it, all: wrongEver, last: s.settings.Now().Unix()}, nil
 	}
-	b.forget(s.cfg.Now())
+	b.forget(s.settings.Now())
 	return b, nil
 }
 
@@ -277,7 +277,7 @@ func (m *Manager) LiftLock(ctx context.Context, req LiftLockRequest) error {
 		if !b.locked() {
 			return effect{}, nobody(a, req.Account, req.Actor)
 		}
-		now, note := s.cfg.Now(), s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)
+		now, note := s.settings.Now(), s.note(a, ActionLiftLock, target.Account, "actor:"+target.ID)
 		b.lift(note.ID.String(), now)
 		return effect{items: []StoreItem{b.swap(now)}, note: note}, nil
 	}

@@ -101,7 +101,7 @@ func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effe
 		c.question = c.tried[i]
 		return effect{}, nil
 	}
-	now := c.cfg.Now()
+	now := c.settings.Now()
 	p, may, err := c.requested(ctx, a, r, b, now)
 	if err != nil {
 		return effect{}, err
@@ -278,7 +278,7 @@ func (s session) markSent(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
 	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		p, err := s.putTo(ctx, a, id, s.cfg.Now())
+		p, err := s.putTo(ctx, a, id, s.settings.Now())
 		if errors.Is(err, ErrChallenge) || err == nil && p.sent { // answered or ended meanwhile
 			return effect{}, nil
 		}
@@ -289,7 +289,7 @@ func (s session) markSent(ctx context.Context, id string) {
 		return effect{items: []StoreItem{s.vouch(p.item, p.encode())}}, nil
 	})
 	if err != nil {
-		s.cfg.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
+		s.settings.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
 	}
 }
 
@@ -308,7 +308,7 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 			return effect{}, err
 		}
 		b.closed(p.ID)
-		now := s.cfg.Now()
+		now := s.settings.Now()
 		items := []StoreItem{it.deleted(), b.swap(now)}
 		if !mayCome {
 			uncounted, err := s.uncountMail(ctx, p, now)
@@ -320,7 +320,7 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 		return effect{items: items}, nil
 	})
 	if err != nil {
-		s.cfg.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
+		s.settings.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
 	}
 }
 

@@ -146,7 +146,7 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 		it, err := s.item(ctx, itemEnrolling, enrolledID(a, req.Factor))
 		if err == nil {
 			it, err = s.sealEnrolled(ctx, a, req.Factor, it, plain)
-			it.ExpiresAt = micros(s.cfg.Now().Add(challengeTime)) // a KEK may have taken seconds
+			it.ExpiresAt = micros(s.settings.Now().Add(challengeTime)) // a KEK may have taken seconds
 		}
 		return effect{items: []StoreItem{it}, note: s.note(a, ActionEnroll, a.Account, "factor:"+req.Factor)}, err
 	}
@@ -234,7 +234,7 @@ func (m *Manager) AllowEnrollment(ctx context.Context, req AllowEnrollmentReques
 		if err != nil {
 			return effect{}, err
 		}
-		it.ExpiresAt = micros(s.cfg.Now().Add(allowedTime))
+		it.ExpiresAt = micros(s.settings.Now().Add(allowedTime))
 		return effect{items: []StoreItem{s.vouch(it, nil)}, note: s.note(a, ActionAllowEnrollment, target.Account, "actor:"+target.ID, "factor:"+req.Factor)}, nil
 	}
 	return s.do(ctx, j)
@@ -279,7 +279,7 @@ func (s session) allowed(ctx context.Context, a Actor, factor string) (StoreItem
 	if err != nil {
 		return StoreItem{}, err
 	}
-	if _, genuine := s.vouched(it); !genuine || !s.cfg.Now().Before(it.ExpiresAt) {
+	if _, genuine := s.vouched(it); !genuine || !s.settings.Now().Before(it.ExpiresAt) {
 		return StoreItem{}, nil
 	}
 	return it.deleted(), nil

@@ -105,7 +105,7 @@ func (s session) granted(g Grant, p put) StoreItem {
 	var c canon.Writer
 	c.Bytes(p.bound)
 	c.Text(p.Factor)
-	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.cfg.Now().Add(grantTime))}, c.Encoded())
+	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.settings.Now().Add(grantTime))}, c.Encoded())
 }
 
 func grantID(g Grant) string {
@@ -176,8 +176,8 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	data, genuine := s.vouched(it)
 	u := canon.NewReader(data)
 	bound, factor := u.Text(), u.Text()
-	if !genuine || !u.OK() || !s.cfg.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
-		s.cfg.Trace.denied(a, j.action, j.key, ErrGrant)
+	if !genuine || !u.OK() || !s.settings.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
+		s.settings.Trace.denied(a, j.action, j.key, ErrGrant)
 		return nil, ErrGrant
 	}
 	if b, err := s.budgetOf(ctx, a); err != nil || b.locked() {

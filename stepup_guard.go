@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"log/slog"
 	"maps"
 	"slices"
 )
@@ -22,7 +23,7 @@ import (
 // them too ([GuardForAnother] does). Otherwise somebody who has hijacked two sessions
 // uses one to let the other enrol an authenticator of its own, and passes every guard
 // without a guess. If these three are left out, NewManager writes a warning to
-// ManagerConfig.Logger.
+// Settings.Logger.
 type StepUp func(Action, Mode) []string
 
 // GuardCreateAndDelete asks for an approval before a key is issued and before it is
@@ -120,7 +121,7 @@ func (c ManagerConfig) validStepUp() error {
 
 // warnUnguarded logs a warning if two hijacked sessions can get round StepUp: it guards
 // some action, but not those of an admin on another actor, which can undo the guard.
-func (c ManagerConfig) warnUnguarded() {
+func (c ManagerConfig) warnUnguarded(log *slog.Logger) {
 	guards := func(act Action) bool {
 		return c.StepUp != nil && len(c.StepUp(act, Live))+len(c.StepUp(act, Test)) > 0
 	}
@@ -131,7 +132,7 @@ func (c ManagerConfig) warnUnguarded() {
 		}
 	}
 	if len(free) > 0 && slices.ContainsFunc(guardable, guards) {
-		c.Logger.Warn("apikey: StepUp guards something, and leaves free what one admin does for another: two hijacked sessions pass the guard. Name factors for these actions too; see GuardForAnother", "actions", free)
+		log.Warn("apikey: StepUp guards something, and leaves free what one admin does for another: two hijacked sessions pass the guard. Name factors for these actions too; see GuardForAnother", "actions", free)
 	}
 }
 

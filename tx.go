@@ -20,11 +20,11 @@ type Tx struct {
 }
 
 // Tx joins a transaction: joined is the return value of a store's In(tx). It must be on
-// the same database, with the same prefix, as ManagerConfig.Store; that is not checked.
+// the same database, with the same prefix, as Settings.Store; that is not checked.
 //
 // If joined is in no transaction, each call would commit by itself, and the caller
 // would believe that they can still roll it back. So every method of the Tx returns
-// ErrInvalid if joined is nil, if joined is ManagerConfig.Store itself, or if joined
+// ErrInvalid if joined is nil, if joined is Settings.Store itself, or if joined
 // has a method InTransaction() bool that returns false. A store without that method is
 // trusted to be in a transaction.
 func (m *Manager) Tx(joined Store) *Tx {
@@ -36,12 +36,12 @@ func (m *Manager) Tx(joined Store) *Tx {
 // outside returns an error if a store is in no transaction.
 func (m *Manager) outside(joined Store) error {
 	says, ok := joined.(interface{ InTransaction() bool })
-	given, own := reflect.ValueOf(joined), reflect.ValueOf(m.cfg.Store)
+	given, own := reflect.ValueOf(joined), reflect.ValueOf(m.settings.Store)
 	switch {
 	case joined == nil:
 		return invalid("Manager.Tx was given no store: pass what the store's In(tx) returned")
-	case given.Comparable() && own.Comparable() && joined == m.cfg.Store:
-		return invalid("Manager.Tx was given ManagerConfig.Store itself, which is in no transaction: pass what its In(tx) returned")
+	case given.Comparable() && own.Comparable() && joined == m.settings.Store:
+		return invalid("Manager.Tx was given Settings.Store itself, which is in no transaction: pass what its In(tx) returned")
 	case ok && !says.InTransaction():
 		return invalid("Manager.Tx was given a store that is in no transaction: pass what its In(tx) returned")
 	}
@@ -79,7 +79,7 @@ func (t *Tx) Revoke(ctx context.Context, req RevokeRequest) error { return t.s.r
 // Notifier and OnEvent. Call it when the transaction is over. Without it the Verifiers
 // learn of the changes at their next sync, and OnEvent never does.
 //
-// Committed reads each changed key again from ManagerConfig.Store, and announces only
+// Committed reads each changed key again from Settings.Store, and announces only
 // changes that are there. So it may be deferred, and it may be called after a rollback
 // (also to a savepoint) or, by mistake, before the commit: a change that was rolled
 // back is never announced. A change that was not there is looked for again at the next
@@ -117,7 +117,7 @@ func (t *Tx) Committed(ctx context.Context) error {
 
 // deaf reports whether there is nobody to tell of a change.
 func (m *Manager) deaf() bool {
-	return len(m.cfg.Local) == 0 && m.cfg.Notifier == nil && m.cfg.OnEvent == nil
+	return len(m.locals.all()) == 0 && m.settings.Notifier == nil && m.cfg.OnEvent == nil
 }
 
 // aftermath reads the store after a transaction.
@@ -130,7 +130,7 @@ type aftermath struct {
 // a notice shows a rollback. It replaces the records that the transaction wrote by
 // those that are stored now: others may have changed the key since.
 func (a aftermath) confirm(ctx context.Context, n *notice) (there bool, err error) {
-	n.start = a.cfg.Now()
+	n.start = a.settings.Now()
 	changes := make([]StoreChange, len(n.changes))
 	for i, c := range n.changes {
 		now, err := a.record(ctx, c.Record.ID)

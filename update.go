@@ -149,7 +149,7 @@ func notRevoked(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 // key that begins to work, and lists the settings that changed.
 func (s session) change(ctx context.Context, j job, edit func(*StoreRecord, time.Time) error) (info Info, err error) {
 	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
-		now := s.cfg.Now()
+		now := s.settings.Now()
 		r, err := s.edited(stored, now, edit)
 		if err != nil {
 			return effect{}, err

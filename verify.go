@@ -4,14 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"math"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-apikey/apikey/internal/seldom"
 )
 
 // A Verifier answers whether a presented token may do what a request wants. Every API
@@ -33,34 +29,15 @@ type Verifier struct {
 	usage     usage
 	renewing  chan struct{} // one renewal of a hash at a time
 	warned    atomic.Int64  // when the log last got a line about a failed re-read
+	left      func()        // tells the Manager that made it, if any, that it is closed
 }
 
-// VerifierConfig configures [NewVerifier]. The zero value of a field is a safe
-// default; Store, Prefix and Mode are required.
+// VerifierConfig configures one Verifier of a program. The zero value of a field is a
+// safe default; Mode is required.
 type VerifierConfig struct {
-	Store  Store
-	Prefix string // the prefix of this program's tokens
 	// Mode is Live or Test: a token of the other mode is refused with ErrMode. AnyMode
 	// accepts both, for small programs.
 	Mode Mode
-	// Catalog is needed only for forms of ability that the program defined itself. Without
-	// it, such an ability is read as another form, or as damage. NewManager refuses a
-	// Local Verifier that has fewer of these forms than the Manager.
-	Catalog *Catalog
-	// Hashers verify hashes. The first is current: a hash that it calls outdated is made
-	// anew (see ReadOnly). Empty: one Argon2id. Name the Hashers that the Manager mints
-	// with, and share the values with it and other Verifiers of the process. NewManager
-	// refuses a Local Verifier whose list cannot read the Manager's hashes, or would make
-	// them anew without naming the Manager's Hasher.
-	Hashers []Hasher
-	// Peppers verify tokens and records. If there is any, tokens and records that were
-	// made without a pepper are refused. If the program had no pepper before, these are
-	// all its keys: see AcceptUntagged.
-	Peppers []Pepper
-	// AcceptUntagged accepts tokens without a tag, and records without a MAC whose
-	// credentials have no tag. Set it while a pepper is being introduced. As long as it is
-	// set, anyone who can write to the database can forge keys.
-	AcceptUntagged bool
 	// ReadOnly makes the Verifier write nothing: no last uses, no renewed hashes.
 	ReadOnly bool
 	// LastUsedEvery is how exact [Info.LastUsed] is; 0: 1 min. If a token is in use all
@@ -89,18 +66,9 @@ type VerifierConfig struct {
 	// MaxAge bounds the age of a record. An older record is read again behind the answer;
 	// one of more than twice the age is read again before the answer. 0: 5 min.
 	MaxAge time.Duration
-
-	Standing Standing // nil: every account is in good standing
-	Notifier Notifier // nil: polling alone
-	Trace    *Trace
-	// Logger gets at most ten lines a minute of one cause. The next line of the cause says
-	// in left_out how many were left out. nil: silent.
-	Logger *slog.Logger
-	Now    func() time.Time // nil: time.Now
 }
 
 func (c VerifierConfig) withDefaults() VerifierConfig {
-	c.Hashers = slices.Clone(c.Hashers)
 	c.MaxEntries = cmp.Or(c.MaxEntries, 100_000)
 	c.MaxBytes = cmp.Or(c.MaxBytes, 256<<20)
 	c.ColdReads = cmp.Or(c.ColdReads, 8)
@@ -108,11 +76,6 @@ func (c VerifierConfig) withDefaults() VerifierConfig {
 	c.MaxStale = cmp.Or(c.MaxStale, 120*time.Second)
 	c.MaxAge = min(cmp.Or(c.MaxAge, 5*time.Minute), math.MaxInt64/4) // it is doubled
 	c.LastUsedEvery = cmp.Or(c.LastUsedEvery, time.Minute)
-	c.Trace = cmp.Or(c.Trace, &Trace{})
-	c.Logger = seldom.Logger(cmp.Or(c.Logger, slog.New(slog.DiscardHandler)))
-	if c.Now == nil {
-		c.Now = time.Now
-	}
 	return c
 }
 
@@ -130,35 +93,43 @@ type Request struct {
 	AllowPublishable bool
 }
 
-// NewVerifier checks the configuration and takes a position in the store's change feed.
-// Errors:
-//   - ErrInvalid: the configuration is wrong
+// NewVerifier makes a Verifier for a process that only verifies. If the process has a
+// Manager, use [Manager.NewVerifier]. It checks the configuration, compares the Settings
+// with those that the Managers of this database use, and takes a position in the store's
+// change feed. Errors:
+//   - ErrInvalid: the configuration is wrong, or another prefix or other Hashers than
+//     those of the Managers
 //   - ErrUnavailable: the store is down or answers from a lagging replica
 //   - ErrPepper: the peppers are not those of this database
-func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
-	c = c.withDefaults()
-	switch {
-	case c.Store == nil:
-		return nil, invalid("VerifierConfig.Store is required")
-	case c.Mode != Live && c.Mode != Test && c.Mode != AnyMode:
-		return nil, invalid("VerifierConfig.Mode is required: apikey.Live, apikey.Test or apikey.AnyMode")
-	case c.MaxAge < 0 || c.MaxStale < 0 || c.LastUsedEvery < 0 || c.ColdReads < 0 || c.MaxBytes < 0 || c.MaxEntries < -1:
-		return nil, invalid("VerifierConfig: bounds cannot be negative")
-	}
-	core, err := newCore(c.Prefix, c.Catalog, c.Hashers, c.Peppers, c.AcceptUntagged)
+func NewVerifier(ctx context.Context, s Settings, c VerifierConfig) (*Verifier, error) {
+	core, err := newCore(s)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := core.checkMarks(ctx, c.Store); err != nil {
+	if _, err := core.checkMarks(ctx); err != nil {
 		return nil, err
 	}
-	v := &Verifier{
-		core: core, cfg: c, made: c.Now(),
-		coldReads: newReads(c.ColdReads, 1024),
-		warmReads: newGate(int64(c.ColdReads), int64(c.ColdReads), 2*time.Second, 1024),
-		tasks:     newTasks(), renewing: make(chan struct{}, 1), usage: newUsage(c.LastUsedEvery),
+	if _, _, err := core.checkProgram(ctx); err != nil {
+		return nil, err
 	}
-	v.cache = newCache(c, v.now)
+	return core.newVerifier(ctx, c)
+}
+
+func (c core) newVerifier(ctx context.Context, vc VerifierConfig) (*Verifier, error) {
+	vc = vc.withDefaults()
+	switch {
+	case vc.Mode != Live && vc.Mode != Test && vc.Mode != AnyMode:
+		return nil, invalid("VerifierConfig.Mode is required: apikey.Live, apikey.Test or apikey.AnyMode")
+	case vc.MaxAge < 0 || vc.MaxStale < 0 || vc.LastUsedEvery < 0 || vc.ColdReads < 0 || vc.MaxBytes < 0 || vc.MaxEntries < -1:
+		return nil, invalid("VerifierConfig: bounds cannot be negative")
+	}
+	v := &Verifier{
+		core: c, cfg: vc, made: c.settings.Now(),
+		coldReads: newReads(vc.ColdReads, 1024),
+		warmReads: newGate(int64(vc.ColdReads), int64(vc.ColdReads), 2*time.Second, 1024),
+		tasks:     newTasks(), renewing: make(chan struct{}, 1), usage: newUsage(vc.LastUsedEvery),
+	}
+	v.cache = newCache(vc, v.now)
 	v.rereads.tasks, v.proofs.tasks, v.feed.runs.tasks, v.flushes.tasks = v.tasks, v.tasks, v.tasks, v.tasks
 	if err := v.Sync(ctx); err != nil { // the position comes before the first cache fill
 		v.tasks.close(ctx)
@@ -177,9 +148,9 @@ func NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier, error) {
 //     ErrDenied: only if the caller holds the key's secret
 //   - ErrBusy, ErrUnavailable, ErrClosed, ErrCorrupt: this library or its store failed
 //
-// If a change has returned on this node (Manager.Revoke and the others, with this
-// Verifier in ManagerConfig.Local), a Verify that starts afterwards never answers from
-// before the change. Other nodes follow within VerifierConfig.Sync.
+// If a change has returned on this node (Manager.Revoke and the others of the Manager
+// that made this Verifier), a Verify that starts afterwards never answers from before
+// the change. Other nodes follow within VerifierConfig.Sync.
 func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key, error) {
 	k, now, source, err := v.find(ctx, presented, r.Addr)
 	if err == nil {
@@ -195,8 +166,8 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 	if !v.cfg.ReadOnly {
 		v.usage.mark(k, now)
 	}
-	if v.cfg.Trace.Verified != nil {
-		v.cfg.Trace.verified(k, source, nil)
+	if v.settings.Trace.Verified != nil {
+		v.settings.Trace.verified(k, source, nil)
 	}
 	return k, nil
 }
@@ -204,12 +175,12 @@ func (v *Verifier) Verify(ctx context.Context, presented string, r Request) (Key
 // refused calls the hooks and writes to the log. For ErrInvalidToken, it only calls
 // Trace.Verified: refusing made-up tokens must be cheap.
 func (v *Verifier) refused(k *cachedKey, source string, err error) {
-	if v.cfg.Trace.Verified == nil && err == ErrInvalidToken {
+	if v.settings.Trace.Verified == nil && err == ErrInvalidToken {
 		return
 	}
-	v.cfg.Trace.verified(k, source, err)
+	v.settings.Trace.verified(k, source, err)
 	if corrupt, is := errors.AsType[*CorruptError](err); is {
-		v.cfg.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
+		v.settings.Logger.Error("apikey: damaged record refused", "key", corrupt.Key, "detail", corrupt.Detail)
 	}
 }
 
@@ -221,6 +192,9 @@ func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	v.tasks.close(ctx)
+	if v.left != nil {
+		v.left()
+	}
 	_, err := bounded(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
 	if err != nil {
 		err = unavailable(err)

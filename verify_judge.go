@@ -83,8 +83,8 @@ func (v *Verifier) judge(k *cachedKey, r *Request, now int64) error {
 	case v.cfg.Mode != AnyMode && k.mode != v.cfg.Mode:
 		return ErrMode
 	}
-	if v.cfg.Standing != nil {
-		if err := v.cfg.Standing.Allowed(k.account, k.mode); err != nil {
+	if v.settings.Standing != nil {
+		if err := v.settings.Standing.Allowed(k.account, k.mode); err != nil {
 			return joined(ErrStanding, err)
 		}
 	}
@@ -150,10 +150,10 @@ func topBits(addr netip.Addr) (bits uint64, version uint8) {
 // comparisons of instants. The zero instant is no time.
 type instant struct {
 	wall int64         // microseconds since 1970
-	mono time.Duration // since NewVerifier; the wall clock if Config.Now has no other
+	mono time.Duration // since NewVerifier; the wall clock if Settings.Now has no other
 }
 
-func (v *Verifier) now() instant { return v.instantOf(v.cfg.Now()) }
+func (v *Verifier) now() instant { return v.instantOf(v.settings.Now()) }
 
 func (v *Verifier) instantOf(t time.Time) instant { return instant{t.UnixMicro(), t.Sub(v.made)} }
 

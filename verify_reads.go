@@ -132,7 +132,7 @@ func (v *Verifier) read(ctx context.Context, key rowKey) (row, error) {
 		}
 		defer room.leave()
 		readAt, begun := v.now(), v.cache.newest()
-		r, err := v.cfg.Store.Lookup(ctx, key.id)
+		r, err := v.settings.Store.Lookup(ctx, key.id)
 		v.coldReads.learn(key.id, err)
 		if err != nil {
 			return row{}, unavailable(err)
@@ -188,7 +188,7 @@ func (v *Verifier) rereadBehind(id CredentialID, k *cachedKey, now instant) {
 			failed := v.now().mono
 			again = failed + time.Second
 			if last := v.warned.Load(); failed >= time.Duration(last)+time.Second && v.warned.CompareAndSwap(last, int64(failed)) {
-				v.cfg.Logger.Warn("apikey: records could not be read again", "credential", id, "error", err)
+				v.settings.Logger.Warn("apikey: records could not be read again", "credential", id, "error", err)
 			}
 		}
 		v.cache.unclaim(id, again)
@@ -215,15 +215,15 @@ func (v *Verifier) renewBehind(p parsed, cred StoreCredential, line path) {
 	started := v.tasks.start(context.Background(), func(ctx context.Context) {
 		defer func() { <-v.renewing }()
 		up := StoreUpkeep{Credential: cred.ID, OldHash: cred.Hash, NewHash: cred.Hash, NewCheck: makeCheck(v.ring.minting, p)}
-		if v.hashers[0].Outdated(cred.Hash) {
+		if v.settings.Hashers[0].Outdated(cred.Hash) {
 			encoded, err := v.hash(withPath(ctx, line), p)
 			if err != nil {
 				return
 			}
 			up.NewHash = encoded
 		}
-		if err := v.cfg.Store.Upkeep(ctx, []StoreUpkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
-			v.cfg.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
+		if err := v.settings.Store.Upkeep(ctx, []StoreUpkeep{up}); err != nil && v.tasks.ctx.Err() == nil {
+			v.settings.Logger.Warn("apikey: hash could not be renewed", "credential", cred.ID, "error", err)
 		}
 	})
 	if !started {

@@ -93,7 +93,7 @@ func (v *Verifier) runSync(ctx context.Context) (int64, error) {
 		if good := v.feed.good.Load(); good != nil {
 			age = elapsed(v.now(), *good)
 		}
-		v.cfg.Trace.synced(n, age, err)
+		v.settings.Trace.synced(n, age, err)
 		return run, err
 	})
 }
@@ -117,7 +117,7 @@ func (v *Verifier) freshen(ctx context.Context) error {
 func (v *Verifier) pull(ctx context.Context, start instant) (n int, err error) {
 	w := v.feed.walkOn(start)
 	for range 1_000 {
-		changes, err := v.cfg.Store.Changed(ctx, w.cursor, 1000)
+		changes, err := v.settings.Store.Changed(ctx, w.cursor, 1000)
 		if ctx.Err() != nil { // nobody waits for this run, and another may be under way
 			return n, unavailable(ctx.Err())
 		}
@@ -187,7 +187,7 @@ func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant)
 	case errors.Is(err, ErrCursorLost) && !placed: // no cursor was given
 		return 0, joined(ErrUnavailable, err)
 	case errors.Is(err, ErrCursorLost):
-		v.cfg.Logger.Error("apikey: the store's history was rewritten; every key is read again")
+		v.settings.Logger.Error("apikey: the store's history was rewritten; every key is read again")
 		w.cursor, w.before = "", nil
 		v.cache.doubt()
 		return lost, nil
@@ -210,7 +210,7 @@ func (v *Verifier) page(w *walk, changes StoreChanges, err error, start instant)
 		if damaged == nil {
 			continue
 		}
-		v.cfg.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
+		v.settings.Logger.Error("apikey: damaged record in the change feed", "key", damaged.Key, "detail", damaged.Detail)
 		v.cache.damaged(damaged, CredentialID{}, instant{}, fed)
 	}
 	if !placed { // a new position: records that were read before may be stale
@@ -231,7 +231,7 @@ func (v *Verifier) start() {
 	if !v.cfg.ReadOnly {
 		v.tasks.forever(func() { v.every(flushEvery, v.flushNow) })
 	}
-	if v.cfg.Notifier != nil {
+	if v.settings.Notifier != nil {
 		v.tasks.forever(v.listen)
 	}
 }
@@ -251,7 +251,7 @@ func (v *Verifier) every(interval time.Duration, work func()) {
 
 func (v *Verifier) poll() {
 	if err := v.Sync(v.tasks.ctx); err != nil && v.tasks.ctx.Err() == nil {
-		v.cfg.Logger.Warn("apikey: sync failed", "error", err)
+		v.settings.Logger.Warn("apikey: sync failed", "error", err)
 	}
 }
 
@@ -261,7 +261,7 @@ func (v *Verifier) poll() {
 func (v *Verifier) listen() {
 	for v.tasks.ctx.Err() == nil {
 		rest := time.Second
-		if err := v.cfg.Notifier.Wait(v.tasks.ctx); err == nil {
+		if err := v.settings.Notifier.Wait(v.tasks.ctx); err == nil {
 			v.poll()
 			rest = listenRest
 		}

@@ -105,7 +105,7 @@ func (v *Verifier) flush(ctx context.Context) error {
 			at := last[id]
 			ups[i] = StoreUpkeep{Credential: id, LastUsed: time.UnixMicro(at).UTC(), UsedBefore: time.UnixMicro(v.usage.window(id, at)).UTC()}
 		}
-		if err := v.cfg.Store.Upkeep(ctx, ups); err != nil {
+		if err := v.settings.Store.Upkeep(ctx, ups); err != nil {
 			failed = unavailable(err)
 			if failures++; failures == flushFailures || ctx.Err() != nil {
 				break
@@ -125,6 +125,6 @@ func (v *Verifier) flush(ctx context.Context) error {
 func (v *Verifier) flushNow() {
 	_, err := v.flushes.do(v.tasks.ctx, struct{}{}, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
 	if err != nil && v.tasks.ctx.Err() == nil {
-		v.cfg.Logger.Warn("apikey: last used could not be written", "error", err)
+		v.settings.Logger.Warn("apikey: last used could not be written", "error", err)
 	}
 }

@@ -50,12 +50,12 @@ func TestAnswers(t *testing.T) {
 	test := func(r *apikey.IssueRequest) { r.Mode = apikey.Test }
 	verifyOnly := func(r *apikey.IssueRequest) { r.Abilities = []string{"payment:verify"} }
 	blocked := func(e *env) {
-		e.vc.Standing = standing(func(string, apikey.Mode) error { return errors.New("invoice 17 is unpaid") })
+		e.settings.Standing = standing(func(string, apikey.Mode) error { return errors.New("invoice 17 is unpaid") })
 	}
 	undecided := func(e *env) {
-		e.vc.Standing = standing(func(string, apikey.Mode) error { return apikey.ErrUnavailable })
+		e.settings.Standing = standing(func(string, apikey.Mode) error { return apikey.ErrUnavailable })
 	}
-	busy := func(e *env) { e.vc.Hashers = []apikey.Hasher{busyHasher{e.vc.Hashers[0]}} }
+	busy := func(e *env) { e.settings.Hashers = []apikey.Hasher{busyHasher{e.settings.Hashers[0]}} }
 	down := func(err error) set { return func(e *env) { e.store.fail(err) } }
 
 	for _, c := range []struct {

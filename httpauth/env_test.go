@@ -32,7 +32,7 @@ type env struct {
 	manager  *apikey.Manager
 	verifier *apikey.Verifier
 	store    *store
-	vc       apikey.VerifierConfig
+	settings apikey.Settings // of the Verifier; the Manager has them as they were before the options
 	logs     *buffer
 	minted   []string
 
@@ -50,29 +50,35 @@ func newEnv(t testing.TB, options ...func(*env)) *env {
 	require.NoError(t, err)
 	hasher, err := apikey.NewHMACSHA256(pepper)
 	require.NoError(t, err)
-	e.vc = apikey.VerifierConfig{
-		Store: e.store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
-		Sync: -1, Logger: e.logger(), Now: e.clock,
-	}
-	for _, o := range options {
-		o(e)
-	}
-	e.verifier, err = apikey.NewVerifier(t.Context(), e.vc)
-	require.NoError(t, err)
-	t.Cleanup(func() { e.verifier.Close(context.Background()) })
-	e.manager, err = apikey.NewManager(t.Context(), apikey.ManagerConfig{
-		Store: e.store.Store, Prefix: "acme", Hasher: hasher, Peppers: e.vc.Peppers, Now: e.clock, Local: []*apikey.Verifier{e.verifier},
+	e.settings = apikey.Settings{
+		Store: e.store, Prefix: "acme", Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}, Logger: e.logger(), Now: e.clock,
 		Catalog: apikey.MustCatalog(
 			apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Scope: "payment:verify"},
 			apikey.CatalogEntry{Scope: "card:tokenise", Publishable: true}),
-	})
+	}
+	managers := e.settings
+	managers.Store, managers.Logger = e.store.Store, nil
+	for _, o := range options {
+		o(e)
+	}
+	managers.Peppers = e.settings.Peppers
+	// The Verifier is of another process, so that a test can make that process unlike the
+	// Manager's. It is told of each change at once.
+	e.manager, err = apikey.NewManager(t.Context(), managers, apikey.ManagerConfig{OnEvent: func(apikey.Event) {
+		if e.verifier != nil {
+			require.NoError(t, e.verifier.Sync(context.Background()))
+		}
+	}})
 	require.NoError(t, err)
+	e.verifier, err = apikey.NewVerifier(t.Context(), e.settings, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1})
+	require.NoError(t, err)
+	t.Cleanup(func() { e.verifier.Close(context.Background()) })
 	return e
 }
 
 // unsealed gives the program no peppers. So its records have no MAC, and the test can edit
 // them.
-func unsealed(e *env) { e.vc.Peppers = nil }
+func unsealed(e *env) { e.settings.Peppers = nil }
 
 func (e *env) clock() time.Time {
 	e.mu.Lock()

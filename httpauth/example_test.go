@@ -101,13 +101,11 @@ func program() (*apikey.Verifier, apikey.Token) {
 	pepper := must(apikey.NewPepper(1, [32]byte{1})) // in production, from a secret manager
 	hasher := must(apikey.NewHMACSHA256(pepper))
 	store, peppers := memstore.New(), []apikey.Pepper{pepper}
-	verifier := must(apikey.NewVerifier(ctx, apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers,
-	}))
-	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Hasher: hasher, Peppers: peppers, Local: []*apikey.Verifier{verifier},
+	manager := must(apikey.NewManager(ctx, apikey.Settings{
+		Store: store, Prefix: "acme", Hashers: []apikey.Hasher{hasher}, Peppers: peppers,
 		Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Scope: "payout:send"}),
-	}))
+	}, apikey.ManagerConfig{}))
+	verifier := must(manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live}))
 	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:refund"}}))
 	return verifier, issued.Token
 }

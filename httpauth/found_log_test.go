@@ -19,7 +19,7 @@ import (
 // A flood of requests that end in a 5xx writes only a few lines to the log.
 func TestFound07AFloodFillsNoLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v, err := apikey.NewVerifier(t.Context(), apikey.VerifierConfig{Store: memstore.New(), Prefix: "acme", Mode: apikey.Live})
+		v, err := apikey.NewVerifier(t.Context(), apikey.Settings{Store: memstore.New(), Prefix: "acme"}, apikey.VerifierConfig{Mode: apikey.Live})
 		require.NoError(t, err)
 		require.NoError(t, v.Close(context.Background())) // from now on every answer is a 503
 		var log bytes.Buffer
@@ -42,7 +42,7 @@ func TestFound07AFloodFillsNoLog(t *testing.T) {
 func junkToken(t *testing.T) string {
 	t.Helper()
 	ctx := apikey.WithActor(t.Context(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "a:b"})})
+	m, err := apikey.NewManager(ctx, apikey.Settings{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "a:b"})}, apikey.ManagerConfig{})
 	require.NoError(t, err)
 	issued, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)

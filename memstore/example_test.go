@@ -11,9 +11,9 @@ import (
 // The unit tests of a program that issues keys need no database.
 func ExampleNew() {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
+	manager, err := apikey.NewManager(ctx, apikey.Settings{
 		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
-	})
+	}, apikey.ManagerConfig{})
 	if err != nil {
 		panic(err)
 	}

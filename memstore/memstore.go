@@ -4,7 +4,7 @@
 // between processes, so a program that issues keys to merchants needs another store.
 //
 //	store := memstore.New()
-//	mgr, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: store, …})
+//	mgr, err := apikey.NewManager(ctx, apikey.Settings{Store: store, …}, apikey.ManagerConfig{})
 //
 // The activity log and the change feed grow until the Store is dropped: about one
 // kilobyte for each change.

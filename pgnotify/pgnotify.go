@@ -4,8 +4,7 @@
 //	n, err := pgnotify.New(pgnotify.Config{Listen: dsn, DB: db})
 //	…
 //	defer n.Close()
-//	apikey.VerifierConfig{Notifier: n, …}
-//	apikey.ManagerConfig{Notifier: n, …}
+//	settings := apikey.Settings{Notifier: n, …}
 //
 // A notification carries no data. So a forged notification causes one more poll and
 // cannot bring a revoked key back. If a notification is lost, the change arrives up to

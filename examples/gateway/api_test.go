@@ -239,9 +239,9 @@ func TestRevokedElsewhere(t *testing.T) {
 	pepper, err := apikey.NewPepper(1, [32]byte(key))
 	require.NoError(t, err)
 	_, store := openStore(t, dir)
-	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
+	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
 		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(), Peppers: []apikey.Pepper{pepper},
-	})
+	}, apikey.ManagerConfig{})
 	require.NoError(t, err)
 	require.NoError(t, manager.RevokeToken(context.Background(), token, apikey.ReasonCompromised))
 

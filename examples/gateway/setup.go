@@ -71,42 +71,32 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 }
 
 func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.Logger) error {
-	// All use the same Hasher, because its slots bound how much memory and CPU hashing may
-	// use.
 	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
 	if err != nil {
 		return err
 	}
-	c := apikey.VerifierConfig{
-		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}, Logger: log,
-		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half of the pool for payments
+	g.manager, err = apikey.NewManager(ctx, apikey.Settings{
+		Store: g.store, Prefix: prefix, Catalog: catalog, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher}, Logger: log,
 		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
+	}, apikey.ManagerConfig{})
+	if err != nil {
+		return err
 	}
-	c.Mode = apikey.Live
-	if g.live, err = apikey.NewVerifier(ctx, c); err != nil {
+	// A flood of unknown tokens leaves half of the pool for payments.
+	c := apikey.VerifierConfig{Mode: apikey.Live, ColdReads: poolSize / 4}
+	if g.live, err = g.manager.NewVerifier(ctx, c); err != nil {
 		return err
 	}
 	c.Mode = apikey.Test
-	if g.test, err = apikey.NewVerifier(ctx, c); err != nil {
-		return err
-	}
-	g.manager, err = apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: g.store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Peppers: c.Peppers, Logger: log,
-		Local: []*apikey.Verifier{g.live, g.test}, // these Verifiers get each change before its call returns
-	})
+	g.test, err = g.manager.NewVerifier(ctx, c)
 	return err
 }
 
-// close closes everything. The Verifiers write their "last used" times before they end.
+// close closes everything. The Manager closes its Verifiers, which write their "last used" times before they end.
 func (g *gateway) close(ctx context.Context) error {
 	var failed []error
-	for _, v := range []*apikey.Verifier{g.live, g.test} {
-		if v != nil {
-			failed = append(failed, v.Close(ctx))
-		}
-	}
 	if g.manager != nil {
 		failed = append(failed, g.manager.Close(ctx))
 	}

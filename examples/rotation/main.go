@@ -36,16 +36,14 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	store := memstore.New()
-	verifier, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live})
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
+	settings := apikey.Settings{Store: memstore.New(), Prefix: "acme", Catalog: catalog}
+	manager, err := apikey.NewManager(ctx, settings, apikey.ManagerConfig{})
 	if err != nil {
 		return err
 	}
-	defer verifier.Close(ctx)
-	catalog := apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
-	manager, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: catalog, Local: []*apikey.Verifier{verifier},
-	})
+	defer manager.Close(ctx)
+	verifier, err := manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	defer p.verifier.Close(context.Background())
+	defer p.manager.Close(context.Background())
 	for _, step := range []func() error{p.create, p.enroll, p.revealByApp, p.revealByMail, p.rotate, p.log} {
 		if err := step(); err != nil {
 			return err
@@ -88,17 +88,17 @@ func newPage(anna *person) (*page, error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	store := memstore.New()
-	if p.verifier, err1 = apikey.NewVerifier(p.ctx, apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher}, Now: p.clock.now,
-	}); err1 != nil {
+	p.manager, err1 = apikey.NewManager(p.ctx, apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
+		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher}, Now: p.clock.now,
+	}, apikey.ManagerConfig{
+		KEKs: []apikey.KEK{kek}, StepUp: stepUp,
+		Factors: map[string]apikey.Factor{"password": password, "totp": app, "email": code},
+	})
+	if err1 != nil {
 		return nil, err1
 	}
-	p.manager, err1 = apikey.NewManager(p.ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
-		Peppers: []apikey.Pepper{pepper}, Hasher: hasher, KEKs: []apikey.KEK{kek}, Local: []*apikey.Verifier{p.verifier}, Now: p.clock.now,
-		StepUp: stepUp, Factors: map[string]apikey.Factor{"password": password, "totp": app, "email": code},
-	})
+	p.verifier, err1 = p.manager.NewVerifier(p.ctx, apikey.VerifierConfig{Mode: apikey.Live})
 	return p, err1
 }
 

@@ -76,7 +76,7 @@ var secrets = map[string]*regexp.Regexp{
 // Each pattern finds a real secret; otherwise it would find none in the output either.
 func TestThePatternsFindSecrets(t *testing.T) {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog()})
+	m, err := apikey.NewManager(ctx, apikey.Settings{Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog()}, apikey.ManagerConfig{})
 	require.NoError(t, err)
 	issued, err := m.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)

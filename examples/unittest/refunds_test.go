@@ -42,21 +42,16 @@ func newProgram(t *testing.T) *program {
 	require.NoError(t, err)
 	hasher, err := apikey.NewHMACSHA256(pepper)
 	require.NoError(t, err)
-	store, peppers, now := memstore.New(), []apikey.Pepper{pepper}, func() time.Time { return p.now }
-
-	verifier, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Now: now,
-		// Start no goroutine that reads the clock while the test changes it. Sync is not
-		// needed, because the Manager below has this Verifier in Local and passes on
-		// each change. "Last used" is not tested here.
-		Sync: -1, ReadOnly: true,
-	})
+	p.keys, err = apikey.NewManager(ctx, apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: unittest.Catalog, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher},
+		Now: func() time.Time { return p.now },
+	}, apikey.ManagerConfig{})
 	require.NoError(t, err)
-	t.Cleanup(func() { verifier.Close(ctx) })
-	p.keys, err = apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: unittest.Catalog, Hasher: hasher, Peppers: peppers, Now: now,
-		Local: []*apikey.Verifier{verifier},
-	})
+	t.Cleanup(func() { p.keys.Close(ctx) })
+	// Start no goroutine that reads the clock while the test changes it. Sync is not needed,
+	// because the Manager passes each change on to its Verifiers. "Last used" is not tested
+	// here.
+	verifier, err := p.keys.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, ReadOnly: true})
 	require.NoError(t, err)
 	p.handler = unittest.Routes(httpauth.New(verifier, httpauth.Config{}), p.bank)
 	return p

@@ -43,7 +43,7 @@ func newAudited(t *testing.T, on func(*env)) *audited {
 // minting is the next deployment, with these peppers.
 func (a *audited) minting(peppers ...apikey.Pepper) {
 	a.t.Helper()
-	a.manager = a.newManager(func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = peppers, hmacHasher(a.t, peppers...) })
+	a.manager = a.newManager(func(c *managerConfig) { c.Peppers, c.Hashers = peppers, []apikey.Hasher{hmacHasher(a.t, peppers...)} })
 }
 
 func (a *audited) rename(name string) {
@@ -253,7 +253,7 @@ func TestFound04MarksOfBefore(t *testing.T) {
 
 		a.putMark("01", nil) // and now slot 1 was retired before
 		var said strings.Builder
-		a.mc.Logger = slog.New(slog.NewTextHandler(&said, nil))
+		a.settings.Logger = slog.New(slog.NewTextHandler(&said, nil))
 		a.minting(two)
 		require.Contains(t, said.String(), "slot=1")
 		require.Contains(t, said.String(), "AdoptPepper")
@@ -305,9 +305,9 @@ func TestFound04JunkBesideTheMarks(t *testing.T) {
 	a.minting(pepper(t, 2))
 	require.Equal(t, apikey.ChainReport{Events: 6, Unverifiable: 3}, a.report())
 	for _, wrong := range []apikey.Pepper{pepperOf(t, 2, 77), pepper(t, 5)} {
-		c := a.mc
-		c.Peppers, c.Hasher, c.Local = []apikey.Pepper{wrong}, hmacHasher(t, wrong), nil
-		_, err := apikey.NewManager(background, c)
+		c := a.settings
+		c.Peppers, c.Hashers = []apikey.Pepper{wrong}, []apikey.Hasher{hmacHasher(t, wrong)}
+		_, err := apikey.NewManager(background, c, a.mc)
 		require.ErrorIs(t, err, apikey.ErrPepper)
 	}
 }

@@ -96,8 +96,8 @@ func TestOnEventComesAfterTheCommit(t *testing.T) {
 		var key apikey.Issued
 		calls := 0
 		var p *proxy
-		e = newEnv(t, on, through(&p), func(e *env) { e.mc.OnEvent = func(apikey.Event) {} })
-		m := e.newManager(func(c *apikey.ManagerConfig) {
+		e = newEnv(t, on, through(&p))
+		e.restart(func(c *managerConfig) {
 			c.OnEvent = func(ev apikey.Event) {
 				calls++
 				r, err := e.store.Get(background, ev.Key)
@@ -112,8 +112,10 @@ func TestOnEventComesAfterTheCommit(t *testing.T) {
 				}
 			}
 		})
+		m := e.manager
 		key = e.issue()
 		require.NoError(t, e.verify(key.Token))
+		calls = 0
 		_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("told")})
 		require.NoError(t, err)
 		require.Equal(t, 1, calls)

@@ -37,6 +37,7 @@ const fleetSize = 10_000
 type fleet struct {
 	store    *memstore.Store
 	verifier *apikey.Verifier
+	settings apikey.Settings
 	config   apikey.VerifierConfig
 	tokens   []string // in the order in which they are asked
 	request  apikey.Request
@@ -63,16 +64,12 @@ func newFleet(b *testing.B, peppered bool) *fleet {
 	require.NoError(b, err)
 	hasher, err := apikey.NewHMACSHA256(p)
 	require.NoError(b, err)
-	mc := apikey.ManagerConfig{Store: f.store, Prefix: prefix, Catalog: catalog, Hasher: hasher}
-	f.config = apikey.VerifierConfig{
-		Store: f.store, Prefix: prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{hasher},
-		Standing: inGoodStanding{}, Sync: -1, MaxStale: time.Hour, MaxAge: time.Hour, // of the verification alone
-	}
+	f.settings = apikey.Settings{Store: f.store, Prefix: prefix, Catalog: catalog, Hashers: []apikey.Hasher{hasher}, Standing: inGoodStanding{}}
+	f.config = apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, MaxStale: time.Hour, MaxAge: time.Hour} // of the verification alone
 	if peppered {
-		mc.Peppers = []apikey.Pepper{p}
-		f.config.Peppers = mc.Peppers
+		f.settings.Peppers = []apikey.Pepper{p}
 	}
-	manager, err := apikey.NewManager(background, mc)
+	manager, err := apikey.NewManager(background, f.settings, apikey.ManagerConfig{})
 	require.NoError(b, err)
 	for i := range fleetSize {
 		issued, err := manager.Issue(apikey.WithActor(background, apikey.Actor{ID: "usr_1", Account: fmt.Sprint("acc_", i/40), Role: "admin"}), apikey.IssueRequest{
@@ -89,7 +86,7 @@ func newFleet(b *testing.B, peppered bool) *fleet {
 
 // warmed is a Verifier to which these tokens are warm.
 func (f *fleet) warmed(b *testing.B, tokens []string) *apikey.Verifier {
-	v, err := apikey.NewVerifier(background, f.config)
+	v, err := apikey.NewVerifier(background, f.settings, f.config)
 	require.NoError(b, err)
 	for _, token := range tokens {
 		_, err := v.Verify(background, token, f.request)
@@ -419,13 +416,13 @@ func BenchmarkVerifyCold(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			store := memstore.New()
-			m, err := apikey.NewManager(background, apikey.ManagerConfig{Store: store, Prefix: prefix, Catalog: catalog, Hasher: c.hasher, Peppers: c.peppers})
+			settings := apikey.Settings{Store: store, Prefix: prefix, Catalog: catalog, Hashers: []apikey.Hasher{c.hasher}, Peppers: c.peppers}
+			m, err := apikey.NewManager(background, settings, apikey.ManagerConfig{})
 			require.NoError(b, err)
 			issued, err := m.Issue(apikey.WithActor(background, admin), apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:checkout", "payment:refund", "balance=read"}})
 			require.NoError(b, err)
-			v, err := apikey.NewVerifier(background, apikey.VerifierConfig{
-				Store: store, Prefix: prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{c.hasher}, Peppers: c.peppers,
-				MaxEntries: -1, ReadOnly: true, Sync: -1, MaxStale: time.Hour,
+			v, err := apikey.NewVerifier(background, settings, apikey.VerifierConfig{
+				Mode: apikey.Live, MaxEntries: -1, ReadOnly: true, Sync: -1, MaxStale: time.Hour,
 			})
 			require.NoError(b, err)
 			defer v.Close(context.Background())

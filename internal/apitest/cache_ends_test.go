@@ -17,7 +17,8 @@ func TestAnEndIsForEver(t *testing.T) {
 	for _, warmB := range []bool{false, true} {
 		t.Run(fmt.Sprint("sibling warm: ", warmB), func(t *testing.T) {
 			var s *spy
-			e := newEnv(t, watch(&s))
+			var p *getter
+			e := newEnv(t, watch(&s), lying(&p))
 			a, b, two := e.twoTokens()
 			for i := range 3 {
 				_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: a.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
@@ -29,9 +30,8 @@ func TestAnEndIsForEver(t *testing.T) {
 				require.NoError(t, e.verify(b.Token)) // has seen version 5
 			}
 			// a failover has lost 3 to 5; a is retired by another node
-			p := &getter{Store: s, r: &two}
-			e.mc.Store = p
-			m := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+			p.r = &two
+			m := e.manager
 			require.NoError(t, m.Retire(e.ctx, apikey.RetireRequest{Key: a.Key.ID, Credential: a.Token.Credential()}))
 			lie(e, s, p.wrote)
 			require.ErrorIs(t, e.verify(a.Token), apikey.ErrCredentialEnded)
@@ -51,7 +51,7 @@ func TestEndThenGoneThenBack(t *testing.T) {
 			var s *spy
 			e := newEnv(t, watch(&s))
 			a, b, alive := e.twoTokens()
-			other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+			other := e.newManager()
 			require.NoError(t, other.Retire(e.ctx, apikey.RetireRequest{Key: a.Key.ID, Credential: a.Token.Credential()}))
 			three, err := e.store.Get(background, a.Key.ID)
 			require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestDroppedTokenOfASuspendedKey(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s))
 	a := e.issue()
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	m := e.newManager()
 	for range 8 {
 		_, err := m.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID})
 		require.NoError(t, err)

@@ -107,7 +107,7 @@ func TestNobodyIsAnsweredFromAnOlderFlight(t *testing.T) {
 			return err
 		}, apikey.ErrAbility},
 		{"change seen in the feed", func(e *env, k apikey.Issued) error {
-			other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+			other := e.newManager()
 			return errors.Join(other.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}), e.verifier.Sync(background))
 		}, apikey.ErrRevoked},
 	} {
@@ -220,7 +220,7 @@ func TestNoChangeCostsAHash(t *testing.T) {
 	key := e.issue()
 	require.NoError(t, e.verify(key.Token))
 	require.EqualValues(t, 1, m.verifies.Load())
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	for i := range 20 {
 		_, err := e.manager.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
 		require.NoError(t, err)
@@ -326,7 +326,7 @@ func TestCacheIsBoundedAndJunkDrivesNothingOut(t *testing.T) {
 	}
 	require.Equal(t, before, s.lookups.Load(), "the ten newest are warm")
 	for range 1000 {
-		e.verifyText(retag(t, e.mc.Peppers[0], spliceID(keys[0].Token.Reveal())))
+		e.verifyText(retag(t, e.settings.Peppers[0], spliceID(keys[0].Token.Reveal())))
 	}
 	before = s.lookups.Load()
 	for _, k := range keys[10:] {
@@ -339,13 +339,13 @@ func TestCacheIsBoundedAndJunkDrivesNothingOut(t *testing.T) {
 
 func TestWithoutACacheEveryVerifyReads(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s), func(e *env) { e.vc.MaxEntries = -1; e.mc.Local = nil })
+	e := newEnv(t, watch(&s), func(e *env) { e.vc.MaxEntries = -1 })
 	key := e.issue()
 	for range 5 {
 		require.NoError(t, e.verify(key.Token))
 	}
 	require.EqualValues(t, 5, s.lookups.Load())
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked, "no sync, no telling: revocation is immediate")
 }

@@ -29,7 +29,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			if seed%3 == 0 {
 				e.vc.MaxEntries = 100
 			}
-			e.vc.AcceptUntagged = seed%4 == 0
+			e.settings.AcceptUntagged = seed%4 == 0
 		})
 		var corpus []apikey.StoreRecord
 		tokens := []apikey.Token{}
@@ -42,10 +42,7 @@ func TestNothingIsRevivedByAStoreThatLies(t *testing.T) {
 			require.NoError(t, err)
 			for range 3 {
 				p := &getter{Store: e.store, r: &one}
-				c := e.mc
-				c.Store, c.Local = p, nil
-				m, err := apikey.NewManager(background, c)
-				require.NoError(t, err)
+				m := e.newManager(func(c *managerConfig) { c.Store = p })
 				corpus = append(corpus, one)
 				for range 5 {
 					switch rnd.IntN(5) {

@@ -58,7 +58,8 @@ func TestAColdFlightMeetsADeath(t *testing.T) {
 // The lost version, put back, is newer, and no reason to forget that.
 func TestADeathOfALowerVersionCounts(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s))
+	var p *getter
+	e := newEnv(t, watch(&s), lying(&p))
 	k := e.issue()
 	one, err := e.store.Get(background, k.Key.ID)
 	require.NoError(t, err)
@@ -71,9 +72,8 @@ func TestADeathOfALowerVersionCounts(t *testing.T) {
 	require.NoError(t, err)
 	_ = one
 	// a failover has lost versions 2 to 4; the key is revoked here
-	p := &getter{Store: s, r: &one}
-	e.mc.Store = p
-	m := e.newManager()
+	p.r = &one
+	m := e.manager
 	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
 	two := p.wrote
 	require.EqualValues(t, 2, two.Version)
@@ -88,12 +88,29 @@ func TestADeathOfALowerVersionCounts(t *testing.T) {
 // getter is a store that went back in time.
 type getter struct {
 	apikey.Store
-	r     *apikey.StoreRecord
+	r     *apikey.StoreRecord // nil: it does not lie yet
 	wrote apikey.StoreRecord
 }
 
-func (g *getter) Get(context.Context, apikey.KeyID) (apikey.StoreRecord, error) { return *g.r, nil }
-func (g *getter) Apply(_ context.Context, changes ...apikey.StoreChange) error {
+// lying puts a getter before the store.
+func lying(p **getter) func(*env) {
+	return func(e *env) {
+		*p = &getter{Store: e.store}
+		e.store = *p
+	}
+}
+
+func (g *getter) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord, error) {
+	if g.r == nil {
+		return g.Store.Get(ctx, id)
+	}
+	return *g.r, nil
+}
+
+func (g *getter) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
+	if g.r == nil {
+		return g.Store.Apply(ctx, changes...)
+	}
 	for _, c := range changes {
 		if c.Record != nil {
 			g.wrote = *c.Record
@@ -178,16 +195,16 @@ func TestAnotherKeysRecordIsDamage(t *testing.T) {
 // old one back. So are RevokeToken and Retire.
 func TestATokenEndedOnADamagedRowStaysEnded(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s))
+	var p *getter
+	e := newEnv(t, watch(&s), lying(&p))
 	k := e.issue()
 	alive, err := e.store.Get(background, k.Key.ID)
 	require.NoError(t, err)
 	require.NoError(t, e.verify(k.Token))
 	bad := alive
 	bad.Name = "changed by hand"
-	p := &getter{Store: s, r: &bad}
-	e.mc.Store = p
-	m := e.newManager()
+	p.r = &bad
+	m := e.manager
 	lie(e, s, bad)
 	for name, end := range map[string]func() error{
 		"RevokeToken": func() error { return m.RevokeToken(background, k.Token.Reveal(), "") },
@@ -264,7 +281,8 @@ func TestAnEndByTheClockOutlivesAnEmptyStore(t *testing.T) {
 // one that ended the token.
 func TestAnEndedTokenStaysEnded(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s))
+	var p *getter
+	e := newEnv(t, watch(&s), lying(&p))
 	k := e.issue()
 	one, err := e.store.Get(background, k.Key.ID)
 	require.NoError(t, err)
@@ -272,9 +290,8 @@ func TestAnEndedTokenStaysEnded(t *testing.T) {
 	require.NoError(t, e.manager.RevokeToken(background, k.Token.Reveal(), ""))
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrCredentialEnded)
 	// The old row is put back, and its owner renames the key twice.
-	p := &getter{Store: s, r: &one}
-	e.mc.Store = p
-	m := e.newManager()
+	p.r = &one
+	m := e.manager
 	for _, name := range []string{"x", "y"} {
 		_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set(name)})
 		require.NoError(t, err)
@@ -287,7 +304,7 @@ func TestAnEndedTokenStaysEnded(t *testing.T) {
 // A tagged token's record has a MAC.
 func TestAnUnsignedRowDropsNoTaggedToken(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s), func(e *env) { e.vc.AcceptUntagged = true })
+	e := newEnv(t, watch(&s), func(e *env) { e.settings.AcceptUntagged = true })
 	k := e.issue()
 	alive, err := e.store.Get(background, k.Key.ID)
 	require.NoError(t, err)

@@ -25,14 +25,14 @@ func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s *spy
-			e := newEnv(t, watch(&s))
+			var p *getter
+			e := newEnv(t, watch(&s), lying(&p))
 			a, b, alive := e.twoTokens()
 			require.NoError(t, e.verify(a.Token))
 			bad := alive
 			bad.RevokedAt = e.clock.now().UTC().Truncate(time.Microsecond)
-			p := &getter{Store: s, r: &bad}
-			e.mc.Store = p
-			m := e.newManager()
+			p.r = &bad
+			m := e.manager
 			lie(e, s, bad)
 			require.NoError(t, act(e, m, a, b))
 			lie(e, s, p.wrote)
@@ -55,16 +55,16 @@ func TestOnlyWhatWasDoneIsRemembered(t *testing.T) {
 // resumed, which returns nil.
 func TestResumeAfterARepair(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s))
+	var p *getter
+	e := newEnv(t, watch(&s), lying(&p))
 	k := e.issue()
 	alive, err := e.store.Get(background, k.Key.ID)
 	require.NoError(t, err)
 	require.NoError(t, e.verify(k.Token))
 	bad := alive
 	bad.Name = "changed by hand"
-	p := &getter{Store: s, r: &bad}
-	e.mc.Store = p
-	m := e.newManager()
+	p.r = &bad
+	m := e.manager
 	lie(e, s, bad)
 	require.NoError(t, m.Suspend(e.ctx, k.Key.ID))
 	p.r = &alive

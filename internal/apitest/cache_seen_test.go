@@ -24,7 +24,7 @@ func TestADroppedCredentialIsFenced(t *testing.T) {
 	go func() { answer <- e.verify(k.Token) }()
 	<-read
 	s.set(func(s *spy) { s.lookup = nil })
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	for range 10 {
 		_, err := other.Rotate(e.ctx, apikey.RotateRequest{Key: k.Key.ID})
 		require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestAnAbsenceReadBeforeADoubt(t *testing.T) {
 	go func() { answer <- e.verify(k.Token) }()
 	<-reading
 	s.set(func(s *spy) { s.lookup = nil })
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Resume(e.ctx, apikey.ResumeRequest{Key: k.Key.ID}))
 	lost := false
 	s.set(func(s *spy) {
@@ -91,7 +91,7 @@ func TestAColdReadTellsItsSiblings(t *testing.T) {
 	b, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: a.Key.ID, Overlap: time.Hour})
 	require.NoError(t, err)
 	require.NoError(t, e.verify(b.Token))
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: a.Key.ID}))
 	require.ErrorIs(t, e.verify(a.Token), apikey.ErrRevoked, "this process has seen it dead")
 	require.ErrorIs(t, e.verify(b.Token), apikey.ErrRevoked)
@@ -227,14 +227,14 @@ func TestASiblingAfterARestore(t *testing.T) {
 // A suspension of a damaged row differs from the row within one version.
 func TestASuspensionOfADamagedRowAndASibling(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s))
+	var p *getter
+	e := newEnv(t, watch(&s), lying(&p))
 	a, b, alive := e.twoTokens()
 	require.NoError(t, e.verify(b.Token))
 	bad := alive
 	bad.Name = "changed by hand"
-	p := &getter{Store: s, r: &bad}
-	e.mc.Store = p
-	m := e.newManager()
+	p.r = &bad
+	m := e.manager
 	lie(e, s, bad)
 	require.NoError(t, m.Suspend(e.ctx, a.Key.ID))
 	lie(e, s, p.wrote)
@@ -263,7 +263,7 @@ func TestAnOvertakenReadOfADroppedToken(t *testing.T) {
 	go func() { answer <- e.verify(old.Token) }()
 	<-read
 	s.set(func(s *spy) { s.lookup = nil })
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	valid, err := other.Rotate(e.ctx, apikey.RotateRequest{Key: old.Key.ID})
 	require.NoError(t, err)
 	require.NoError(t, e.verifier.Sync(background))

@@ -44,7 +44,7 @@ func TestAnUnknownTokenTakesLittleMemory(t *testing.T) {
 	if raceDetector {
 		t.Skip("run it without -race: that one makes pools forget")
 	}
-	e := newEnv(t, func(e *env) { e.mc.Peppers, e.vc.Peppers = nil, nil })
+	e := newEnv(t, func(e *env) { e.settings.Peppers = nil })
 	text := e.issue().Token.Reveal()
 	unknown := make([]string, 1002)
 	for i := range unknown {
@@ -124,7 +124,7 @@ func TestCacheIsBoundedByBytes(t *testing.T) {
 func TestTwoIDsThatTheTableTakesForOne(t *testing.T) {
 	var s *spy
 	e := newEnv(t, watch(&s), func(e *env) {
-		e.mc.Peppers, e.vc.Peppers = nil, nil
+		e.settings.Peppers = nil
 		e.mc.Limits.LiveKeys = 1000
 	})
 	warm := warmKeys(e, 500)

@@ -286,14 +286,14 @@ func TestUnverifiableEvents(t *testing.T) {
 	e := newEnv(t, through(&p))
 	id, _ := lived(e)
 	two := pepper(t, 2)
-	both := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two, c.Peppers[0]} })
+	both := e.newManager(func(c *managerConfig) { c.Peppers = []apikey.Pepper{two, c.Peppers[0]} })
 	_, err := both.Remac(staff(), 0)
 	require.NoError(t, err)
 	report, err := both.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 6}, report)
 
-	without := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two} })
+	without := e.newManager(func(c *managerConfig) { c.Peppers = []apikey.Pepper{two} })
 	report, err = without.VerifyEvents(e.ctx, id)
 	require.NoError(t, err)
 	require.Equal(t, apikey.ChainReport{Events: 6, Unverifiable: 5}, report)
@@ -326,7 +326,7 @@ func TestFound04EventsWithoutAPepperAreCounted(t *testing.T) {
 	key := e.issue().Key.ID
 	one, two := pepper(t, 1), pepper(t, 2)
 	manager := func(peppers ...apikey.Pepper) *apikey.Manager {
-		return e.newManager(func(c *apikey.ManagerConfig) { c.Peppers, c.AcceptUntagged = peppers, true })
+		return e.newManager(func(c *managerConfig) { c.Peppers, c.AcceptUntagged = peppers, true })
 	}
 	renamed := func(m *apikey.Manager, name string) {
 		_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key, Name: apikey.Set(name)})

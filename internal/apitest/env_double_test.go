@@ -86,7 +86,7 @@ func (m *meter) Verify(ctx context.Context, encoded string, secret []byte) (bool
 // metered counts the hash runs of the environment's Verifier.
 func metered(m **meter) func(*env) {
 	return func(e *env) {
-		*m = &meter{Hasher: e.vc.Hashers[0]}
-		e.vc.Hashers = []apikey.Hasher{*m}
+		*m = &meter{Hasher: e.settings.Hashers[0]}
+		e.settings.Hashers = []apikey.Hasher{*m}
 	}
 }

@@ -2,7 +2,6 @@ package apitest
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -20,10 +19,11 @@ type env struct {
 	ctx      context.Context // of the account's admin
 	store    apikey.Store
 	clock    *clock
+	settings apikey.Settings
 	mc       apikey.ManagerConfig
 	vc       apikey.VerifierConfig
 	manager  *apikey.Manager
-	verifier *apikey.Verifier
+	verifier *apikey.Verifier // of the manager
 }
 
 var catalog = apikey.MustCatalog(
@@ -45,41 +45,72 @@ func newEnv(t *testing.T, options ...func(*env)) *env {
 	t.Helper()
 	e := &env{t: t, ctx: apikey.WithActor(context.Background(), admin), clock: newClock()}
 	p := pepper(t, 1)
-	e.mc = apikey.ManagerConfig{Prefix: prefix, Catalog: catalog, Hasher: hmacHasher(t, p), Peppers: []apikey.Pepper{p}, Now: e.clock.now}
-	e.vc = apikey.VerifierConfig{Prefix: prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{e.mc.Hasher}, Peppers: e.mc.Peppers, Now: e.clock.now, Sync: -1}
+	e.settings = apikey.Settings{
+		Prefix: prefix, Catalog: catalog, Hashers: []apikey.Hasher{hmacHasher(t, p)}, Peppers: []apikey.Pepper{p}, Now: e.clock.now,
+	}
+	e.vc = apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}
 	e.store = memstore.New()
 	for _, o := range options {
 		o(e)
 	}
-	e.mc.Store, e.vc.Store = e.store, e.store
-	e.verifier = e.newVerifier()
-	e.mc.Local = append(e.mc.Local, e.verifier)
-	e.manager = e.newManager()
+	e.settings.Store = e.store
+	e.restart()
 	return e
 }
 
-func (e *env) newVerifier(options ...func(*apikey.VerifierConfig)) *apikey.Verifier {
+// restart makes the Manager and the Verifier of a process that starts now.
+func (e *env) restart(options ...func(*managerConfig)) {
+	e.t.Helper()
+	e.manager = e.newManager(options...)
+	e.verifier = e.verifierOf(e.manager)
+}
+
+// verifierOf makes a Verifier in the process of a Manager.
+func (e *env) verifierOf(m *apikey.Manager, options ...func(*apikey.VerifierConfig)) *apikey.Verifier {
 	e.t.Helper()
 	c := e.vc
 	for _, o := range options {
 		o(&c)
 	}
-	v, err := apikey.NewVerifier(context.Background(), c)
+	v, err := m.NewVerifier(context.Background(), c)
 	require.NoError(e.t, err)
 	e.t.Cleanup(func() { v.Close(context.Background()) })
 	return v
 }
 
-func (e *env) newManager(options ...func(*apikey.ManagerConfig)) *apikey.Manager {
+// verifierConfig is what NewVerifier is given.
+type verifierConfig struct {
+	apikey.Settings
+	apikey.VerifierConfig
+}
+
+// newVerifier makes a Verifier in a process that has no Manager.
+func (e *env) newVerifier(options ...func(*verifierConfig)) *apikey.Verifier {
 	e.t.Helper()
-	c := e.mc
+	c := verifierConfig{e.settings, e.vc}
 	for _, o := range options {
 		o(&c)
 	}
-	if fmt.Sprint(c.Peppers) != fmt.Sprint(e.mc.Peppers) || c.Hasher != e.mc.Hasher || c.Prefix != e.mc.Prefix {
-		c.Local = nil // it is another node: Verifiers of this one have to match
+	v, err := apikey.NewVerifier(context.Background(), c.Settings, c.VerifierConfig)
+	require.NoError(e.t, err)
+	e.t.Cleanup(func() { v.Close(context.Background()) })
+	return v
+}
+
+// managerConfig is what NewManager is given.
+type managerConfig struct {
+	apikey.Settings
+	apikey.ManagerConfig
+}
+
+// newManager makes the Manager of another process, which has no Verifier.
+func (e *env) newManager(options ...func(*managerConfig)) *apikey.Manager {
+	e.t.Helper()
+	c := managerConfig{e.settings, e.mc}
+	for _, o := range options {
+		o(&c)
 	}
-	m, err := apikey.NewManager(context.Background(), c)
+	m, err := apikey.NewManager(context.Background(), c.Settings, c.ManagerConfig)
 	require.NoError(e.t, err)
 	return m
 }
@@ -148,6 +179,6 @@ func hmacHasher(t *testing.T, peppers ...apikey.Pepper) apikey.Hasher {
 func noPepper(e *env) {
 	h, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1})
 	require.NoError(e.t, err)
-	e.mc.Peppers, e.vc.Peppers = nil, nil
-	e.mc.Hasher, e.vc.Hashers = h, []apikey.Hasher{h}
+	e.settings.Peppers = nil
+	e.settings.Hashers = []apikey.Hasher{h}
 }

@@ -58,7 +58,7 @@ func TestForgeToolsAreFaithful(t *testing.T) {
 	e := newEnv(t)
 	text := e.issue().Token.Reveal()
 	require.Equal(t, text, recrc(text))
-	require.Equal(t, text, retag(t, e.mc.Peppers[0], text))
+	require.Equal(t, text, retag(t, e.settings.Peppers[0], text))
 	require.NotEqual(t, text, spliceSecret(text))
 	require.Len(t, spliceID(text), len(text))
 }

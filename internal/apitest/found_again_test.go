@@ -143,7 +143,7 @@ func TestFound13AnActorWithoutARole(t *testing.T) {
 	e := newEnv(t, func(e *env) { e.mc.Policy = apikey.RolePolicy{Roles: strings.Split("", ",")} })
 	_, err := e.manager.Issue(as("acc_1", ""), apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(t, err, apikey.ErrForbidden)
-	_, err = apikey.NewManager(background, apikey.ManagerConfig{Store: e.store, Prefix: prefix, Catalog: catalog, Limits: apikey.Limits{LiveKeys: math.MaxInt}})
+	_, err = apikey.NewManager(background, e.settings, apikey.ManagerConfig{Limits: apikey.Limits{LiveKeys: math.MaxInt}})
 	require.ErrorIs(t, err, apikey.ErrInvalid, "twice as many is another number")
 }
 
@@ -196,8 +196,8 @@ func TestFound20AClockAheadLeavesNoWait(t *testing.T) {
 		var f *factors
 		e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("email", "password")))
 		request := apikey.RotateRequest{Key: e.issue().Key.ID}
-		ahead := e.newManager(func(c *apikey.ManagerConfig) {
-			c.Local, c.Now = nil, func() time.Time { return e.clock.now().AddDate(1, 0, 0) }
+		ahead := e.newManager(func(c *managerConfig) {
+			c.Now = func() time.Time { return e.clock.now().AddDate(1, 0, 0) }
 		})
 		for range 5 {
 			c, err := ahead.Challenge(e.ctx, "email", request)
@@ -228,8 +228,8 @@ func TestFound20AClockAheadGivesNoGuesses(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("password")))
 	request := apikey.RotateRequest{Key: e.issue().Key.ID}
-	ahead := e.newManager(func(c *apikey.ManagerConfig) {
-		c.Local, c.Now = nil, func() time.Time { return e.clock.now().AddDate(1, 0, 0) }
+	ahead := e.newManager(func(c *managerConfig) {
+		c.Now = func() time.Time { return e.clock.now().AddDate(1, 0, 0) }
 	})
 	guesses := 0
 	for node := 0; guesses < 200; node++ {

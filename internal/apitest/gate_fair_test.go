@@ -43,8 +43,8 @@ func (quick) Outdated(string) bool { return false }
 
 // quickly runs a program without a pepper, on the quick hasher.
 func quickly(e *env) {
-	e.mc.Peppers, e.vc.Peppers = nil, nil
-	e.mc.Hasher, e.vc.Hashers = quick{}, []apikey.Hasher{quick{}}
+	e.settings.Peppers = nil
+	e.settings.Hashers = []apikey.Hasher{quick{}}
 }
 
 // flood calls attack from n goroutines, each again and again, while the rest of
@@ -105,8 +105,8 @@ var floods = map[string]func(e *env) (texts []string, from netip.Addr){
 		template := e.issue().Token.Reveal()
 		for range 3000 {
 			text := recrc(spliceID(template))
-			if len(e.mc.Peppers) > 0 {
-				text = retag(e.t, e.mc.Peppers[0], text)
+			if len(e.settings.Peppers) > 0 {
+				text = retag(e.t, e.settings.Peppers[0], text)
 			}
 			texts = append(texts, text)
 		}
@@ -324,7 +324,7 @@ func TestFound07WhoHangsUpStopsNoRevocation(t *testing.T) {
 // nothing to do.
 func TestFound07ADeadTokenCostsNoHash(t *testing.T) {
 	var m *meter
-	e := newEnv(t, noPepper, metered(&m), func(e *env) { e.mc.Hasher = m })
+	e := newEnv(t, noPepper, metered(&m), func(e *env) { e.settings.Hashers = []apikey.Hasher{m} })
 	revoked, ended, live := e.issue(), e.issue(), e.issue()
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: revoked.Key.ID}))
 	e.rotateAs(e.ctx, ended.Key.ID)
@@ -345,7 +345,7 @@ func TestFound07ADeadTokenCostsNoHash(t *testing.T) {
 func TestFound07TheHasherTakesTurns(t *testing.T) {
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1, Slots: 1, MaxWaiting: 16, Wait: time.Minute}) // the machine may be busy
 	require.NoError(t, err)
-	e := newEnv(t, noPepper, func(e *env) { e.mc.Hasher, e.vc.Hashers = argon, []apikey.Hasher{argon} })
+	e := newEnv(t, noPepper, func(e *env) { e.settings.Hashers = []apikey.Hasher{argon} })
 	others, leaks := e.issueFor(4), e.issueFor(4)
 	key := e.issue().Key.ID
 	end := flood(50, func(int, int) { e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: key}) })
@@ -366,7 +366,7 @@ func TestFound07LeaksHaveEverySecondHash(t *testing.T) {
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1, Slots: 1, MaxWaiting: 64, Wait: time.Minute})
 	require.NoError(t, err)
 	m := &mintCounter{Hasher: argon}
-	e := newEnv(t, noPepper, func(e *env) { e.mc.Hasher, e.vc.Hashers = m, []apikey.Hasher{argon} })
+	e := newEnv(t, noPepper, func(e *env) { e.settings.Hashers = []apikey.Hasher{m} })
 	leak, keys := e.issueFor(1)[0], e.issueFor(40)
 	end := flood(len(keys), func(i, _ int) {
 		e.manager.Rotate(as(fmt.Sprintf("shop_%d", i), "admin"), apikey.RotateRequest{Key: keys[i].Key.ID})

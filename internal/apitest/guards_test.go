@@ -1,6 +1,7 @@
 package apitest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/memstore"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // Every field of a record is covered by its MAC, but for those that Upkeep
@@ -23,7 +25,8 @@ import (
 func TestMACCoversEveryField(t *testing.T) {
 	outside := map[string]bool{"MAC": true, "Credentials.LastUsed": true, "Credentials.Hash": true, "Credentials.Check": true, "Credentials.Sealed": true, "Credentials.SealedKEK": true}
 	var s *spy
-	e := newEnv(t, watch(&s), func(e *env) { e.mc.Local = nil })
+	e := newEnv(t, watch(&s))
+	e.manager, e.verifier = e.newManager(), e.newVerifier()
 	key := e.issue(func(r *apikey.IssueRequest) {
 		r.Networks = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		r.Origins = []string{"https://shop.example"}
@@ -38,7 +41,7 @@ func TestMACCoversEveryField(t *testing.T) {
 				return r, err
 			}
 		})
-		_, err := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true }).Verify(background, key.Token.Reveal(), request)
+		_, err := e.newVerifier(func(c *verifierConfig) { c.ReadOnly = true }).Verify(background, key.Token.Reveal(), request)
 		return err
 	}
 	require.NoError(t, verify(func(*apikey.StoreRecord) {}))
@@ -99,15 +102,15 @@ func alter(t *testing.T, v reflect.Value) {
 // knows. The record stays sound: the newer one resumes it.
 func TestAnOlderManagerRuinsNothing(t *testing.T) {
 	e := newEnv(t, func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Parse: func(s string) (apikey.Ability, bool) { return shout(s), s == "NEW FORM" }})
-		e.vc.Catalog = e.mc.Catalog
+		e.settings.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}, apikey.CatalogEntry{Parse: func(s string) (apikey.Ability, bool) { return shout(s), s == "NEW FORM" }})
 	})
 	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"NEW FORM"} })
 	require.NoError(t, e.verify(key.Token))
-	older := e.newManager(func(c *apikey.ManagerConfig) { c.Catalog = catalog })
+	older := e.newManager(func(c *managerConfig) { c.Catalog = catalog })
 	_, err := older.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrCorrupt, "it does not know the form")
 	require.NoError(t, older.Suspend(e.ctx, key.Key.ID))
+	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrSuspended)
 	require.NoError(t, e.manager.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
 	require.NoError(t, e.verify(key.Token))
@@ -136,8 +139,8 @@ func TestRevokeAllOfAPepperIsWhatItMinted(t *testing.T) {
 	e := newEnv(t)
 	old := e.issue()
 	two := pepper(t, 2)
-	both := []apikey.Pepper{two, e.mc.Peppers[0]}
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = both, hmacHasher(t, both...) })
+	both := []apikey.Pepper{two, e.settings.Peppers[0]}
+	m := e.newManager(func(c *managerConfig) { c.Peppers, c.Hashers = both, []apikey.Hasher{hmacHasher(t, both...)} })
 	fresh, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)
 	op := apikey.WithActor(background, apikey.Operator("ops"))
@@ -203,7 +206,7 @@ func TestAPolicysErrorIsNoReasonToTryAgain(t *testing.T) {
 	calls := 0
 	e := newEnv(t)
 	key := e.issue()
-	m := e.newManager(func(c *apikey.ManagerConfig) {
+	m := e.newManager(func(c *managerConfig) {
 		c.Policy = policyFunc(func(apikey.Action) error {
 			calls++
 			return fmt.Errorf("%w: %w", apikey.ErrUnavailable, apikey.ErrConflict)
@@ -217,7 +220,7 @@ func TestAPolicysErrorIsNoReasonToTryAgain(t *testing.T) {
 func TestDroppedAbilitiesFreezeNothing(t *testing.T) {
 	e := newEnv(t)
 	key := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"payment:refund", "payment:verify"} })
-	m := e.newManager(func(c *apikey.ManagerConfig) {
+	m := e.newManager(func(c *managerConfig) {
 		c.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"})
 		c.Limits.Abilities = 1
 	})
@@ -259,7 +262,7 @@ func TestChecksDoNotFlapBetweenPeppers(t *testing.T) {
 	key := e.issue()
 	writes := 0
 	two := pepper(t, 2)
-	for _, order := range [][]apikey.Pepper{{two, e.mc.Peppers[0]}, {e.mc.Peppers[0], two}} {
+	for _, order := range [][]apikey.Pepper{{two, e.settings.Peppers[0]}, {e.settings.Peppers[0], two}} {
 		s := &spy{Store: e.store}
 		s.set(func(s *spy) {
 			s.upkeep = func(_ context.Context, batch []apikey.StoreUpkeep, next func() error) error {
@@ -271,7 +274,7 @@ func TestChecksDoNotFlapBetweenPeppers(t *testing.T) {
 				return next()
 			}
 		})
-		v := e.newVerifier(func(c *apikey.VerifierConfig) {
+		v := e.newVerifier(func(c *verifierConfig) {
 			c.Store, c.Peppers, c.Hashers = s, order, []apikey.Hasher{hmacHasher(t, order...)}
 		})
 		_, err := v.Verify(background, key.Token.Reveal(), apikey.Request{})
@@ -299,7 +302,7 @@ func TestRevokeAfterARestoreCounts(t *testing.T) {
 			return err
 		}, apikey.ErrAbility},
 		"revoked elsewhere": {func(e *env, k apikey.KeyID) error {
-			other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+			other := e.newManager()
 			if err := other.Revoke(e.ctx, apikey.RevokeRequest{Key: k}); err != nil {
 				return err
 			}
@@ -344,7 +347,7 @@ func TestTheDeadStayDead(t *testing.T) {
 	restore := store.Snapshot()
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	restore()
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	for i := range 5 {
 		_, err := other.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint(i))})
 		require.NoError(t, err)
@@ -446,8 +449,9 @@ func TestRevokingADamagedKeyIsNotUndoneHere(t *testing.T) {
 	require.NoError(t, e.verify(key.Token))
 	restore := store.Snapshot()
 	tampered := &renamer{Store: e.store}
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Store, c.Local = tampered, []*apikey.Verifier{e.verifier} })
-	require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
+	e.restart(func(c *managerConfig) { c.Store = tampered })
+	require.NoError(t, e.verify(key.Token))
+	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	require.Error(t, e.verify(key.Token))
 	restore()
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
@@ -533,7 +537,7 @@ func TestSyncAsksAfterItWasCalled(t *testing.T) {
 	first := make(chan error)
 	go func() { first <- e.verifier.Sync(background) }()
 	<-read
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	second := make(chan error)
 	go func() { second <- e.verifier.Sync(background) }()
@@ -551,7 +555,7 @@ func TestProlongingAtTheEndKeepsTheLimit(t *testing.T) {
 	key := e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = end })
 	e.issue()
 	slow := &beforeApply{Store: e.store}
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Store = slow })
+	m := e.newManager(func(c *managerConfig) { c.Store = slow })
 	slow.hook = func() {
 		slow.hook = nil
 		e.clock.move(time.Hour) // it ends while the update is under way
@@ -625,51 +629,78 @@ func (n *newerEvents) Events(ctx context.Context, f apikey.StoreEventFilter) (ap
 	return page, err
 }
 
-// A Verifier of this process that could accept nothing of what the Manager
-// issues is a mistake of the configuration. It fails the start, before the
-// database remembers anything.
-func TestLocalVerifiersHaveToMatch(t *testing.T) {
+// A process whose Settings differ from those of the Managers would refuse what they
+// issue. The difference fails the start.
+func TestSettingsOfProcessesHaveToMatch(t *testing.T) {
 	one, two := pepper(t, 1), pepper(t, 2)
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
 	require.NoError(t, err)
-	for name, c := range map[string]struct {
-		v    func(*apikey.VerifierConfig)
-		m    func(*apikey.ManagerConfig)
-		want error
-	}{
-		"the same":            {want: nil},
-		"prefix":              {m: func(c *apikey.ManagerConfig) { c.Prefix = "other" }, want: apikey.ErrInvalid},
-		"pepper here alone":   {v: func(c *apikey.VerifierConfig) { c.Peppers = nil }, want: apikey.ErrInvalid},
-		"pepper there alone":  {m: func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = nil, nil }, want: apikey.ErrInvalid},
-		"another slot":        {m: func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{two} }, want: apikey.ErrInvalid},
-		"another pepper":      {m: func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{pepperOf(t, 1, 9)} }, want: apikey.ErrPepper},
-		"hasher":              {m: func(c *apikey.ManagerConfig) { c.Hasher = argon }, want: apikey.ErrInvalid},
-		"a pepper introduced": {v: func(c *apikey.VerifierConfig) { c.AcceptUntagged, c.Hashers = true, []apikey.Hasher{argon} }, m: func(c *apikey.ManagerConfig) { c.Peppers, c.Hasher = nil, argon }},
-	} {
-		store := memstore.New()
-		vc := apikey.VerifierConfig{Store: store, Prefix: prefix, Mode: apikey.Live, Peppers: []apikey.Pepper{one}, Hashers: []apikey.Hasher{hmacHasher(t, one)}, Sync: -1}
-		if c.v != nil {
-			c.v(&vc)
-		}
-		v, err := apikey.NewVerifier(background, vc)
-		require.NoError(t, err, name)
-		mc := apikey.ManagerConfig{Store: store, Prefix: prefix, Catalog: catalog, Peppers: []apikey.Pepper{one}, Hasher: hmacHasher(t, one), Local: []*apikey.Verifier{v}}
-		if c.m != nil {
-			c.m(&mc)
-		}
-		_, err = apikey.NewManager(background, mc)
-		require.ErrorIs(t, err, c.want, name)
-		items, lookErr := store.Items(background, apikey.StoreItemFilter{Kind: "pepper"})
-		require.NoError(t, lookErr)
-		require.True(t, err == nil || len(items.Items) == 0, "%s: something was written", name)
-		require.NoError(t, v.Close(background))
+	settings := func() apikey.Settings {
+		return apikey.Settings{Store: memstore.New(), Prefix: prefix, Catalog: catalog, Peppers: []apikey.Pepper{one}, Hashers: []apikey.Hasher{hmacHasher(t, one)}}
 	}
+	for name, c := range map[string]struct {
+		other func(*apikey.Settings)
+		want  error
+		says  string
+	}{
+		"the same":       {other: func(*apikey.Settings) {}},
+		"no Catalog":     {other: func(s *apikey.Settings) { s.Catalog = nil }},
+		"a pepper more":  {other: func(s *apikey.Settings) { s.Peppers = []apikey.Pepper{two, one} }},
+		"a Hasher more":  {other: func(s *apikey.Settings) { s.Hashers = append(s.Hashers, argon) }},
+		"prefix":         {func(s *apikey.Settings) { s.Prefix = "other" }, apikey.ErrInvalid, `the keys of this database begin with "acme"`},
+		"no pepper":      {func(s *apikey.Settings) { s.Peppers, s.Hashers = nil, nil }, apikey.ErrPepper, "slot 1"},
+		"another slot":   {func(s *apikey.Settings) { s.Peppers, s.Hashers = []apikey.Pepper{two}, nil }, apikey.ErrPepper, "slot 1"},
+		"another pepper": {func(s *apikey.Settings) { s.Peppers, s.Hashers = []apikey.Pepper{pepperOf(t, 1, 9)}, nil }, apikey.ErrPepper, "slot 1"},
+		"hasher":         {func(s *apikey.Settings) { s.Hashers = []apikey.Hasher{argon} }, apikey.ErrInvalid, "hmac-sha256"},
+		"the Hasher's pepper": {func(s *apikey.Settings) {
+			s.Peppers, s.Hashers = []apikey.Pepper{one, two}, []apikey.Hasher{hmacHasher(t, two)}
+		}, apikey.ErrInvalid, "hmac-sha256"},
+		"the default Hasher": {func(s *apikey.Settings) { s.Hashers = nil }, apikey.ErrInvalid, "hmac-sha256"},
+	} {
+		s := settings()
+		m, err := apikey.NewManager(background, s, apikey.ManagerConfig{})
+		require.NoError(t, err, name)
+		c.other(&s)
+		v, err := apikey.NewVerifier(background, s, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1})
+		require.ErrorIs(t, err, c.want, name)
+		if c.want == nil {
+			require.NoError(t, err, name)
+			require.NoError(t, v.Close(background))
+		} else {
+			require.ErrorContains(t, err, c.says, name)
+			s.Catalog = catalog
+			_, err = apikey.NewManager(background, s, apikey.ManagerConfig{})
+			require.ErrorIs(t, err, c.want, "%s, of another Manager", name)
+		}
+		require.NoError(t, m.Close(background))
+	}
+}
+
+// Somebody who writes to the database without the pepper can keep no process from
+// starting: their note is none, and the next Manager replaces it.
+func TestForgedNoteOfTheSettingsIsNone(t *testing.T) {
+	e := newEnv(t)
+	elsewhere := newEnv(t, func(e *env) { e.settings.Prefix = "other" })
+	note := func(e *env) apikey.StoreItem {
+		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "program"})
+		require.NoError(t, err)
+		require.Len(t, page.Items, 1)
+		return page.Items[0]
+	}
+	right := note(e).Data
+	forged := note(e)
+	forged.Version, forged.Data = forged.Version+1, bytes.Clone(note(elsewhere).Data)
+	forged.Data[1] ^= 1 // a byte of its MAC
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.EventID(storetest.NewKeyID()), Items: []apikey.StoreItem{forged}}))
+	e.newVerifier()
+	e.newManager()
+	require.Equal(t, right, note(e).Data)
 }
 
 // A holder relabels their token to have no tag, while untagged ones are accepted.
 // It is the same wrong token for whoever asks.
 func TestRelabelledTokensAreWrongForEveryCaller(t *testing.T) {
-	e := newEnv(t, func(e *env) { e.mc.AcceptUntagged, e.vc.AcceptUntagged = true, true })
+	e := newEnv(t, func(e *env) { e.settings.AcceptUntagged = true })
 	token := e.issue().Token
 	text := token.Reveal()
 	relabelled := recrc(text[:len(text)-18] + "0" + strings.Repeat("0", 11) + text[len(text)-6:])

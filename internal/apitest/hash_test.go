@@ -414,7 +414,7 @@ func (failing) Verify(context.Context, string, []byte) (bool, error) {
 func TestAHasherThatFails(t *testing.T) {
 	e := newEnv(t, noPepper)
 	k := e.issue()
-	v := e.newVerifier(func(c *apikey.VerifierConfig) { c.Hashers = []apikey.Hasher{failing{c.Hashers[0]}} })
+	v := e.newVerifier(func(c *verifierConfig) { c.Hashers = []apikey.Hasher{failing{c.Hashers[0]}} })
 	err := verifyBy(v, k.Token)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 	require.ErrorContains(t, err, "kms: connection refused")

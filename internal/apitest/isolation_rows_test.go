@@ -25,8 +25,9 @@ type calls map[string]map[string]func(ctx context.Context, of target) error
 
 func managerCalls(m *apikey.Manager) calls {
 	return calls{
-		"Close": nil, // ends the Manager
-		"Tx":    nil, // its methods have rows of their own
+		"Close":       nil, // ends the Manager
+		"NewVerifier": nil, // is given neither an account nor an actor
+		"Tx":          nil, // its methods have rows of their own
 		"Get": {"key": func(ctx context.Context, of target) error {
 			_, err := m.Get(ctx, of.key)
 			return err
@@ -252,7 +253,7 @@ func victim(e *env) (key apikey.Issued, foreign, absent target) {
 	require.NoError(e.t, err)
 	require.NotEmpty(e.t, keys.Next)
 	require.NotEmpty(e.t, events.Next)
-	p := e.mc.Peppers[0]
+	p := e.settings.Peppers[0]
 	var challenge apikey.Challenge
 	if len(e.mc.Factors) > 0 {
 		challenge, err = e.manager.Challenge(owner, "password", apikey.RotateRequest{Key: key.Key.ID})

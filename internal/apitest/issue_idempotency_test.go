@@ -104,8 +104,8 @@ func TestIssueAfterConflicts(t *testing.T) {
 		var p *proxy
 		hashes := &hashCounter{}
 		e := newEnv(t, through(&p), func(e *env) {
-			hashes.Hasher = e.mc.Hasher
-			e.mc.Hasher = hashes
+			hashes.Hasher = e.settings.Hashers[0]
+			e.settings.Hashers = []apikey.Hasher{hashes}
 		})
 		left := conflicts
 		p.hook(func(p *proxy) {

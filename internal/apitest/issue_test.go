@@ -72,7 +72,7 @@ func TestIssueLimits(t *testing.T) {
 				continue
 			}
 			e := newEnv(t, func(e *env) {
-				e.mc.Catalog = apikey.MustCatalog(many...)
+				e.settings.Catalog = apikey.MustCatalog(many...)
 				if lower != nil {
 					lower(&e.mc.Limits)
 				}
@@ -333,7 +333,7 @@ func TestStandingAndProducts(t *testing.T) {
 	var closed string
 	var seen []string
 	e := newEnv(t, func(e *env) {
-		e.mc.Standing = standing(func(account string, m apikey.Mode) error {
+		e.settings.Standing = standing(func(account string, m apikey.Mode) error {
 			seen = append(seen, account+" "+m.String())
 			return bad
 		})

@@ -72,7 +72,7 @@ func TestZeroAndForeignValuesAreRefused(t *testing.T) {
 		if c.Mode = mode; mode == apikey.AnyMode {
 			continue
 		}
-		_, err = apikey.NewVerifier(t.Context(), c)
+		_, err = apikey.NewVerifier(t.Context(), e.settings, c)
 		require.ErrorIs(t, err, apikey.ErrInvalid, mode)
 	}
 	for _, kind := range []apikey.Kind{apikey.Signature, apikey.SharedSecret, 5, 255} {

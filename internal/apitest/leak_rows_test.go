@@ -52,9 +52,9 @@ func newLeakEnv(t *testing.T, options ...func(*env)) *leakEnv {
 	k.pepper, err = apikey.NewPepper(1, k.key)
 	require.NoError(t, err)
 	k.env = newEnv(t, append([]func(*env){func(e *env) {
-		e.mc.Peppers, e.vc.Peppers = []apikey.Pepper{k.pepper}, []apikey.Pepper{k.pepper}
-		e.mc.Hasher = hmacHasher(t, k.pepper)
-		e.vc.Hashers = []apikey.Hasher{e.mc.Hasher, argon(t, apikey.Argon2idConfig{})}
+		e.settings.Peppers = []apikey.Pepper{k.pepper}
+		e.settings.Hashers = []apikey.Hasher{hmacHasher(t, k.pepper)}
+		e.settings.Hashers = []apikey.Hasher{e.settings.Hashers[0], argon(t, apikey.Argon2idConfig{})}
 		e.vc.ReadOnly = true // nothing runs in the background while reflection reads
 		var kekKey [32]byte
 		copy(kekKey[:], base62.AppendRandom(nil, len(kekKey)))
@@ -119,8 +119,8 @@ func (k *leakEnv) rows() map[string][]leakRow {
 func (k *leakEnv) secretRows() []leakRow {
 	return []leakRow{
 		rowOf(k.token), rowOf(k.pepper), rowOf(k.manager), rowOf(k.verifier), rowOf(k.manager.Tx(unsaid{k.store})),
-		rowOf(k.mc.Hasher.(*apikey.HMACSHA256)), rowOf(k.vc.Hashers[1].(*apikey.Argon2id)), rowOf(k.live),
-		filled(k, k.mc), filled(k, k.vc), rowOf(k.mc), rowOf(k.vc),
+		rowOf(k.settings.Hashers[0].(*apikey.HMACSHA256)), rowOf(k.settings.Hashers[1].(*apikey.Argon2id)), rowOf(k.live),
+		filled(k, k.settings), filled(k, k.mc), filled(k, k.vc), rowOf(k.settings), rowOf(k.mc), rowOf(k.vc),
 		rowOf(apikey.NewView(k.token)), rowOf(apikey.NewView(k.pepper)), rowOf(apikey.NewView[any](k.token, k.pepper)),
 		rowOf(apikey.Set(k.token)), rowOf(apikey.Set(k.pepper)), rowOf(apikey.Set(map[string]apikey.Token{"t": k.token})),
 		filled(k, k.issued), filled(k, apikey.Provisioned{}), filled(k, apikey.CredentialInfo{}),
@@ -200,7 +200,7 @@ func (k *leakEnv) sqlRows() []leakRow {
 	store, err := sqlstore.New(db, sqlstore.SQLite)
 	require.NoError(k.t, err)
 	require.NoError(k.t, store.Migrate(context.Background()))
-	m := k.newManager(func(c *apikey.ManagerConfig) { c.Store, c.Local = store, nil })
+	m := k.newManager(func(c *managerConfig) { c.Store = store })
 	_, err = m.Issue(k.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(k.t, err)
 	return []leakRow{rowOf(store), rowOf(sqlstore.SQLite)}
@@ -273,7 +273,7 @@ func (k *leakEnv) know() {
 		k.known[reflect.TypeOf(v)] = reflect.ValueOf(v)
 	}
 	learnAs(k, k.store)
-	learnAs(k, k.mc.Hasher)
+	learnAs(k, k.settings.Hashers[0])
 	learnAs(k, k.mc.Factors)
 	learnAs[apikey.KEK](k, k.kek)
 	learnAs(k, k.mc.StepUp)

@@ -237,11 +237,9 @@ func (k *leakEnv) said() *saidText {
 		Corrupt:     func(err *apikey.CorruptError) { s.add(err) },
 		Denied:      func(a apikey.Actor, _ apikey.Action, _ apikey.KeyID, err error) { s.add(a, err) },
 	}
-	k.vc.Logger, k.vc.Trace, k.mc.Logger, k.mc.Trace = logger, trace, logger, trace
+	k.settings.Logger, k.settings.Trace = logger, trace
 	k.mc.OnEvent = func(e apikey.Event) { s.add(e) }
-	k.verifier = k.newVerifier()
-	k.mc.Local = []*apikey.Verifier{k.verifier}
-	k.manager = k.newManager()
+	k.restart()
 	logger.DebugContext(context.Background(), "listening")
 	return s
 }

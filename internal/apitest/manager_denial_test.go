@@ -18,7 +18,7 @@ func TestDenialsAreRecordedOnceAMinute(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		traced := 0
 		e := newEnv(t, on, func(e *env) {
-			e.mc.Trace = &apikey.Trace{Denied: func(a apikey.Actor, act apikey.Action, key apikey.KeyID, err error) {
+			e.settings.Trace = &apikey.Trace{Denied: func(a apikey.Actor, act apikey.Action, key apikey.KeyID, err error) {
 				traced++
 			}}
 		})

@@ -141,8 +141,8 @@ func TestFound08BoundsUnderRacing(t *testing.T) {
 func TestFound08AFullAccountCostsNoHash(t *testing.T) {
 	var m *mintCounter
 	e := newEnv(t, noPepper, func(e *env) {
-		m = &mintCounter{Hasher: e.mc.Hasher}
-		e.mc.Hasher, e.mc.Limits = m, apikey.Limits{LiveKeys: 2, Keys: 4}
+		m = &mintCounter{Hasher: e.settings.Hashers[0]}
+		e.settings.Hashers[0], e.mc.Limits = m, apikey.Limits{LiveKeys: 2, Keys: 4}
 	})
 	e.issue()
 	e.issue()

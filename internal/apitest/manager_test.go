@@ -16,28 +16,28 @@ import (
 func TestNewManagerRefusesWhatCannotWork(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		change func(*apikey.ManagerConfig)
+		change func(*managerConfig)
 		want   error
 		text   string
 	}{
-		{"no store", func(c *apikey.ManagerConfig) { c.Store = nil }, apikey.ErrInvalid, "Store is required"},
-		{"no catalog", func(c *apikey.ManagerConfig) { c.Catalog = nil }, apikey.ErrInvalid, "Catalog is required"},
-		{"no prefix", func(c *apikey.ManagerConfig) { c.Prefix = "" }, apikey.ErrInvalid, "prefix"},
-		{"capital in the prefix", func(c *apikey.ManagerConfig) { c.Prefix = "Acme" }, apikey.ErrInvalid, "prefix"},
-		{"prefix too long", func(c *apikey.ManagerConfig) { c.Prefix = "a23456789012345678901" }, apikey.ErrInvalid, "prefix"},
-		{"zero pepper", func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{{}} }, apikey.ErrInvalid, "zero Pepper"},
-		{"one slot twice", func(c *apikey.ManagerConfig) { c.Peppers = append(c.Peppers, c.Peppers[0]) }, apikey.ErrInvalid, "slot 1"},
-		{"nil verifier", func(c *apikey.ManagerConfig) { c.Local = []*apikey.Verifier{nil} }, apikey.ErrInvalid, "nil"},
-		{"negative limit", func(c *apikey.ManagerConfig) { c.Limits.LiveKeys = -1 }, apikey.ErrInvalid, "negative"},
-		{"negative overlap", func(c *apikey.ManagerConfig) { c.Limits.Overlap = -time.Hour }, apikey.ErrInvalid, "negative"},
-		{"store is down", func(c *apikey.ManagerConfig) { c.Store = downStore{c.Store} }, apikey.ErrUnavailable, "pulled out"},
-		{"store takes no mark", func(c *apikey.ManagerConfig) { c.Store = &proxy{Store: memstore.New(), apply: cut} }, apikey.ErrUnavailable, "pulled out"},
+		{"no store", func(c *managerConfig) { c.Store = nil }, apikey.ErrInvalid, "Store is required"},
+		{"no catalog", func(c *managerConfig) { c.Catalog = nil }, apikey.ErrInvalid, "Catalog is required"},
+		{"no prefix", func(c *managerConfig) { c.Prefix = "" }, apikey.ErrInvalid, "prefix"},
+		{"capital in the prefix", func(c *managerConfig) { c.Prefix = "Acme" }, apikey.ErrInvalid, "prefix"},
+		{"prefix too long", func(c *managerConfig) { c.Prefix = "a23456789012345678901" }, apikey.ErrInvalid, "prefix"},
+		{"zero pepper", func(c *managerConfig) { c.Peppers = []apikey.Pepper{{}} }, apikey.ErrInvalid, "zero Pepper"},
+		{"one slot twice", func(c *managerConfig) { c.Peppers = append(c.Peppers, c.Peppers[0]) }, apikey.ErrInvalid, "slot 1"},
+		{"untagged tokens that nobody accepts", func(c *managerConfig) { c.MintUntagged = true }, apikey.ErrInvalid, "AcceptUntagged"},
+		{"negative limit", func(c *managerConfig) { c.Limits.LiveKeys = -1 }, apikey.ErrInvalid, "negative"},
+		{"negative overlap", func(c *managerConfig) { c.Limits.Overlap = -time.Hour }, apikey.ErrInvalid, "negative"},
+		{"store is down", func(c *managerConfig) { c.Store = downStore{c.Store} }, apikey.ErrUnavailable, "pulled out"},
+		{"store takes no mark", func(c *managerConfig) { c.Store = &proxy{Store: memstore.New(), apply: cut} }, apikey.ErrUnavailable, "pulled out"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := newEnv(t)
-			config := e.mc
+			config := managerConfig{e.settings, e.mc}
 			c.change(&config)
-			m, err := apikey.NewManager(background, config)
+			m, err := apikey.NewManager(background, config.Settings, config.ManagerConfig)
 			require.ErrorIs(t, err, c.want)
 			require.ErrorContains(t, err, c.text)
 			require.Nil(t, m)
@@ -72,7 +72,10 @@ func TestClosedManagerDoesNothing(t *testing.T) {
 	defer cancel()
 	require.ErrorIs(t, e.manager.RevokeToken(patient, key.Token.Reveal(), ""), apikey.ErrClosed)
 	require.NoError(t, patient.Err(), "it is said at once")
-	require.NoError(t, e.verify(key.Token))
+	_, err = e.manager.NewVerifier(background, e.vc)
+	require.ErrorIs(t, err, apikey.ErrClosed)
+	require.ErrorIs(t, e.verify(key.Token), apikey.ErrClosed, "its Verifiers are closed with it")
+	require.NoError(t, verifyBy(e.newVerifier(), key.Token))
 }
 
 // What was set is what Get and List show, and Info has no secret in it.
@@ -315,8 +318,8 @@ func TestRevocationWithALostAnswerIsKnownHere(t *testing.T) {
 func TestRevokeOfAKeyThatAnotherNodeRevoked(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		rang := 0
-		e := newEnv(t, on, func(e *env) { e.mc.Notifier = ringer(func() { rang++ }) })
-		other := e.newManager(func(c *apikey.ManagerConfig) { c.Local, c.Notifier = nil, nil })
+		e := newEnv(t, on, func(e *env) { e.settings.Notifier = ringer(func() { rang++ }) })
+		other := e.newManager(func(c *managerConfig) { c.Notifier = nil })
 		key := e.issue()
 		require.NoError(t, e.verify(key.Token))
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
@@ -336,7 +339,7 @@ func (r ringer) Wait(ctx context.Context) error { <-ctx.Done(); return ctx.Err()
 
 // A Notifier that fails holds up nothing: it is an accelerator.
 func TestNotifierThatFails(t *testing.T) {
-	e := newEnv(t, func(e *env) { e.mc.Notifier = brokenBell{} })
+	e := newEnv(t, func(e *env) { e.settings.Notifier = brokenBell{} })
 	key := e.issue()
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)

@@ -42,10 +42,9 @@ func endPresentedToken(ctx context.Context, m *apikey.Manager, token string) err
 
 // withPeppers sets the peppers of one step: new tokens are made with the first one,
 // and tokens of all of them verify.
-func withPeppers(m *apikey.ManagerConfig, v *apikey.VerifierConfig, peppers ...apikey.Pepper) error {
-	hasher, err := apikey.NewHMACSHA256(peppers...) // with Argon2id, which has no pepper, leave the hashers as they are
-	m.Peppers, v.Peppers = peppers, peppers
-	m.Hasher, v.Hashers = hasher, []apikey.Hasher{hasher}
+func withPeppers(s *apikey.Settings, peppers ...apikey.Pepper) error {
+	hasher, err := apikey.NewHMACSHA256(peppers...) // with Argon2id, which has no pepper, leave the Hashers as they are
+	s.Peppers, s.Hashers = peppers, []apikey.Hasher{hasher}
 	return err
 }
 
@@ -295,9 +294,9 @@ func fromTheFuture(ctx context.Context, m *apikey.Manager, now time.Time) (all [
 
 // startVerifier waits while the database cannot be reached. It does not wait after
 // other errors: wrong peppers or a wrong configuration are returned at once.
-func startVerifier(ctx context.Context, c apikey.VerifierConfig) (*apikey.Verifier, error) {
+func startVerifier(ctx context.Context, s apikey.Settings, c apikey.VerifierConfig) (*apikey.Verifier, error) {
 	for {
-		v, err := apikey.NewVerifier(ctx, c)
+		v, err := apikey.NewVerifier(ctx, s, c)
 		if !errors.Is(err, apikey.ErrUnavailable) {
 			return v, err
 		}
@@ -349,7 +348,7 @@ func aLeakedKey(t *testing.T) {
 		var f *factors
 		dead := map[apikey.KeyID]error{}
 		e := newEnv(t, on, withFactors(&f, apikey.GuardCreateAndDelete("password")), func(e *env) {
-			e.vc.Trace = &apikey.Trace{InactiveKey: func(key apikey.Info, err error) { dead[key.ID] = err }}
+			e.settings.Trace = &apikey.Trace{InactiveKey: func(key apikey.Info, err error) { dead[key.ID] = err }}
 		})
 		issue := func() apikey.Issued {
 			req := apikey.IssueRequest{Mode: apikey.Live}
@@ -392,28 +391,23 @@ type leak struct {
 
 func newLeak(t *testing.T, on func(*env)) *leak {
 	e := newEnv(t, on)
-	return &leak{e, e.mc.Peppers[0], pepper(t, 2)}
+	return &leak{e, e.settings.Peppers[0], pepper(t, 2)}
 }
 
 // deploy starts one node with these peppers.
 func (l *leak) deploy(peppers ...apikey.Pepper) (*apikey.Manager, *apikey.Verifier) {
 	l.t.Helper()
-	mc, vc := l.mc, l.vc
-	require.NoError(l.t, withPeppers(&mc, &vc, peppers...))
-	v, err := apikey.NewVerifier(background, vc)
-	require.NoError(l.t, err)
-	l.t.Cleanup(func() { v.Close(background) })
-	mc.Local = []*apikey.Verifier{v}
-	m, err := apikey.NewManager(background, mc)
-	require.NoError(l.t, err)
-	return m, v
+	s := l.settings
+	require.NoError(l.t, withPeppers(&s, peppers...))
+	m := l.newManager(func(c *managerConfig) { c.Settings = s })
+	return m, l.verifierOf(m)
 }
 
 // forged is a key that was never issued: its row was written by a thief who has
 // the pepper and the database. To the library it is as good as any other.
 func (l *leak) forged() apikey.Issued {
 	l.t.Helper()
-	thief := l.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	thief := l.newManager()
 	issued, err := thief.Issue(as("acc_thief", "admin"), apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:*"}})
 	require.NoError(l.t, err)
 	require.NoError(l.t, l.verify(issued.Token), "the premise")
@@ -552,7 +546,7 @@ func aLeakedKEK(t *testing.T) {
 		e := newEnv(t, on, withFactors(&f, nil), func(e *env) { e.mc.InsecureRevealWithoutStepUp = true })
 		leaked, fresh := f.kek, localKEK(t, "kek-2", 9)
 		with := func(keks ...apikey.KEK) *apikey.Manager {
-			return e.newManager(func(c *apikey.ManagerConfig) { c.KEKs = keks })
+			return e.newManager(func(c *managerConfig) { c.KEKs = keks })
 		}
 		var old []apikey.Issued
 		for range 4 {
@@ -682,7 +676,7 @@ func aRestoredBackup(t *testing.T) {
 	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, e.verify(keys[0].Token), apikey.ErrRevoked, "a process that ran on remembers what it saw die")
 
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	m := e.newManager()
 	e.setRight(m, d.since(at), keys[3].Key.ID)
 	restarted := e.newVerifier()
 	for _, token := range refused {
@@ -710,9 +704,9 @@ func aBackupOfOneFile(t *testing.T) {
 	restored, err := sqlstore.New(db, sqlstore.SQLite)
 	require.NoError(t, err)
 	require.NoError(t, restored.Migrate(t.Context()))
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Store, c.Local = restored, nil })
+	m := e.newManager(func(c *managerConfig) { c.Store = restored })
 	e.setRight(m, d.since(at), keys[3].Key.ID)
-	restarted := e.newVerifier(func(c *apikey.VerifierConfig) { c.Store = restored })
+	restarted := e.newVerifier(func(c *verifierConfig) { c.Store = restored })
 	for _, token := range refused {
 		require.ErrorIs(t, verifyBy(restarted, token), apikey.ErrUnauthenticated)
 	}
@@ -790,12 +784,12 @@ func aClockJumps(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		e := newEnv(t, on)
 		fast := &clock{t: e.clock.now().Add(time.Hour)}
-		wrong := e.newManager(func(c *apikey.ManagerConfig) { c.Local, c.Now = nil, fast.now })
+		wrong := e.newManager(func(c *managerConfig) { c.Now = fast.now })
 		key, dead := e.issue(), e.issue()
 		for _, k := range []apikey.Issued{key, dead} {
 			require.NoError(t, e.verify(k.Token))
 		}
-		other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+		other := e.newManager()
 		require.NoError(t, endLeakedKey(e.ctx, other, dead.Key.ID))
 
 		e.clock.move(time.Hour) // of the process that verifies
@@ -855,7 +849,7 @@ func theDatabaseIsDown(t *testing.T) {
 		}
 		verifiers, ended := make(chan started, 1), make(chan error, 1)
 		go func() {
-			v, err := startVerifier(background, e.vc)
+			v, err := startVerifier(background, e.settings, e.vc)
 			verifiers <- started{v, err}
 		}()
 		go func() { ended <- endWhenBack(e.ctx, e.manager, abused.Key.ID) }()
@@ -878,9 +872,9 @@ func theDatabaseIsDown(t *testing.T) {
 			require.NoError(t, verifyBy(v, cold.Token))
 			require.ErrorIs(t, verifyBy(v, abused.Token), apikey.ErrRevoked)
 		}
-		wrong := e.vc
+		wrong := e.settings
 		wrong.Peppers = []apikey.Pepper{pepperOf(t, 1, 99)}
-		_, err := startVerifier(background, wrong)
+		_, err := startVerifier(background, wrong, e.vc)
 		require.ErrorIs(t, err, apikey.ErrPepper, "waiting would not help")
 	})
 }

@@ -139,7 +139,7 @@ func (e *env) itemsOf(kind apikey.StoreItemKind) []apikey.StoreItem {
 // A Sender that panics is one that failed. What it panicked with is not repeated.
 func TestSenderPanics(t *testing.T) {
 	e := newEnv(t, func(e *env) {
-		code, err := apikey.NewEmailCode(sender(func() error { panic("smtp password: hunter2") }), e.mc.Peppers...)
+		code, err := apikey.NewEmailCode(sender(func() error { panic("smtp password: hunter2") }), e.settings.Peppers...)
 		require.NoError(t, err)
 		e.mc.StepUp, e.mc.Factors = apikey.GuardRotate("email"), map[string]apikey.Factor{"email": code}
 	})
@@ -339,7 +339,7 @@ func TestAttemptIsChargedBeforeItIsCompared(t *testing.T) {
 		return false, nil
 	})
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": check} })
+	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": check} })
 	for range 2 {
 		c, err := m.Challenge(e.ctx, "password", req)
 		require.NoError(t, err)

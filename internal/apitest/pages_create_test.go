@@ -65,7 +65,7 @@ func TestPageXendit(t *testing.T) {
 		})
 		step(t, "write is read too", func(t *testing.T) {
 			unused = create(t, apikey.IssueRequest{Mode: apikey.Live, Name: "Old", Abilities: []string{"balance=write"}, RotateMonths: 6})
-			key, err := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true }).Verify(background, unused.Token.Reveal(), apikey.Request{})
+			key, err := e.newVerifier(func(c *verifierConfig) { c.ReadOnly = true }).Verify(background, unused.Token.Reveal(), apikey.Request{})
 			require.NoError(t, err)
 			require.True(t, key.Can(apikey.Access{Product: "balance", Level: apikey.Read}, apikey.Access{Product: "balance", Level: apikey.Write}))
 		})
@@ -133,7 +133,7 @@ func TestPageHowToSetUpAPIKey(t *testing.T) {
 			byPIN, err := apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) { return answer == pin, nil })
 			require.NoError(t, err)
 			e.mc.Factors = map[string]apikey.Factor{"pin": byPIN}
-			e.mc.Standing = standing(func(string, apikey.Mode) error {
+			e.settings.Standing = standing(func(string, apikey.Mode) error {
 				if !approved {
 					return errors.New("onboarding is not finished")
 				}

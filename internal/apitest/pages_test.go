@@ -332,7 +332,7 @@ func TestPageOkto(t *testing.T) {
 			require.Equal(t, app.Key.ID, key.Info().ID)
 		})
 		step(t, "the other environment noticed nothing", func(t *testing.T) {
-			tests := e.newVerifier(func(c *apikey.VerifierConfig) { c.Mode = apikey.Test })
+			tests := e.newVerifier(func(c *verifierConfig) { c.Mode = apikey.Test })
 			_, err := tests.Verify(background, sandbox.Token.Reveal(), apikey.Request{})
 			require.NoError(t, err)
 		})

@@ -16,24 +16,23 @@ import (
 
 // peppered configures a Manager and a Verifier with these peppers. The hashers
 // verify with the last generation's too.
-func peppered(t *testing.T, accept bool, peppers ...apikey.Pepper) (func(*apikey.ManagerConfig), func(*apikey.VerifierConfig)) {
+func peppered(t *testing.T, accept bool, peppers ...apikey.Pepper) (func(*managerConfig), func(*verifierConfig)) {
 	var hasher apikey.Hasher = argon(t, apikey.Argon2idConfig{Memory: 7168, Time: 1})
-	return func(c *apikey.ManagerConfig) { c.Hasher, c.Peppers, c.AcceptUntagged = hasher, peppers, accept },
-		func(c *apikey.VerifierConfig) {
-			c.Hashers, c.Peppers, c.AcceptUntagged = []apikey.Hasher{hasher}, peppers, accept
-		}
+	set := func(s *apikey.Settings) {
+		s.Hashers, s.Peppers, s.AcceptUntagged = []apikey.Hasher{hasher}, peppers, accept
+	}
+	return func(c *managerConfig) { set(&c.Settings) }, func(c *verifierConfig) { set(&c.Settings) }
 }
 
 // starts tries to start a Manager and a Verifier, and wants the same of both.
 func (e *env) starts(t *testing.T, accept bool, peppers ...apikey.Pepper) error {
 	t.Helper()
 	mc, vc := peppered(t, accept, peppers...)
-	m, v := e.mc, e.vc
+	m, v := managerConfig{e.settings, e.mc}, verifierConfig{e.settings, e.vc}
 	mc(&m)
 	vc(&v)
-	m.Local = nil
-	_, errM := apikey.NewManager(background, m)
-	verifier, errV := apikey.NewVerifier(background, v)
+	_, errM := apikey.NewManager(background, m.Settings, m.ManagerConfig)
+	verifier, errV := apikey.NewVerifier(background, v.Settings, v.VerifierConfig)
 	if errV == nil {
 		require.NoError(t, verifier.Close(background))
 		require.NoError(t, errM)
@@ -87,9 +86,9 @@ func TestTwoPeppersRaceForASlot(t *testing.T) {
 		e := newEnv(t, on, through(&p), noPepper)
 		p.meet(2)
 		errs := together(2, func(i int) error {
-			c := e.mc
-			c.Peppers, c.Local = []apikey.Pepper{pepperOf(t, 1, byte(10+i))}, nil
-			_, err := apikey.NewManager(background, c)
+			c := e.settings
+			c.Peppers = []apikey.Pepper{pepperOf(t, 1, byte(10+i))}
+			_, err := apikey.NewManager(background, c, e.mc)
 			return err
 		})
 		require.Equal(t, 1, count(errs, nil), errs)
@@ -97,9 +96,9 @@ func TestTwoPeppersRaceForASlot(t *testing.T) {
 		winner := pepperOf(t, 1, byte(10+slices.Index(errs, nil)))
 		p.meet(2)
 		errs = together(2, func(int) error { // two nodes of one program
-			c := e.mc
-			c.Peppers, c.Local = []apikey.Pepper{pepperOf(t, 2, 20), winner}, nil
-			_, err := apikey.NewManager(background, c)
+			c := e.settings
+			c.Peppers = []apikey.Pepper{pepperOf(t, 2, 20), winner}
+			_, err := apikey.NewManager(background, c, e.mc)
 			return err
 		})
 		require.Equal(t, 2, count(errs, nil), errs)
@@ -128,13 +127,24 @@ func TestPepperIsIntroduced(t *testing.T) {
 			return err
 		}
 
-		// 1. The Verifiers.
+		// 1. The Verifiers, also those that are in the process of a Manager. Processes that
+		// have no pepper yet verify what it makes.
 		v := e.newVerifier(vc)
-		for _, k := range old {
+		first := e.newManager(mc, func(c *managerConfig) { c.MintUntagged = true })
+		untaggedKey, err := first.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.NoError(t, err)
+		for _, k := range append(old, untaggedKey) {
 			require.NoError(t, verify(v, k))
+			require.NoError(t, verify(e.verifierOf(first), k))
+			require.NoError(t, verify(e.verifier, k))
 		}
+		old = append(old, untaggedKey)
+		items, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "pepper"})
+		require.NoError(t, err)
+		require.Empty(t, items.Items)
 		// 2. The Manager.
-		m := e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = []*apikey.Verifier{v} })
+		m := e.newManager(mc)
+		v = e.verifierOf(m)
 		fresh, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 		require.NoError(t, err)
 		require.NoError(t, verify(v, fresh))
@@ -144,7 +154,7 @@ func TestPepperIsIntroduced(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, verify(v, old[4]))
 		// 3. Remac, until it returns 0.
-		require.Equal(t, 5, remacAll(t, m, 2))
+		require.Equal(t, 6, remacAll(t, m, 2))
 		require.NoError(t, m.Resume(e.ctx, apikey.ResumeRequest{Key: suspended.Key.ID}))
 		require.NoError(t, verify(v, suspended))
 		for _, k := range old {
@@ -164,7 +174,7 @@ func TestPepperIsIntroduced(t *testing.T) {
 				}
 			}
 		}
-		require.Equal(t, 6, untagged)
+		require.Equal(t, 7, untagged)
 		// 5. Off.
 		mc, vc = peppered(t, false, one)
 		v = e.newVerifier(vc)
@@ -172,7 +182,7 @@ func TestPepperIsIntroduced(t *testing.T) {
 			require.ErrorIs(t, verify(v, k), apikey.ErrInvalidToken, "its holder needs a new one")
 		}
 		require.NoError(t, verify(v, fresh))
-		m = e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+		m = e.newManager(mc)
 		for _, k := range old {
 			_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set("still managed")})
 			require.NoError(t, err, "the records are signed")
@@ -187,7 +197,7 @@ func TestUnsignedRecordsAreRefusedByDefault(t *testing.T) {
 	e := newEnv(t, noPepper)
 	old := e.issue()
 	mc, vc := peppered(t, false, pepperOf(t, 1, 10))
-	m := e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+	m := e.newManager(mc)
 	_, err := e.newVerifier(vc).Verify(background, old.Token.Reveal(), apikey.Request{})
 	require.ErrorIs(t, err, apikey.ErrInvalidToken)
 	_, err = m.Update(e.ctx, apikey.UpdateRequest{Key: old.Key.ID, Name: apikey.Set("x")})
@@ -207,7 +217,7 @@ func TestLeakedPepperIsReplaced(t *testing.T) {
 		e := newEnv(t, on, noPepper)
 		leaked, good := pepperOf(t, 1, 10), pepperOf(t, 2, 20)
 		mc, _ := peppered(t, false, leaked)
-		m := e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+		m := e.newManager(mc)
 		issue := func(m *apikey.Manager, kind apikey.Kind) apikey.Issued {
 			k, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live, Kind: kind})
 			require.NoError(t, err)
@@ -218,9 +228,9 @@ func TestLeakedPepperIsReplaced(t *testing.T) {
 		require.NoError(t, m.Revoke(e.ctx, apikey.RevokeRequest{Key: dead.Key.ID}))
 
 		// Every Verifier first, then the Manager.
-		mc, vc := peppered(t, false, good, leaked)
-		v := e.newVerifier(vc)
-		m = e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = []*apikey.Verifier{v} })
+		mc, _ = peppered(t, false, good, leaked)
+		m = e.newManager(mc)
+		v := e.verifierOf(m)
 		verify := func(v *apikey.Verifier, k apikey.Issued) error {
 			_, err := v.Verify(background, k.Token.Reveal(), apikey.Request{AllowPublishable: true})
 			return err
@@ -246,9 +256,9 @@ func TestLeakedPepperIsReplaced(t *testing.T) {
 		require.Equal(t, []apikey.KeyID{dead.Key.ID, old[2].Key.ID, old[1].Key.ID}, dependants())
 
 		// Taken out.
-		mc, vc = peppered(t, false, good)
-		v = e.newVerifier(vc)
-		m = e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = []*apikey.Verifier{v} })
+		mc, _ = peppered(t, false, good)
+		m = e.newManager(mc)
+		v = e.verifierOf(m)
 		for _, k := range append(old, dead) {
 			require.ErrorIs(t, verify(v, k), apikey.ErrInvalidToken)
 			require.ErrorIs(t, m.RevokeToken(background, k.Token.Reveal(), ""), apikey.ErrInvalidToken)
@@ -281,13 +291,13 @@ func TestPepperTakenOutTooEarly(t *testing.T) {
 	e := newEnv(t, noPepper)
 	one, two := pepperOf(t, 1, 10), pepperOf(t, 2, 20)
 	mc, _ := peppered(t, false, one)
-	m := e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+	m := e.newManager(mc)
 	key, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)
 	mc, _ = peppered(t, false, two, one)
-	e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+	e.newManager(mc)
 	mc, _ = peppered(t, false, two)
-	m = e.newManager(mc, func(c *apikey.ManagerConfig) { c.Local = nil })
+	m = e.newManager(mc)
 	_, err = m.Get(e.ctx, key.Key.ID)
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
 	require.ErrorContains(t, err, "pepper slot 1, which is not configured")
@@ -303,14 +313,12 @@ func TestPepperTakenOutTooEarly(t *testing.T) {
 func TestHMACHasherWithTwoPeppers(t *testing.T) {
 	e := newEnv(t)
 	first := e.issue()
-	one, two := e.mc.Peppers[0], pepper(t, 2)
+	one, two := e.settings.Peppers[0], pepper(t, 2)
 	both := hmacHasher(t, two, one)
-	v := e.newVerifier(func(c *apikey.VerifierConfig) {
+	m := e.newManager(func(c *managerConfig) {
 		c.Peppers, c.Hashers = []apikey.Pepper{two, one}, []apikey.Hasher{both}
 	})
-	m := e.newManager(func(c *apikey.ManagerConfig) {
-		c.Peppers, c.Hasher, c.Local = []apikey.Pepper{two, one}, both, []*apikey.Verifier{v}
-	})
+	v := e.verifierOf(m)
 	second, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
 	require.NoError(t, err)
 	for i, k := range []apikey.Issued{first, second} {
@@ -322,7 +330,7 @@ func TestHMACHasherWithTwoPeppers(t *testing.T) {
 	}
 	require.Equal(t, 1, remacAll(t, m, 10))
 	alone := hmacHasher(t, two)
-	v = e.newVerifier(func(c *apikey.VerifierConfig) { c.Peppers, c.Hashers = []apikey.Pepper{two}, []apikey.Hasher{alone} })
+	v = e.newVerifier(func(c *verifierConfig) { c.Peppers, c.Hashers = []apikey.Pepper{two}, []apikey.Hasher{alone} })
 	_, err = v.Verify(background, first.Token.Reveal(), apikey.Request{})
 	require.ErrorIs(t, err, apikey.ErrInvalidToken)
 	_, err = v.Verify(background, second.Token.Reveal(), apikey.Request{})
@@ -332,7 +340,7 @@ func TestHMACHasherWithTwoPeppers(t *testing.T) {
 // The introduction of a pepper is in the activity log, by its slot alone.
 func TestPepperIntroductionIsLogged(t *testing.T) {
 	e := newEnv(t)
-	e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = append([]apikey.Pepper{pepper(t, 7)}, c.Peppers...) })
+	e.newManager(func(c *managerConfig) { c.Peppers = append([]apikey.Pepper{pepper(t, 7)}, c.Peppers...) })
 	e.newManager()
 	log := e.allEvents(apikey.EventsRequest{})
 	require.Len(t, log, 2, "once each")
@@ -362,14 +370,14 @@ func TestAFirstPepperWarnsOfUntaggedTokens(t *testing.T) {
 				e.issue()
 			}
 			var log strings.Builder
-			mc := e.mc
-			mc.Local, mc.AcceptUntagged, mc.Logger = nil, c.accept, slog.New(slog.NewTextHandler(&log, nil))
-			mc.Peppers = []apikey.Pepper{pepperOf(t, 1, 10)}
+			settings := e.settings
+			settings.AcceptUntagged, settings.Logger = c.accept, slog.New(slog.NewTextHandler(&log, nil))
+			settings.Peppers = []apikey.Pepper{pepperOf(t, 1, 10)}
 			for start := range 3 { // the others find the mark, also of another pepper, and have nothing to say
 				if start == 2 {
-					mc.Peppers = append(mc.Peppers, pepperOf(t, 2, 20))
+					settings.Peppers = append(settings.Peppers, pepperOf(t, 2, 20))
 				}
-				m, err := apikey.NewManager(background, mc)
+				m, err := apikey.NewManager(background, settings, e.mc)
 				require.NoError(t, err)
 				require.NoError(t, m.Close(background))
 			}

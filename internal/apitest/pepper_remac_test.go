@@ -43,7 +43,7 @@ func TestRemacIsResumableAndLaundersNothing(t *testing.T) {
 				}
 			}
 		})
-		m := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{pepper(t, 2), c.Peppers[0]} })
+		m := e.newManager(func(c *managerConfig) { c.Peppers = []apikey.Pepper{pepper(t, 2), c.Peppers[0]} })
 		ctx, kill := context.WithCancel(staff())
 		applied := 0
 		p.hook(func(p *proxy) {
@@ -115,15 +115,15 @@ func TestRemacRefuses(t *testing.T) {
 func TestRemacUnderTraffic(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		e := newEnv(t, on)
-		both := []apikey.Pepper{pepper(t, 2), e.mc.Peppers[0]}
-		v := e.newVerifier(func(c *apikey.VerifierConfig) { c.Peppers, c.Hashers = both, []apikey.Hasher{hmacHasher(t, both...)} })
+		both := []apikey.Pepper{pepper(t, 2), e.settings.Peppers[0]}
 		var keys []apikey.Issued
 		for range 20 {
 			keys = append(keys, e.issue())
 		}
-		m := e.newManager(func(c *apikey.ManagerConfig) {
-			c.Peppers, c.Hasher, c.Local = both, hmacHasher(t, both...), []*apikey.Verifier{v}
+		m := e.newManager(func(c *managerConfig) {
+			c.Peppers, c.Hashers = both, []apikey.Hasher{hmacHasher(t, both...)}
 		})
+		v := e.verifierOf(m)
 		errs := together(6, func(i int) error {
 			if i < 2 {
 				for {

@@ -55,8 +55,10 @@ func TestPepperListsAreChecked(t *testing.T) {
 		"two keys in one slot": {[]apikey.Pepper{one, pepperOf(t, 1, 50)}, "two peppers are in slot 1"},
 	} {
 		e := newEnv(t, noPepper)
-		_, errManager := apikey.NewManager(t.Context(), apikey.ManagerConfig{Store: e.store, Prefix: prefix, Catalog: catalog, Peppers: c.peppers})
-		_, errVerifier := apikey.NewVerifier(t.Context(), apikey.VerifierConfig{Store: e.store, Prefix: prefix, Mode: apikey.Live, Peppers: c.peppers, ReadOnly: true, Sync: -1})
+		s := e.settings
+		s.Peppers = c.peppers
+		_, errManager := apikey.NewManager(t.Context(), s, apikey.ManagerConfig{})
+		_, errVerifier := apikey.NewVerifier(t.Context(), s, apikey.VerifierConfig{Mode: apikey.Live, ReadOnly: true, Sync: -1})
 		_, errHasher := apikey.NewHMACSHA256(c.peppers...)
 		for _, err := range []error{errManager, errVerifier, errHasher} {
 			if c.wrong == "" {
@@ -113,7 +115,7 @@ func TestPurposesAreApart(t *testing.T) {
 	require.NoError(t, err)
 	check := hmacOf(subkey(t, key, "proof"), proven)
 	require.Equal(t, append([]byte{1}, check...), r.Credentials[0].Check)
-	require.Equal(t, text, retag(t, e.mc.Peppers[0], text))
+	require.Equal(t, text, retag(t, e.settings.Peppers[0], text))
 
 	ok, err := hmacHasher(t, pepper(t, 1)).Verify(t.Context(), r.Credentials[0].Hash, []byte(proven))
 	require.NoError(t, err)
@@ -152,10 +154,10 @@ func TestEverySlot(t *testing.T) {
 	for slot := uint8(1); slot <= apikey.MaxPepperSlot; slot++ {
 		all = append(all, pepper(t, slot))
 	}
-	e := newEnv(t, func(e *env) { e.mc.Peppers, e.vc.Peppers = all, all })
+	e := newEnv(t, func(e *env) { e.settings.Peppers = all })
 	digits := map[string]bool{}
 	for _, p := range all {
-		m := e.newManager(func(c *apikey.ManagerConfig) {
+		m := e.newManager(func(c *managerConfig) {
 			c.Peppers, c.Limits.LiveKeys = append([]apikey.Pepper{p}, without(all, p)...), 100
 		})
 		issued, err := m.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
@@ -163,7 +165,7 @@ func TestEverySlot(t *testing.T) {
 		text := issued.Token.Reveal()
 		digits[text[len(text)-crcWidth-tagWidth-slotWidth:][:slotWidth]] = true
 		require.NoError(t, e.verify(issued.Token))
-		foreign := e.newVerifier(func(c *apikey.VerifierConfig) { c.Peppers = without(all, p) })
+		foreign := e.newVerifier(func(c *verifierConfig) { c.Peppers = without(all, p) })
 		_, err = foreign.Verify(t.Context(), text, apikey.Request{})
 		require.ErrorIs(t, err, apikey.ErrInvalidToken)
 	}
@@ -187,10 +189,10 @@ func TestPepperErrorsNameTheSlotAlone(t *testing.T) {
 		"forgotten":    nil,
 		"another slot": {pepper(t, 2)},
 	} {
-		c := e.vc
-		c.Peppers = peppers
-		c.Hashers = []apikey.Hasher{argon(t, apikey.Argon2idConfig{})}
-		_, err := apikey.NewVerifier(t.Context(), c)
+		s := e.settings
+		s.Peppers = peppers
+		s.Hashers = []apikey.Hasher{argon(t, apikey.Argon2idConfig{})}
+		_, err := apikey.NewVerifier(t.Context(), s, e.vc)
 		require.ErrorIs(t, err, apikey.ErrPepper, name)
 		require.Contains(t, err.Error(), "slot 1", name)
 		require.Less(t, len(err.Error()), 200, name)

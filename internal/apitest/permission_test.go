@@ -251,8 +251,7 @@ func TestPublishableKeysTakeOnlyWhatIsMarked(t *testing.T) {
 		{c, "region/id", false}, {marked, "region/id", true},
 	} {
 		e := newEnv(t, func(e *env) {
-			e.mc.Catalog = apikey.MustCatalog(row.entries...)
-			e.vc.Catalog = e.mc.Catalog
+			e.settings.Catalog = apikey.MustCatalog(row.entries...)
 		})
 		req := apikey.IssueRequest{Mode: apikey.Live, Kind: apikey.Publishable, Abilities: []string{row.ability}}
 		_, err := e.manager.Issue(e.ctx, req)
@@ -266,10 +265,9 @@ func TestPublishableKeysTakeOnlyWhatIsMarked(t *testing.T) {
 
 func TestRequirements(t *testing.T) {
 	custom := func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion}, apikey.CatalogEntry{
+		e.settings.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion}, apikey.CatalogEntry{
 			Parse: func(text string) (apikey.Ability, bool) { return yes{}, text == "yes/yes" },
 		})...)
-		e.vc.Catalog = e.mc.Catalog
 	}
 	refund, verify := scope("payment:refund"), scope("payment:verify")
 	read, write := access("balance", apikey.Read), access("balance", apikey.Write)
@@ -337,7 +335,7 @@ func TestManyAbilities(t *testing.T) {
 		entries, texts = append(entries, apikey.CatalogEntry{Scope: text}), append(texts, text)
 		need = append([]apikey.Ability{apikey.Scope(text)}, need...)
 	}
-	e := newEnv(t, func(e *env) { e.mc.Catalog = apikey.MustCatalog(entries...) })
+	e := newEnv(t, func(e *env) { e.settings.Catalog = apikey.MustCatalog(entries...) })
 	all := e.issue(func(r *apikey.IssueRequest) { r.Abilities = texts })
 	_, err := e.verifier.Verify(t.Context(), all.Token.Reveal(), apikey.Request{Require: need})
 	require.NoError(t, err)
@@ -352,18 +350,17 @@ func TestManyAbilities(t *testing.T) {
 // A stored ability whose form this version does not know fails closed.
 func TestUnknownFormIsCorrupt(t *testing.T) {
 	custom := func(e *env) {
-		e.mc.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})...)
-		e.vc.Catalog = e.mc.Catalog
+		e.settings.Catalog = apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})...)
 	}
 	e := newEnv(t, custom)
 	issued := e.issue(func(r *apikey.IssueRequest) { r.Abilities = []string{"region/id"} })
 	require.NoError(t, e.verify(issued.Token))
-	elsewhere := e.newVerifier(func(c *apikey.VerifierConfig) { c.Catalog = nil }) // of a process whose Manager is not here to compare
+	elsewhere := e.newVerifier(func(c *verifierConfig) { c.Catalog = nil }) // of a process whose Manager is not here to compare
 	_, err := elsewhere.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{})
 	require.ErrorIs(t, err, apikey.ErrCorrupt)
 	// One that is well-formed and merely not in the catalog is a newer program's.
 	issued = e.issue()
-	newer := e.newVerifier(func(c *apikey.VerifierConfig) { c.Catalog = apikey.MustCatalog() })
+	newer := e.newVerifier(func(c *verifierConfig) { c.Catalog = apikey.MustCatalog() })
 	_, err = newer.Verify(t.Context(), issued.Token.Reveal(), apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}})
 	require.NoError(t, err)
 }

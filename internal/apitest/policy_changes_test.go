@@ -206,7 +206,7 @@ func TestFound12EveryMethodAsksAuthorizeChange(t *testing.T) {
 	}
 	key := e.issue()
 	policy := &seeing{refuse: func(apikey.Action, apikey.Info, apikey.Info) error { return errNoRefunds }}
-	refused := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = policy })
+	refused := e.newManager(func(c *managerConfig) { c.Policy = policy })
 	tried := 0
 	for _, c := range []calls{managerCalls(refused), txCalls(refused.Tx(unsaid{e.store}))} {
 		c.each(func(name string, call func(context.Context, target) error) {
@@ -231,7 +231,7 @@ func TestFound12PolicyIsShownTheNewestKey(t *testing.T) {
 	var p *proxy
 	policy := &seeing{refuse: noRefunds}
 	e := newEnv(t, through(&p), func(e *env) { e.mc.Policy = policy })
-	rival := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nil })
+	rival := e.newManager(func(c *managerConfig) { c.Policy = nil })
 	key, err := rival.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}})
 	require.NoError(t, err)
 	first := true

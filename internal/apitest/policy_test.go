@@ -57,7 +57,7 @@ func TestPolicyStandsBeforeEveryMethod(t *testing.T) {
 	}
 	key := e.issue()
 	own := target{key: key.Key.ID, account: "acc_1"}
-	refused := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nobody{} })
+	refused := e.newManager(func(c *managerConfig) { c.Policy = nobody{} })
 	before, err := e.store.Get(background, key.Key.ID)
 	require.NoError(t, err)
 	tried := 0
@@ -153,7 +153,7 @@ func TestPolicyIsAskedAgainAfterAConflict(t *testing.T) {
 	policy := &onlyUntouched{}
 	e := newEnv(t, through(&p), func(e *env) { e.mc.Policy = policy })
 	key := e.issue()
-	rival := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nil })
+	rival := e.newManager(func(c *managerConfig) { c.Policy = nil })
 	first := true
 	p.hook(func(p *proxy) {
 		p.apply = func(next func() error, _ []apikey.StoreChange) error {
@@ -190,8 +190,8 @@ func TestTraceDenied(t *testing.T) {
 	bad := errors.New("unpaid")
 	var standingIs error
 	e := newEnv(t, through(&p), func(e *env) {
-		e.mc.Standing = standing(func(string, apikey.Mode) error { return standingIs })
-		e.mc.Trace = &apikey.Trace{Denied: func(a apikey.Actor, act apikey.Action, key apikey.KeyID, err error) {
+		e.settings.Standing = standing(func(string, apikey.Mode) error { return standingIs })
+		e.settings.Trace = &apikey.Trace{Denied: func(a apikey.Actor, act apikey.Action, key apikey.KeyID, err error) {
 			require.Error(t, err)
 			got = append(got, fmt.Sprintf("%s %s %s", a.ID, act, key))
 		}}

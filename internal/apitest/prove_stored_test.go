@@ -29,7 +29,7 @@ func TestNothingStoredVerifies(t *testing.T) {
 			candidates := loot.candidates(issued.Token)
 			require.Greater(t, len(candidates), 300)
 			require.NoError(t, e.verify(issued.Token)) // from here on it is warm
-			cold := e.newVerifier(func(c *apikey.VerifierConfig) { c.MaxEntries = -1 })
+			cold := e.newVerifier(func(c *verifierConfig) { c.MaxEntries = -1 })
 			for _, text := range candidates {
 				for _, v := range []*apikey.Verifier{cold, e.verifier} {
 					if _, err := v.Verify(t.Context(), text, apikey.Request{AllowPublishable: true}); err != apikey.ErrInvalidToken {

@@ -120,7 +120,7 @@ func TestUpkeepColumnsChangedBySQLHelpNobody(t *testing.T) {
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1})
 	require.NoError(t, err)
 	var db *sql.DB
-	e := newEnv(t, onSQLite(&db), func(e *env) { e.mc.Hasher, e.vc.Hashers = argon, []apikey.Hasher{argon} })
+	e := newEnv(t, onSQLite(&db), func(e *env) { e.settings.Hashers = []apikey.Hasher{argon} })
 	key := e.issue()
 	own := recrc(spliceSecret(key.Token.Reveal())) // the attacker's secret, the key's ID
 	hash, err := argon.Hash(background, []byte(own[:len(own)-18]))
@@ -138,7 +138,7 @@ func TestUpkeepColumnsChangedBySQLHelpNobody(t *testing.T) {
 			_, err := db.Exec(`UPDATE apikey_credentials SET hash = ?, check_value = ?, sealed = x'78', sealed_kek = 'k', last_used = 1 WHERE key_id = ?`, h, check, key.Key.ID[:])
 			require.NoError(t, err)
 			for _, text := range texts {
-				v := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true })
+				v := e.newVerifier(func(c *verifierConfig) { c.ReadOnly = true })
 				k, err := v.Verify(background, text, apikey.Request{})
 				if text == other.Token.Reveal() {
 					require.NoError(t, err)

@@ -64,7 +64,7 @@ func TestFound11ProvisionAsksPolicyInEachMode(t *testing.T) {
 func TestFound11ProvisionLeavesOutWhatStandingRefuses(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		account := mayNot{apikey.Live: true, apikey.Test: true}
-		e := newEnv(t, on, func(e *env) { e.mc.Standing = account })
+		e := newEnv(t, on, func(e *env) { e.settings.Standing = account })
 		_, err := e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
 		require.ErrorIs(t, err, apikey.ErrStanding)
 		require.Empty(t, e.keys())
@@ -101,7 +101,7 @@ func TestFound11ProvisionAsksStepUp(t *testing.T) {
 			return []string{"password"}
 		}
 		return nil
-	}), func(e *env) { e.mc.Standing = account })
+	}), func(e *env) { e.settings.Standing = account })
 	req := apikey.ProvisionRequest{Abilities: []string{"card:tokenise"}}
 	_, err := e.manager.Provision(e.ctx, req)
 	var ask *apikey.ChallengeError
@@ -156,7 +156,7 @@ func TestFound11OneFactorApprovesBothModes(t *testing.T) {
 		}
 		return map[apikey.Mode][]string{apikey.Live: {"password"}, apikey.Test: {"email"}}[m]
 	}
-	_, err := apikey.NewManager(background, c)
+	_, err := apikey.NewManager(background, e.settings, c)
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 	require.ErrorContains(t, err, "no factor approves both")
 }
@@ -169,7 +169,7 @@ func TestFound11StandingIsAskedWhereverAKeyIsEmpowered(t *testing.T) {
 	var is error
 	e := newEnv(t, withFactors(&f, nil), func(e *env) {
 		e.mc.InsecureRevealWithoutStepUp = true
-		e.mc.Standing = standing(func(string, apikey.Mode) error { return is })
+		e.settings.Standing = standing(func(string, apikey.Mode) error { return is })
 	})
 	narrow := func(r *apikey.IssueRequest) {
 		r.Abilities, r.Networks, r.Origins = []string{"payment:refund", "payment:verify"}, nets("203.0.113.0/24"), []string{"https://shop.example"}

@@ -41,14 +41,14 @@ func newSealedEnv(t *testing.T, keys int, options ...func(*env)) *sealedEnv {
 	s.enroll(s.f, s.ctx, admin.ID)
 	s.enroll(s.f, as("acc_2", "admin"), "usr_of_acc_2")
 	s.next = &brokenKEK{KEK: localKEK(t, "kek-2", 9)}
-	s.rotated = s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{s.next, s.f.kek} })
+	s.rotated = s.newManager(func(c *managerConfig) { c.KEKs = []apikey.KEK{s.next, s.f.kek} })
 	return s
 }
 
 // opensWith says that every token and every seed opens with these KEKs alone.
 func (s *sealedEnv) opensWith(keks ...apikey.KEK) {
 	s.t.Helper()
-	m := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = keks })
+	m := s.newManager(func(c *managerConfig) { c.KEKs = keks })
 	for id, token := range s.tokens {
 		shown, err := m.Reveal(staff(), apikey.RevealRequest{Key: id})
 		require.NoError(s.t, err)
@@ -97,7 +97,7 @@ func TestReseal(t *testing.T) {
 		// Seven tokens, and the seed that is not confirmed yet. The two that are were
 		// sealed anew by the answers above, under the KEK that was first then.
 		require.Equal(t, 8, total)
-		alone := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{s.next} })
+		alone := s.newManager(func(c *managerConfig) { c.KEKs = []apikey.KEK{s.next} })
 		require.NoError(t, alone.ConfirmEnrollment(ctx, "totp", s.f.app("usr_of_acc_3")))
 		s.opensWith(s.next)
 		var told []string
@@ -119,10 +119,11 @@ func TestResealDies(t *testing.T) {
 		deaths := 0
 		for at := 0; ; at++ {
 			s := newSealedEnv(t, 3, on)
-			left := at
+			left := 1 << 20 // until Reseal begins
 			ctx, end := context.WithCancel(staff())
 			dying := &dyingStore{Store: s.store, left: &left, end: end}
-			m := s.newManager(func(c *apikey.ManagerConfig) { c.Store, c.KEKs = dying, s.rotatedKEKs() })
+			m := s.newManager(func(c *managerConfig) { c.Store, c.KEKs = dying, s.rotatedKEKs() })
+			left = at
 			_, err := m.Reseal(ctx, 0)
 			end()
 			if err == nil {
@@ -213,7 +214,7 @@ func TestResealOfADamagedCopy(t *testing.T) {
 		require.Zero(t, done)
 		require.ErrorIs(t, err, apikey.ErrCorrupt, "it is not forgotten")
 		s.opensWith(s.next)
-		unknown := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{localKEK(t, "kek-3", 50)} })
+		unknown := s.newManager(func(c *managerConfig) { c.KEKs = []apikey.KEK{localKEK(t, "kek-3", 50)} })
 		done, err = unknown.Reseal(staff(), 0)
 		require.Zero(t, done)
 		require.ErrorContains(t, err, `KEK "kek-2" is not configured`)
@@ -225,7 +226,7 @@ func TestResealOnTwoNodes(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var p *proxy
 		s := newSealedEnv(t, 0, on, through(&p))
-		other := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs = s.rotatedKEKs() })
+		other := s.newManager(func(c *managerConfig) { c.KEKs = s.rotatedKEKs() })
 		var theirs int
 		p.hook(func(p *proxy) {
 			p.apply = func(next func() error, _ []apikey.StoreChange) error {
@@ -299,7 +300,7 @@ func TestResealIsForOperators(t *testing.T) {
 		_, err = s.reseal(limit)
 		require.ErrorIs(t, err, apikey.ErrInvalid)
 	}
-	none := s.newManager(func(c *apikey.ManagerConfig) { c.KEKs, c.Factors, c.StepUp = nil, nil, nil })
+	none := s.newManager(func(c *managerConfig) { c.KEKs, c.Factors, c.StepUp = nil, nil, nil })
 	_, err = none.Reseal(staff(), 0)
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 	_, err = none.Issue(s.ctx, apikey.IssueRequest{Mode: apikey.Live, Recoverable: true})

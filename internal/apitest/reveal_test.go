@@ -112,11 +112,11 @@ func TestRevealWithoutFactor(t *testing.T) {
 	require.ErrorContains(t, err, "ManagerConfig.StepUp")
 	wantFactors(t, err, apikey.ActionReveal)
 	require.Zero(t, shown)
-	insecure := e.newManager(func(c *apikey.ManagerConfig) { c.InsecureRevealWithoutStepUp = true })
+	insecure := e.newManager(func(c *managerConfig) { c.InsecureRevealWithoutStepUp = true })
 	shown, err = insecure.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})
 	require.NoError(t, err)
 	require.Equal(t, key.Token.Reveal(), shown.Token.Reveal())
-	guarded := e.newManager(func(c *apikey.ManagerConfig) {
+	guarded := e.newManager(func(c *managerConfig) {
 		c.InsecureRevealWithoutStepUp, c.StepUp = true, apikey.GuardRevealAndRotate("password")
 	})
 	_, err = guarded.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID})
@@ -129,7 +129,7 @@ func TestRevealRefused(t *testing.T) {
 	blocked := false
 	e := newEnv(t, withFactors(&f, nil), func(e *env) {
 		e.mc.InsecureRevealWithoutStepUp = true
-		e.mc.Standing = standing(func(string, apikey.Mode) error {
+		e.settings.Standing = standing(func(string, apikey.Mode) error {
 			if blocked {
 				return errors.New("onboarding is not finished")
 			}

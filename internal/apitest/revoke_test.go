@@ -323,7 +323,7 @@ func TestRevokeAllTellsOfWhatIsDeadAlready(t *testing.T) {
 	e := newEnv(t)
 	k := e.issue()
 	require.NoError(t, e.verify(k.Token))
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: k.Key.ID}))
 	done, err := e.manager.RevokeAll(e.ctx, apikey.RevokeAllRequest{All: true, Reason: apikey.ReasonCompromised})
 	require.NoError(t, err)
@@ -337,19 +337,19 @@ func TestRevokeAllKillsNothingThatItPassesOver(t *testing.T) {
 	one, two := pepperOf(t, 1, 10), pepperOf(t, 2, 20)
 	var s *spy
 	e := newEnv(t, watch(&s), func(e *env) {
-		e.mc.Hasher = hmacHasher(t, two, one)
-		e.mc.Peppers = []apikey.Pepper{two, one}
-		e.vc.Hashers = []apikey.Hasher{hmacHasher(t, two)}
-		e.vc.Peppers = []apikey.Pepper{two} // the leaked one is taken out here
+		e.settings.Hashers = []apikey.Hasher{hmacHasher(t, two, one)}
+		e.settings.Peppers = []apikey.Pepper{two, one}
+	})
+	e.verifier = e.newVerifier(func(c *verifierConfig) { // the leaked one is taken out here
+		c.Hashers, c.Peppers = []apikey.Hasher{hmacHasher(t, two)}, []apikey.Pepper{two}
 	})
 	k := e.issue()
 	require.NoError(t, e.verify(k.Token))
 	// another node still mints and signs with 1
-	mc := e.mc
-	mc.Local, mc.Hasher, mc.Peppers, mc.Store = nil, hmacHasher(t, one, two), []apikey.Pepper{one, two}, e.store
-	old, err := apikey.NewManager(background, mc)
-	require.NoError(t, err)
-	_, err = old.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set("signed with 1")})
+	old := e.newManager(func(c *managerConfig) {
+		c.Hashers, c.Peppers = []apikey.Hasher{hmacHasher(t, one, two)}, []apikey.Pepper{one, two}
+	})
+	_, err := old.Update(e.ctx, apikey.UpdateRequest{Key: k.Key.ID, Name: apikey.Set("signed with 1")})
 	require.NoError(t, err)
 	require.NoError(t, e.verifier.Sync(background))
 	require.ErrorIs(t, e.verify(k.Token), apikey.ErrCorrupt, "its MAC is of a pepper that this Verifier has not")

@@ -26,7 +26,7 @@ func TestRevokeTokenByPossession(t *testing.T) {
 		require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: dead.Key.ID}))
 		require.NoError(t, e.verify(key.Token))
 		e.clock.move(2 * time.Hour)
-		m := e.newManager(func(c *apikey.ManagerConfig) { c.Policy = nobody{} }) // who is not even asked
+		m := e.newManager(func(c *managerConfig) { c.Policy = nobody{} }) // who is not even asked
 		for name, k := range map[string]apikey.Issued{"live": key, "suspended": asleep, "expired": expired, "test": sandbox} {
 			before := len(e.allEvents(apikey.EventsRequest{Key: k.Key.ID}))
 			require.NoError(t, m.RevokeToken(background, k.Token.Reveal(), apikey.ReasonCompromised), name)
@@ -68,7 +68,7 @@ func TestRevokeTokenRefuses(t *testing.T) {
 			text := key.Token.Reveal()
 			sealed := func(text string) string { // as good as an attacker can make it
 				if program == "peppered" {
-					return retag(t, e.mc.Peppers[0], text)
+					return retag(t, e.settings.Peppers[0], text)
 				}
 				return recrc(text)
 			}
@@ -129,7 +129,7 @@ func TestRevokeTokenBoundsJunk(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
-			if err := e.manager.RevokeToken(background, retag(t, e.mc.Peppers[0], spliceID(text)), ""); !errors.Is(err, apikey.ErrInvalidToken) {
+			if err := e.manager.RevokeToken(background, retag(t, e.settings.Peppers[0], spliceID(text)), ""); !errors.Is(err, apikey.ErrInvalidToken) {
 				t.Error(err)
 			}
 		})

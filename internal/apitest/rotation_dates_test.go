@@ -29,8 +29,8 @@ func (h *slowHasher) Hash(ctx context.Context, secret []byte) (string, error) {
 // hashingTakes has every hash of a new token take d of the test's clock.
 func hashingTakes(d *time.Duration) func(*env) {
 	return func(e *env) {
-		h := &slowHasher{e.mc.Hasher, func() { e.clock.move(*d) }}
-		e.mc.Hasher, e.vc.Hashers = h, []apikey.Hasher{h}
+		h := &slowHasher{e.settings.Hashers[0], func() { e.clock.move(*d) }}
+		e.settings.Hashers = []apikey.Hasher{h}
 	}
 }
 
@@ -78,9 +78,9 @@ func TestFound14RotationsWhileHashingIsBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const keys, rotations, length, look = 10, 20, 500 * time.Millisecond, 100 * time.Millisecond
 		e := newEnv(t, func(e *env) {
-			h := &slowHasher{e.mc.Hasher, func() { time.Sleep(rand.N(2 * time.Second)) }}
-			e.mc.Hasher, e.vc.Hashers = h, []apikey.Hasher{h}
-			e.mc.Now, e.vc.Now = time.Now, time.Now
+			h := &slowHasher{e.settings.Hashers[0], func() { time.Sleep(rand.N(2 * time.Second)) }}
+			e.settings.Hashers = []apikey.Hasher{h}
+			e.settings.Now = time.Now
 		})
 		var rotated, asked, refused int
 		var mu sync.Mutex

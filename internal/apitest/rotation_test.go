@@ -41,7 +41,7 @@ func (e *env) at(d time.Duration) func(*apikey.RotateRequest) {
 func (e *env) accepts(token apikey.Token) error {
 	e.t.Helper()
 	warm := e.verify(token)
-	cold := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = true })
+	cold := e.newVerifier(func(c *verifierConfig) { c.ReadOnly = true })
 	_, err := cold.Verify(background, token.Reveal(), apikey.Request{})
 	require.Equal(e.t, err, warm, "warm and cold disagree")
 	return warm
@@ -366,7 +366,7 @@ func TestRacingRotations(t *testing.T) {
 // issues and rotates tokens that work at once on a Verifier that is not.
 func TestAManagerAheadOfItsVerifiers(t *testing.T) {
 	e := newEnv(t)
-	ahead := e.newManager(func(c *apikey.ManagerConfig) {
+	ahead := e.newManager(func(c *managerConfig) {
 		c.Now = func() time.Time { return e.clock.now().Add(3 * time.Second) }
 	})
 	issued, err := ahead.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
@@ -391,7 +391,7 @@ func TestScheduledSwitchAcrossSkewedClocks(t *testing.T) {
 		if i == 7 {
 			off = 2 * time.Second
 		}
-		verifiers = append(verifiers, e.newVerifier(func(c *apikey.VerifierConfig) {
+		verifiers = append(verifiers, e.newVerifier(func(c *verifierConfig) {
 			c.Now = func() time.Time { return e.clock.now().Add(off) }
 		}))
 	}

@@ -41,7 +41,7 @@ func TestFound25NobodyIsAskedForWhatIsRefused(t *testing.T) {
 // in it, and an action that is about no factor names none.
 func TestFound26WhatIsSaidIsWhatIsDone(t *testing.T) {
 	var f *factors
-	e := newEnv(t, withFactors(&f, guardsMaking), func(e *env) { e.mc.Standing = mayNot{apikey.Live: true} })
+	e := newEnv(t, withFactors(&f, guardsMaking), func(e *env) { e.settings.Standing = mayNot{apikey.Live: true} })
 	c, err := e.manager.Challenge(e.ctx, "email", apikey.ProvisionRequest{})
 	require.NoError(t, err)
 	said := strings.Join(c.Changes, "\n")

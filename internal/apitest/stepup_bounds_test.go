@@ -36,7 +36,7 @@ func TestGrantIsForOneRepetitionAndVersion(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))
 	key := e.issue(recoverable).Key
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
+	e.manager = e.newManager(func(c *managerConfig) { c.StepUp = guardAll })
 	for name, c := range map[string]struct{ approved, used apikey.Guarded }{
 		"another idempotency key": {apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "a"}, apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "b"}},
 		"no idempotency key":      {apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "a"}, apikey.IssueRequest{Mode: apikey.Live}},
@@ -336,7 +336,7 @@ func TestTwoRightAnswersAtOnce(t *testing.T) {
 			return answer == password, nil
 		})
 		require.NoError(t, err)
-		node := func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} }
+		node := func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} }
 		nodes := []*apikey.Manager{e.newManager(node), e.newManager(node)}
 		go func() { <-in; <-in; close(gate) }()
 		grants := make([]apikey.Grant, 2)

@@ -280,7 +280,7 @@ func TestRightAnswersDelayNoForgiveness(t *testing.T) {
 		return true, nil
 	})
 	require.NoError(t, err)
-	node := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} })
+	node := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": slow} })
 	for _, answer := range []string{"one", "two"} {
 		c, err := node.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
 		require.NoError(t, err)

@@ -219,7 +219,7 @@ func TestEnrollmentIsNoOracle(t *testing.T) {
 	var f *factors
 	told := map[apikey.Action]int{}
 	e := newEnv(t, withFactors(&f, nil), func(e *env) {
-		e.mc.Trace = &apikey.Trace{Denied: func(_ apikey.Actor, act apikey.Action, _ apikey.KeyID, _ error) { told[act]++ }}
+		e.settings.Trace = &apikey.Trace{Denied: func(_ apikey.Actor, act apikey.Action, _ apikey.KeyID, _ error) { told[act]++ }}
 	})
 	req := apikey.EnrollRequest{Factor: "totp"}
 	req.Grant = e.approve(f, e.ctx, "password", req)

@@ -40,7 +40,7 @@ func withFactors(f **factors, stepUp apikey.StepUp) func(*env) {
 		*f = &factors{t: e.t, clock: e.clock, seeds: map[string][]byte{}, kek: &brokenKEK{KEK: localKEK(e.t, "kek-1", 1)}}
 		e.mc.KEKs = []apikey.KEK{(*f).kek}
 		e.mc.StepUp = stepUp
-		e.mc.Factors = (*f).all(e.mc.Peppers...)
+		e.mc.Factors = (*f).all(e.settings.Peppers...)
 	}
 }
 

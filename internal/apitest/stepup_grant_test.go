@@ -165,7 +165,7 @@ func TestGrantUsedElsewhere(t *testing.T) {
 			var f *factors
 			e := newEnv(t, on, withFactors(&f, nil))
 			key, other := e.issue(recoverable), e.issue(recoverable)
-			e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
+			e.manager = e.newManager(func(c *managerConfig) { c.StepUp = guardAll })
 			grant := e.approve(f, e.ctx, "password", c.approved(key.Key.ID, other.Key.ID))
 			err := c.used(e.ctx, e, key.Key.ID, other.Key.ID, grant)
 			if err == nil {
@@ -306,10 +306,10 @@ func TestStepUpWithoutPepper(t *testing.T) {
 		require.NoError(t, err)
 		c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: req.Key})
 		require.NoError(t, err)
-		peppered := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers, c.AcceptUntagged = []apikey.Pepper{pepper(t, 1)}, true })
+		peppered := e.newManager(func(c *managerConfig) { c.Peppers, c.AcceptUntagged = []apikey.Pepper{pepper(t, 1)}, true })
 		req.Grant, err = peppered.Confirm(e.ctx, c.ID, password)
 		require.NoError(t, err, "while it is introduced")
-		done := e.newManager(func(c *apikey.ManagerConfig) { c.Peppers = []apikey.Pepper{pepper(t, 1)} })
+		done := e.newManager(func(c *managerConfig) { c.Peppers = []apikey.Pepper{pepper(t, 1)} })
 		c, err = e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: req.Key})
 		require.NoError(t, err)
 		_, err = done.Confirm(e.ctx, c.ID, password)

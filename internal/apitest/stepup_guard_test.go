@@ -47,7 +47,7 @@ func TestStepUpThatCannotWork(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		change func(*apikey.ManagerConfig)
+		change func(*managerConfig)
 		text   string
 	}{
 		"guards Suspend":            {stepUp(only(apikey.ActionSuspend, "password")), "key.suspend"},
@@ -57,19 +57,19 @@ func TestStepUpThatCannotWork(t *testing.T) {
 		"guards what is never":      {stepUp(only(apikey.ActionRead, "password")), "never guarded"},
 		"names an unknown factor":   {stepUp(only(apikey.ActionReveal, "password", "fax")), `"fax"`},
 		"no factor for both":        {stepUp(either), "no factor approves each"},
-		"a factor without a name":   {func(c *apikey.ManagerConfig) { c.Factors[""] = c.Factors["totp"] }, "1 to 64"},
-		"a factor that is nil":      {func(c *apikey.ManagerConfig) { c.Factors["nil"] = nil }, "nil"},
-		"TOTP without a KEK":        {func(c *apikey.ManagerConfig) { c.KEKs = nil }, "needs a KEK"},
-		"two KEKs of one ID":        {func(c *apikey.ManagerConfig) { c.KEKs = append(c.KEKs, c.KEKs...) }, "ID of its own"},
-		"a KEK that is nil":         {func(c *apikey.ManagerConfig) { c.KEKs = append(c.KEKs, nil) }, "KEKs"},
-		"everything that is needed": {func(*apikey.ManagerConfig) {}, ""},
+		"a factor without a name":   {func(c *managerConfig) { c.Factors[""] = c.Factors["totp"] }, "1 to 64"},
+		"a factor that is nil":      {func(c *managerConfig) { c.Factors["nil"] = nil }, "nil"},
+		"TOTP without a KEK":        {func(c *managerConfig) { c.KEKs = nil }, "needs a KEK"},
+		"two KEKs of one ID":        {func(c *managerConfig) { c.KEKs = append(c.KEKs, c.KEKs...) }, "ID of its own"},
+		"a KEK that is nil":         {func(c *managerConfig) { c.KEKs = append(c.KEKs, nil) }, "KEKs"},
+		"everything that is needed": {func(*managerConfig) {}, ""},
 	} {
 		var f *factors
 		e := newEnv(t, withFactors(&f, nil))
-		config := e.mc
-		config.Factors = f.all(e.mc.Peppers...)
+		config := managerConfig{e.settings, e.mc}
+		config.Factors = f.all(e.settings.Peppers...)
 		c.change(&config)
-		_, err := apikey.NewManager(background, config)
+		_, err := apikey.NewManager(background, config.Settings, config.ManagerConfig)
 		if c.text == "" {
 			require.NoError(t, err, name)
 			continue
@@ -79,8 +79,8 @@ func TestStepUpThatCannotWork(t *testing.T) {
 	}
 }
 
-func stepUp(s apikey.StepUp) func(*apikey.ManagerConfig) {
-	return func(c *apikey.ManagerConfig) { c.StepUp = s }
+func stepUp(s apikey.StepUp) func(*managerConfig) {
+	return func(c *managerConfig) { c.StepUp = s }
 }
 
 // either guards an update by one factor, and one that widens by another.
@@ -272,7 +272,7 @@ func TestTakingPowerAwayIsFree(t *testing.T) {
 	token := e.issue().Token
 	pending, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: keys[0], At: e.clock.now().Add(time.Hour)})
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = guardAll })
+	m := e.newManager(func(c *managerConfig) { c.StepUp = guardAll })
 	f.fail(errKMS)
 	require.NoError(t, m.CancelRotation(e.ctx, keys[0]))
 	require.NoError(t, m.Retire(e.ctx, apikey.RetireRequest{Key: keys[0], Credential: pending.Key.Credential}))

@@ -24,7 +24,7 @@ func TestRotateOfARecoverableKeyWithoutKEK(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))
 	key := e.issue(recoverable)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.KEKs, c.Factors, c.StepUp = nil, nil, nil })
+	m := e.newManager(func(c *managerConfig) { c.KEKs, c.Factors, c.StepUp = nil, nil, nil })
 	require.NotPanics(t, func() {
 		_, err := m.Rotate(e.ctx, apikey.RotateRequest{Key: key.Key.ID})
 		t.Log(err)
@@ -51,9 +51,9 @@ func TestHangingUpFloodsNoMailbox(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("email")))
 	key := e.issue().Key.ID
-	mail, err := apikey.NewEmailCode(s, e.mc.Peppers...)
+	mail, err := apikey.NewEmailCode(s, e.settings.Peppers...)
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"email": mail} })
+	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"email": mail} })
 	// On a busy machine a call may end before its mail begins; it is made again.
 	for calls := 0; ; calls++ {
 		require.Less(t, calls, 1000, "no bound")
@@ -80,7 +80,7 @@ func TestPasswordCheckPanics(t *testing.T) {
 		panic("cannot compare " + answer)
 	})
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
+	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
 	c, err := m.Challenge(e.ctx, "password", apikey.RotateRequest{Key: key})
 	require.NoError(t, err)
 	require.NotPanics(t, func() { _, err = m.Confirm(e.ctx, c.ID, "hunter2") })
@@ -97,7 +97,7 @@ func TestHangingUpIsNoFreeGuess(t *testing.T) {
 	in, gate := make(chan struct{}), make(chan struct{})
 	p, err := apikey.NewPassword(func(context.Context, string, string) (bool, error) { in <- struct{}{}; <-gate; return false, nil })
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
+	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
 	for range 2 {
 		c, err := m.Challenge(e.ctx, "password", req)
 		require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestNobodyProvesHimselfForWhatCannotPass(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, nil))
 	key := e.issue().Key.ID
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) {
+	e.manager = e.newManager(func(c *managerConfig) {
 		c.StepUp = func(act apikey.Action, mode apikey.Mode) []string {
 			if act == apikey.ActionAllowEnrollment || act == apikey.ActionDisable {
 				return []string{"password"}
@@ -238,7 +238,7 @@ func TestEmptyAnswerIsNotAsked(t *testing.T) {
 	var got []string
 	p, err := apikey.NewPassword(func(_ context.Context, _, answer string) (bool, error) { got = append(got, answer); return false, nil })
 	require.NoError(t, err)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
+	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
 	c, err := m.Challenge(e.ctx, "password", apikey.RotateRequest{Key: key})
 	require.NoError(t, err)
 	for _, a := range []string{"", strings.Repeat("x", 5000)} {
@@ -293,7 +293,7 @@ func TestResealWithAKEKThatDecryptsInPlace(t *testing.T) {
 	good := newInPlaceKEK()
 	e := newEnv(t, func(e *env) { e.mc.KEKs = []apikey.KEK{copying{good}}; e.mc.InsecureRevealWithoutStepUp = true })
 	key := e.issue(recoverable)
-	m := e.newManager(func(c *apikey.ManagerConfig) { c.KEKs = []apikey.KEK{localKEK(t, "new", 3), good} })
+	m := e.newManager(func(c *managerConfig) { c.KEKs = []apikey.KEK{localKEK(t, "new", 3), good} })
 	n, err := m.Reseal(staff(), 0)
 	require.NoError(t, err)
 	r, _ := e.store.Get(background, key.Key.ID)
@@ -369,7 +369,7 @@ func TestRefundAfterALift(t *testing.T) {
 		return false, nil
 	})
 	require.NoError(t, err)
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
+	e.manager = e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
 	for range 9 {
 		require.NoError(t, e.exhaust(f, 10))
 		e.clock.move(time.Hour)
@@ -454,7 +454,7 @@ func TestDamagedItems(t *testing.T) {
 			e.manager.Provision(e.ctx, apikey.ProvisionRequest{})
 			e.manager.Challenge(e.ctx, "totp", rev)
 			e.manager.Challenge(e.ctx, "password", rev)
-			m := e.newManager(func(c *apikey.ManagerConfig) { c.KEKs = append([]apikey.KEK{localKEK(t, "kek-2", 9)}, c.KEKs...) })
+			m := e.newManager(func(c *managerConfig) { c.KEKs = append([]apikey.KEK{localKEK(t, "kek-2", 9)}, c.KEKs...) })
 			m.Reseal(staff(), 0)
 			e.manager.LiftLock(staff(), apikey.LiftLockRequest{Account: "acc_1", Actor: admin.ID})
 			e.manager.Disable(staff(), apikey.DisableRequest{Account: "acc_1", Actor: admin.ID, Factor: "totp"})

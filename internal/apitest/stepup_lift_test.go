@@ -178,7 +178,7 @@ func TestFound10UnguardedWayIsTold(t *testing.T) {
 	} {
 		var f *factors
 		var log bytes.Buffer
-		newEnv(t, withFactors(&f, c.guard), func(e *env) { e.mc.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		newEnv(t, withFactors(&f, c.guard), func(e *env) { e.settings.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		require.Equal(t, c.told, bytes.Contains(log.Bytes(), []byte("actor.lift_lock")), "%s: %s", name, &log)
 	}
 }
@@ -280,7 +280,7 @@ func TestFound10LiftsAtOnce(t *testing.T) {
 	onStores(t, func(t *testing.T, on func(*env)) {
 		var f *factors
 		e := newEnv(t, on, withFactors(&f, nil), manyKeys)
-		guarded := e.newManager(func(c *apikey.ManagerConfig) {
+		guarded := e.newManager(func(c *managerConfig) {
 			c.StepUp = func(a apikey.Action, _ apikey.Mode) []string {
 				if a == apikey.ActionRotate {
 					return []string{"password"}

@@ -143,7 +143,7 @@ func TestAPanickingSenderFloodsNoMailbox(t *testing.T) {
 	var f *factors
 	s := &panicking{}
 	e := newEnv(t, withFactors(&f, apikey.GuardRotate("email")), func(e *env) {
-		mail, err := apikey.NewEmailCode(s, e.mc.Peppers...)
+		mail, err := apikey.NewEmailCode(s, e.settings.Peppers...)
 		require.NoError(t, err)
 		e.mc.Factors["email"] = mail
 	})

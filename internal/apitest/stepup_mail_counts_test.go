@@ -34,7 +34,7 @@ func addressed(m **mailbox, address func(string) (string, error)) func(*env) {
 		var f *factors
 		withFactors(&f, apikey.GuardCreateAndDelete("email"))(e)
 		*m = &mailbox{factors: f, address: address, to: map[string]int{}}
-		code, err := apikey.NewEmailCode(*m, e.mc.Peppers...)
+		code, err := apikey.NewEmailCode(*m, e.settings.Peppers...)
 		require.NoError(e.t, err)
 		e.mc.Factors["email"] = code
 	}

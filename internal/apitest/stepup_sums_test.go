@@ -36,7 +36,7 @@ func TestEveryFieldIsApproved(t *testing.T) {
 			app2, _ := apikey.NewTOTP("Second", e.clock.now)
 			key := e.issue(recoverable).Key.ID
 			ver, _ := e.manager.Get(e.ctx, key)
-			e.manager = e.newManager(func(c *apikey.ManagerConfig) {
+			e.manager = e.newManager(func(c *managerConfig) {
 				c.StepUp = guardEverything
 				fs := map[string]apikey.Factor{"totpx": app2, "totp2": app2}
 				for k, v := range c.Factors {

@@ -216,7 +216,7 @@ func TestFound25SecondClick(t *testing.T) {
 					<-gate
 				}
 				return nil
-			}), e.mc.Peppers...)
+			}), e.settings.Peppers...)
 			require.NoError(t, err)
 			e.mc.Factors["email"] = code
 		})

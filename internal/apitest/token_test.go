@@ -136,7 +136,7 @@ func TestTokensNeverRepeat(t *testing.T) {
 func TestPrefixMayHoldUnderscores(t *testing.T) {
 	for _, p := range []string{"a", "my_company", "_", "__", "sk", "sk_live", "acme_sk_live", "x_pk_test_", "12345678901234567890"} {
 		t.Run(p, func(t *testing.T) {
-			e := newEnv(t, func(e *env) { e.mc.Prefix, e.vc.Prefix = p, p })
+			e := newEnv(t, func(e *env) { e.settings.Prefix = p })
 			issued := e.issue()
 			require.True(t, strings.HasPrefix(issued.Token.Reveal(), p+"_sk_live_"))
 			parsed, err := apikey.ParseToken(issued.Token.Reveal())
@@ -151,9 +151,11 @@ func TestPrefixMayHoldUnderscores(t *testing.T) {
 func TestPrefixIsRefusedAtTheStart(t *testing.T) {
 	for _, p := range []string{"", "Acme", "acme-pay", "acme pay", "acme\n", "ácme", "acme\x00", "123456789012345678901", "acme:"} {
 		e := newEnv(t)
-		_, err := apikey.NewManager(t.Context(), apikey.ManagerConfig{Store: e.store, Catalog: catalog, Prefix: p, Peppers: e.mc.Peppers})
+		s := e.settings
+		s.Prefix = p
+		_, err := apikey.NewManager(t.Context(), s, apikey.ManagerConfig{})
 		require.ErrorIs(t, err, apikey.ErrInvalid, "%q", p)
-		_, err = apikey.NewVerifier(t.Context(), apikey.VerifierConfig{Store: e.store, Mode: apikey.Live, Prefix: p, Peppers: e.mc.Peppers})
+		_, err = apikey.NewVerifier(t.Context(), s, apikey.VerifierConfig{Mode: apikey.Live})
 		require.ErrorIs(t, err, apikey.ErrInvalid, "%q", p)
 	}
 }
@@ -274,7 +276,8 @@ func TestRelabelledTokensNeverVerify(t *testing.T) {
 			t.Run(fmt.Sprint(name, kind), func(t *testing.T) {
 				e := newEnv(t, program, func(e *env) { e.vc.Mode = apikey.AnyMode })
 				text := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = kind, []string{"card:tokenise"} }).Token.Reveal()
-				other := e.newVerifier(func(c *apikey.VerifierConfig) { c.Prefix = "acme_sk" })
+				elsewhere := newEnv(t, program, func(e *env) { e.vc.Mode, e.settings.Prefix = apikey.AnyMode, "acme_sk" })
+				other := elsewhere.verifier
 				any := apikey.Request{AllowPublishable: true}
 				tried := 0
 				for _, head := range []string{"acme_sk_live_", "acme_sk_test_", "acme_pk_live_", "acme_pk_test_", "acme_sk_sk_live_", "acme_sk_pk_live_", "beta_sk_live_"} {

@@ -125,7 +125,7 @@ func TestFound06CommittedIsNotTheLast(t *testing.T) {
 		_, err := keys.Update(ctx, apikey.UpdateRequest{Key: key.Key.ID, Abilities: apikey.Set([]string{"payment:refund", "payment:checkout"})})
 		require.NoError(t, err)
 	})
-	other := s.newManager(func(c *apikey.ManagerConfig) { c.Local, c.OnEvent = nil, nil })
+	other := s.newManager(func(c *managerConfig) { c.OnEvent = nil })
 	for range 120 { // more than a page of the log
 		_, err := other.Update(s.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(storetest.NewKeyID().String())})
 		require.NoError(t, err)
@@ -144,8 +144,7 @@ func TestFound06CommittedWithoutAStore(t *testing.T) {
 	s := newShop(t)
 	s.db.SetMaxOpenConns(4)
 	p := &proxy{Store: s.store}
-	s.mc.Store = p
-	s.manager = s.newManager()
+	s.restart(func(c *managerConfig) { c.Store = p })
 	key, _ := s.refundOnly()
 	ctx, hangUp := context.WithCancel(s.ctx)
 	keys := s.in(true, func(_ context.Context, _ *sql.Tx, keys *apikey.Tx) {
@@ -171,15 +170,15 @@ func TestFound06TxOutsideATransaction(t *testing.T) {
 	again, err := sqlstore.New(s.db, sqlstore.SQLite)
 	require.NoError(t, err)
 	inMemory := newEnv(t)
-	wrapped := s.newManager(func(c *apikey.ManagerConfig) { c.Store = unsaid{s.store} })
+	wrapped := s.newManager(func(c *managerConfig) { c.Store = unsaid{s.store} })
 	for name, tx := range map[string]*apikey.Tx{
-		"nil":                                   s.manager.Tx(nil),
-		"ManagerConfig.Store":                   s.manager.Tx(s.store),
-		"ManagerConfig.Store, which cannot say": wrapped.Tx(unsaid{s.store}),
-		"what ManagerConfig.Store wraps":        wrapped.Tx(s.store),
-		"another Store of the database":         s.manager.Tx(again),
-		"In(nil)":                               s.manager.Tx(s.store.In(nil)),
-		"a store in memory":                     inMemory.manager.Tx(memstore.New()),
+		"nil":                              s.manager.Tx(nil),
+		"Settings.Store":                   s.manager.Tx(s.store),
+		"Settings.Store, which cannot say": wrapped.Tx(unsaid{s.store}),
+		"what Settings.Store wraps":        wrapped.Tx(s.store),
+		"another Store of the database":    s.manager.Tx(again),
+		"In(nil)":                          s.manager.Tx(s.store.In(nil)),
+		"a store in memory":                inMemory.manager.Tx(memstore.New()),
 	} {
 		tried := 0
 		txCalls(tx).each(func(call string, do func(context.Context, target) error) {

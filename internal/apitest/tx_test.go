@@ -33,7 +33,7 @@ func newShop(t *testing.T) *shop {
 	s.env = newEnv(t, func(e *env) {
 		e.store = s.store
 		e.mc.OnEvent = func(ev apikey.Event) { s.told = append(s.told, ev) }
-		e.mc.Notifier = ringer(func() { s.rang++ })
+		e.settings.Notifier = ringer(func() { s.rang++ })
 	})
 	s.told, s.rang = nil, 0
 	return s
@@ -96,7 +96,7 @@ func TestTxCommitsTogether(t *testing.T) {
 				require.Zero(t, s.rows(`SELECT count(*) FROM apikey_keys`))
 				require.Zero(t, s.rows(`SELECT count(*) FROM apikey_credentials`))
 				require.Equal(t, 1, s.rows(`SELECT count(*) FROM apikey_events`), "that of the pepper")
-				require.Equal(t, 1, s.rows(`SELECT count(*) FROM apikey_items`))
+				require.Equal(t, 2, s.rows(`SELECT count(*) FROM apikey_items`), "of the pepper and of the Settings")
 				require.ErrorIs(t, s.verify(secret.Token), apikey.ErrInvalidToken)
 				_, err := s.manager.Issue(s.ctx, apikey.IssueRequest{Mode: apikey.Live, IdempotencyKey: "onboarding"})
 				require.NoError(t, err, "nor is its idempotency key used")
@@ -242,7 +242,7 @@ func TestTxGoesOnAfterARefusal(t *testing.T) {
 // The limit of live keys counts those of the transaction too.
 func TestTxKeepsTheLimit(t *testing.T) {
 	s := newShop(t)
-	m := s.newManager(func(c *apikey.ManagerConfig) { c.Limits.LiveKeys = 2 })
+	m := s.newManager(func(c *managerConfig) { c.Limits.LiveKeys = 2 })
 	s.in(true, func(ctx context.Context, tx *sql.Tx, _ *apikey.Tx) {
 		keys := m.Tx(s.store.In(tx))
 		for range 2 {

@@ -33,7 +33,7 @@ func TestADoubtOutlivesAnOlderRead(t *testing.T) {
 		<-read
 		s.set(func(s *spy) { s.lookup = nil })
 
-		other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+		other := e.newManager()
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 		var lost atomic.Bool
 		s.set(func(s *spy) {
@@ -146,7 +146,7 @@ func TestOneCallThatHangs(t *testing.T) {
 		ctx, cancel := context.WithTimeout(background, 100*time.Millisecond)
 		defer cancel()
 		begun := time.Now()
-		_, err := apikey.NewVerifier(ctx, e.vc)
+		_, err := apikey.NewVerifier(ctx, e.settings, e.vc)
 		require.ErrorIs(t, err, apikey.ErrUnavailable)
 		require.LessOrEqual(t, time.Since(begun), time.Second)
 	})
@@ -190,7 +190,7 @@ func TestAnOutageIsNotAskedByEveryHit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *spy
 		var lines lineCount
-		e := newEnv(t, watch(&s), realTime, func(e *env) { e.vc.Sync, e.vc.Logger = -1, slog.New(&lines) })
+		e := newEnv(t, watch(&s), realTime, func(e *env) { e.vc.Sync, e.settings.Logger = -1, slog.New(&lines) })
 		defer e.verifier.Close(background)
 		keys := []apikey.Issued{e.issue(), e.issue(), e.issue()}
 		require.NoError(t, e.verifier.Sync(background))

@@ -25,7 +25,7 @@ func (e *env) maxAge() time.Duration {
 // realTime lets the program run by time.Now and its own polling, which in a
 // synctest bubble is a clock that waits for nobody.
 func realTime(e *env) {
-	e.mc.Now, e.vc.Now, e.vc.Sync = nil, nil, 0
+	e.settings.Now, e.settings.Now, e.vc.Sync = nil, nil, 0
 }
 
 // Two nodes: what one changes the other refuses within a poll.
@@ -34,7 +34,7 @@ func TestOtherNodesFollowWithinASecond(t *testing.T) {
 		e := newEnv(t, realTime)
 		defer e.verifier.Close(background)
 		key := e.issue()
-		other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+		other := e.newManager()
 		require.NoError(t, e.verify(key.Token))
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 		time.Sleep(time.Second + time.Millisecond)
@@ -46,10 +46,10 @@ func TestOtherNodesFollowWithinASecond(t *testing.T) {
 func TestNotifierShortensTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &bell{c: make(chan struct{}, 1)}
-		e := newEnv(t, realTime, func(e *env) { e.vc.Notifier, e.vc.Sync = n, time.Hour })
+		e := newEnv(t, realTime, func(e *env) { e.settings.Notifier, e.vc.Sync = n, time.Hour })
 		defer e.verifier.Close(background)
 		key := e.issue()
-		other := e.newManager(func(c *apikey.ManagerConfig) { c.Local, c.Notifier = nil, n })
+		other := e.newManager(func(c *managerConfig) { c.Notifier = n })
 		require.NoError(t, e.verify(key.Token))
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 		time.Sleep(time.Millisecond)
@@ -127,7 +127,7 @@ func TestFrozenVerifierAcceptsNothingStale(t *testing.T) {
 	key, fine := e.issue(), e.issue()
 	require.NoError(t, e.verify(key.Token))
 	require.NoError(t, e.verify(fine.Token))
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 	require.NoError(t, e.verify(key.Token), "nobody has told it yet")
 	e.clock.move(120*time.Second + time.Microsecond)
@@ -165,11 +165,9 @@ func TestLaggingReplicaIsNoSync(t *testing.T) {
 	e.clock.move(121 * time.Second)
 	require.ErrorIs(t, e.verify(key.Token), apikey.ErrUnavailable)
 	require.ErrorIs(t, e.verify(cold.Token), apikey.ErrUnavailable, "its rows are as old as its feed")
-	_, err := apikey.NewVerifier(background, e.verifierConfig())
+	_, err := apikey.NewVerifier(background, e.settings, e.vc)
 	require.ErrorIs(t, err, apikey.ErrUnavailable)
 }
-
-func (e *env) verifierConfig() apikey.VerifierConfig { return e.vc }
 
 // Past MaxAge a hit is answered and read again behind, once; past twice that it
 // is read before the answer. The feed is an accelerator: here it is broken.
@@ -186,7 +184,7 @@ func TestMaxAge(t *testing.T) {
 			return c, err
 		}
 	})
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Suspend(e.ctx, key.Key.ID))
 	e.clock.move(5*time.Minute + time.Second)
 	require.NoError(t, e.verify(key.Token), "answered from memory")
@@ -213,7 +211,7 @@ func TestRestoredDatabaseIsNoticed(t *testing.T) {
 	store := memstore.New()
 	e := newEnv(t, func(e *env) { e.store = store }, watch(&s))
 	dead, renamed, lost := e.issue(), e.issue(), e.issue()
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	require.NoError(t, other.Suspend(e.ctx, lost.Key.ID))
 	require.NoError(t, e.verifier.Sync(background))
 	for _, k := range []apikey.Issued{dead, renamed} {
@@ -244,7 +242,7 @@ func TestDamagedRowIsRefusedUntilItIsRepaired(t *testing.T) {
 	var s *spy
 	var corrupt []*apikey.CorruptError
 	e := newEnv(t, watch(&s), func(e *env) {
-		e.vc.Trace = &apikey.Trace{Corrupt: func(err *apikey.CorruptError) { corrupt = append(corrupt, err) }}
+		e.settings.Trace = &apikey.Trace{Corrupt: func(err *apikey.CorruptError) { corrupt = append(corrupt, err) }}
 	})
 	key, cold := e.issue(), e.issue()
 	require.NoError(t, e.verify(key.Token))
@@ -276,7 +274,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *spy
 		n := &bell{c: make(chan struct{}, 1)}
-		e := newEnv(t, realTime, watch(&s), func(e *env) { e.vc.Notifier = n })
+		e := newEnv(t, realTime, watch(&s), func(e *env) { e.settings.Notifier = n })
 		warm, cold := e.issue(), e.issue()
 		require.NoError(t, e.verify(warm.Token))
 		blackHole(s)
@@ -348,7 +346,7 @@ func TestARunThatGoesOnIsNoSync(t *testing.T) {
 	k := e.issue()
 	require.NoError(t, e.verify(k.Token))
 	require.NoError(t, e.verifier.Sync(background))
-	other := e.newManager(func(c *apikey.ManagerConfig) { c.Local = nil })
+	other := e.newManager()
 	down := true
 	s.set(func(s *spy) {
 		s.changed = func(_ context.Context, after apikey.Cursor, next func() (apikey.StoreChanges, error)) (apikey.StoreChanges, error) {
@@ -378,7 +376,7 @@ func TestARunThatGoesOnIsNoSync(t *testing.T) {
 func TestLongWalk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *spy
-		e := newEnv(t, watch(&s), func(e *env) { e.mc.Now, e.vc.Now, e.vc.Sync = nil, nil, 0 })
+		e := newEnv(t, watch(&s), func(e *env) { e.settings.Now, e.settings.Now, e.vc.Sync = nil, nil, 0 })
 		defer e.verifier.Close(background)
 		k := e.issue()
 		require.NoError(t, e.verify(k.Token))

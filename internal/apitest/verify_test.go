@@ -37,9 +37,7 @@ func TestVerifyAnswersWithTheKey(t *testing.T) {
 
 // The reasons, in their order: what stands first hides what stands behind it.
 func TestStatusOrder(t *testing.T) {
-	e := newEnv(t, func(e *env) {
-		e.vc.Standing = standing(func(string, apikey.Mode) error { return errors.New("blocked") })
-	})
+	e := newEnv(t)
 	day := 24 * time.Hour
 	var key apikey.KeyID
 	var token apikey.Token
@@ -56,8 +54,6 @@ func TestStatusOrder(t *testing.T) {
 	key, token = issued.Key.ID, issued.Token
 
 	// From the last reason to the first: each new fault hides those before.
-	v := e.verifier
-	e.verifier = e.newVerifier(func(c *apikey.VerifierConfig) { c.Standing = nil })
 	request.Addr, request.Origin = netip.MustParseAddr("203.0.113.9"), "https://shop.example"
 	var missing *apikey.AbilityError
 	require.ErrorAs(t, verify(), &missing)
@@ -67,9 +63,10 @@ func TestStatusOrder(t *testing.T) {
 	require.ErrorIs(t, verify(), apikey.ErrOrigin)
 	request.Addr = netip.MustParseAddr("192.0.2.1")
 	require.ErrorIs(t, verify(), apikey.ErrAddr)
-	e.verifier = v
+	blocked := standing(func(string, apikey.Mode) error { return errors.New("blocked") })
+	e.verifier = e.newVerifier(func(c *verifierConfig) { c.Standing = blocked })
 	require.ErrorIs(t, verify(), apikey.ErrStanding)
-	e.verifier = e.newVerifier(func(c *apikey.VerifierConfig) { c.Mode = apikey.Test })
+	e.verifier = e.newVerifier(func(c *verifierConfig) { c.Standing, c.Mode = blocked, apikey.Test })
 	require.ErrorIs(t, verify(), apikey.ErrMode)
 	e.clock.move(day)
 	require.ErrorIs(t, verify(), apikey.ErrExpired)
@@ -84,7 +81,7 @@ func TestStatusOrder(t *testing.T) {
 	require.ErrorIs(t, verify(), apikey.ErrRevoked)
 
 	// Whoever does not hold the secret learns none of it.
-	wrong := forge(t, token, e.mc.Peppers[0])
+	wrong := forge(t, token, e.settings.Peppers[0])
 	_, err := e.verifier.Verify(background, wrong, request)
 	require.Equal(t, apikey.ErrInvalidToken, err)
 }
@@ -177,7 +174,7 @@ func TestNetworkOfEveryLength(t *testing.T) {
 
 func TestModesAndKinds(t *testing.T) {
 	e := newEnv(t)
-	both := e.newVerifier(func(c *apikey.VerifierConfig) { c.Mode = apikey.AnyMode })
+	both := e.newVerifier(func(c *verifierConfig) { c.Mode = apikey.AnyMode })
 	test := e.issue(func(r *apikey.IssueRequest) { r.Mode = apikey.Test }).Token
 	require.ErrorIs(t, e.verify(test), apikey.ErrMode)
 	k, err := both.Verify(background, test.Reveal(), apikey.Request{})
@@ -188,9 +185,9 @@ func TestModesAndKinds(t *testing.T) {
 	require.ErrorIs(t, e.verify(public), apikey.ErrKind)
 	_, err = e.verifier.Verify(background, public.Reveal(), apikey.Request{AllowPublishable: true})
 	require.NoError(t, err)
-	_, err = e.verifier.Verify(background, retag(t, e.mc.Peppers[0], spliceSecret(public.Reveal())), apikey.Request{AllowPublishable: true})
+	_, err = e.verifier.Verify(background, retag(t, e.settings.Peppers[0], spliceSecret(public.Reveal())), apikey.Request{AllowPublishable: true})
 	require.Equal(t, apikey.ErrInvalidToken, err)
-	_, err = apikey.NewVerifier(background, apikey.VerifierConfig{Store: e.store, Prefix: prefix})
+	_, err = apikey.NewVerifier(background, e.settings, apikey.VerifierConfig{})
 	require.ErrorIs(t, err, apikey.ErrInvalid, "the zero Mode is no mode")
 }
 
@@ -221,7 +218,7 @@ func TestOneRightAmongManyOnOneColdID(t *testing.T) {
 				if i != 37 {
 					presented = spliceSecret(presented)
 					if option == nil {
-						presented = retag(t, e.mc.Peppers[0], presented)
+						presented = retag(t, e.settings.Peppers[0], presented)
 					} else {
 						presented = recrc(presented)
 					}
@@ -406,7 +403,7 @@ func TestRestartWithAPepperRunsNoHash(t *testing.T) {
 	argon, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 7168, Time: 1})
 	require.NoError(t, err)
 	var m *meter
-	e := newEnv(t, func(e *env) { e.mc.Hasher, e.vc.Hashers = argon, []apikey.Hasher{argon} }, metered(&m))
+	e := newEnv(t, func(e *env) { e.settings.Hashers = []apikey.Hasher{argon} }, metered(&m))
 	token := e.issue().Token
 	for range 3 {
 		e.verifier = e.newVerifier()
@@ -422,7 +419,7 @@ func TestHashIsRenewedForwardOnly(t *testing.T) {
 	require.NoError(t, err)
 	strong, err := apikey.NewArgon2id(apikey.Argon2idConfig{Memory: 8192, Time: 2})
 	require.NoError(t, err)
-	e := newEnv(t, noPepper, func(e *env) { e.mc.Hasher, e.vc.Hashers = weak, []apikey.Hasher{weak} })
+	e := newEnv(t, noPepper, func(e *env) { e.settings.Hashers = []apikey.Hasher{weak} })
 	issued := e.issue()
 	hash := func() string {
 		r, err := e.store.Get(background, issued.Key.ID)
@@ -432,7 +429,7 @@ func TestHashIsRenewedForwardOnly(t *testing.T) {
 	}
 	require.Contains(t, hash(), "m=7168,t=1")
 	for _, h := range []apikey.Hasher{strong, weak} {
-		v := e.newVerifier(func(c *apikey.VerifierConfig) { c.Hashers = []apikey.Hasher{h} })
+		v := e.newVerifier(func(c *verifierConfig) { c.Hashers = []apikey.Hasher{h} })
 		_, err := v.Verify(background, issued.Token.Reveal(), apikey.Request{})
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { return strings.Contains(hash(), "m=8192,t=2") }, 2*time.Second, time.Millisecond)
@@ -519,7 +516,7 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 	var got []string
 	dead := 0
 	e := newEnv(t, func(e *env) {
-		e.vc.Trace = &apikey.Trace{
+		e.settings.Trace = &apikey.Trace{
 			Verified: func(v apikey.VerifiedTrace) {
 				text := v.Source
 				if v.Err != nil {
@@ -548,7 +545,7 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 func TestAPublishableIDInASecretTokenIsJustWrong(t *testing.T) {
 	alarms := 0
 	e := newEnv(t, noPepper, func(e *env) {
-		e.vc.Trace = &apikey.Trace{Corrupt: func(*apikey.CorruptError) { alarms++ }}
+		e.settings.Trace = &apikey.Trace{Corrupt: func(*apikey.CorruptError) { alarms++ }}
 	})
 	public := e.issue(func(r *apikey.IssueRequest) { r.Kind, r.Abilities = apikey.Publishable, nil }).Token.Reveal()
 	forged := recrc(strings.Replace(public, "_pk_", "_sk_", 1))

@@ -27,7 +27,7 @@ func heap() uint64 {
 // time, not the record.
 func TestUsesHoldNoKeys(t *testing.T) {
 	var s *spy
-	e := newEnv(t, watch(&s), func(e *env) { e.vc.MaxEntries = -1; e.mc.Local = nil })
+	e := newEnv(t, watch(&s), func(e *env) { e.vc.MaxEntries = -1 })
 	meta := map[string]string{}
 	for i := range 50 {
 		meta[fmt.Sprintf("name-%d", i)] = string(slices.Repeat([]byte("x"), 500))

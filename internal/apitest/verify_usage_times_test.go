@@ -75,7 +75,7 @@ func TestFound27LastUsedIsWrittenOnceAMinute(t *testing.T) {
 		}
 		var verifiers []*apikey.Verifier
 		for range nodes {
-			v := e.newVerifier(func(c *apikey.VerifierConfig) { c.ReadOnly = false })
+			v := e.newVerifier(func(c *verifierConfig) { c.ReadOnly = false })
 			defer v.Close(background)
 			verifiers = append(verifiers, v)
 			time.Sleep(100 * time.Millisecond) // they do not write at the same instant
@@ -139,7 +139,7 @@ func TestFound27LastUsedEvery(t *testing.T) {
 	e := newEnv(t)
 	c := e.vc
 	c.LastUsedEvery = -time.Second
-	_, err := apikey.NewVerifier(background, c)
+	_, err := apikey.NewVerifier(background, e.settings, c)
 	require.ErrorIs(t, err, apikey.ErrInvalid)
 }
 
@@ -151,7 +151,7 @@ func TestFound20ANodeWhoseClockWasAhead(t *testing.T) {
 		var mu sync.Mutex
 		set := func(d time.Duration) { mu.Lock(); ahead = d; mu.Unlock() }
 		e := newEnv(t, realTime, func(e *env) {
-			e.vc.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(ahead) }
+			e.settings.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(ahead) }
 		})
 		defer e.verifier.Close(background)
 		key := e.issue()

@@ -96,7 +96,7 @@ func newSoak(t *testing.T) *soak {
 	must(t, err)
 	vc := p.vc
 	vc.Sync = -1
-	fed, err := apikey.NewVerifier(background, vc)
+	fed, err := apikey.NewVerifier(background, p.settings, vc)
 	must(t, err)
 	issued, err := p.issue(200)
 	must(t, err)

@@ -157,28 +157,25 @@ func (s *stamped) Changed(ctx context.Context, after apikey.Cursor, _ int) (c ap
 func history(t *testing.T, base apikey.Store, keys int) map[string][]porcupine.Operation {
 	store := &faults{Store: base}
 	hasher := plain{}
-	config := apikey.VerifierConfig{Store: store, Prefix: prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Sync: -1, ReadOnly: true, MaxStale: time.Hour}
-	verifier := func(change func(*apikey.VerifierConfig)) *apikey.Verifier {
-		c := config
-		change(&c)
-		v, err := apikey.NewVerifier(background, c)
-		must(t, err)
-		t.Cleanup(func() { v.Close(background) })
-		return v
-	}
-	local := verifier(func(*apikey.VerifierConfig) {})
-	synced := verifier(func(*apikey.VerifierConfig) {})
-	manager, err := apikey.NewManager(background, apikey.ManagerConfig{Store: store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Local: []*apikey.Verifier{local}})
+	settings := apikey.Settings{Store: store, Prefix: prefix, Catalog: catalog, Hashers: []apikey.Hasher{hasher}}
+	config := apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, ReadOnly: true, MaxStale: time.Hour}
+	manager, err := apikey.NewManager(background, settings, apikey.ManagerConfig{})
 	must(t, err)
+	t.Cleanup(func() { manager.Close(background) })
+	local, err := manager.NewVerifier(background, config)
+	must(t, err)
+	synced, err := apikey.NewVerifier(background, settings, config)
+	must(t, err)
+	t.Cleanup(func() { synced.Close(background) })
 	// A key has a blind verifier of its own, with a clock that nobody else moves:
 	// a reading that is under way for one caller may be shared by another, which
 	// MaxAge allows and the model does not.
 	blind := func() (verify func(string) error, end func()) {
 		var clock atomic.Int64
-		c := config
-		c.Store, c.MaxAge, c.MaxStale = deaf{store}, time.Minute, 1000*time.Hour
-		c.Now = func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
-		v, err := apikey.NewVerifier(background, c)
+		s, c := settings, config
+		s.Store, c.MaxAge, c.MaxStale = deaf{store}, time.Minute, 1000*time.Hour
+		s.Now = func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
+		v, err := apikey.NewVerifier(background, s, c)
 		must(t, err)
 		return func(token string) error {
 			clock.Add(int64(3 * time.Minute))

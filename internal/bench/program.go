@@ -42,6 +42,7 @@ type program struct {
 	store    apikey.Store
 	manager  *apikey.Manager
 	verifier *apikey.Verifier
+	settings apikey.Settings
 	vc       apikey.VerifierConfig
 	peppers  []apikey.Pepper
 }
@@ -61,17 +62,18 @@ func newProgram(store apikey.Store, hasher apikey.Hasher, peppered bool, options
 	if peppered {
 		p.peppers = []apikey.Pepper{pepper}
 	}
-	p.vc = apikey.VerifierConfig{Store: store, Prefix: prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: p.peppers}
+	p.settings = apikey.Settings{Store: store, Prefix: prefix, Catalog: catalog, Hashers: []apikey.Hasher{hasher}, Peppers: p.peppers}
+	p.vc = apikey.VerifierConfig{Mode: apikey.Live}
 	for _, o := range options {
 		o(&p.vc)
 	}
-	if p.verifier, err = apikey.NewVerifier(background, p.vc); err != nil {
-		return nil, err
-	}
-	p.manager, err = apikey.NewManager(background, apikey.ManagerConfig{
-		Store: store, Prefix: prefix, Catalog: catalog, Hasher: hasher, Peppers: p.peppers, Local: []*apikey.Verifier{p.verifier},
+	p.manager, err = apikey.NewManager(background, p.settings, apikey.ManagerConfig{
 		Limits: apikey.Limits{IssuesAnHour: 1 << 20}, // a soak makes as many as it can
 	})
+	if err != nil {
+		return nil, err
+	}
+	p.verifier, err = p.manager.NewVerifier(background, p.vc)
 	return p, err
 }
 

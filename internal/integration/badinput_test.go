@@ -94,8 +94,8 @@ func TestServerIsAwayAtTheStart(t *testing.T) {
 			c.Listener.Close()
 			c.plug(0)
 			for name, start := range map[string]func() error{
-				"NewVerifier": func() error { _, err := apikey.NewVerifier(t.Context(), verifierFor(store)); return err },
-				"NewManager":  func() error { _, err := apikey.NewManager(t.Context(), managerFor(store)); return err },
+				"NewVerifier": func() error { _, err := verifierFor(store).start(t.Context()); return err },
+				"NewManager":  func() error { _, err := managerFor(store).start(t.Context()); return err },
 				"Migrate":     func() error { return store.Migrate(t.Context()) },
 			} {
 				begun := time.Now()
@@ -121,7 +121,7 @@ func newShop(t *testing.T, e engine) *shopAt {
 	t.Helper()
 	p, store := newSite(t, e)
 	s := &shopAt{site: p, m: newManager(t, store), admin: e.pool(t, p.dsn)}
-	s.v = newVerifier(t, open(t, e.pool(t, p.dsn), e.dialect.WithPrefix(p.prefix)), func(c *apikey.VerifierConfig) { c.ReadOnly, c.MaxStale = true, 400*time.Millisecond })
+	s.v = newVerifier(t, open(t, e.pool(t, p.dsn), e.dialect.WithPrefix(p.prefix)), func(c *verifying) { c.ReadOnly, c.MaxStale = true, 400*time.Millisecond })
 	for _, k := range []*apikey.Issued{&s.warm, &s.cold} {
 		var err error
 		*k, err = s.m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
@@ -170,7 +170,7 @@ func TestMissingTables(t *testing.T) {
 				store, db, err := s.open()
 				must(t, err)
 				defer db.Close()
-				_, err = apikey.NewVerifier(t.Context(), verifierFor(store))
+				_, err = verifierFor(store).start(t.Context())
 				wants(t, err, apikey.ErrUnavailable, s.prefix+"items")
 				_, err = s.m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 				wants(t, err, apikey.ErrUnavailable, s.prefix+"items")
@@ -255,11 +255,11 @@ func halfWorks(t *testing.T, e engine, s *shopAt) (missed bool) {
 		}
 		return err != nil
 	}
-	m, err := apikey.NewManager(t.Context(), managerFor(store))
+	m, err := managerFor(store).start(t.Context())
 	if names(err) {
 		return true
 	}
-	v, err := apikey.NewVerifier(t.Context(), verifierFor(store))
+	v, err := verifierFor(store).start(t.Context())
 	if names(err) {
 		return true
 	}

@@ -122,7 +122,7 @@ func TestBlackHole(t *testing.T) {
 				tokens = append(tokens, k.Token.Reveal())
 			}
 			far := open(t, e.pool(t, strings.Replace(dsn, fmt.Sprintf(":%d", server), fmt.Sprintf(":%d", c.port()), 1)), d)
-			v := newVerifier(t, far, func(c *apikey.VerifierConfig) { c.Sync, c.MaxStale = 200*time.Millisecond, maxStale })
+			v := newVerifier(t, far, func(c *verifying) { c.Sync, c.MaxStale = 200*time.Millisecond, maxStale })
 			ask := func(token string) (time.Duration, error) {
 				ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 				defer cancel()

@@ -45,7 +45,7 @@ func newDay(t *testing.T, path string) *day {
 	rand.Read(secret)
 	d.password = "pw " + hex.EncodeToString(secret)
 	d.c.learn("password", []byte(d.password))
-	d.node = newNode(t, sure(sqlstore.New(d.recorded, sqlstore.SQLite)), d.clock.now, d.people.factors(apikey.GuardRevealAndRotate("totp", "email", "password")), func(c *apikey.ManagerConfig) {
+	d.node = newNode(t, sure(sqlstore.New(d.recorded, sqlstore.SQLite)), d.clock.now, d.people.factors(apikey.GuardRevealAndRotate("totp", "email", "password")), func(c *managing) {
 		c.KEKs = []apikey.KEK{dayKEK{localKEK(2), d}, dayKEK{localKEK(1), d}}
 		c.Factors["totp"] = dayTOTP{c.Factors["totp"].(*apikey.TOTP), d}
 		c.Factors["email"] = sure(apikey.NewEmailCode(dayMail{d}, c.Peppers...))
@@ -57,7 +57,7 @@ func newDay(t *testing.T, path string) *day {
 	})
 	_, vc := configs(sure(sqlstore.New(d.recorded, sqlstore.SQLite)), d.clock.now)
 	vc.Logger, vc.Trace = d.c.logger(), d.c.trace()
-	d.verifier = sure(apikey.NewVerifier(background, vc))
+	d.verifier = sure(vc.start(background))
 	t.Cleanup(func() { d.verifier.Close(background) })
 	return d
 }

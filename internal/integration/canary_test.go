@@ -254,7 +254,7 @@ func (d *day) rotations() {
 
 func (d *day) reseal() {
 	// What usr_1 has was sealed by the first KEK: let another one be first.
-	turned := newNode(d.t, sure(sqlstore.New(d.recorded, sqlstore.SQLite)), d.clock.now, func(c *apikey.ManagerConfig) {
+	turned := newNode(d.t, sure(sqlstore.New(d.recorded, sqlstore.SQLite)), d.clock.now, func(c *managing) {
 		c.KEKs = []apikey.KEK{dayKEK{localKEK(1), d}, dayKEK{localKEK(2), d}}
 		c.Logger, c.Trace, c.OnEvent = d.c.logger(), d.c.trace(), d.heardEvent
 	})

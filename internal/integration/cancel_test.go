@@ -259,7 +259,7 @@ func cancelledOperations() []cancelled {
 			return errors.Join(got, listed, read)
 		}, nil},
 		{"a verifier's life", func(ctx context.Context, c *cancelling, k apikey.Issued) error {
-			v, err := apikey.NewVerifier(ctx, verifierFor(c.store))
+			v, err := verifierFor(c.store).start(ctx)
 			if err != nil {
 				return err
 			}

@@ -102,7 +102,7 @@ func (c *child) killed() bool {
 func say(words ...any) { os.Stdout.WriteString(fmt.Sprintln(words...)) }
 
 // childNode is a Manager on a migrated database, in another process.
-func childNode(at string, now func() time.Time, options ...func(*apikey.ManagerConfig)) (*apikey.Manager, apikey.Store, error) {
+func childNode(at string, now func() time.Time, options ...func(*managing)) (*apikey.Manager, apikey.Store, error) {
 	store, _, err := place(at).open()
 	if err != nil {
 		return nil, nil, err
@@ -111,7 +111,7 @@ func childNode(at string, now func() time.Time, options ...func(*apikey.ManagerC
 	for _, o := range options {
 		o(&mc)
 	}
-	m, err := apikey.NewManager(background, mc)
+	m, err := mc.start(background)
 	return m, store, err
 }
 

@@ -87,8 +87,8 @@ func TestPrimaryKilledSynchronousStandby(t *testing.T) {
 	store := open(t, e.pool(t, dsn), sqlstore.Postgres)
 	must(t, store.Migrate(t.Context()))
 	all := &committed{}
-	m := newManager(t, store, func(c *apikey.ManagerConfig) { c.OnEvent = all.add })
-	v := newVerifier(t, open(t, e.pool(t, dsn), sqlstore.Postgres), func(c *apikey.VerifierConfig) { c.Sync = 200 * time.Millisecond })
+	m := newManager(t, store, func(c *managing) { c.OnEvent = all.add })
+	v := newVerifier(t, open(t, e.pool(t, dsn), sqlstore.Postgres), func(c *verifying) { c.Sync = 200 * time.Millisecond })
 
 	var wg sync.WaitGroup
 	var lock sync.Mutex
@@ -186,7 +186,7 @@ func TestPrimaryKilledAsynchronousStandby(t *testing.T) {
 	var verifiers [nodes]*apikey.Verifier
 	for i := range nodes {
 		noticed[i].text = "history was rewritten"
-		verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), sqlstore.Postgres), func(c *apikey.VerifierConfig) { c.Logger = slog.New(&noticed[i]) })
+		verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), sqlstore.Postgres), func(c *verifying) { c.Logger = slog.New(&noticed[i]) })
 		_, err := verifiers[i].Verify(ctx, doomed.Token.Reveal(), apikey.Request{})
 		must(t, err)
 	}
@@ -275,8 +275,8 @@ func restartUnderLoad(t *testing.T, e engine, s *server, dsn func(*server) strin
 		}
 	}
 	pool := e.pool(t, dsn(s))
-	warm := newVerifier(t, open(t, pool, e.dialect), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
-	cold := newVerifier(t, open(t, pool, e.dialect), func(c *apikey.VerifierConfig) { c.MaxEntries = -1 })
+	warm := newVerifier(t, open(t, pool, e.dialect), func(c *verifying) { c.Sync = time.Second })
+	cold := newVerifier(t, open(t, pool, e.dialect), func(c *verifying) { c.MaxEntries = -1 })
 	for _, token := range alive {
 		_, err := warm.Verify(ctx, token, apikey.Request{})
 		must(t, err)

@@ -390,8 +390,8 @@ type desk struct {
 func newDesk() *desk { return &desk{people: newPeople(time.Now)} }
 
 // furnish has two KEKs, two peppers and all factors.
-func (d *desk) furnish(stepUp apikey.StepUp) func(*apikey.ManagerConfig) {
-	return func(c *apikey.ManagerConfig) {
+func (d *desk) furnish(stepUp apikey.StepUp) func(*managing) {
+	return func(c *managing) {
 		c.Peppers = append(c.Peppers, pepperIn(2))
 		c.KEKs = []apikey.KEK{localKEK(1), localKEK(2)}
 		d.factors(stepUp)(c)

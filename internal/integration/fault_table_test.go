@@ -33,16 +33,20 @@ func pepperIn(slot uint8) apikey.Pepper { return sure(apikey.NewPepper(slot, [32
 func hasher(testing.TB) apikey.Hasher { return sure(apikey.NewHMACSHA256(pepperIn(1))) }
 
 // newManager is a Manager with a pepper and the quick hasher.
-func newManager(t testing.TB, store apikey.Store, options ...func(*apikey.ManagerConfig)) *apikey.Manager {
+func newManager(t testing.TB, store apikey.Store, options ...func(*managing)) *apikey.Manager {
 	t.Helper()
-	m, err := apikey.NewManager(context.Background(), managerConfig(store, options...))
+	m, err := managerConfig(store, options...).start(context.Background())
 	must(t, err)
 	t.Cleanup(func() { m.Close(context.Background()) })
 	return m
 }
 
-func managerConfig(store apikey.Store, options ...func(*apikey.ManagerConfig)) apikey.ManagerConfig {
-	c := apikey.ManagerConfig{Store: store, Prefix: "acme", Catalog: catalog, Hasher: hasher(nil), Peppers: []apikey.Pepper{pepperIn(1)}}
+func settingsOf(store apikey.Store) apikey.Settings {
+	return apikey.Settings{Store: store, Prefix: "acme", Catalog: catalog, Hashers: []apikey.Hasher{hasher(nil)}, Peppers: []apikey.Pepper{pepperIn(1)}}
+}
+
+func managerConfig(store apikey.Store, options ...func(*managing)) managing {
+	c := managing{Settings: settingsOf(store)}
 	c.Limits.IssuesAnHour = 100_000 // these suites make more keys than a merchant would
 	for _, o := range options {
 		o(&c)
@@ -51,18 +55,16 @@ func managerConfig(store apikey.Store, options ...func(*apikey.ManagerConfig)) a
 }
 
 // newVerifier is a Verifier that asks only when it is told to.
-func newVerifier(t testing.TB, store apikey.Store, options ...func(*apikey.VerifierConfig)) *apikey.Verifier {
+func newVerifier(t testing.TB, store apikey.Store, options ...func(*verifying)) *apikey.Verifier {
 	t.Helper()
-	v, err := apikey.NewVerifier(context.Background(), verifierConfig(store, options...))
+	v, err := verifierConfig(store, options...).start(context.Background())
 	must(t, err)
 	t.Cleanup(func() { v.Close(context.Background()) })
 	return v
 }
 
-func verifierConfig(store apikey.Store, options ...func(*apikey.VerifierConfig)) apikey.VerifierConfig {
-	c := apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher(nil)}, Peppers: []apikey.Pepper{pepperIn(1)}, Sync: -1,
-	}
+func verifierConfig(store apikey.Store, options ...func(*verifying)) verifying {
+	c := verifying{settingsOf(store), apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}}
 	for _, o := range options {
 		o(&c)
 	}

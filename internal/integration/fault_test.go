@@ -130,7 +130,7 @@ func (f *faulty) scene(t *testing.T, op operation) (faulted, clean shopkeeper, k
 	clean = shopkeeper{ctx: adminOf(account), account: account, store: f.cleanStore, db: f.clean, m: f.cleanM, v: newVerifier(t, f.cleanStore), desk: f.desk}
 	faulted = clean
 	faulted.store, faulted.db, faulted.m = f.store, f.db, f.m
-	faulted.v = newVerifier(t, f.store, func(c *apikey.VerifierConfig) { c.ReadOnly = !op.marks })
+	faulted.v = newVerifier(t, f.store, func(c *verifying) { c.ReadOnly = !op.marks })
 	clean.far = faulted.v
 	req := apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}, Recoverable: true}
 	var err error

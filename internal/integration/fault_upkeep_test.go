@@ -20,7 +20,7 @@ func housekeeping() []operation {
 			return err
 		}},
 		{name: "NewVerifier", run: func(s shopkeeper, key apikey.Issued) error {
-			v, err := apikey.NewVerifier(background, verifierConfig(s.store, func(c *apikey.VerifierConfig) { c.ReadOnly = true }))
+			v, err := verifierConfig(s.store, func(c *verifying) { c.ReadOnly = true }).start(background)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ func housekeeping() []operation {
 			return nil
 		}, run: func(s shopkeeper, _ apikey.Issued) error { return s.v.Close(background) }},
 		{name: "Reseal", steps: true, before: func(s shopkeeper, _ apikey.Issued) error {
-			m, err := s.another(func(c *apikey.ManagerConfig) { slices.Reverse(c.KEKs) })
+			m, err := s.another(func(c *managing) { slices.Reverse(c.KEKs) })
 			if err == nil {
 				_, err = m.Reseal(staff(), 0)
 			}
@@ -67,7 +67,7 @@ func housekeeping() []operation {
 			return s.reveals(key)
 		}},
 		{name: "Remac", before: func(s shopkeeper, key apikey.Issued) error {
-			m, err := s.another(func(c *apikey.ManagerConfig) { slices.Reverse(c.Peppers) })
+			m, err := s.another(func(c *managing) { slices.Reverse(c.Peppers) })
 			if err == nil {
 				_, err = m.Update(s.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set("signed with the other pepper")})
 			}
@@ -155,10 +155,10 @@ func transactions() (all []operation) {
 }
 
 // another is one more Manager of the same program, configured a little otherwise.
-func (s shopkeeper) another(otherwise func(*apikey.ManagerConfig)) (*apikey.Manager, error) {
-	return apikey.NewManager(background, managerConfig(s.store, s.desk.furnish(onReveal), func(c *apikey.ManagerConfig) {
+func (s shopkeeper) another(otherwise func(*managing)) (*apikey.Manager, error) {
+	return managerConfig(s.store, s.desk.furnish(onReveal), func(c *managing) {
 		if otherwise != nil {
 			otherwise(c)
 		}
-	}))
+	}).start(background)
 }

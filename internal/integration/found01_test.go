@@ -253,11 +253,11 @@ const spoken = "Café 💥 'n\" \\ %"
 // compares it with what the plain one says.
 func (s *shopWith) through(t *testing.T, set *sqlstore.Store, writes bool) error {
 	ctx := adminOf("acc_" + storetest.NewKeyID().String())
-	m, err := apikey.NewManager(ctx, managerFor(set))
+	m, err := managerFor(set).start(ctx)
 	if err != nil {
 		return fmt.Errorf("NewManager: %w", err)
 	}
-	v, err := apikey.NewVerifier(ctx, verifierFor(set, func(c *apikey.VerifierConfig) { c.ReadOnly = true }))
+	v, err := verifierFor(set, func(c *verifying) { c.ReadOnly = true }).start(ctx)
 	if err != nil {
 		return fmt.Errorf("NewVerifier: %w", err)
 	}

@@ -119,9 +119,9 @@ func TestFound02ASubscriberDecidesNothing(t *testing.T) {
 	p.waits(fmt.Sprintf(`SELECT EXISTS (SELECT 1 FROM %skeys WHERE id = '\x%x')`, p.prefix, k.Key.ID[:]))
 	wants(t, moved.Sync(t.Context()), apikey.ErrUnavailable, "")
 	wants(t, check(moved, k.Token), apikey.ErrUnavailable, "a replica answered")
-	_, err = apikey.NewVerifier(t.Context(), verifierFor(replica))
+	_, err = verifierFor(replica).start(t.Context())
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
-	_, err = apikey.NewManager(t.Context(), managerFor(replica))
+	_, err = managerFor(replica).start(t.Context())
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 	wants(t, replica.Apply(t.Context(), change(newRecord("m2"))), apikey.ErrUnavailable, "nothing was written")
 }

@@ -23,16 +23,13 @@ func TestFound14RotationsWhileArgonIsBusy(t *testing.T) {
 	must(t, err)
 	pepper, err := apikey.NewPepper(1, [32]byte{1}) // so that no verification has to wait for argon2 too
 	must(t, err)
-	store := memstore.New()
-	v, err := apikey.NewVerifier(ctx, apikey.VerifierConfig{
-		Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
-	})
+	m, err := apikey.NewManager(ctx, apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
+		Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
+	}, apikey.ManagerConfig{})
 	must(t, err)
-	defer v.Close(ctx)
-	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
-		Hasher: hasher, Peppers: []apikey.Pepper{pepper}, Local: []*apikey.Verifier{v},
-	})
+	defer m.Close(ctx)
+	v, err := m.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live})
 	must(t, err)
 	ctx = apikey.WithActor(ctx, apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
 

@@ -183,7 +183,7 @@ func verifyWhenThawed(args []string) error {
 	if err != nil {
 		return err
 	}
-	v, err := apikey.NewVerifier(background, verifierFor(store, func(c *apikey.VerifierConfig) { c.Sync, c.MaxStale = time.Second, maxStale }))
+	v, err := verifierFor(store, func(c *verifying) { c.Sync, c.MaxStale = time.Second, maxStale }).start(background)
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func TestGalera(t *testing.T) {
 		if i == 0 {
 			migrateOnAll(t, nodes, e)
 		}
-		managers = append(managers, newManager(t, stores[i], func(c *apikey.ManagerConfig) { c.OnEvent = all.add }))
+		managers = append(managers, newManager(t, stores[i], func(c *managing) { c.OnEvent = all.add }))
 	}
 	readsAreCurrent(t, stores)
 	counted, p := e.proxied(t, nodes[0].galeraDSN())

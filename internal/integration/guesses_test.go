@@ -100,7 +100,7 @@ func newGuesser(t *testing.T, open func() apikey.Store, total int64) *guesser {
 	g := &guesser{t: t, clock: newClock(), total: total, deadline: time.Now().Add(patience())}
 	g.people = newPeople(g.clock.now)
 	for i := range g.nodes {
-		g.nodes[i] = newNode(t, open(), g.clock.now, g.people.factors(apikey.GuardRevealAndRotate("totp")), func(c *apikey.ManagerConfig) {
+		g.nodes[i] = newNode(t, open(), g.clock.now, g.people.factors(apikey.GuardRevealAndRotate("totp")), func(c *managing) {
 			c.Factors["totp"] = counted{c.Factors["totp"].(*apikey.TOTP), &g.compared}
 		})
 	}

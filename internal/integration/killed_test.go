@@ -77,7 +77,7 @@ func killAll(t *testing.T, a *aftermath, at place, lives int) {
 func workUntilKilled(args []string) error {
 	at, life, keys := args[0], sure(strconv.Atoi(args[1])), args[2:]
 	p := newPeople(time.Now)
-	m, _, err := childNode(at, time.Now, p.factors(apikey.GuardRevealAndRotate("password")), func(c *apikey.ManagerConfig) {
+	m, _, err := childNode(at, time.Now, p.factors(apikey.GuardRevealAndRotate("password")), func(c *managing) {
 		c.KEKs = []apikey.KEK{localKEK(1), localKEK(2)}
 		if life%2 == 1 { // so that there is always something to seal anew
 			slices.Reverse(c.KEKs)
@@ -183,7 +183,7 @@ type aftermath struct {
 
 func newAftermath(t *testing.T, at place) *aftermath {
 	a := &aftermath{t: t, people: newPeople(time.Now), during: map[string]int{}}
-	a.node = newNode(t, at.store(t), time.Now, a.people.factors(nil), func(c *apikey.ManagerConfig) {
+	a.node = newNode(t, at.store(t), time.Now, a.people.factors(nil), func(c *managing) {
 		c.KEKs = []apikey.KEK{localKEK(1), localKEK(2)}
 		c.InsecureRevealWithoutStepUp = true // it looks at everything, by hand
 		c.StepUp = func(act apikey.Action, mode apikey.Mode) []string {

@@ -118,11 +118,11 @@ func watchUntilTold(args []string) error {
 	if err != nil {
 		return err
 	}
-	c := verifierFor(store, func(c *apikey.VerifierConfig) { c.Sync = poll })
+	c := verifierFor(store, func(c *verifying) { c.Sync = poll })
 	if channel != "" {
 		c.Notifier = sure(pgnotify.New(pgnotify.Config{Listen: p.dsn + "&application_name=" + channel, Channel: channel}))
 	}
-	v, err := apikey.NewVerifier(background, c)
+	v, err := c.start(background)
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func TestRevokeInALongTransaction(t *testing.T) {
 			must(t, err)
 			var verifiers [8]*apikey.Verifier
 			for i := range verifiers {
-				verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), d), func(c *apikey.VerifierConfig) { c.Sync = time.Second })
+				verifiers[i] = newVerifier(t, open(t, e.pool(t, dsn), d), func(c *verifying) { c.Sync = time.Second })
 			}
 			watcher := &witness{v: verifiers[0], refused: map[string]time.Time{}}
 			_, err = watcher.v.Verify(ctx, doomed.Token.Reveal(), apikey.Request{})

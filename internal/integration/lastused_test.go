@@ -47,7 +47,7 @@ func useAll(args []string) error {
 	var asked atomic.Int64
 	_, vc := configs(askedRows{store, &asked}, time.Now)
 	vc.Sync, vc.ReadOnly = time.Second, false
-	v, err := apikey.NewVerifier(background, vc)
+	v, err := vc.start(background)
 	if err != nil {
 		return err
 	}

@@ -26,32 +26,53 @@ type node struct {
 }
 
 // newNode starts one; options change the Manager's configuration.
-func newNode(t *testing.T, store apikey.Store, now func() time.Time, options ...func(*apikey.ManagerConfig)) *node {
+func newNode(t *testing.T, store apikey.Store, now func() time.Time, options ...func(*managing)) *node {
 	t.Helper()
 	mc, vc := configs(store, now)
-	v := sure(apikey.NewVerifier(background, vc))
-	t.Cleanup(func() { v.Close(background) })
-	mc.Local = []*apikey.Verifier{v}
 	for _, o := range options {
 		o(&mc)
 	}
-	m, err := apikey.NewManager(background, mc)
+	m, err := mc.start(background)
+	must(t, err)
+	t.Cleanup(func() { m.Close(background) })
+	v, err := m.NewVerifier(background, vc.VerifierConfig)
 	must(t, err)
 	return &node{m, v}
 }
 
+// managing is what a process that manages is given.
+type managing struct {
+	apikey.Settings
+	apikey.ManagerConfig
+}
+
+func (c managing) start(ctx context.Context) (*apikey.Manager, error) {
+	return apikey.NewManager(ctx, c.Settings, c.ManagerConfig)
+}
+
+// verifying is what a process that only verifies is given.
+type verifying struct {
+	apikey.Settings
+	apikey.VerifierConfig
+}
+
+func (c verifying) start(ctx context.Context) (*apikey.Verifier, error) {
+	return apikey.NewVerifier(ctx, c.Settings, c.VerifierConfig)
+}
+
 // configs are the same on every node, whatever process it is in.
-func configs(store apikey.Store, now func() time.Time) (apikey.ManagerConfig, apikey.VerifierConfig) {
+func configs(store apikey.Store, now func() time.Time) (managing, verifying) {
 	var key [32]byte
 	key[0] = 1
 	peppers := []apikey.Pepper{sure(apikey.NewPepper(1, key))}
 	hasher := sure(apikey.NewHMACSHA256(peppers...))
-	mc := apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}), Hasher: hasher, Peppers: peppers,
-		KEKs: []apikey.KEK{localKEK(1)}, Limits: apikey.Limits{LiveKeys: 100_000}, Now: now,
+	settings := apikey.Settings{
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
+		Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Now: now,
 	}
-	vc := apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Now: now, Sync: -1, ReadOnly: true}
-	return mc, vc
+	mc := apikey.ManagerConfig{KEKs: []apikey.KEK{localKEK(1)}, Limits: apikey.Limits{LiveKeys: 100_000}}
+	vc := apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, ReadOnly: true}
+	return managing{settings, mc}, verifying{settings, vc}
 }
 
 func localKEK(n byte) apikey.KEK {
@@ -128,8 +149,8 @@ func newPeople(now func() time.Time) *people { return &people{now: now, seeds: m
 const password = "correct horse battery staple"
 
 // factors is an option of newNode.
-func (p *people) factors(stepUp apikey.StepUp) func(*apikey.ManagerConfig) {
-	return func(c *apikey.ManagerConfig) {
+func (p *people) factors(stepUp apikey.StepUp) func(*managing) {
+	return func(c *managing) {
 		c.StepUp = stepUp
 		c.Factors = map[string]apikey.Factor{
 			"totp":  sure(apikey.NewTOTP("Acme", p.now)),

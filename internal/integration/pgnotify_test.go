@@ -25,7 +25,7 @@ func pushed(t *testing.T, s *server, poll time.Duration) (m *apikey.Manager, cha
 	sends, err := pgnotify.New(pgnotify.Config{DB: db, Channel: prefix})
 	must(t, err)
 	t.Cleanup(sends.Close)
-	m = newManager(t, store, func(c *apikey.ManagerConfig) { c.Notifier = sends })
+	m = newManager(t, store, func(c *managing) { c.Notifier = sends })
 	return m, prefix, func(int) watch { return outside(p, poll, prefix) }
 }
 

@@ -74,7 +74,7 @@ func resealAgainAndAgain(t *testing.T, at place, rounds byte) {
 
 // resealAll is the process: it seals under the first KEK until nothing is left.
 func resealAll(args []string) error {
-	m, _, err := childNode(args[0], time.Now, func(c *apikey.ManagerConfig) { c.KEKs = keksOf(args[1:]) })
+	m, _, err := childNode(args[0], time.Now, func(c *managing) { c.KEKs = keksOf(args[1:]) })
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (r *resealed) confirmAll(n *node, actors []string) (opened int) {
 
 // node has these KEKs alone; the first wraps.
 func (r *resealed) node(keks ...byte) *node {
-	return newNode(r.t, r.at.store(r.t), r.clock.now, r.people.factors(apikey.GuardRevealAndRotate("totp", "password")), func(c *apikey.ManagerConfig) {
+	return newNode(r.t, r.at.store(r.t), r.clock.now, r.people.factors(apikey.GuardRevealAndRotate("totp", "password")), func(c *managing) {
 		c.KEKs = nil
 		for _, n := range keks {
 			c.KEKs = append(c.KEKs, localKEK(n))

@@ -112,7 +112,7 @@ func putBack(t *testing.T, e engine, dsn string, shell shell, dump, restore stri
 	as := makeRoles(t, admin, e.dialect, "apikey_", dsn)
 	connect := func(role string) apikey.Store { return open(t, e.pool(t, as(role)), e.dialect) }
 	var diary []apikey.Event // outside the database
-	m := newManager(t, connect("manager"), func(c *apikey.ManagerConfig) { c.OnEvent = func(ev apikey.Event) { diary = append(diary, ev) } })
+	m := newManager(t, connect("manager"), func(c *managing) { c.OnEvent = func(ev apikey.Event) { diary = append(diary, ev) } })
 	b := newBack(t, m, func() apikey.Store { return connect("verifier") })
 
 	shell.run(t, dump)
@@ -151,7 +151,7 @@ func putBack(t *testing.T, e engine, dsn string, shell shell, dump, restore stri
 
 func newBack(t *testing.T, m *apikey.Manager, open func() apikey.Store) *back {
 	t.Helper()
-	b := &back{t: t, cold: newVerifier(t, open(), func(c *apikey.VerifierConfig) { c.MaxEntries, c.Sync = -1, 100*time.Millisecond })}
+	b := &back{t: t, cold: newVerifier(t, open(), func(c *verifying) { c.MaxEntries, c.Sync = -1, 100*time.Millisecond })}
 	for range backDead + 4 {
 		k, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
 		must(t, err)
@@ -159,7 +159,7 @@ func newBack(t *testing.T, m *apikey.Manager, open func() apikey.Store) *back {
 	}
 	for range 3 {
 		n := &backNode{Store: open(), noticer: noticer{text: "history was rewritten"}, read: map[apikey.CredentialID]bool{}}
-		n.Verifier = newVerifier(t, n, func(c *apikey.VerifierConfig) { c.Sync, c.Logger = 100*time.Millisecond, slog.New(&n.noticer) })
+		n.Verifier = newVerifier(t, n, func(c *verifying) { c.Sync, c.Logger = 100*time.Millisecond, slog.New(&n.noticer) })
 		for _, k := range b.keys {
 			must(t, check(n.Verifier, k.Token))
 		}

@@ -101,21 +101,22 @@ func rotateUnderClients(t *testing.T, store apikey.Store, keys, rotations, clien
 	must(t, err)
 	hasher, err := apikey.NewHMACSHA256(pepper)
 	must(t, err)
-	vc := apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}}
-	here, err := apikey.NewVerifier(ctx, vc)
+	settings := apikey.Settings{
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
+		Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper},
+	}
+	m, err := apikey.NewManager(ctx, settings, apikey.ManagerConfig{})
 	must(t, err)
-	defer here.Close(ctx)
+	defer m.Close(ctx)
+	vc := apikey.VerifierConfig{Mode: apikey.Live}
+	_, err = m.NewVerifier(ctx, vc) // every change is announced to it as well
+	must(t, err)
 	// The other node has only the feed. It hears of an end that is half a second
 	// away in time because it asks more often than that.
 	vc.Sync = 100 * time.Millisecond
-	there, err := apikey.NewVerifier(ctx, vc)
+	there, err := apikey.NewVerifier(ctx, settings, vc)
 	must(t, err)
 	defer there.Close(ctx)
-	m, err := apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:verify"}),
-		Hasher: hasher, Peppers: []apikey.Pepper{pepper}, Local: []*apikey.Verifier{here},
-	})
-	must(t, err)
 	api := httptest.NewServer(httpauth.New(there, httpauth.Config{}).Require()(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
 	defer api.Close()
 

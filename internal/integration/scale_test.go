@@ -107,7 +107,7 @@ func crowd(t *testing.T, e engine, dsn string, size int) *crowded {
 	}
 	counted, calls := e.proxied(t, dsn)
 	p.calls = calls
-	p.v = newVerifier(t, open(t, counted, d), func(c *apikey.VerifierConfig) { c.MaxEntries, c.ReadOnly = -1, true })
+	p.v = newVerifier(t, open(t, counted, d), func(c *verifying) { c.MaxEntries, c.ReadOnly = -1, true })
 	coldVerify(t, p.v, p.tokens, 5) // warm the buffers, and the process
 	return p
 }

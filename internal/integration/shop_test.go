@@ -11,12 +11,8 @@ import (
 // The configuration of a shop, with the pepper and hasher of newManager, the same in
 // every process of a test.
 
-func managerFor(store apikey.Store, options ...func(*apikey.ManagerConfig)) apikey.ManagerConfig {
-	pepper := sure(apikey.NewPepper(1, [32]byte{1, 2, 3}))
-	c := apikey.ManagerConfig{
-		Limits: apikey.Limits{IssuesAnHour: 1 << 20}, // a test makes as many as it can
-		Store:  store, Prefix: "acme", Catalog: catalog, Hasher: sure(apikey.NewHMACSHA256(pepper)), Peppers: []apikey.Pepper{pepper},
-	}
+func managerFor(store apikey.Store, options ...func(*managing)) managing {
+	c := managing{settingsOf(store), apikey.ManagerConfig{Limits: apikey.Limits{IssuesAnHour: 1 << 20}}} // a test makes as many as it can
 	for _, o := range options {
 		o(&c)
 	}
@@ -24,11 +20,8 @@ func managerFor(store apikey.Store, options ...func(*apikey.ManagerConfig)) apik
 }
 
 // verifierFor is of a Verifier that asks only when it is told to.
-func verifierFor(store apikey.Store, options ...func(*apikey.VerifierConfig)) apikey.VerifierConfig {
-	mc := managerFor(store)
-	c := apikey.VerifierConfig{
-		Store: store, Prefix: mc.Prefix, Mode: apikey.Live, Hashers: []apikey.Hasher{mc.Hasher}, Peppers: mc.Peppers, Sync: -1,
-	}
+func verifierFor(store apikey.Store, options ...func(*verifying)) verifying {
+	c := verifying{settingsOf(store), apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}}
 	for _, o := range options {
 		o(&c)
 	}

@@ -40,15 +40,15 @@ func TestStandbyThatIsMinutesBehind(t *testing.T) {
 	behind := open(t, e.pool(t, standby.postgresDSN("")), sqlstore.Postgres)
 
 	// Nobody starts on it.
-	_, err := apikey.NewVerifier(t.Context(), verifierFor(behind))
+	_, err := verifierFor(behind).start(t.Context())
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
-	_, err = apikey.NewManager(t.Context(), managerFor(behind))
+	_, err = managerFor(behind).start(t.Context())
 	wants(t, err, apikey.ErrUnavailable, "a replica answered")
 
 	c := newCable(t, primary.port)
 	moved := *primary
 	moved.port = c.port()
-	v := newVerifier(t, open(t, e.pool(t, moved.postgresDSN("")), sqlstore.Postgres), func(c *apikey.VerifierConfig) {
+	v := newVerifier(t, open(t, e.pool(t, moved.postgresDSN("")), sqlstore.Postgres), func(c *verifying) {
 		c.Sync, c.MaxStale = time.Second, maxStale
 	})
 	for _, token := range []string{living, dying} {

@@ -157,7 +157,7 @@ func (s *siege) node(now func() time.Time) *node {
 			return []string{"totp", "email"}
 		}
 		return nil
-	}), func(c *apikey.ManagerConfig) {
+	}), func(c *managing) {
 		c.KEKs = []apikey.KEK{farKEK{c.KEKs[0], s}}
 		c.Factors["totp"] = farTOTP{sure(apikey.NewTOTP("Acme", now)), s}
 		c.Factors["email"] = sure(apikey.NewEmailCode(farMail{s.people, s}, c.Peppers...))

@@ -69,7 +69,7 @@ func verifyAt(args []string) error {
 		return err
 	}
 	_, vc := configs(store, func() time.Time { return now })
-	v, err := apikey.NewVerifier(background, vc)
+	v, err := vc.start(background)
 	if err != nil {
 		return err
 	}
@@ -193,13 +193,7 @@ func TestManagerAheadOfItsVerifiers(t *testing.T) {
 		for range 4 {
 			all = append(all, newNode(t, open(), c.now).verifier)
 		}
-		// One that was told by the Manager itself, and goes by the right time.
-		mc, vc := configs(open(), c.now)
-		told := sure(apikey.NewVerifier(background, vc))
-		t.Cleanup(func() { told.Close(background) })
-		mc.Local, mc.Now = []*apikey.Verifier{told, ahead.verifier}, func() time.Time { return c.now().Add(3 * time.Second) }
-		m := sure(apikey.NewManager(background, mc))
-		all = append(all, told)
+		m, told := ahead.manager, ahead.verifier
 		late, early := 0, 0
 		check := func(token string, want error) {
 			for _, v := range all {

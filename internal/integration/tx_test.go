@@ -65,11 +65,10 @@ func TestFound06CommittedBelievesTheStore(t *testing.T) {
 	for _, e := range everywhere() {
 		t.Run(e.name, func(t *testing.T) {
 			s, db := e.migrated(t)
-			v := newVerifier(t, s)
 			told := 0
-			m := newManager(t, s, func(c *apikey.ManagerConfig) {
-				c.Local, c.OnEvent = []*apikey.Verifier{v}, func(apikey.Event) { told++ }
-			})
+			m := newManager(t, s, func(c *managing) { c.OnEvent = func(apikey.Event) { told++ } })
+			v := sure(m.NewVerifier(background, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}))
+			told = 0
 			wants(t, m.Tx(s).Revoke(adminOf("acc_1"), apikey.RevokeRequest{Key: storetest.NewKeyID()}), apikey.ErrInvalid, "in no transaction")
 			refund := apikey.Request{Require: []apikey.Ability{apikey.Scope("payment:refund")}}
 			for _, commit := range []bool{false, true} {
