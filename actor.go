@@ -12,17 +12,18 @@ import (
 // travels in the context. ID, Account and Role have at most 255 bytes each; otherwise
 // methods return ErrInvalid.
 type Actor struct {
-	ID      string // required: unique within the program
-	Account string // the merchant that they act for; required, except for an Operator
-	Role    string // compared by RolePolicy
+	ID      string `json:"id,omitzero"`      // required: unique within the program
+	Account string `json:"account,omitzero"` // the merchant that they act for; required, except for an Operator
+	Role    string `json:"role,omitzero"`    // compared by RolePolicy
 	// Addr, UserAgent and RequestID are for the log. The first 512 bytes are kept, and
 	// bytes that are not UTF-8 are replaced. RevokeToken also gives its callers turns
 	// by Addr, with or without a port.
-	Addr      string
-	UserAgent string
-	RequestID string
+	Addr      string `json:"addr,omitzero"`
+	UserAgent string `json:"user_agent,omitzero"`
+	RequestID string `json:"request_id,omitzero"`
 
-	// Not exported, so that no decoder of somebody's JSON can set them.
+	// Not exported, so that no decoder of somebody's JSON can set them; see
+	// Actor.UnmarshalJSON.
 	operator bool
 	holder   bool // of a token, ending it
 }

@@ -16,26 +16,26 @@ import (
 // Event is one entry of the activity log. It never holds a secret, nor the values of
 // what changed, so it may be shown, mailed and exported.
 type Event struct {
-	ID         EventID
-	Time       time.Time // UTC
-	Action     Action
-	Outcome    Outcome
-	Account    string
-	Mode       Mode         `json:",omitzero"` // zero: the event is about no mode
-	Key        KeyID        // zero: the event is about no key
-	Credential CredentialID // zero: the event is about no single credential
+	ID         EventID      `json:"id,omitzero"`
+	Time       time.Time    `json:"time,omitzero"` // UTC
+	Action     Action       `json:"action,omitzero"`
+	Outcome    Outcome      `json:"outcome,omitzero"`
+	Account    string       `json:"account,omitzero"`    // empty: the event is about no account
+	Mode       Mode         `json:"mode,omitzero"`       // zero: the event is about no mode
+	Key        KeyID        `json:"key,omitzero"`        // zero: the event is about no key
+	Credential CredentialID `json:"credential,omitzero"` // zero: the event is about no single credential
 	// Seq is the event's place in the key's chain, from 1, and the key's version after
 	// the event. 0: the event is in no chain.
-	Seq   uint64
-	Actor Actor
+	Seq   uint64 `json:"seq,omitzero"`
+	Actor Actor  `json:"actor"`
 	// Changed names the fields that changed, sorted, without their values. If the event
 	// is about no key, Changed says what it is about: "actor:usr_7", "factor:totp",
 	// "approves:key.rotate", "sealed:100".
-	Changed []string
-	Reason  Reason // of a revocation
+	Changed []string `json:"changed,omitzero"`
+	Reason  Reason   `json:"reason,omitzero"` // of a revocation
 	// Doubt says why [Manager.Events] cannot verify the event. Empty: the event is
 	// verified. Events that OnEvent gets have no Doubt.
-	Doubt Doubt `json:",omitzero"`
+	Doubt Doubt `json:"doubt,omitzero"`
 }
 
 // Doubt says why [Manager.Events] cannot verify an event. The zero value means that it
@@ -232,8 +232,8 @@ type EventsRequest struct {
 
 // EventList is one page of the activity log.
 type EventList struct {
-	Events []Event
-	Next   Cursor // empty: this was the last page
+	Events []Event `json:"data,omitzero"`
+	Next   Cursor  `json:"next,omitzero"` // empty: this was the last page
 }
 
 // Events returns a page of the activity log. Each event is verified by itself, also
@@ -261,7 +261,7 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 		if !req.Key.IsZero() && req.Cursor == "" && len(page.Events) == 0 {
 			return ErrNotFound // every key has an event, also one that was purged
 		}
-		list.Next = sealCursor(page.Next, bind)
+		list = EventList{Events: make([]Event, 0, len(page.Events)), Next: sealCursor(page.Next, bind)}
 		look := m.examiner(ctx)
 		for i := range page.Events {
 			l, err := look.at(&page.Events[i])

@@ -8,22 +8,22 @@ import (
 
 // ChainReport is what [Manager.VerifyEvents] found.
 type ChainReport struct {
-	Events int // how many were checked, from the first on
+	Events int `json:"events"` // how many were checked, from the first on
 	// Broken is the first event that is missing, changed or out of place; nil: none.
-	Broken *BrokenLink
+	Broken *BrokenLink `json:"broken,omitzero"`
 	// Unverifiable counts events that are neither broken nor verified: they were made
 	// without a pepper, with one that is no longer configured, or by a newer version.
 	// Somebody who writes to the database can change them, so do not call such a report
 	// clean: say how many there are, and in which keys. An event without a pepper
 	// counts as verified once an event with a configured pepper follows, which covers
 	// all events without one directly before it.
-	Unverifiable int
+	Unverifiable int `json:"unverifiable"`
 }
 
 // BrokenLink says where a chain breaks.
 type BrokenLink struct {
-	Seq    uint64
-	Detail string
+	Seq    uint64 `json:"seq"`
+	Detail string `json:"detail"`
 }
 
 // VerifyEvents checks a key's chain from its first event to the record's Head, and

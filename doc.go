@@ -132,6 +132,36 @@
 // (Event.Doubt). [Manager.VerifyEvents] finds the first event of a chain that was
 // changed, dropped or put in.
 //
+// # JSON
+//
+// What a Manager or a Verifier returns is its own JSON, to be stored or sent to the
+// merchant: [Info], [KeyList], [Issued], [Event], [EventList], [ChainReport], [Challenge]
+// and the others. These rules hold:
+//
+//   - A member is called like its field, in snake case: ExpiresAt is expires_at. The page
+//     of a list is data, and Revealed.HideAfter is hide_after_seconds.
+//   - Times are RFC 3339, in UTC. A time, an ID or another value that is not set is
+//     absent. The name, flags, counts and lists of a key are always there, and no list is
+//     null. Credentials are absent from the Info of a verification.
+//   - The token of a publishable key is written whole. A secret token is redacted: to
+//     show it once, put Token.Reveal into the answer yourself.
+//   - json.Unmarshal reads back what was written, with three exceptions. A credential's
+//     pepper slot is internal and not written. An [Actor] says "operator": true, but
+//     reading never makes an Operator. A secret token was redacted and is read as none.
+//   - An ability is its text. Scopes and product levels are read by json.Unmarshal, forms
+//     of the program's own by [Catalog.ParseInfo].
+//   - Unknown members are ignored. The option DisallowUnknownFields of a json.Decoder is
+//     not passed on to credentials, actors and Revealed.
+//
+// The body of a PATCH request reads into [UpdateRequest]; see [Field]. JSON has the
+// key's state and its times. What follows from them at an instant is [Info.Status], which
+// the program adds:
+//
+//	json.NewEncoder(w).Encode(struct {
+//		apikey.Info
+//		Status apikey.Status `json:"status"`
+//	}{info, info.Status(time.Now(), 30*day)})
+//
 // # Peppers and hashers
 //
 // A [Pepper] is a secret of the program, kept outside its database. It makes a tag in

@@ -150,9 +150,9 @@ var (
 // CorruptError names the key whose record cannot be trusted. It wraps ErrCorrupt and
 // holds no secret. It is for operators, never for the client.
 type CorruptError struct {
-	Key     KeyID  // zero: the ID could not be read
-	Detail  string // what is wrong, without values
-	Account string // the account in the record; empty: it could not be read
+	Key     KeyID  `json:"key,omitzero"`     // zero: the ID could not be read
+	Detail  string `json:"detail"`           // what is wrong, without values
+	Account string `json:"account,omitzero"` // the account in the record; empty: it could not be read
 }
 
 // Error names the key and what is wrong with its record.

@@ -201,6 +201,20 @@ func ExampleField() {
 	// Output: true false
 }
 
+// The body of a PATCH request reads into the request. The path names the key.
+func ExampleUpdateRequest() {
+	admin, manager := exampleManager()
+	issued, err := manager.Issue(admin, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", RotateMonths: 3})
+	must(err)
+
+	var req apikey.UpdateRequest
+	must(json.Unmarshal([]byte(`{"name":"Shop","rotate_months":null}`), &req))
+	req.Key = issued.Key.ID
+	info, err := manager.Update(admin, req)
+	fmt.Println(info.Name, info.RotateMonths, info.Version, err)
+	// Output: Shop 0 2 <nil>
+}
+
 // Revoke means now: no verification on this node that starts after it returned
 // succeeds.
 func ExampleManager_Revoke() {

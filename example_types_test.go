@@ -254,6 +254,57 @@ func ExampleView() {
 	// ["balance=read","payment:verify"] <nil>
 }
 
+// A key page gets an Info as it is, with the status that follows from the clock.
+func ExampleInfo_Status() {
+	id, err := apikey.ParseKeyID("01890a5d-ac96-774b-bcce-b302099a8057")
+	must(err)
+	now := time.Date(2026, 12, 24, 0, 0, 0, 0, time.UTC)
+	info := apikey.Info{
+		ID: id, Name: "Website", Account: "acc_1", Mode: apikey.Live, Kind: apikey.Secret, State: apikey.Active, Version: 1,
+		Abilities: apikey.NewView[apikey.Ability](apikey.Scope("payment:refund")),
+		CreatedAt: now.AddDate(-1, 0, 8), ExpiresAt: now.AddDate(0, 0, 8),
+	}
+	b, err := json.MarshalIndent(struct {
+		apikey.Info
+		Status apikey.Status `json:"status"`
+	}{info, info.Status(now, 30*24*time.Hour)}, "", "  ")
+	fmt.Println(string(b), err)
+	// Output:
+	// {
+	//   "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+	//   "name": "Website",
+	//   "account": "acc_1",
+	//   "mode": "live",
+	//   "kind": "secret",
+	//   "state": "active",
+	//   "recoverable": false,
+	//   "version": 1,
+	//   "abilities": [
+	//     "payment:refund"
+	//   ],
+	//   "metadata": {},
+	//   "networks": [],
+	//   "origins": [],
+	//   "created_at": "2026-01-01T00:00:00Z",
+	//   "expires_at": "2027-01-01T00:00:00Z",
+	//   "status": "expiring"
+	// } <nil>
+}
+
+// A key that holds abilities of the program's own form is read with the Catalog.
+func ExampleCatalog_ParseInfo() {
+	catalog := apikey.MustCatalog(apikey.CatalogEntry{Parse: parseUpTo})
+	text := []byte(`{"name":"Website","abilities":["refund<=5000"]}`)
+	info, err := catalog.ParseInfo(text)
+	fmt.Println(info.Name, info.Abilities.At(0).Allows(upTo(4999)), err)
+
+	err = json.Unmarshal(text, &info)
+	fmt.Println(errors.Is(err, apikey.ErrInvalid))
+	// Output:
+	// Website true <nil>
+	// true
+}
+
 func ExampleMetadata() {
 	admin, manager, live := exampleProgram()
 	defer live.Close(admin)

@@ -50,10 +50,11 @@ type IssueRequest struct {
 func (r IssueRequest) guarded() approval { return newIssuing(r).approval() }
 
 // Issued is a new key with its token. The store has only a hash of a secret token (and
-// a sealed copy, if the key is Recoverable).
+// a sealed copy, if the key is Recoverable). The JSON of Issued has a secret token
+// redacted: whoever answers with it writes Token.Reveal themselves.
 type Issued struct {
-	Token Token
-	Key   Info
+	Token Token `json:"token,omitzero"`
+	Key   Info  `json:"key"`
 }
 
 // Issue makes a key and returns its token. A secret token is returned only this once.

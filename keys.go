@@ -2,7 +2,6 @@ package apikey
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"iter"
 	"maps"
@@ -154,8 +153,8 @@ func (k *Kind) UnmarshalText(text []byte) error { return valueOf(kindNames, k, t
 
 var kindNames = map[Kind]string{Secret: "secret", Publishable: "publishable"}
 
-// State is what a key page shows as a coloured dot. No key has the zero State; in a
-// filter it selects all.
+// State says whether a key was suspended or revoked. It does not depend on the clock:
+// see [Info.Status]. No key has the zero State; in a filter it selects all.
 type State uint8
 
 const (
@@ -180,67 +179,77 @@ func (s *State) UnmarshalText(text []byte) error { return valueOf(stateNames, s,
 var stateNames = map[State]string{Active: "active", Suspended: "suspended", Revoked: "revoked"}
 
 // Info describes a key. It holds no secret and shares no memory that can change: it may
-// be logged, stored and sent to the merchant. Times are UTC.
+// be logged, stored and sent to the merchant, as JSON too (see "JSON" in the package
+// documentation). Times are UTC.
 type Info struct {
-	ID   KeyID
-	Name string // given by the merchant; may be empty
+	ID   KeyID  `json:"id,omitzero"`
+	Name string `json:"name"` // given by the merchant; may be empty
 	// Credential is the presented one (from Verify) or the current one (from
 	// management).
-	Credential CredentialID
-	Account    string
-	Mode       Mode
-	Kind       Kind
-	State      State
+	Credential CredentialID `json:"credential,omitzero"`
+	Account    string       `json:"account"`
+	Mode       Mode         `json:"mode,omitzero"`
+	Kind       Kind         `json:"kind,omitzero"`
+	State      State        `json:"state,omitzero"` // without the clock; see [Info.Status]
 	// Recoverable: the key's secret token can be shown again; see [Manager.Reveal].
-	Recoverable bool
+	Recoverable bool `json:"recoverable"`
 	// Version counts changes, from 1. IfVersion is compared with it.
-	Version uint64
+	Version uint64 `json:"version"`
 
-	Abilities Abilities
-	Metadata  Metadata
-	Networks  View[netip.Prefix] // empty: any address
-	Origins   View[string]       // empty: any origin
+	Abilities Abilities          `json:"abilities"`
+	Metadata  Metadata           `json:"metadata"`
+	Networks  View[netip.Prefix] `json:"networks"` // empty: any address
+	Origins   View[string]       `json:"origins"`  // empty: any origin
 
-	CreatedAt    time.Time
-	ExpiresAt    time.Time // the first instant at which the key is refused; zero: never
-	RevokedAt    time.Time // zero: not revoked
-	RevokeReason Reason
+	CreatedAt    time.Time `json:"created_at,omitzero"`
+	ExpiresAt    time.Time `json:"expires_at,omitzero"` // the first instant at which the key is refused; zero: never
+	RevokedAt    time.Time `json:"revoked_at,omitzero"` // zero: not revoked
+	RevokeReason Reason    `json:"revoke_reason,omitzero"`
 	// LastUsed is the last use of any credential of the key. It may be earlier than the
 	// real last use, by less than VerifierConfig.LastUsedEvery and 3 s. From Verify it
 	// is as old as the record in memory. Zero: never used.
-	LastUsed     time.Time
-	RotateMonths int // months after which a rotation is due; 0: never
+	LastUsed     time.Time `json:"last_used,omitzero"`
+	RotateMonths int       `json:"rotate_months,omitzero"` // months after which a rotation is due; 0: never
 	// RotateDue is RotateMonths after the key was issued, last rotated, or given
 	// another RotateMonths. While a rotation is scheduled, it is RotateMonths after the
 	// time of that rotation. The 31st becomes the last day of a shorter month. From
 	// Verify it is up to ManagerConfig.Skew early. Zero: never.
-	RotateDue time.Time
+	RotateDue time.Time `json:"rotate_due,omitzero"`
 
 	// Credentials, newest first: at most three live ones, and the eight that ended
 	// last. From Verify it is empty.
-	Credentials View[CredentialInfo]
+	Credentials View[CredentialInfo] `json:"credentials,omitzero"`
 }
 
 // CredentialInfo describes one credential of a key. It holds no secret.
 type CredentialInfo struct {
-	ID        CredentialID
-	Hint      string    // last four characters of the token, for people
-	NotBefore time.Time // first instant at which the token is accepted; zero: its creation
-	NotAfter  time.Time // first instant at which the token is refused; zero: never
-	LastUsed  time.Time // as exact as [Info.LastUsed]; zero: never
-	Ended     bool      // retired or replaced
-	Pepper    uint8     // slot of the pepper that made the tag, 1 to 61; 0: none
-	Public    Token     // the token of a publishable key; zero for others
+	ID        CredentialID `json:"id,omitzero"`
+	Hint      string       `json:"hint"`                // last four characters of the token, for people
+	NotBefore time.Time    `json:"not_before,omitzero"` // first instant at which the token is accepted; zero: its creation
+	NotAfter  time.Time    `json:"not_after,omitzero"`  // first instant at which the token is refused; zero: never
+	LastUsed  time.Time    `json:"last_used,omitzero"`  // as exact as [Info.LastUsed]; zero: never
+	Ended     bool         `json:"ended"`               // retired or replaced
+	Pepper    uint8        `json:"-"`                   // slot of the pepper that made the tag, 1 to 61; 0: none
+	Public    Token        `json:"public,omitzero"`     // the token of a publishable key; zero for others
 }
 
-// View is a read-only slice. The zero View is empty.
+// View is a read-only slice. The zero View is empty, and every empty View is the zero
+// one.
 type View[T any] struct{ s []T }
 
 // Abilities is a read-only list of abilities.
 type Abilities = View[Ability]
 
 // NewView copies items.
-func NewView[T any](items ...T) View[T] { return View[T]{slices.Clone(items)} }
+func NewView[T any](items ...T) View[T] { return viewOf(slices.Clone(items)) }
+
+// viewOf shares s, which must not be changed afterwards.
+func viewOf[T any](s []T) View[T] {
+	if len(s) == 0 {
+		return View[T]{}
+	}
+	return View[T]{s}
+}
 
 // All yields the items in order.
 func (v View[T]) All() iter.Seq[T] { return slices.Values(v.s) }
@@ -251,20 +260,20 @@ func (v View[T]) Len() int { return len(v.s) }
 // At returns item i, counted from 0. It panics beyond Len.
 func (v View[T]) At(i int) T { return v.s[i] }
 
-// MarshalJSON writes an array, [] when empty.
-func (v View[T]) MarshalJSON() ([]byte, error) {
-	if v.s == nil {
-		return []byte("[]"), nil
-	}
-	return json.Marshal(v.s)
-}
-
 // Metadata is read-only text of the program, stored with a key. The zero Metadata is
-// empty.
+// empty, and every empty Metadata is the zero one.
 type Metadata struct{ m map[string]string }
 
 // NewMetadata copies m. It is for a Key in a program's own tests.
-func NewMetadata(m map[string]string) Metadata { return Metadata{maps.Clone(m)} }
+func NewMetadata(m map[string]string) Metadata { return metadataOf(maps.Clone(m)) }
+
+// metadataOf shares m, which must not be changed afterwards.
+func metadataOf(m map[string]string) Metadata {
+	if len(m) == 0 {
+		return Metadata{}
+	}
+	return Metadata{m}
+}
 
 // Get returns the value of name, or "" if there is none.
 func (m Metadata) Get(name string) string { return m.m[name] }
@@ -282,14 +291,6 @@ func (m Metadata) All() iter.Seq2[string, string] {
 
 // Len is the number of pairs.
 func (m Metadata) Len() int { return len(m.m) }
-
-// MarshalJSON writes an object, {} when empty.
-func (m Metadata) MarshalJSON() ([]byte, error) {
-	if m.m == nil {
-		return []byte("{}"), nil
-	}
-	return json.Marshal(m.m)
-}
 
 type keyContext struct{}
 

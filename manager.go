@@ -314,9 +314,9 @@ type ListRequest struct {
 
 // KeyList is one page of keys.
 type KeyList struct {
-	Keys    []Info
-	Damaged []*CorruptError // keys of this page that are damaged or have a wrong MAC
-	Next    Cursor          // empty: this was the last page
+	Keys    []Info          `json:"data,omitzero"`
+	Damaged []*CorruptError `json:"damaged,omitempty"` // keys of this page that are damaged or have a wrong MAC
+	Next    Cursor          `json:"next,omitzero"`     // empty: this was the last page
 }
 
 // List returns a page of keys, including revoked ones unless State says otherwise.
@@ -337,7 +337,7 @@ func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err e
 		if err != nil {
 			return err
 		}
-		list = KeyList{Damaged: page.Damaged, Next: page.Next}
+		list = KeyList{Keys: make([]Info, 0, len(page.Records)), Damaged: page.Damaged, Next: page.Next}
 		for i := range page.Records {
 			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.settings.Now()))
 		}

@@ -28,19 +28,19 @@ type Factor interface {
 
 // Challenge is a question that was put to an actor. It holds no secret.
 type Challenge struct {
-	ID        string // to give to Confirm
-	Factor    string
-	Action    Action // what the answer approves
-	Key       KeyID  // zero: no existing key
-	Account   string // whose key it is, or will be
-	Mode      Mode
-	Name      string    // of the key, as the merchant has typed it; may be empty
-	ExpiresAt time.Time // ten minutes after its start
+	ID        string    `json:"id,omitzero"` // to give to Confirm
+	Factor    string    `json:"factor,omitzero"`
+	Action    Action    `json:"action,omitzero"`     // what the answer approves
+	Key       KeyID     `json:"key,omitzero"`        // zero: no existing key
+	Account   string    `json:"account,omitzero"`    // whose key it is, or will be
+	Mode      Mode      `json:"mode,omitzero"`       // zero: the action is about no mode
+	Name      string    `json:"name,omitzero"`       // of the key, as the merchant has typed it; may be empty
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // ten minutes after its start
 	// Changes says what the answer approves, for the person who is asked: one line, in
 	// English, for each field that changes, or for how a token is replaced. Texts that
 	// merchants have typed are quoted, without the characters that a mail program makes
 	// links of.
-	Changes []string
+	Changes []string `json:"changes,omitzero"`
 }
 
 const (

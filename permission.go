@@ -68,6 +68,12 @@ func (s Scope) Allows(required Ability) bool {
 // String is the scope itself.
 func (s Scope) String() string { return string(s) }
 
+// UnmarshalText reads what [ParseScope] reads.
+func (s *Scope) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseScope(string(text))
+	return err
+}
+
 // Level is how much of a product a key may use. The zero Level means none: leave the
 // product out of the key's abilities instead.
 type Level uint8
@@ -117,18 +123,24 @@ func (a Access) String() string { return a.Product + "=" + a.Level.String() }
 // MarshalText writes the canonical text.
 func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
+// UnmarshalText reads what [ParseAccess] reads.
+func (a *Access) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAccess(string(text))
+	return err
+}
+
 // CatalogEntry is one line of a [Catalog]. Exactly one of Scope, Product and Parse is
-// set.
+// set. Its JSON has everything but Parse, which is code.
 type CatalogEntry struct {
-	Scope   string // "payment:refund"
-	Product string // "balance": both levels, read and write
+	Scope   string `json:"scope,omitzero"`   // "payment:refund"
+	Product string `json:"product,omitzero"` // "balance": both levels, read and write
 	// Parse reads a form of ability of the program's own; false if the text is not of
 	// that form. The String of the Ability must be the same text again.
-	Parse       func(text string) (Ability, bool)
-	Description string // shown to merchants by the program
+	Parse       func(text string) (Ability, bool) `json:"-"`
+	Description string                            `json:"description,omitzero"` // shown to merchants by the program
 	// Publishable lets a publishable key hold this ability: the scope, or the product
 	// at level read. Everybody on the Internet has that key.
-	Publishable bool
+	Publishable bool `json:"publishable"`
 }
 
 // Catalog is the closed list of abilities that keys may be given. It is

@@ -24,7 +24,10 @@ func (r ProvisionRequest) guarded() approval { return (&provisioning{ProvisionRe
 
 // Provisioned holds an account's publishable keys, one for each mode. If Standing
 // refuses a mode, its Issued is zero.
-type Provisioned struct{ Live, Test Issued }
+type Provisioned struct {
+	Live Issued `json:"live,omitzero"`
+	Test Issued `json:"test,omitzero"`
+}
 
 // Provision gives a new account one publishable key for each mode, and no secret key: a
 // secret that nobody asked for is a secret that nobody guards. If Provision is called

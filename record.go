@@ -2,7 +2,6 @@ package apikey
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -63,12 +62,11 @@ func (c *core) describe(r *StoreRecord, presented CredentialID) Info {
 func describe(r *StoreRecord, presented CredentialID, abilities []Ability) Info {
 	info := Info{
 		ID: r.ID, Name: r.Name, Credential: presented, Account: r.Account, Mode: r.Mode, Kind: r.Kind,
-		State: r.State(), Recoverable: r.Recoverable, Version: r.Version, Metadata: Metadata{r.Metadata},
-		Networks: View[netip.Prefix]{r.Networks}, Origins: View[string]{r.Origins},
+		State: r.State(), Recoverable: r.Recoverable, Version: r.Version, Metadata: metadataOf(r.Metadata),
+		Abilities: viewOf(abilities), Networks: viewOf(r.Networks), Origins: viewOf(r.Origins),
 		CreatedAt: shownTime(r.CreatedAt), ExpiresAt: shownTime(r.ExpiresAt), RevokedAt: shownTime(r.RevokedAt),
 		RevokeReason: r.RevokeReason, RotateMonths: r.RotateMonths, RotateDue: shownTime(r.due(0)),
 	}
-	info.Abilities.s = abilities
 	for _, cred := range r.Credentials {
 		if cred.LastUsed.After(info.LastUsed) {
 			info.LastUsed = shownTime(cred.LastUsed)

@@ -39,12 +39,13 @@ func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
 	return nil
 }
 
-// Revealed is a token that is shown again.
+// Revealed is a token that is shown again. The JSON of Revealed has a secret token
+// redacted: whoever answers with it writes Token.Reveal themselves.
 type Revealed struct {
-	Token Token
-	Key   Info
-	// HideAfter is how long to show the token: 30 s.
-	HideAfter time.Duration
+	Token Token `json:"token,omitzero"`
+	Key   Info  `json:"key"`
+	// HideAfter is how long to show the token: 30 s. In JSON it is hide_after_seconds.
+	HideAfter time.Duration `json:"-"`
 }
 
 const hideAfter = 30 * time.Second

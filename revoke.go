@@ -156,8 +156,8 @@ func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *Stor
 
 // RevokedAll is the result of one call of RevokeAll.
 type RevokedAll struct {
-	Revoked int    // keys that this call revoked; a damaged one may have been revoked before
-	Next    Cursor // pass it to the next call as Cursor; empty: all are done
+	Revoked int    `json:"revoked"`       // keys that this call revoked; a damaged one may have been revoked before
+	Next    Cursor `json:"next,omitzero"` // pass it to the next call as Cursor; empty: all are done
 }
 
 // RevokeAll revokes a batch of keys, newest first. Call RevokeAll until Next is empty.

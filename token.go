@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"strings"
 	"unsafe"
 
 	"github.com/go-apikey/apikey/internal/base62"
@@ -23,8 +24,9 @@ import (
 // a pepper, zeros without one), a server refuses forgeries without a store. The secret
 // has 196 random bits.
 //
-// A Token prints redacted, whatever prints it. [Token.Reveal] is the only way to the
-// text. The zero Token is no token, and its Reveal returns "".
+// A Token prints redacted, whatever prints it, except that the JSON of a publishable
+// token is its text: everybody may know it. [Token.Reveal] is the only way to the text of
+// a secret one. The zero Token is no token, and its Reveal returns "".
 type Token struct{ v *secretText }
 
 const (
@@ -89,7 +91,7 @@ func (t Token) String() string {
 		return ""
 	}
 	// A publishable token comes from a column, which may hold anything.
-	return text[:max(0, len(text)-bodyLen)] + "…" + t.Hint()
+	return text[:max(0, len(text)-bodyLen)] + redaction + t.Hint()
 }
 
 // GoString is String.
@@ -101,11 +103,32 @@ func (t Token) Format(s fmt.State, _ rune) { io.WriteString(s, t.String()) }
 // LogValue is String.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
-// MarshalText is String: JSON, XML and the like carry the redacted form.
+// MarshalText is String: XML and the like carry the redacted form.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// MarshalJSON is String as a JSON string.
-func (t Token) MarshalJSON() ([]byte, error) { return json.Marshal(t.String()) }
+// MarshalJSON writes the text of a publishable token. Of any other token, and of text
+// that is none, it writes String.
+func (t Token) MarshalJSON() ([]byte, error) {
+	if t.Kind() == Publishable {
+		return json.Marshal(t.Reveal())
+	}
+	return json.Marshal(t.String())
+}
+
+// UnmarshalText reads the whole text of a token, secret or publishable, as [ParseToken]
+// does. The redacted form cannot be undone: like the empty text, it reads as the zero
+// Token. The error for any other text is ErrInvalidToken.
+func (t *Token) UnmarshalText(text []byte) (err error) {
+	*t = Token{}
+	if len(text) == 0 || strings.Contains(string(text), redaction) {
+		return nil
+	}
+	*t, err = ParseToken(string(text))
+	return err
+}
+
+// redaction stands where the text of a token is left out. No token has this character.
+const redaction = "…"
 
 // parsed is a token that has the one right spelling and a right checksum.
 type parsed struct {

@@ -68,26 +68,28 @@ func (f Field[T]) onto(have *T) {
 }
 
 // UpdateRequest changes the settings of a key. Token, mode, kind and account never
-// change.
+// change. The body of a PATCH request reads into it: a member that is absent keeps the
+// setting, null clears it, a value sets it. Set Key afterwards, because the body may name
+// another key.
 type UpdateRequest struct {
-	Key KeyID
+	Key KeyID `json:"key,omitzero"`
 	// IfVersion makes the update fail with ErrConflict unless the key is at this version;
 	// 0: any version.
-	IfVersion uint64
+	IfVersion uint64 `json:"if_version,omitzero"`
 
-	Name      Field[string]    `json:",omitzero"`
-	Abilities Field[[]string]  `json:",omitzero"`
-	ExpiresAt Field[time.Time] `json:",omitzero"` // in the future; cleared: never. The zero time is ErrInvalid
+	Name      Field[string]    `json:"name,omitzero"`
+	Abilities Field[[]string]  `json:"abilities,omitzero"`
+	ExpiresAt Field[time.Time] `json:"expires_at,omitzero"` // in the future; cleared: never. The zero time is ErrInvalid
 	// Cleared: any address, any origin. If the key is restricted, an empty list is
 	// ErrInvalid: it could also mean that nothing is allowed.
-	Networks Field[[]netip.Prefix] `json:",omitzero"`
-	Origins  Field[[]string]       `json:",omitzero"`
+	Networks Field[[]netip.Prefix] `json:"networks,omitzero"`
+	Origins  Field[[]string]       `json:"origins,omitzero"`
 
-	Metadata     Field[map[string]string] `json:",omitzero"`
-	RotateMonths Field[int]               `json:",omitzero"` // counts from now; cleared: never
+	Metadata     Field[map[string]string] `json:"metadata,omitzero"`
+	RotateMonths Field[int]               `json:"rotate_months,omitzero"` // counts from now; cleared: never
 	// Disabled: true suspends; false and cleared resume. Unlike Suspend, this can be
 	// guarded by StepUp, and can fail with ErrConflict.
-	Disabled Field[bool] `json:",omitzero"`
+	Disabled Field[bool] `json:"disabled,omitzero"`
 
 	// Grant, if StepUp guards ActionUpdate, or guards ActionWiden or ActionResume and this
 	// update widens or resumes the key.

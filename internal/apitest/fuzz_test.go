@@ -120,6 +120,41 @@ func FuzzAbility(f *testing.F) {
 	})
 }
 
+// Whatever reads as an Info or an Event is written again, and is then the same text for
+// ever. Nothing that reads makes an Operator.
+func FuzzAnswerJSON(f *testing.F) {
+	for _, text := range []string{
+		`{"id":"01890a5d-ac96-774b-bcce-b302099a8057","mode":"live","abilities":["payment:*","balance=read","region/id"],"metadata":{"a":"1"}}`,
+		`{"networks":["203.0.113.7/24",""],"origins":null,"expires_at":"9999-12-31T23:59:59-12:00","credentials":[{"public":"x…"},null]}`,
+		`{"seq":18446744073709551615,"actor":{"id":"ops","operator":true},"changed":[]}`, `{"ABILITIES":[null]}`, `null`, `[]`, "{\"name\":\"\xff\"}",
+	} {
+		f.Add([]byte(text))
+	}
+	c := apikey.MustCatalog(append(catalog.Entries(), apikey.CatalogEntry{Parse: parseRegion})...)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if info, err := c.ParseInfo(text); err == nil {
+			first, err := json.Marshal(info)
+			require.NoError(t, err)
+			info, err = c.ParseInfo(first)
+			require.NoError(t, err, "%s", first)
+			again, err := json.Marshal(info)
+			require.NoError(t, err)
+			require.Equal(t, string(first), string(again))
+		}
+		var ev apikey.Event
+		if json.Unmarshal(text, &ev) == nil {
+			require.False(t, ev.Actor.IsOperator())
+			first, err := json.Marshal(ev)
+			require.NoError(t, err)
+			var back apikey.Event
+			require.NoError(t, json.Unmarshal(first, &back), "%s", first)
+			again, err := json.Marshal(back)
+			require.NoError(t, err)
+			require.Equal(t, string(first), string(again))
+		}
+	})
+}
+
 // A cursor comes back from a browser. Its seal is no secret, so what is inside
 // may be anything too: it is refused, or it is a page of the actor's account.
 func FuzzCursor(f *testing.F) {

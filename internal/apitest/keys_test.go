@@ -171,18 +171,18 @@ func TestInfoJSON(t *testing.T) {
 	require.NoError(t, err)
 	var got map[string]any
 	require.NoError(t, json.Unmarshal(b, &got))
-	require.Equal(t, info.ID.String(), got["ID"])
-	require.Equal(t, "live", got["Mode"])
-	require.Equal(t, "secret", got["Kind"])
-	require.Equal(t, "active", got["State"])
-	require.Equal(t, []any{"balance=read", "payment:refund"}, got["Abilities"])
-	require.Equal(t, map[string]any{"invoice": "7", "shop": "1"}, got["Metadata"])
-	require.Equal(t, []any{"203.0.113.0/24"}, got["Networks"])
-	require.Equal(t, []any{"https://shop.example"}, got["Origins"])
+	require.Equal(t, info.ID.String(), got["id"])
+	require.Equal(t, "live", got["mode"])
+	require.Equal(t, "secret", got["kind"])
+	require.Equal(t, "active", got["state"])
+	require.Equal(t, []any{"balance=read", "payment:refund"}, got["abilities"])
+	require.Equal(t, map[string]any{"invoice": "7", "shop": "1"}, got["metadata"])
+	require.Equal(t, []any{"203.0.113.0/24"}, got["networks"])
+	require.Equal(t, []any{"https://shop.example"}, got["origins"])
 
 	b, err = json.Marshal(apikey.Info{})
 	require.NoError(t, err, "an Info that was never filled still prints")
-	require.Contains(t, string(b), `"Abilities":[]`)
+	require.JSONEq(t, `{"name":"","account":"","recoverable":false,"version":0,"abilities":[],"metadata":{},"networks":[],"origins":[]}`, string(b))
 }
 
 func fullRequest(r *apikey.IssueRequest) {

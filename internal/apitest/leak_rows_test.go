@@ -159,7 +159,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
 		rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
-		rowOf(apikey.DoubtFailed),
+		rowOf(apikey.DoubtFailed), rowOf(apikey.StatusActive),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
 	}
 }

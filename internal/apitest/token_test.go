@@ -358,8 +358,11 @@ func TestDamagedPublishableTextStillPrints(t *testing.T) {
 		info, err := e.manager.Get(e.ctx, issued.Key.ID)
 		require.NoError(t, err)
 		require.NotContains(t, fmt.Sprintf("%+v", info), "PANIC", "%q", text)
-		_, err = json.Marshal(info)
+		written, err := json.Marshal(info)
 		require.NoError(t, err, "%q", text)
+		var back apikey.Info
+		require.NoError(t, json.Unmarshal(written, &back), "%s", written)
+		require.True(t, back.Credentials.At(0).Public.IsZero(), "%s", written)
 		require.Zero(t, info.Credentials.At(0).Public.Mode())
 	}
 }

@@ -23,18 +23,18 @@ func TestFound19AnEmptyValueIsNotClear(t *testing.T) {
 		clear      string
 		clearReq   apikey.UpdateRequest
 	}{
-		{"expiry", `{"ExpiresAt":"0001-01-01T00:00:00Z"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{})},
-			`{"ExpiresAt":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
-		{"expiry of another zone", `{"ExpiresAt":"0001-01-01T01:00:00+01:00"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{}.In(time.FixedZone("", 3600)))},
-			`{"ExpiresAt":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
-		{"expiry a nanosecond after it", `{"ExpiresAt":"0001-01-01T00:00:00.000000001Z"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{}.Add(1))},
-			`{"ExpiresAt":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
-		{"networks", `{"Networks":[]}`, apikey.UpdateRequest{Networks: apikey.Set([]netip.Prefix{})},
-			`{"Networks":null}`, apikey.UpdateRequest{Networks: apikey.Clear[[]netip.Prefix]()}},
-		{"networks that are nil", `{"Networks":[]}`, apikey.UpdateRequest{Networks: apikey.Set([]netip.Prefix(nil))},
-			`{"Networks":null}`, apikey.UpdateRequest{Networks: apikey.Clear[[]netip.Prefix]()}},
-		{"origins", `{"Origins":[]}`, apikey.UpdateRequest{Origins: apikey.Set([]string{})},
-			`{"Origins":null}`, apikey.UpdateRequest{Origins: apikey.Clear[[]string]()}},
+		{"expiry", `{"expires_at":"0001-01-01T00:00:00Z"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{})},
+			`{"expires_at":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
+		{"expiry of another zone", `{"expires_at":"0001-01-01T01:00:00+01:00"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{}.In(time.FixedZone("", 3600)))},
+			`{"expires_at":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
+		{"expiry a nanosecond after it", `{"expires_at":"0001-01-01T00:00:00.000000001Z"}`, apikey.UpdateRequest{ExpiresAt: apikey.Set(time.Time{}.Add(1))},
+			`{"expires_at":null}`, apikey.UpdateRequest{ExpiresAt: apikey.Clear[time.Time]()}},
+		{"networks", `{"networks":[]}`, apikey.UpdateRequest{Networks: apikey.Set([]netip.Prefix{})},
+			`{"networks":null}`, apikey.UpdateRequest{Networks: apikey.Clear[[]netip.Prefix]()}},
+		{"networks that are nil", `{"networks":[]}`, apikey.UpdateRequest{Networks: apikey.Set([]netip.Prefix(nil))},
+			`{"networks":null}`, apikey.UpdateRequest{Networks: apikey.Clear[[]netip.Prefix]()}},
+		{"origins", `{"origins":[]}`, apikey.UpdateRequest{Origins: apikey.Set([]string{})},
+			`{"origins":null}`, apikey.UpdateRequest{Origins: apikey.Clear[[]string]()}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			read := func(text string) (req apikey.UpdateRequest) {
@@ -118,6 +118,7 @@ func TestFound19NoFieldComesBackAsClear(t *testing.T) {
 	var back apikey.UpdateRequest
 	require.NoError(t, json.Unmarshal(text, &back))
 	require.Equal(t, apikey.UpdateRequest{Name: apikey.Set("x"), Networks: apikey.Clear[[]netip.Prefix]()}, back)
+	require.JSONEq(t, `{"name":"x","networks":null}`, string(text))
 }
 
 // bigFactor keeps as much of a challenge as a test says.
