@@ -12,7 +12,7 @@ import (
 
 // An Extractor finds the key in one request header. It gets only the value of this header,
 // so no Extractor can read the query string: query strings end up in logs, browser
-// histories and Referer headers. This package has [Bearer], [Basic] and [Header].
+// histories and Referer headers. This package has [Bearer], [Basic], [Scheme] and [Header].
 //
 // An Extractor that reads a scheme of the Authorization header (RFC 9110 §11.6.2) should
 // also have a method Scheme() string that returns the scheme. The WWW-Authenticate header
@@ -74,7 +74,8 @@ func challengesOf(extractors []Extractor, realm string) (list []challenge) {
 		if c.scheme == "Basic" {
 			c.text += `, charset="UTF-8"` // RFC 7617 §2.1
 		}
-		if !slices.Contains(list, c) {
+		// A scheme's name in two spellings is one scheme.
+		if !slices.ContainsFunc(list, func(o challenge) bool { return strings.EqualFold(o.text, c.text) }) {
 			list = append(list, c)
 		}
 	}

@@ -19,16 +19,16 @@ func FuzzAuthorization(f *testing.F) {
 	e := newEnv(f)
 	token := e.issue().Token.Reveal()
 	for _, s := range []string{
-		"", " ", "Bearer", "Bearer ", "Bearer T", "bearer  T", "Bearer T T", "Bearer T,Bearer T", "Bearer\tT", "Basic", "Basic T",
+		"Api-Key T", "api-key  T", "Api-Key", "Api-Key\tT", "", " ", "Bearer", "Bearer ", "Bearer T", "bearer  T", "Bearer T T", "Bearer T,Bearer T", "Bearer\tT", "Basic", "Basic T",
 		"Basic YTo=", "Basic " + base64.StdEncoding.EncodeToString([]byte(token+":")), "Digest T", "T", "\x00", "Bearer \xff", "Bearer acme_sk_live_",
 	} {
 		f.Add(s, "")
 		f.Add(s, "T")
 	}
 	h, ran := e.ok()
-	guarded := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic(), httpauth.Header("X-API-Key")}}).Require()(h)
+	guarded := e.guard(httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic(), httpauth.Scheme("Api-Key"), httpauth.Header("X-API-Key")}}).Require()(h)
 	// These describe the accepted forms of the token independently of the code under test.
-	inScheme := regexp.MustCompile(`(?i:^[ \t]*(bearer|basic) +)(\S+)[ \t]*$`)
+	inScheme := regexp.MustCompile(`(?i:^[ \t]*(bearer|basic|api-key) +)(\S+)[ \t]*$`)
 	pair := base64.StdEncoding.EncodeToString([]byte(token + ":"))
 	f.Fuzz(func(t *testing.T, authorization, header string) {
 		e.t = t
@@ -45,7 +45,7 @@ func FuzzAuthorization(f *testing.F) {
 		require.Equal(t, got.StatusCode == http.StatusOK, *ran == before+1)
 		if got.StatusCode == http.StatusOK {
 			m := inScheme.FindStringSubmatch(authorization)
-			first := m != nil && (m[2] == token && strings.EqualFold(m[1], "bearer") || m[2] == pair && strings.EqualFold(m[1], "basic"))
+			first := m != nil && (m[2] == token && !strings.EqualFold(m[1], "basic") || m[2] == pair && strings.EqualFold(m[1], "basic"))
 			second := strings.Trim(header, " \t") == token
 			require.True(t, first != second, "%q and %q", authorization, header)
 		} else {
