@@ -53,6 +53,21 @@ func ParseToken(text string) (Token, error) {
 	return newToken(text), nil
 }
 
+// ClaimedMode returns the mode that the head of a presented text claims ("_live_" or
+// "_test_"), and 0 for a text that has the length or the head of no token. It says which
+// Verifier to ask and proves nothing: it reads neither the checksum nor the secret, and
+// anybody can write either mode into a text. It allocates nothing.
+func ClaimedMode(presented string) Mode {
+	if !hasTokenLength(presented) {
+		return 0
+	}
+	h := headOf(presented)
+	if h == nil {
+		return 0
+	}
+	return h.mode
+}
+
 func newToken(text string) Token {
 	return Token{&secretText{func() string { return text }}}
 }
@@ -145,14 +160,28 @@ type claims struct {
 	slot uint8
 }
 
-// heads are the four ways to say what a token is.
-var heads = [...]struct {
+// A head says what a token is.
+type head struct {
 	text string
 	kind Kind
 	mode Mode
-}{
+}
+
+// heads are the four that there are.
+var heads = [...]head{
 	{"_sk_live_", Secret, Live}, {"_sk_test_", Secret, Test},
 	{"_pk_live_", Publishable, Live}, {"_pk_test_", Publishable, Test},
+}
+
+// headOf returns the head of a text that has the length of a token; nil if it has none.
+func headOf(text string) *head {
+	said := text[len(text)-bodyLen-headLen:][:headLen]
+	for i := range heads {
+		if h := &heads[i]; said == h.text {
+			return h
+		}
+	}
+	return nil
 }
 
 // parseToken reads a token with any prefix.
@@ -168,10 +197,10 @@ func parseToken(text string) (p parsed, ok bool) {
 // anything else, so that a megabyte in a header costs nothing. It fills what its
 // caller has: a result of this size is copied as long as it is made.
 func (p *parsed) read(text string) (ok bool) {
-	n := len(text)
-	if n <= headLen+bodyLen || n > maxToken {
+	if !hasTokenLength(text) {
 		return false
 	}
+	n := len(text)
 	crc, ok := base62.Uint(text[n-crcLen:], 32)
 	if !ok || uint32(crc) != crc32.ChecksumIEEE(bytesOf(text[:n-crcLen])) {
 		return false
@@ -181,15 +210,17 @@ func (p *parsed) read(text string) (ok bool) {
 	if !ok {
 		return false
 	}
-	head := text[n-bodyLen-headLen:][:headLen]
-	for i := range heads {
-		if h := &heads[i]; head == h.text {
-			p.kind, p.mode = h.kind, h.mode
-			p.id, ok = base62.ID(text[n-bodyLen:][:idLen])
-			return ok
-		}
+	h := headOf(text)
+	if h == nil {
+		return false
 	}
-	return false
+	p.kind, p.mode = h.kind, h.mode
+	p.id, ok = base62.ID(text[n-bodyLen:][:idLen])
+	return ok
+}
+
+func hasTokenLength(text string) bool {
+	return len(text) > headLen+bodyLen && len(text) <= maxToken
 }
 
 // wellFormed looks at the rest of what read has read. Where a proof decides it

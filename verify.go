@@ -139,6 +139,9 @@ func (c core) newVerifier(ctx context.Context, vc VerifierConfig) (*Verifier, er
 	return v, nil
 }
 
+// Mode returns the mode of the keys that the Verifier accepts: Live, Test or AnyMode.
+func (v *Verifier) Mode() Mode { return v.cfg.Mode }
+
 // Verify returns the key of the presented token, or an error that says why the request
 // is refused. With an error the Key is nil. Errors:
 //   - ErrInvalidToken: the token is malformed, unknown, forged or wrong

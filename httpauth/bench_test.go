@@ -1,8 +1,11 @@
 package httpauth_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/httpauth"
@@ -28,6 +31,14 @@ func BenchmarkRequire(b *testing.B) {
 	}
 	b.Run("noop", run(noop, value))
 	b.Run("accepted", run(guarded, value))
+
+	c := e.vc
+	c.Mode = apikey.Test
+	test, err := apikey.NewVerifier(b.Context(), c)
+	require.NoError(b, err)
+	defer test.Close(context.Background())
+	byMode := httpauth.New(httpauth.ByMode(e.verifier, test), httpauth.Config{})
+	b.Run("accepted by mode", run(byMode.Require(refund)(noop), value))
 }
 
 // BenchmarkRefused measures the cost of refusing a request without a real token.

@@ -72,8 +72,70 @@ func ExampleGuard_Check() {
 	// Website <nil>
 }
 
-// A vendor whose SDKs expect their own header and their own error format keeps both. The
-// vendor's load balancers are in 10.0.0.0/8.
+// Live and test keys on one route: the handler looks at the mode before it moves money.
+// Payouts exist in live mode alone, so their route takes a Guard of the live Verifier.
+func ExampleByMode() {
+	live, test, keys := programOfBothModes()
+	config := httpauth.Config{Extractors: []httpauth.Extractor{httpauth.Scheme("Api-Key")}}
+	both, onlyLive := httpauth.New(httpauth.ByMode(live, test), config), httpauth.New(live, config)
+
+	mux := http.NewServeMux()
+	mux.Handle("POST /v1/refunds", both.Require()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, _ := apikey.FromContext(r.Context())
+		switch key.Info().Mode {
+		case apikey.Live:
+			fmt.Fprint(w, "refunded")
+		case apikey.Test:
+			fmt.Fprint(w, "pretended to refund")
+		}
+	})))
+	mux.Handle("POST /v1/payouts", onlyLive.Require()(http.NotFoundHandler()))
+
+	for _, key := range keys {
+		for _, path := range []string{"/v1/refunds", "/v1/payouts"} {
+			r := httptest.NewRequest(http.MethodPost, path, nil)
+			r.Header.Set("Authorization", "Api-Key "+key.Reveal())
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, r)
+			fmt.Println(key.Mode(), path, w.Code)
+			if w.Code == http.StatusOK {
+				fmt.Println(w.Body)
+			}
+		}
+	}
+	// Output:
+	// live /v1/refunds 200
+	// refunded
+	// live /v1/payouts 404
+	// test /v1/refunds 200
+	// pretended to refund
+	// test /v1/payouts 403
+}
+
+// Clients that send "Authorization: Api-Key …", beside those that send Bearer.
+func ExampleScheme() {
+	verifier, token := program()
+	defer verifier.Close(context.Background())
+	guard := httpauth.New(verifier, httpauth.Config{
+		Realm:      "acme",
+		Extractors: []httpauth.Extractor{httpauth.Scheme("Api-Key"), httpauth.Bearer()},
+	})
+	ok := guard.Require()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "done") }))
+	for _, authorization := range []string{"api-key " + token.Reveal(), "Bearer " + token.Reveal(), "Token " + token.Reveal()} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Authorization", authorization)
+		w := httptest.NewRecorder()
+		ok.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Header()["Www-Authenticate"])
+	}
+	// Output:
+	// 200 []
+	// 200 []
+	// 401 [Api-Key realm="acme" Bearer realm="acme"]
+}
+
+// A vendor whose SDKs look for an error format of their own keeps it, and
+// keeps its header too. Its load balancers are in 10.0.0.0/8.
 func ExampleConfig() {
 	verifier, _ := program()
 	defer verifier.Close(context.Background())
@@ -108,6 +170,27 @@ func program() (*apikey.Verifier, apikey.Token) {
 	verifier := must(manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live}))
 	issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "Website", Abilities: []string{"payment:refund"}}))
 	return verifier, issued.Token
+}
+
+// programOfBothModes has a Verifier for each mode and a key of each.
+func programOfBothModes() (live, test *apikey.Verifier, keys []apikey.Token) {
+	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
+	store := memstore.New()
+	pepper := must(apikey.NewPepper(1, [32]byte{1})) // of a secret manager
+	hasher := must(apikey.NewHMACSHA256(pepper))
+	c := apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}}
+	live = must(apikey.NewVerifier(ctx, c))
+	c.Mode = apikey.Test
+	test = must(apikey.NewVerifier(ctx, c))
+	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
+		Store: store, Prefix: "acme", Hasher: hasher, Peppers: c.Peppers, Local: []*apikey.Verifier{live, test},
+		Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
+	}))
+	for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
+		issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: mode, Abilities: []string{"payment:refund"}}))
+		keys = append(keys, issued.Token)
+	}
+	return live, test, keys
 }
 
 func must[T any](v T, err error) T {

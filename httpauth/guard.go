@@ -20,11 +20,16 @@
 //
 // # Live and test
 //
-// A Guard has one Verifier, and a Verifier has one mode. There are three ways to serve
-// both modes: give each mode its own host or server; use one Verifier with
-// [apikey.AnyMode], and look at Info().Mode in the handlers; or put two Guards behind one
-// mux and choose one by the mode that the token claims ([apikey.ParseToken]), as
-// examples/gateway does.
+// A Guard of a live Verifier refuses test keys, and one of a test Verifier live keys
+// (mode_mismatch). There are three ways to serve both modes:
+//
+//   - a host or a server for each mode, each with a Guard of its own Verifier
+//   - a Guard of [ByMode], with a Verifier for each mode, as in examples/gateway
+//   - a Guard of one Verifier of [apikey.AnyMode], for small programs
+//
+// With the second and the third the handlers must look at Info().Mode: a handler that
+// does not would move real money for a test key. A route that only live keys may use
+// takes a Guard of the live Verifier.
 //
 // # Answers
 //
@@ -65,7 +70,7 @@ import (
 // A Guard accepts only requests with a valid key. It is immutable and safe for concurrent
 // use, and one Guard can serve all routes. Make a Guard with [New].
 type Guard struct {
-	verifier    *apikey.Verifier
+	verifier    Verifier
 	cfg         Config
 	sources     []source
 	challenges  []challenge
@@ -127,11 +132,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// New returns a Guard that verifies keys with v. New panics if v or an Extractor is nil,
-// if a header name can never match, or if a network in the Config can never match or is
-// too large. So such a mistake shows when the program starts, and not under traffic.
-func New(v *apikey.Verifier, c Config) *Guard {
-	if v == nil {
+// New returns a Guard that asks v: an [apikey.Verifier], or two of them by [ByMode]. New
+// panics if v or an Extractor is nil, if a header name can never match, or if a network
+// of the Config can never match or is too large. Such mistakes are to be found at the
+// start and not under traffic.
+func New(v Verifier, c Config) *Guard {
+	if known, is := v.(*apikey.Verifier); v == nil || is && known == nil {
 		panic("httpauth: New needs a Verifier")
 	}
 	if c.Realm == "" {
@@ -191,15 +197,22 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 		Require:          need,
 		AllowPublishable: g.publishable,
 	})
+	if err == nil && key == nil {
+		return nil, errNoAnswer
+	}
 	if err == nil && !sameKey(r, key) {
 		return nil, malformed("the request presents two keys")
 	}
 	return key, err
 }
 
-// sameKey reports whether the request's context has no key yet, or the same key.
-// Otherwise, if a Guard is inside another Guard that reads another header, a handler
-// could act for the account of the second key with the abilities of the first.
+// errNoAnswer is a mistake in a Verifier of the program's own. Without it the handler
+// would run with no key.
+var errNoAnswer = errors.New("httpauth: the Verifier returned neither a key nor an error")
+
+// sameKey reports whether the request's context has no key yet, or this one. A
+// Guard that reads one header, inside one that reads another, would otherwise let a
+// handler act for the account of the second key with the abilities of the first.
 func sameKey(r *http.Request, key apikey.Key) bool {
 	known, is := apikey.FromContext(r.Context())
 	return !is || known.Info().ID == key.Info().ID

@@ -31,9 +31,11 @@ func FuzzToken(f *testing.F) {
 			if err != nil {
 				require.Equal(t, apikey.ErrInvalidToken, err)
 				require.True(t, token.IsZero())
+				require.Contains(t, []apikey.Mode{0, apikey.Live, apikey.Test}, apikey.ClaimedMode(text))
 				continue
 			}
 			require.Equal(t, text, token.Reveal())
+			require.Equal(t, token.Mode(), apikey.ClaimedMode(text))
 			kinds := map[apikey.Kind]string{apikey.Secret: "_sk_", apikey.Publishable: "_pk_"}
 			modes := map[apikey.Mode]string{apikey.Live: "live_", apikey.Test: "test_"}
 			rest, ok := strings.CutSuffix(text[:len(text)-bodyWidth], kinds[token.Kind()]+modes[token.Mode()])

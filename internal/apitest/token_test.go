@@ -307,6 +307,30 @@ func TestRelabelledTokensNeverVerify(t *testing.T) {
 	}
 }
 
+// The mode that a text claims is read from its head alone, and costs nothing.
+func TestClaimedMode(t *testing.T) {
+	e := newEnv(t)
+	live := e.issue().Token.Reveal()
+	for head, want := range map[string]apikey.Mode{
+		"acme_sk_live_": apikey.Live, "acme_pk_live_": apikey.Live, "acme_sk_test_": apikey.Test, "acme_pk_test_": apikey.Test,
+		"_test__sk_live_": apikey.Live, "_live__sk_test_": apikey.Test, "a_pk_test_": apikey.Test,
+		"_sk_test_": 0, "acme_sk_prod_": 0, "acme_SK_TEST_": 0, "acme-sk-test-": 0, "acme_sk_test": 0, "acme_sk_test__": 0,
+		strings.Repeat("a", 20) + "_sk_test_": apikey.Test, strings.Repeat("a", 21) + "_sk_test_": 0,
+	} {
+		text := withHead(live, head)
+		require.Equal(t, want, apikey.ClaimedMode(text), text)
+		require.Equal(t, want, apikey.ClaimedMode(text[:len(text)-1]+"~"), "the checksum is not read")
+		token, err := apikey.ParseToken(text)
+		require.True(t, err != nil || token.Mode() == want, text)
+	}
+	for name, text := range hostile {
+		require.NotPanics(t, func() { apikey.ClaimedMode(text) }, name)
+	}
+	require.Zero(t, apikey.ClaimedMode(""))
+	require.Zero(t, apikey.ClaimedMode(live[:len(live)-1]), "what is one character short is no token")
+	require.Zero(t, testing.AllocsPerRun(100, func() { apikey.ClaimedMode(live) }))
+}
+
 func TestTokenPrintsRedacted(t *testing.T) {
 	e := newEnv(t)
 	token := e.issue().Token
