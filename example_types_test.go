@@ -123,6 +123,35 @@ func ExamplePepper() {
 	// apikey: invalid request: pepper of slot 2 is all zeros: want 32 random bytes
 }
 
+// A file in which one pepper is being replaced: the first line mints, both verify.
+func ExampleParsePeppers() {
+	// text, err := apikey.ReadSecretFile("/etc/shop/peppers")
+	text := "# in use since May\n" +
+		"2:8f0b6a1e5b7d4c39a2e1f0d4c3b2a1908f7e6d5c4b3a29181706f5e4d3c2b1a0\n" +
+		"1:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n"
+	peppers, err := apikey.ParsePeppers(text)
+	fmt.Println(peppers, err)
+
+	_, err = apikey.ParsePeppers("00112233445566778899aabbccddeeff00112233445566778899aabbccddee") // cut off
+	fmt.Println(err)
+	// Output:
+	// [pepper(slot 2) pepper(slot 1)] <nil>
+	// apikey: invalid request: pepper, line 1: has 31 bytes, want 32: make one with openssl rand -hex 32
+}
+
+// A KEK from an environment variable: the key alone gets an ID that is made from it.
+func ExampleParseKEK() {
+	const key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff" // os.Getenv("SHOP_KEK")
+	named, err := apikey.ParseKEK("kek-2026:" + key)
+	fmt.Println(named, err)
+
+	bare, err := apikey.ParseKEK(key)
+	fmt.Println(bare, err)
+	// Output:
+	// kek(kek-2026) <nil>
+	// kek(kek-684887f454ebc49a) <nil>
+}
+
 func ExampleArgon2id() {
 	// The least memory that is accepted; the zero config is the default cost.
 	// Give the same value to the Manager and all Verifiers of a process: its
