@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -49,8 +51,26 @@ func ExampleNew() {
 	// <nil>
 }
 
-// Programs that manage their schema with goose, golang-migrate or atlas use these files
-// instead of Migrate.
+// Revoked keys stay listed for 90 days. The purge ends with the program.
+func ExampleStore_PurgeDaily() {
+	db, err := sql.Open("sqlite", "file::memory:?_pragma=busy_timeout(5000)&_txlock=immediate")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	store, err := sqlstore.New(db, sqlstore.SQLite)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop() // before the database is closed
+	go store.PurgeDaily(ctx, 90*24*time.Hour, slog.Default())
+	// Output:
+}
+
+// Programs that manage their schema with goose, golang-migrate or atlas give
+// them these files instead of calling Migrate.
 func ExampleSchema() {
 	files, err := fs.Glob(sqlstore.Schema(sqlstore.SQLite.WithPrefix("pay_")), "*.sql")
 	fmt.Println(len(files) > 0, files[0], err)

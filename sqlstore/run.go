@@ -106,7 +106,12 @@ func (s *Store) mayPass(err error) bool {
 // do not collide again. It reports whether the context has not ended.
 func pause(ctx context.Context, try int) bool {
 	longest := min(time.Millisecond<<try, 100*time.Millisecond)
-	timer := time.NewTimer(longest/2 + rand.N(longest/2))
+	return sleep(ctx, longest/2+rand.N(longest/2))
+}
+
+// sleep waits, and reports whether the context is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
