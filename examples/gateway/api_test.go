@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"os"
@@ -234,14 +233,12 @@ func TestRevokedElsewhere(t *testing.T) {
 
 	text, err := os.ReadFile(filepath.Join(dir, "keys.pepper"))
 	require.NoError(t, err)
-	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	require.NoError(t, err)
-	pepper, err := apikey.NewPepper(1, [32]byte(key))
+	peppers, err := apikey.ParsePeppers(string(text))
 	require.NoError(t, err)
 	_, store := openStore(t, dir)
-	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
-		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(), Peppers: []apikey.Pepper{pepper},
-	}, apikey.ManagerConfig{})
+	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
+		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(), Peppers: peppers,
+	})
 	require.NoError(t, err)
 	require.NoError(t, manager.RevokeToken(context.Background(), token, apikey.ReasonCompromised))
 

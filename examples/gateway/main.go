@@ -133,10 +133,16 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 	if _, err := fmt.Fprintf(out, "listening on %s\n", url); err != nil {
 		return err
 	}
-	return serve(ctx, l, newHandler(api{g.ledger, log}, newByMode(g.live, g.test, log)), log)
+	purging, stop := context.WithCancel(ctx)
+	defer stop() // before the database is closed
+	go g.store.PurgeDaily(purging, keepRevoked, log)
+	return serve(ctx, l, newHandler(api{g.ledger, log}, newGuard(g.live, g.test, log)), log)
 }
 
-// serve answers requests until ctx ends. Then it finishes the requests that have begun.
+// keepRevoked is how long merchants see their revoked keys.
+const keepRevoked = 90 * 24 * time.Hour
+
+// serve answers until ctx ends, and then what has begun.
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler:           h,

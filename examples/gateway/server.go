@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -27,71 +26,34 @@ type api struct {
 	log    *slog.Logger
 }
 
-// newHandler returns the whole API: each route, with the ability that its key needs.
-func newHandler(a api, guards byMode) http.Handler {
+// newHandler is the whole API: each route beside what a key needs for it.
+func newHandler(a api, guard *httpauth.Guard) http.Handler {
 	mux := http.NewServeMux()
-	route := func(pattern string, status int, do action, guard func(http.Handler) http.Handler) {
-		mux.Handle(pattern, guard(a.serve(status, do)))
+	route := func(pattern string, status int, do action, require func(http.Handler) http.Handler) {
+		mux.Handle(pattern, require(a.serve(status, do)))
 	}
-	route("POST /v1/checkouts", 201, a.checkout, guards.require(apikey.Scope("payment:checkout")))
-	route("GET /v1/payments/{id}", 200, a.payment, guards.require(apikey.Scope("payment:verify")))
-	route("POST /v1/refunds", 201, a.refund, guards.require(apikey.Scope("payment:refund")))
-	route("GET /v1/balance", 200, a.balance, guards.require(apikey.Access{Product: "balance", Level: apikey.Read}))
-	route("POST /v1/payouts", 201, a.payout, guards.require(apikey.Access{Product: "payout", Level: apikey.Write}))
-	// The visitor's browser sends the card number directly to this API, so this route
-	// accepts the publishable key in the web page. It also accepts a secret key with the
-	// ability, like other payment APIs.
-	tokenise := guards.allowPublishable().require(apikey.Scope("card:tokenise"))
+	route("POST /v1/checkouts", 201, a.checkout, guard.Require(apikey.Scope("payment:checkout")))
+	route("GET /v1/payments/{id}", 200, a.payment, guard.Require(apikey.Scope("payment:verify")))
+	route("POST /v1/refunds", 201, a.refund, guard.Require(apikey.Scope("payment:refund")))
+	route("GET /v1/balance", 200, a.balance, guard.Require(apikey.Access{Product: "balance", Level: apikey.Read}))
+	route("POST /v1/payouts", 201, a.payout, guard.Require(apikey.Access{Product: "payout", Level: apikey.Write}))
+	// A card number goes from the visitor's browser straight to us, so this route
+	// takes the key that is in the browser. A secret key with the ability may do
+	// it too, as with other payment APIs.
+	tokenise := guard.AllowPublishable().Require(apikey.Scope("card:tokenise"))
 	route("POST /v1/tokens", 201, a.tokenise, func(next http.Handler) http.Handler { return forBrowsers(tokenise(next)) })
 	mux.Handle("OPTIONS /v1/tokens", forBrowsers(http.NotFoundHandler()))
 	return withProblems(mux)
 }
 
-// byMode has a Guard for each mode. Each Guard has its own Verifier with its own cache and
-// limits, so a flood of requests with test keys neither evicts nor delays live keys. If a
-// program has a host for each mode (api.example and sandbox.example), each host has its
-// own Guard, and byMode is not needed. A small program can use one Verifier of
+// newGuard takes live and test keys on the same routes. Each mode has a Verifier with a
+// cache and limits of its own: a flood in the sandbox neither evicts nor delays live
+// keys. Every action gets the mode of its key, in owner, and none moves money of the
+// other one. A program whose modes have addresses of their own (api.example and
+// sandbox.example) gives each its Guard; a small one can have a single Verifier of
 // apikey.AnyMode.
-//
-// The mode in a token is only a claim. Here it only chooses the Guard: each Verifier
-// refuses keys of the other mode.
-type byMode struct{ live, test *httpauth.Guard }
-
-var extractors = []httpauth.Extractor{httpauth.Bearer(), httpauth.Basic()}
-
-func newByMode(live, test *apikey.Verifier, log *slog.Logger) byMode {
-	c := httpauth.Config{Realm: "gateway", Extractors: extractors, Logger: log}
-	return byMode{live: httpauth.New(live, c), test: httpauth.New(test, c)}
-}
-
-func (g byMode) allowPublishable() byMode {
-	return byMode{g.live.AllowPublishable(), g.test.AllowPublishable()}
-}
-
-func (g byMode) require(need ...apikey.Ability) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		live, test := g.live.Require(need...)(next), g.test.Require(need...)(next)
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if claimsTest(r) {
-				test.ServeHTTP(w, r)
-				return
-			}
-			live.ServeHTTP(w, r)
-		})
-	}
-}
-
-func claimsTest(r *http.Request) bool {
-	for _, e := range extractors {
-		text, err := e.Extract(strings.TrimSpace(r.Header.Get(e.Header())))
-		if err != nil || text == "" {
-			continue
-		}
-		if token, err := apikey.ParseToken(text); err == nil {
-			return token.Mode() == apikey.Test
-		}
-	}
-	return false // there is no valid token, so the live Guard refuses the request
+func newGuard(live, test *apikey.Verifier, log *slog.Logger) *httpauth.Guard {
+	return httpauth.New(httpauth.ByMode(live, test), httpauth.Config{Realm: "gateway", Logger: log})
 }
 
 // action is a handler that does not write the HTTP answer itself. The owner of the money

@@ -32,13 +32,13 @@ type gateway struct {
 
 // open opens the database. If there is none, open makes a database and its pepper.
 func open(ctx context.Context, c config, log *slog.Logger) (*gateway, error) {
-	pepper, err := openFiles(c)
+	peppers, err := openFiles(c)
 	if err != nil {
 		return nil, err
 	}
 	g := &gateway{}
 	if err = g.openStore(ctx, c.db); err == nil {
-		err = g.openKeys(ctx, pepper, log)
+		err = g.openKeys(ctx, peppers, log)
 	}
 	if err != nil {
 		g.close(context.WithoutCancel(ctx))
@@ -70,13 +70,16 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 	return g.ledger.migrate(ctx)
 }
 
-func (g *gateway) openKeys(ctx context.Context, pepper apikey.Pepper, log *slog.Logger) error {
+func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *slog.Logger) error {
+	// One Hasher for all, because its slots bound what hashing takes of the
+	// machine.
 	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
 	if err != nil {
 		return err
 	}
-	g.manager, err = apikey.NewManager(ctx, apikey.Settings{
-		Store: g.store, Prefix: prefix, Catalog: catalog, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher}, Logger: log,
+	c := apikey.VerifierConfig{
+		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Logger: log,
+		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half the pool to payments
 		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
