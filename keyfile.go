@@ -16,7 +16,7 @@ import (
 )
 
 // ParsePeppers reads peppers from the text of a file or of a secret manager, for a list
-// such as VerifierConfig.Peppers. Each line is slot:key, where slot is a number from 1
+// such as Settings.Peppers. Each line is slot:key, where slot is a number from 1
 // to 61 and key is 64 hexadecimal digits, which are 32 bytes. A line without a slot has
 // slot 1. The pepper of the first line mints, all verify:
 //

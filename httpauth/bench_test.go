@@ -32,9 +32,7 @@ func BenchmarkRequire(b *testing.B) {
 	b.Run("noop", run(noop, value))
 	b.Run("accepted", run(guarded, value))
 
-	c := e.vc
-	c.Mode = apikey.Test
-	test, err := apikey.NewVerifier(b.Context(), c)
+	test, err := apikey.NewVerifier(b.Context(), e.settings, apikey.VerifierConfig{Mode: apikey.Test, Sync: -1})
 	require.NoError(b, err)
 	defer test.Close(context.Background())
 	byMode := httpauth.New(httpauth.ByMode(e.verifier, test), httpauth.Config{})

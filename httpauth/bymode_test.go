@@ -26,11 +26,11 @@ func newBothModes(t testing.TB) *bothModes {
 	trace := func(m apikey.Mode) *apikey.Trace {
 		return &apikey.Trace{Verified: func(v apikey.VerifiedTrace) { b.asked[m] = append(b.asked[m], v) }}
 	}
-	b.env = newEnv(t, func(e *env) { e.vc.Trace = trace(apikey.Live) })
-	c := b.vc
-	c.Mode, c.Trace = apikey.Test, trace(apikey.Test)
+	b.env = newEnv(t, func(e *env) { e.settings.Trace = trace(apikey.Live) })
+	s := b.settings
+	s.Trace = trace(apikey.Test)
 	var err error
-	b.test, err = apikey.NewVerifier(t.Context(), c)
+	b.test, err = apikey.NewVerifier(t.Context(), s, apikey.VerifierConfig{Mode: apikey.Test, Sync: -1})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.test.Close(context.Background()) })
 	return b
@@ -134,9 +134,7 @@ func TestALiveRouteBesideByMode(t *testing.T) {
 
 func TestByModeIsMadeOfOneVerifierOfEach(t *testing.T) {
 	b := newBothModes(t)
-	c := b.vc
-	c.Mode, c.Trace = apikey.AnyMode, nil
-	both, err := apikey.NewVerifier(t.Context(), c)
+	both, err := apikey.NewVerifier(t.Context(), b.settings, apikey.VerifierConfig{Mode: apikey.AnyMode, Sync: -1})
 	require.NoError(t, err)
 	defer both.Close(context.Background())
 	for name, of := range map[string][2]*apikey.Verifier{

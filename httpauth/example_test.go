@@ -134,8 +134,8 @@ func ExampleScheme() {
 	// 401 [Api-Key realm="acme" Bearer realm="acme"]
 }
 
-// A vendor whose SDKs look for an error format of their own keeps it, and
-// keeps its header too. Its load balancers are in 10.0.0.0/8.
+// A vendor whose SDKs expect their own header and their own error format keeps both. The
+// vendor's load balancers are in 10.0.0.0/8.
 func ExampleConfig() {
 	verifier, _ := program()
 	defer verifier.Close(context.Background())
@@ -175,17 +175,13 @@ func program() (*apikey.Verifier, apikey.Token) {
 // programOfBothModes has a Verifier for each mode and a key of each.
 func programOfBothModes() (live, test *apikey.Verifier, keys []apikey.Token) {
 	ctx := apikey.WithActor(context.Background(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-	store := memstore.New()
-	pepper := must(apikey.NewPepper(1, [32]byte{1})) // of a secret manager
-	hasher := must(apikey.NewHMACSHA256(pepper))
-	c := apikey.VerifierConfig{Store: store, Prefix: "acme", Mode: apikey.Live, Hashers: []apikey.Hasher{hasher}, Peppers: []apikey.Pepper{pepper}}
-	live = must(apikey.NewVerifier(ctx, c))
-	c.Mode = apikey.Test
-	test = must(apikey.NewVerifier(ctx, c))
-	manager := must(apikey.NewManager(ctx, apikey.ManagerConfig{
-		Store: store, Prefix: "acme", Hasher: hasher, Peppers: c.Peppers, Local: []*apikey.Verifier{live, test},
-		Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
-	}))
+	pepper := must(apikey.NewPepper(1, [32]byte{1})) // in production, from a secret manager
+	manager := must(apikey.NewManager(ctx, apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
+		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{must(apikey.NewHMACSHA256(pepper))},
+	}, apikey.ManagerConfig{}))
+	live = must(manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live}))
+	test = must(manager.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Test}))
 	for _, mode := range []apikey.Mode{apikey.Live, apikey.Test} {
 		issued := must(manager.Issue(ctx, apikey.IssueRequest{Mode: mode, Abilities: []string{"payment:refund"}}))
 		keys = append(keys, issued.Token)

@@ -134,8 +134,8 @@ type Config struct {
 
 // New returns a Guard that asks v: an [apikey.Verifier], or two of them by [ByMode]. New
 // panics if v or an Extractor is nil, if a header name can never match, or if a network
-// of the Config can never match or is too large. Such mistakes are to be found at the
-// start and not under traffic.
+// of the Config can never match or is too large. So such a mistake shows when the program
+// starts, and not under traffic.
 func New(v Verifier, c Config) *Guard {
 	if known, is := v.(*apikey.Verifier); v == nil || is && known == nil {
 		panic("httpauth: New needs a Verifier")
@@ -210,9 +210,9 @@ func (g *Guard) Check(r *http.Request, need ...apikey.Ability) (apikey.Key, erro
 // would run with no key.
 var errNoAnswer = errors.New("httpauth: the Verifier returned neither a key nor an error")
 
-// sameKey reports whether the request's context has no key yet, or this one. A
-// Guard that reads one header, inside one that reads another, would otherwise let a
-// handler act for the account of the second key with the abilities of the first.
+// sameKey reports whether the request's context has no key yet, or the same key.
+// Otherwise, if a Guard is inside another Guard that reads another header, a handler
+// could act for the account of the second key with the abilities of the first.
 func sameKey(r *http.Request, key apikey.Key) bool {
 	known, is := apikey.FromContext(r.Context())
 	return !is || known.Info().ID == key.Info().ID

@@ -69,8 +69,8 @@ func ExampleStore_PurgeDaily() {
 	// Output:
 }
 
-// Programs that manage their schema with goose, golang-migrate or atlas give
-// them these files instead of calling Migrate.
+// Programs that manage their schema with goose, golang-migrate or atlas use these files
+// instead of Migrate.
 func ExampleSchema() {
 	files, err := fs.Glob(sqlstore.Schema(sqlstore.SQLite.WithPrefix("pay_")), "*.sql")
 	fmt.Println(len(files) > 0, files[0], err)

@@ -236,9 +236,9 @@ func TestRevokedElsewhere(t *testing.T) {
 	peppers, err := apikey.ParsePeppers(string(text))
 	require.NoError(t, err)
 	_, store := openStore(t, dir)
-	manager, err := apikey.NewManager(context.Background(), apikey.ManagerConfig{
+	manager, err := apikey.NewManager(context.Background(), apikey.Settings{
 		Store: store, Prefix: "acme", Catalog: apikey.MustCatalog(), Peppers: peppers,
-	})
+	}, apikey.ManagerConfig{})
 	require.NoError(t, err)
 	require.NoError(t, manager.RevokeToken(context.Background(), token, apikey.ReasonCompromised))
 

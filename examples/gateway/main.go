@@ -142,7 +142,7 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 // keepRevoked is how long merchants see their revoked keys.
 const keepRevoked = 90 * 24 * time.Hour
 
-// serve answers until ctx ends, and then what has begun.
+// serve answers requests until ctx ends. Then it finishes the requests that have begun.
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler:           h,

@@ -12,9 +12,9 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-// openFiles makes sure that database and pepper are there and belong together
-// as far as their files tell. A new database gets a new pepper; for an old one
-// a new pepper would be of no use.
+// openFiles makes sure that the files of the database and the pepper exist, and reads the
+// pepper. A new database gets a new pepper. For an existing database it never makes a
+// pepper, because keys that were made with another pepper would not verify.
 func openFiles(c config) ([]apikey.Pepper, error) {
 	flags, hint := os.O_RDWR|os.O_CREATE, "name a file that can be written with -db"
 	if c.issue != 0 {

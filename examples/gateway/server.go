@@ -26,7 +26,7 @@ type api struct {
 	log    *slog.Logger
 }
 
-// newHandler is the whole API: each route beside what a key needs for it.
+// newHandler returns the whole API: each route, with the ability that its key needs.
 func newHandler(a api, guard *httpauth.Guard) http.Handler {
 	mux := http.NewServeMux()
 	route := func(pattern string, status int, do action, require func(http.Handler) http.Handler) {
@@ -37,20 +37,20 @@ func newHandler(a api, guard *httpauth.Guard) http.Handler {
 	route("POST /v1/refunds", 201, a.refund, guard.Require(apikey.Scope("payment:refund")))
 	route("GET /v1/balance", 200, a.balance, guard.Require(apikey.Access{Product: "balance", Level: apikey.Read}))
 	route("POST /v1/payouts", 201, a.payout, guard.Require(apikey.Access{Product: "payout", Level: apikey.Write}))
-	// A card number goes from the visitor's browser straight to us, so this route
-	// takes the key that is in the browser. A secret key with the ability may do
-	// it too, as with other payment APIs.
+	// The visitor's browser sends the card number directly to this API, so this route
+	// accepts the publishable key in the web page. It also accepts a secret key with the
+	// ability, like other payment APIs.
 	tokenise := guard.AllowPublishable().Require(apikey.Scope("card:tokenise"))
 	route("POST /v1/tokens", 201, a.tokenise, func(next http.Handler) http.Handler { return forBrowsers(tokenise(next)) })
 	mux.Handle("OPTIONS /v1/tokens", forBrowsers(http.NotFoundHandler()))
 	return withProblems(mux)
 }
 
-// newGuard takes live and test keys on the same routes. Each mode has a Verifier with a
-// cache and limits of its own: a flood in the sandbox neither evicts nor delays live
-// keys. Every action gets the mode of its key, in owner, and none moves money of the
-// other one. A program whose modes have addresses of their own (api.example and
-// sandbox.example) gives each its Guard; a small one can have a single Verifier of
+// newGuard accepts live and test keys on the same routes. Each mode has its own Verifier
+// with its own cache and limits, so a flood of requests with test keys neither evicts nor
+// delays live keys. Every action gets the mode of its key, in owner, and moves money of
+// that mode only. If a program has a host for each mode (api.example and sandbox.example),
+// each host has its own Guard of one Verifier. A small program can use one Verifier of
 // apikey.AnyMode.
 func newGuard(live, test *apikey.Verifier, log *slog.Logger) *httpauth.Guard {
 	return httpauth.New(httpauth.ByMode(live, test), httpauth.Config{Realm: "gateway", Logger: log})

@@ -71,15 +71,12 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 }
 
 func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *slog.Logger) error {
-	// One Hasher for all, because its slots bound what hashing takes of the
-	// machine.
 	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
 	if err != nil {
 		return err
 	}
-	c := apikey.VerifierConfig{
-		Store: g.store, Prefix: prefix, Hashers: []apikey.Hasher{hasher}, Peppers: peppers, Logger: log,
-		ColdReads: poolSize / 4, // a flood of unknown tokens leaves half the pool to payments
+	g.manager, err = apikey.NewManager(ctx, apikey.Settings{
+		Store: g.store, Prefix: prefix, Catalog: catalog, Peppers: peppers, Hashers: []apikey.Hasher{hasher}, Logger: log,
 		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
@@ -97,7 +94,8 @@ func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *sl
 	return err
 }
 
-// close closes everything. The Manager closes its Verifiers, which write their "last used" times before they end.
+// close closes everything. The Manager closes its Verifiers, which write their "last used"
+// times before they end.
 func (g *gateway) close(ctx context.Context) error {
 	var failed []error
 	if g.manager != nil {
