@@ -38,7 +38,9 @@ var notObjects = map[string]string{
 	"Enrollment": "prints redacted: its text is in URI",
 	"Key":        "its JSON is that of its Info",
 	"Tx":         "is no answer",
+	"Verifier":   "is no answer",
 	"Ability":    "is a text",
+	"Mode":       "is a text",
 }
 
 // notReadBack are the fields that do not read back, and why.
