@@ -58,10 +58,8 @@ func actorOf(ctx context.Context) (Actor, error) {
 	case a.Account == "" && !a.operator:
 		return Actor{}, fmt.Errorf("%w: the one that is there has no Account, and only apikey.Operator spans accounts", ErrNoActor)
 	}
-	for _, text := range []string{a.ID, a.Account, a.Role} {
-		if len(text) > 255 || !storable(text) {
-			return Actor{}, invalid("an actor's ID, account and role are valid UTF-8 without NUL, at most 255 bytes each")
-		}
+	if err := allWrong(storableText("actor.id", a.ID, maxID), storableText("actor.account", a.Account, maxID), storableText("actor.role", a.Role, maxID)); err != nil {
+		return Actor{}, err
 	}
 	// These come from a request's headers. They are for the log, and whatever a
 	// client writes into them must not stop a revocation.
@@ -99,12 +97,10 @@ func storable(s string) bool {
 // it: a hijacked session must not be able to help itself.
 func another(a Actor, account, id string) (Actor, error) {
 	target := Actor{ID: id, Account: accountOf(a, account)}
-	switch {
-	case id == "" || len(id) > 255 || !storable(id):
-		return Actor{}, invalid("Actor %s: want an actor's ID of 1 to 255 bytes of valid UTF-8", quote(id))
-	case len(target.Account) > 255 || !storable(target.Account):
-		return Actor{}, invalid("Account %s: want at most 255 bytes of valid UTF-8", quote(target.Account))
-	case target.ID == a.ID && target.Account == a.Account:
+	if err := allWrong(validID("actor", id), storableText("account", target.Account, maxID)); err != nil {
+		return Actor{}, err
+	}
+	if target.ID == a.ID && target.Account == a.Account {
 		return Actor{}, fmt.Errorf("%w: nobody does this for themselves: another admin of the account or an operator does", ErrForbidden)
 	}
 	return target, nil
@@ -114,7 +110,7 @@ func another(a Actor, account, id string) (Actor, error) {
 // nothing: the operator may have forgotten the account, and believe that it is done.
 func nobody(a Actor, account, id string) error {
 	if a.operator && id != "" && account == "" {
-		return invalid("no operator %s has anything to take away: for a merchant's person name the Account", quote(id))
+		return wrong("account", InvalidRequired, "no operator %s has anything to take away: for a merchant's person name the Account", quote(id))
 	}
 	return nil
 }

@@ -245,18 +245,16 @@ type EventList struct {
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0).reading(func(a Actor, _ *StoreRecord) error {
 		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
-		if err := (StoreFilter{Mode: f.Mode}).selectable(); err != nil {
-			return err
-		}
 		bind := fmt.Sprint("events", f)
 		f.Limit = req.Limit
 		var err error
-		if f.After, err = openCursor(req.Cursor, bind); err != nil {
+		f.After, err = openCursor(req.Cursor, bind)
+		if err = allWrong((StoreFilter{Mode: f.Mode, Limit: f.Limit}).selectable(), err); err != nil {
 			return err
 		}
 		page, err := m.settings.Store.Events(ctx, f)
 		if err != nil {
-			return storeError(err)
+			return pageError(f.After, err)
 		}
 		if !req.Key.IsZero() && req.Cursor == "" && len(page.Events) == 0 {
 			return ErrNotFound // every key has an event, also one that was purged

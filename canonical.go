@@ -27,9 +27,9 @@ func micros(t time.Time) time.Time {
 
 // notTooFar refuses a time after the year 9999, whether a caller gave the time or it
 // was computed from what a caller gave.
-func notTooFar(what string, t time.Time) error {
+func notTooFar(field, what string, t time.Time) error {
 	if t.After(lastInstant) {
-		return invalid("%s is after the year 9999: choose an earlier time", what)
+		return wrong(field, InvalidTooLate, "%s is after the year 9999: choose an earlier time", what)
 	}
 	return nil
 }

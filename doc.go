@@ -197,11 +197,16 @@
 // Those of 401 wrap [ErrUnauthenticated], those of 403 [ErrDenied]. Of these two kinds,
 // a caller who does not hold the secret never gets another error than ErrInvalidToken.
 //
-// A key page compares an error of management in the order of this table. Any Manager
+// An error of management becomes the answer of a key page by this table.
+// httpauth.Refused is the table as a function: it gives status, code and texts that may
+// be shown. The text of an error may not: it is for developers and logs, may name
+// settings of the program, and quotes what a store or a key service has answered. A
+// program that writes its own answers compares in the order of the table. Any Manager
 // method may return those with a *: where the comment of a method says "those of the
 // table in the package documentation", it means these. Those with a g come from actions
 // that [StepUp] guards:
 //
+//	401 *  ErrNoActor              nobody is signed in, or the program forgot WithActor
 //	404 *  ErrNotFound             no such key, or it is another account's
 //	403 g  ErrGrant                the grant does not fit: put a new challenge
 //	403 g  ErrStepUpRequired       read the *ChallengeError
@@ -209,11 +214,13 @@
 //	403    ErrStanding             Standing refuses the account, or Products an ability
 //	403    ErrWrongAnswer          read the *WrongAnswerError
 //	429    ErrTooManyAttempts      Retry-After: AttemptsError.Wait
-//	423 g  ErrLocked               somebody else calls LiftLock
+//	409 g  ErrLocked               somebody else calls LiftLock
 //	410    ErrChallenge            the challenge cannot be answered any more
-//	400 *  ErrInvalid              the text says what to change
-//	409 *  ErrConflict             the record was changed meanwhile (methods that write)
-//	409    ErrLimit                beyond one of the Limits
+//	409    ErrNoRotation           there is no rotation to cancel
+//	400 *  ErrInvalid              InvalidFields lists all wrong fields
+//	412    *VersionError           IfVersion is not the version of the key
+//	503 *  ErrConflict             otherwise: sixteen attempts lost against others
+//	409    ErrLimit                read the *LimitError; 429 if it has a Wait
 //	409    ErrAlreadyIssued, ErrIdempotencyMismatch
 //	409    ErrRotationPending, ErrOverlapRunning
 //	409    ErrNotEnrolled, ErrNotRecoverable
@@ -221,10 +228,13 @@
 //	503    ErrBusy                 try again
 //	503 *  ErrUnavailable          the store, a KEK, a mail server (also ErrClosed)
 //	500 *  ErrCorrupt              the stored record is damaged
-//	500 *  ErrNoActor              the program forgot WithActor
 //	500    any other error
 //
-// [Manager.RevokeToken] needs no actor; it also returns ErrInvalidToken (401) and
+// All wrong fields of a request are in one error, which has an [InvalidError] for each:
+// a form shows them all at once. What a field cannot show, such as the state of the key
+// or a limit of the account, is returned once every field is right.
+//
+// [Manager.RevokeToken] needs no actor; it also returns ErrInvalidToken (400) and
 // ErrKind (403). NewManager and NewVerifier return ErrInvalid, ErrUnavailable and
 // ErrPepper; the other constructors return ErrInvalid.
 //

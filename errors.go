@@ -93,20 +93,25 @@ var (
 	// method but RevokeToken, Confirm, Enroll, ConfirmEnrollment, Enrolled, and Disable
 	// of one's own factor.
 	ErrForbidden = wrap("apikey: action is not allowed for this actor", ErrDenied)
-	// ErrInvalid: the request cannot be right; the text says what to change. From
+	// ErrInvalid: the request cannot be right; the text says what to change. A Manager
+	// method returns an [InvalidError] for each wrong field: see [InvalidFields]. From
 	// management and constructors.
 	ErrInvalid = errors.New("apikey: invalid request")
+	// ErrNoRotation: no rotation waits for its time, so there is none to cancel. From
+	// CancelRotation.
+	ErrNoRotation = wrap("apikey: no rotation is pending; a switch that has happened is undone by rotating again", ErrInvalid)
 	// ErrRotationPending: a new token already waits for its time. From Rotate.
 	ErrRotationPending = errors.New("apikey: a rotation is pending")
 	// ErrOverlapRunning: an older token still works beside the current one. From
 	// Rotate.
 	ErrOverlapRunning = errors.New("apikey: an older token still overlaps")
-	// ErrLimit: the request exceeds one of the [Limits], or its idempotency key has
-	// more than 255 bytes. From Issue, Provision, Update, Resume. Or a [Factor]
-	// returned more than 64 KiB to store.
+	// ErrLimit: the account has as many keys as its [Limits] allow, or was issued as
+	// many in an hour: see [LimitError]. From Issue, Provision, Update, Resume. Or a
+	// [Factor] returned more than 64 KiB to store. An [InvalidError] whose field is
+	// longer than a limit allows is ErrInvalid and ErrLimit.
 	ErrLimit = errors.New("apikey: limit reached")
-	// ErrConflict: the record was changed meanwhile. IfVersion did not match, or
-	// sixteen attempts each met another change.
+	// ErrConflict: the record was changed meanwhile. IfVersion did not match (see
+	// [VersionError]), or sixteen attempts each met another change.
 	ErrConflict = errors.New("apikey: record was changed meanwhile")
 	// ErrAlreadyIssued: the same request was made before with this idempotency key. The
 	// answer carries the key, never its secret again. From Issue.
@@ -258,6 +263,53 @@ func (e *WrongAnswerError) Error() string {
 // Unwrap is ErrWrongAnswer.
 func (e *WrongAnswerError) Unwrap() error { return ErrWrongAnswer }
 
+// LimitError says which limit of an account is reached. It wraps ErrLimit.
+type LimitError struct {
+	// Limit is one of LimitLiveKeys, LimitKeys, LimitIssuesAnHour, LimitFactorData.
+	Limit string
+	Max   int  // how many are allowed; for LimitFactorData bytes
+	Mode  Mode // of LimitLiveKeys; zero otherwise
+	// Wait is when there is room again, more than 0; zero: time alone makes no room.
+	Wait time.Duration
+
+	text string // for developers
+}
+
+// The limits that a [LimitError] names: of [Limits] LiveKeys, Keys and IssuesAnHour; and
+// what a [Factor] of the program may store.
+const (
+	LimitLiveKeys     = "live_keys"
+	LimitKeys         = "keys"
+	LimitIssuesAnHour = "issues_an_hour"
+	LimitFactorData   = "factor_data"
+)
+
+// Error names the limit and what to do.
+func (e *LimitError) Error() string {
+	if e.text == "" {
+		return fmt.Sprintf("%v: %s, at most %d", ErrLimit, e.Limit, e.Max)
+	}
+	return fmt.Sprintf("%v: %s", ErrLimit, e.text)
+}
+
+// Unwrap is ErrLimit.
+func (e *LimitError) Unwrap() error { return ErrLimit }
+
+// VersionError says that the key is not at the version that the request names
+// (IfVersion): somebody has changed it since it was read. It wraps ErrConflict.
+type VersionError struct {
+	Have uint64 // the version of the key now
+	Want uint64 // IfVersion
+}
+
+// Error names both versions.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("%v: the key is at version %d, not %d", ErrConflict, e.Have, e.Want)
+}
+
+// Unwrap is ErrConflict.
+func (e *VersionError) Unwrap() error { return ErrConflict }
+
 // sentinel is an error that belongs to a category.
 type sentinel struct {
 	text     string
@@ -270,7 +322,8 @@ func (s *sentinel) Error() string { return s.text }
 
 func (s *sentinel) Unwrap() error { return s.category }
 
-// invalid is an ErrInvalid that says what to do.
+// invalid is an ErrInvalid that is about no field of a request, but about a
+// configuration or a bug of the program. It says what to do.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 }
@@ -286,9 +339,10 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// storeError makes any error of a store one of ours.
+// storeError makes any error of a store one of ours. A store knows no fields of a
+// request: what it says of one is a cause like any other.
 func storeError(err error) error {
-	if errors.Is(err, ErrInvalid) {
+	if errors.Is(err, ErrInvalid) && len(InvalidFields(err)) == 0 {
 		return err
 	}
 	return unavailable(err)
@@ -299,8 +353,8 @@ func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
 
 // quote shows a caller's text in an error without letting it flood a log.
 func quote(s string) string {
-	if len(s) > 60 {
-		return fmt.Sprintf("%.60q…", s)
+	if len(s) > quotedBytes {
+		return fmt.Sprintf("%.*q…", quotedBytes, s)
 	}
 	return fmt.Sprintf("%q", s)
 }

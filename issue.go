@@ -142,7 +142,7 @@ func (i *issuing) approval() approval {
 	return approval{
 		job: job{
 			action: ActionIssue, subject: anAccount, account: i.Account, mode: i.Mode, kind: i.Kind, name: i.Name, stands: true,
-			plan: i.plan, refuses: i.issuable,
+			plan: i.plan, refuses: i.issuable, wrong: i.wrong,
 		},
 		sum: sumOf(ActionIssue, func(c *canon.Writer) {
 			sum := i.IssueRequest.sum()
@@ -159,17 +159,25 @@ func (i *issuing) plan(_ context.Context, s session, a Actor, _ *StoreRecord, no
 	return []planned{{would: i.blank}}, nil
 }
 
+func (i *issuing) wrong(s session, now time.Time) error {
+	_, err := s.checked("", i.IssueRequest, now)
+	return allWrong(err, i.validKey())
+}
+
+// validKey checks the idempotency key.
+func (r IssueRequest) validKey() error { return tooLong("idempotency_key", r.IdempotencyKey, 255) }
+
 // issuable refuses a request in this order: if a key was made with its idempotency key
-// already, if plan has refused it, if the new key is beyond a limit. So a repeated
-// request is answered with the earlier key, without a grant, even if the same key could
-// not be made today.
+// already, if plan has refused it (which admit returns, with what is wrong here), if the
+// new key is beyond a limit. So a repeated request is answered with the earlier key,
+// without a grant, even if the same key could not be made today.
 func (i *issuing) issuable(ctx context.Context, s session, a Actor, _ *StoreRecord) (err error) {
 	now := s.settings.Now()
 	if i.idem, i.earlier, err = s.idempotency(ctx, accountOf(a, i.Account), i.IssueRequest, now); err != nil {
 		return err
 	}
 	if i.refused != nil {
-		return i.refused
+		return nil
 	}
 	return s.room(ctx, a, i.blank, now)
 }
@@ -220,23 +228,31 @@ func (r IssueRequest) asked() StoreRecord {
 
 // blank returns the record that a request asks for, checked, without ID and credential.
 func (s session) blank(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
+	r, err := s.checked(account, req, now)
+	if err = allWrong(validID("account", account), err); err == nil {
+		err = s.hasProducts(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// checked is blank without the account.
+func (s session) checked(account string, req IssueRequest, now time.Time) (*StoreRecord, error) {
 	made := req.asked().clone() // deep: lists are sorted in the copy, not in the caller's slices
 	r := &made
 	r.Account = account
-	// This comes first: Products is called only for a valid account and mode.
-	if err := validOwner(r); err != nil {
-		return nil, err
+	r.Recoverable = req.Recoverable && r.Kind == Secret // a publishable token can always be shown
+	return r, allWrong(validMode(r.Mode), validKind(r.Kind), s.valid(r, settings), cmp.Or(validEnd(req.ExpiresAt, now), r.date(now)), s.sealable(r))
+}
+
+// sealable refuses a recoverable key that nothing could seal.
+func (s session) sealable(r *StoreRecord) error {
+	if r.Recoverable && len(s.vault.keks) == 0 {
+		return wrong("recoverable", InvalidUnavailable, "a Recoverable key needs a KEK in ManagerConfig.KEKs")
 	}
-	if err := cmp.Or(s.valid(r, settings), validEnd(req.ExpiresAt, now), r.date(now)); err != nil {
-		return nil, err
-	}
-	if req.Recoverable && r.Kind == Secret { // a publishable token can always be shown
-		if len(s.vault.keks) == 0 {
-			return nil, invalid("a Recoverable key needs a KEK in ManagerConfig.KEKs")
-		}
-		r.Recoverable = true
-	}
-	return r, nil
+	return nil
 }
 
 // validEnd checks an expiry. RFC 3339 has no year after 9999, so one key with such an
@@ -246,9 +262,9 @@ func validEnd(t, now time.Time) error {
 	case t.IsZero():
 		return nil
 	case t.After(lastInstant):
-		return invalid("ExpiresAt is after the year 9999; leave it out for a key that never expires")
+		return wrong("expires_at", InvalidTooLate, "ExpiresAt is after the year 9999; leave it out for a key that never expires")
 	case !micros(t).After(now):
-		return invalid("ExpiresAt %s is not in the future (it is %s)", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return wrong("expires_at", InvalidPast, "ExpiresAt %s is not in the future (it is %s)", t.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -293,8 +309,8 @@ func (s session) idempotency(ctx context.Context, account string, req IssueReque
 	if req.IdempotencyKey == "" {
 		return nil, Info{}, nil
 	}
-	if len(req.IdempotencyKey) > 255 {
-		return nil, Info{}, fmt.Errorf("%w: idempotency key has %d bytes, at most 255", ErrLimit, len(req.IdempotencyKey))
+	if err := req.validKey(); err != nil {
+		return nil, Info{}, err
 	}
 	it, err := s.item(ctx, itemIdem, itemID(account, req.Mode, req.IdempotencyKey))
 	if err != nil {

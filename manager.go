@@ -330,10 +330,11 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
 	err = s.do(ctx, ofAnyAccount(ActionRead, req.Account).in(req.Mode, req.Kind).reading(func(a Actor, _ *StoreRecord) error {
 		f := req.filter(accountOf(a, req.Account))
+		var unnamed error
 		if f.NameContains != "" && f.Account == "" {
-			return invalid("NameContains needs an Account")
+			unnamed = wrong("account", InvalidRequired, "NameContains needs an Account")
 		}
-		page, err := s.listPage(ctx, f, req.Cursor)
+		page, err := s.listPage(ctx, f, req.Cursor, unnamed)
 		if err != nil {
 			return err
 		}
@@ -354,23 +355,16 @@ func (r ListRequest) filter(account string) StoreFilter {
 	}
 }
 
-// listPage lists records. Records that cannot be believed are in Damaged. The cursor
-// of the page fits this filter alone.
-func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor) (StorePage, error) {
-	if err := f.selectable(); err != nil {
-		return StorePage{}, err
-	}
-	limit := f.Limit
-	f.Limit = 0
-	bind := fmt.Sprint("keys", f)
-	f.Limit = limit
-	var err error
-	if f.After, err = openCursor(cursor, bind); err != nil {
+// listPage lists records, unless the caller or the filter refuses the request. Records
+// that cannot be believed are in Damaged. The cursor of the page fits this filter alone.
+func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor, refused error) (StorePage, error) {
+	f, bind, err := f.placed(cursor)
+	if err := allWrong(refused, err); err != nil {
 		return StorePage{}, err
 	}
 	page, err := s.store.List(ctx, f)
 	if err != nil {
-		return StorePage{}, storeError(err)
+		return StorePage{}, pageError(f.After, err)
 	}
 	believed := page.Records[:0]
 	for i := range page.Records {

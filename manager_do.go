@@ -48,7 +48,7 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		switch {
 		case err != nil && cause != nil && ctx.Err() != nil:
 			return fmt.Errorf("%w, after: %v", err, cause)
-		case err == nil || s.joined || ctx.Err() != nil || errors.Is(err, errVersion),
+		case err == nil || s.joined || ctx.Err() != nil || isVersion(err), // the next attempt cannot change the version
 			errors.Is(err, ErrDenied), // a Policy's own error may wrap anything
 			!conflict && !(down && j.aim == toLessen),
 			attempt == maxAttempts && j.aim != toLessen:
@@ -68,8 +68,10 @@ const (
 	lessenTime  = 5 * time.Second
 )
 
-// errVersion: the key is not at IfVersion, and the next attempt cannot change that.
-var errVersion = fmt.Errorf("%w", ErrConflict)
+func isVersion(err error) bool {
+	_, is := errors.AsType[*VersionError](err)
+	return is
+}
 
 // once is one attempt of do, on what is stored now.
 func (s session) once(ctx context.Context, a Actor, j job) error {
@@ -119,6 +121,9 @@ type matter struct {
 // admit loads the key that a job is about, and makes every check that may refuse the
 // job, except that of the grant.
 func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err error) {
+	if err := s.unnamed(a, j); err != nil {
+		return on, err
+	}
 	r, err := s.target(ctx, a, j)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) { // perhaps another account's key
@@ -157,12 +162,10 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 		}
 	}
 	if j.ifVersion != 0 && r != nil && r.Version != j.ifVersion {
-		return on, fmt.Errorf("%w: the key is at version %d, not %d", errVersion, r.Version, j.ifVersion)
+		return on, &VersionError{Have: r.Version, Want: j.ifVersion}
 	}
 	if j.refuses != nil {
-		if err := j.refuses(ctx, s, a, r); err != nil {
-			return on, err
-		}
+		return on, allWrong(j.refuses(ctx, s, a, r), refused)
 	}
 	return on, refused
 }
@@ -240,14 +243,11 @@ func (s session) authorize(ctx context.Context, a Actor, j job, t transition) er
 // exist.
 func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, error) {
 	if a.operator && a.Account != "" && !j.always() {
-		return nil, invalid("an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
+		return nil, wrong("actor.account", InvalidNotAllowed, "an Operator has no Account and spans all of them: name the account in the request; or make an Actor by hand, who acts for account %s alone", quote(a.Account))
 	}
 	if j.subject != aKey {
-		switch {
-		case !a.operator && j.account != "" && j.account != a.Account:
+		if !a.operator && j.account != "" && j.account != a.Account {
 			return nil, ErrNotFound
-		case j.subject == anAccount && accountOf(a, j.account) == "":
-			return nil, invalid("an operator has to name the account")
 		}
 		return nil, nil
 	}
@@ -264,6 +264,19 @@ func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, erro
 		return nil, ErrNotFound
 	}
 	return &r, nil
+}
+
+// unnamed refuses a request that does not say whose keys it is about, with everything
+// else that is wrong with the request. Nobody is asked anything about no account.
+func (s session) unnamed(a Actor, j job) error {
+	if j.subject != anAccount || accountOf(a, j.account) != "" || a.operator && a.Account != "" {
+		return nil
+	}
+	checks := []error{wrong("account", InvalidRequired, "an operator has to name the account")}
+	if j.wrong != nil {
+		checks = append(checks, j.wrong(s, s.settings.Now()))
+	}
+	return allWrong(checks...)
 }
 
 // maxItem is how many bytes of data every store takes in an item. A name has its own
@@ -311,7 +324,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	}
 	for _, it := range e.items {
 		if len(it.Data) > maxItem {
-			return fmt.Errorf("%w: an item of kind %s would have %d bytes, at most %d: what a factor keeps of a challenge or an actor has to be smaller", ErrLimit, it.Kind, len(it.Data), maxItem)
+			return &LimitError{Limit: LimitFactorData, Max: maxItem, text: fmt.Sprintf("an item of kind %s would have %d bytes, at most %d: what a factor keeps of a challenge or an actor has to be smaller", it.Kind, len(it.Data), maxItem)}
 		}
 	}
 	changes[0].Items = e.items

@@ -1,9 +1,9 @@
 package apikey
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,33 +17,45 @@ import (
 // if it holds an ability that the catalog has dropped since, or more than a lower limit
 // allows now.
 func (s session) valid(r *StoreRecord, list []setting) error {
-	for _, what := range list {
-		if err := what.check(s, r); err != nil {
-			return err
-		}
+	checks := make([]error, len(list))
+	for i, what := range list {
+		checks[i] = what.check(s, r)
+	}
+	return allWrong(checks...)
+}
+
+func validMode(m Mode) error {
+	const text = "IssueRequest.Mode is required: apikey.Live or apikey.Test"
+	switch m {
+	case Live, Test:
+		return nil
+	case 0:
+		return wrong("mode", InvalidRequired, text)
+	}
+	return wrong("mode", InvalidUnknown, text)
+}
+
+func validKind(k Kind) error {
+	if k != Secret && k != Publishable {
+		return wrong("kind", InvalidUnknown, "Kind is %v: want apikey.Secret or apikey.Publishable", k)
 	}
 	return nil
 }
 
-// validOwner checks what never changes in a key: its mode, account and kind.
-func validOwner(r *StoreRecord) error {
-	switch {
-	case r.Mode != Live && r.Mode != Test:
-		return invalid("IssueRequest.Mode is required: apikey.Live or apikey.Test")
-	case r.Account == "" || len(r.Account) > 255 || !storable(r.Account):
-		return invalid("account %s: want 1 to 255 bytes of valid UTF-8", quote(r.Account))
-	case r.Kind != Secret && r.Kind != Publishable:
-		return invalid("Kind is %v: want apikey.Secret or apikey.Publishable", r.Kind)
+// maxID is how many bytes the program's IDs of accounts and actors may have.
+const maxID = 255
+
+// validID checks an ID of an account or an actor that a request names.
+func validID(field, id string) error {
+	if id == "" {
+		return wrong(field, InvalidRequired, "%s %s: want 1 to %d bytes of valid UTF-8", field, quote(id), maxID)
 	}
-	return nil
+	return storableText(field, id, maxID)
 }
 
 func (s session) validName(r *StoreRecord) error {
-	switch {
-	case len(r.Name) > s.limits.NameBytes:
-		return fmt.Errorf("%w: name has %d bytes, at most %d", ErrLimit, len(r.Name), s.limits.NameBytes)
-	case !storable(r.Name):
-		return invalid("name is not valid UTF-8, or has a NUL")
+	if err := storableText("name", r.Name, s.limits.NameBytes); err != nil {
+		return err
 	}
 	return showable(r.Name)
 }
@@ -89,7 +101,7 @@ func showable(name string) error {
 		}
 	}
 	if !visible {
-		return invalid("the name has nothing that is seen: leave it empty, or write one")
+		return wrong("name", InvalidBlank, "the name has nothing that is seen: leave it empty, or write one")
 	}
 	return nil
 }
@@ -103,7 +115,8 @@ const (
 )
 
 func unshowable(r rune) error {
-	return invalid("name has the character U+%04X, which controls the text or is not seen: leave it out", r)
+	text := fmt.Sprintf("U+%04X", r)
+	return wrong("name", InvalidHidden, "name has the character %s, which controls the text or is not seen: leave it out", text).part(text)
 }
 
 // joins reports whether a joiner stands inside a word, where Persian, Bangla and
@@ -130,53 +143,73 @@ func inFlag(runes []rune, i int) bool {
 	return first > 0 && runes[first-1] == blackFlag && end < len(runes) && end-first <= 6
 }
 
-func atMost(got, limit int, what string) error {
+func atMost(field string, got, limit int) error {
 	if got > limit {
-		return fmt.Errorf("%w: %d %s, at most %d", ErrLimit, got, what, limit)
+		return wrong(field, InvalidTooMany, "%d %s, at most %d", got, field, limit).within(0, limit)
 	}
 	return nil
 }
 
 func (s session) validMetadata(r *StoreRecord) error {
 	l := s.limits
-	for name, value := range r.Metadata {
-		switch {
-		case name == "" || !storable(name) || !storable(value):
-			return invalid("metadata %s: names are not empty, and both are valid UTF-8 without NUL", quote(name))
-		case len(name) > l.MetadataName || len(value) > l.MetadataValue:
-			return fmt.Errorf("%w: metadata %s has %d + %d bytes, at most %d + %d", ErrLimit, quote(name), len(name), len(value), l.MetadataName, l.MetadataValue)
-		}
+	if err := atMost("metadata", len(r.Metadata), l.MetadataPairs); err != nil {
+		return err
 	}
-	return atMost(len(r.Metadata), l.MetadataPairs, "metadata pairs")
-}
-
-// selectable refuses a mode, kind, state or pepper that no key has. A filter with it
-// would find nothing, and a caller of RevokeAll would believe that all keys are
-// revoked. The zero values select all.
-func (f StoreFilter) selectable() error {
-	switch {
-	case f.Mode != 0 && f.Mode != Live && f.Mode != Test:
-		return invalid("no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
-	case f.Kind != 0 && f.Kind != Secret && f.Kind != Publishable:
-		return invalid("no key is of kind %d: want Secret or Publishable, or leave Kind out for both", f.Kind)
-	case f.State > Revoked:
-		return invalid("no key is in state %d: want Active, Suspended or Revoked, or leave State out for all", f.State)
-	case f.Pepper > MaxPepperSlot:
-		return invalid("Pepper is slot %d: want 1 to %d, or 0 for all", f.Pepper, MaxPepperSlot)
+	for name, value := range (Metadata{r.Metadata}).All() { // sorted: the same request gets the same answer
+		var err *InvalidError
+		switch {
+		case name == "":
+			err = wrong("metadata", InvalidBlank, "metadata: a name is empty; names are not empty")
+		case !storable(name) || !storable(value):
+			err = wrong("metadata", InvalidText, "metadata %s: name and value are valid UTF-8 without NUL", quote(name))
+		case len(name) > l.MetadataName:
+			err = wrong("metadata", InvalidTooLong, "metadata: the name %s has %d bytes, at most %d", quote(name), len(name), l.MetadataName).within(0, l.MetadataName)
+		case len(value) > l.MetadataValue:
+			err = wrong("metadata", InvalidValueTooLong, "metadata %s: the value has %d bytes, at most %d", quote(name), len(value), l.MetadataValue).within(0, l.MetadataValue)
+		default:
+			continue
+		}
+		return err.part(name)
 	}
 	return nil
 }
 
-// batchSize checks the limit of a call that goes through a table in parts; 0 is 100.
-func batchSize(limit int) (int, error) {
-	if limit < 0 || limit > 1000 {
-		return 0, invalid("limit is %d: want 1 to 1000, or 0 for 100", limit)
+// selectable refuses a mode, kind, state or pepper that no key has. A filter with it
+// would find nothing, and a caller of RevokeAll would believe that all keys are
+// revoked. The zero values select all. The limit is checked as well.
+func (f StoreFilter) selectable() error {
+	var mode, kind, state, slot error
+	if f.Mode != 0 && f.Mode != Live && f.Mode != Test {
+		mode = wrong("mode", InvalidUnknown, "no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
 	}
-	return cmp.Or(limit, 100), nil
+	if f.Kind != 0 && f.Kind != Secret && f.Kind != Publishable {
+		kind = wrong("kind", InvalidUnknown, "no key is of kind %d: want Secret or Publishable, or leave Kind out for both", f.Kind)
+	}
+	if f.State > Revoked {
+		state = wrong("state", InvalidUnknown, "no key is in state %d: want Active, Suspended or Revoked, or leave State out for all", f.State)
+	}
+	if f.Pepper > MaxPepperSlot {
+		slot = wrong("pepper", InvalidOutOfRange, "Pepper is slot %d: want 1 to %d, or 0 for all", f.Pepper, MaxPepperSlot).within(0, MaxPepperSlot)
+	}
+	return allWrong(mode, kind, state, slot, batchSize(f.Limit))
+}
+
+// maxBatch is the most that one call reads of a table; a limit of 0 is usualBatch.
+const (
+	maxBatch   = 1000
+	usualBatch = 100
+)
+
+// batchSize checks the limit of a call that goes through a table in parts.
+func batchSize(limit int) error {
+	if limit < 0 || limit > maxBatch {
+		return wrong("limit", InvalidOutOfRange, "limit is %d: want 1 to %d, or 0 for %d", limit, maxBatch, usualBatch).within(0, maxBatch)
+	}
+	return nil
 }
 
 func (s session) validAbilities(r *StoreRecord) error {
-	if err := atMost(len(r.Abilities), s.limits.Abilities, "abilities"); err != nil {
+	if err := atMost("abilities", len(r.Abilities), s.limits.Abilities); err != nil {
 		return err
 	}
 	slices.Sort(r.Abilities)
@@ -184,10 +217,23 @@ func (s session) validAbilities(r *StoreRecord) error {
 	for _, text := range r.Abilities {
 		a, err := s.settings.Catalog.Parse(text)
 		if err != nil {
-			return err
+			return ofField("abilities", err)
 		}
 		if r.Kind == Publishable && !s.settings.Catalog.publishable(a) {
-			return invalid("ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text))
+			return wrong("abilities", InvalidNotPublishable, "ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text)).part(text)
+		}
+	}
+	return nil
+}
+
+// hasProducts asks ManagerConfig.Products about every ability of a record. The record
+// has to be valid: Products is called for abilities of the catalog alone, and for a
+// valid account and mode.
+func (s session) hasProducts(r *StoreRecord) error {
+	for _, text := range r.Abilities {
+		a, err := s.settings.Catalog.Parse(text)
+		if err != nil {
+			return ofField("abilities", err)
 		}
 		if err := s.hasProduct(r, a); err != nil {
 			return err
@@ -213,7 +259,7 @@ func (s session) hasProduct(r *StoreRecord, a Ability) error {
 func (s session) products(a Actor, j job, plan []planned) error {
 	for _, p := range plan {
 		if p.is == nil {
-			continue // a new key: validAbilities asks
+			continue // a new key: blank asks
 		}
 		for _, text := range p.would.Abilities {
 			ability, err := s.settings.Catalog.Parse(text)
@@ -230,16 +276,16 @@ func (s session) products(a Actor, j job, plan []planned) error {
 }
 
 func (s session) validNetworks(r *StoreRecord) error {
-	if err := atMost(len(r.Networks), s.limits.Networks, "networks"); err != nil {
+	if err := atMost("networks", len(r.Networks), s.limits.Networks); err != nil {
 		return err
 	}
 	for i, n := range r.Networks {
 		if !n.IsValid() {
-			return invalid("network %d is not a valid prefix: want 203.0.113.0/24 or 2001:db8::/32", i)
+			return wrong("networks", InvalidMalformed, "network %d is not a valid prefix: want 203.0.113.0/24 or 2001:db8::/32", i)
 		}
 		if n.Addr().Is4In6() {
 			if n.Bits() < 96 {
-				return invalid("network %s covers more than the IPv4 addresses: write 0.0.0.0/0 for those", n)
+				return wrong("networks", InvalidMalformed, "network %s covers more than the IPv4 addresses: write 0.0.0.0/0 for those", n).part(n.String())
 			}
 			n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
 		}
@@ -251,13 +297,13 @@ func (s session) validNetworks(r *StoreRecord) error {
 }
 
 func (s session) validOrigins(r *StoreRecord) error {
-	if err := atMost(len(r.Origins), s.limits.Origins, "origins"); err != nil {
+	if err := atMost("origins", len(r.Origins), s.limits.Origins); err != nil {
 		return err
 	}
 	for i, o := range r.Origins {
 		c := canonicalOrigin(o)
 		if c == "" {
-			return invalid("origin %s: want what a browser sends: scheme and host, like https://shop.example, without path or wildcard, and other letters as xn--", quote(o))
+			return wrong("origins", InvalidMalformed, "origin %s: want what a browser sends: scheme and host, like https://shop.example, without path or wildcard, and other letters as xn--", quote(o)).part(o)
 		}
 		r.Origins[i] = c
 	}
@@ -267,10 +313,24 @@ func (s session) validOrigins(r *StoreRecord) error {
 }
 
 func (s session) validRotateMonths(r *StoreRecord) error {
-	if r.RotateMonths < 0 || r.RotateMonths > 120 {
-		return invalid("RotateMonths is %d: want 0 (never) to 120", r.RotateMonths)
+	const most = 120
+	if r.RotateMonths < 0 || r.RotateMonths > most {
+		return wrong("rotate_months", InvalidOutOfRange, "RotateMonths is %d: want 0 (never) to %d", r.RotateMonths, most).within(0, most)
 	}
 	return nil
+}
+
+// placed returns the filter with the store's cursor, and what a cursor of this filter is
+// bound to. It refuses what no store should be asked.
+func (f StoreFilter) placed(cursor Cursor) (placed StoreFilter, bind string, err error) {
+	limit := f.Limit
+	f.Limit = 0
+	bind = fmt.Sprint("keys", f)
+	f.Limit = limit
+	after, err := openCursor(cursor, bind)
+	err = allWrong(f.selectable(), err)
+	f.After = after
+	return f, bind, err
 }
 
 // sealCursor binds a store's cursor to one list: that of an account and its filter.
@@ -290,7 +350,20 @@ func openCursor(c Cursor, bind string) (Cursor, error) {
 	}
 	_, inner, _ := strings.Cut(string(c), ".")
 	if inner == "" || sealCursor(Cursor(inner), bind) != c {
-		return "", invalid("cursor is not of this list: pass Next of the page before, with the same filter")
+		return "", otherList()
 	}
 	return Cursor(inner), nil
+}
+
+func otherList() error {
+	return wrong("cursor", InvalidOtherList, "cursor is not of this list: pass Next of the page before, with the same filter")
+}
+
+// pageError makes an error of a store's list one of ours. The binding in a cursor is no
+// MAC: somebody can write a cursor that openCursor takes and the store does not.
+func pageError(after Cursor, err error) error {
+	if after != "" && errors.Is(err, ErrInvalid) {
+		return otherList()
+	}
+	return storeError(err)
 }

@@ -223,7 +223,7 @@ func (s session) quota(ctx context.Context, account string, m Mode, now time.Tim
 	limit := s.limits.LiveKeys
 	err = s.atMost(ctx, c, 1, limit, StoreFilter{Account: account, Mode: m, State: Active, NotExpiredAt: micros(now)})
 	if err == ErrLimit {
-		err = fmt.Errorf("%w: %d live keys in mode %s, at most %d: revoke one that is not used", ErrLimit, c.bound, m, limit)
+		err = &LimitError{Limit: LimitLiveKeys, Max: limit, Mode: m, text: fmt.Sprintf("%d live keys in mode %s, at most %d: revoke one that is not used", c.bound, m, limit)}
 	}
 	return c.swap(), err
 }
@@ -247,7 +247,7 @@ func (s session) growth(ctx context.Context, a Actor, account string, n int, mad
 	}
 	err = s.atMost(ctx, c, n, keys, StoreFilter{Account: account, State: Active}, StoreFilter{Account: account, State: Suspended})
 	if err == ErrLimit {
-		err = fmt.Errorf("%w: %d keys that are not revoked, at most %d: revoke those that are not used", ErrLimit, c.bound, keys)
+		err = &LimitError{Limit: LimitKeys, Max: keys, text: fmt.Sprintf("%d keys that are not revoked, at most %d: revoke those that are not used", c.bound, keys)}
 	}
 	return c.swap(), c.group, err
 }
@@ -262,14 +262,14 @@ func (c *count) issue(n, limit int, now time.Time) error {
 	}
 	switch {
 	case n > limit:
-		return fmt.Errorf("%w: this makes %d keys, and an account may have %d issued in an hour: have an Operator make them", ErrLimit, n, limit)
+		return &LimitError{Limit: LimitIssuesAnHour, Max: limit, text: fmt.Sprintf("this makes %d keys, and an account may have %d issued in an hour: have an Operator make them", n, limit)}
 	case sum > limit:
 		oldest := time.Unix(second, 0)
 		if len(c.hour) > 0 {
 			oldest = time.Unix(c.hour[0].second, 0)
 		}
-		return fmt.Errorf("%w: %d keys were issued in the last hour, at most %d: wait for %v, or have an Operator issue it",
-			ErrLimit, sum-n, limit, oldest.Add(time.Hour).Sub(now).Round(time.Second))
+		wait := max(time.Second, oldest.Add(time.Hour).Sub(now).Round(time.Second))
+		return &LimitError{Limit: LimitIssuesAnHour, Max: limit, Wait: wait, text: fmt.Sprintf("%d keys were issued in the last hour, at most %d: wait for %v, or have an Operator issue it", sum-n, limit, wait)}
 	}
 	if last := len(c.hour) - 1; last >= 0 && c.hour[last].second >= second {
 		c.hour[last].keys += n

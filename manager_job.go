@@ -36,6 +36,9 @@ type job struct {
 	// to be approved: nobody answers a challenge for a job that is refused afterwards.
 	plan    func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
 	refuses func(context.Context, session, Actor, *StoreRecord) error
+	// wrong, if not nil, returns all wrong fields of the request but the account. It is
+	// asked about a request that names no account, for which nothing is planned.
+	wrong func(s session, now time.Time) error
 	// modes, if not nil, returns the modes of the keys that the job makes; nil: mode, or
 	// the mode of the key.
 	modes func() []Mode

@@ -65,7 +65,7 @@ var settings = []setting{
 		says:  func(is, would time.Time) string { return "expires: " + moment(would) + ", before: " + moment(is) },
 		plain: func(_, value time.Time) error {
 			if micros(value).IsZero() {
-				return invalid("ExpiresAt is the zero time: clear it (null in JSON) for a key that never expires")
+				return wrong("expires_at", InvalidEmpty, "ExpiresAt is the zero time: clear it (null in JSON) for a key that never expires")
 			}
 			return nil
 		},
@@ -91,7 +91,7 @@ var settings = []setting{
 		valid: session.validNetworks,
 		plain: func(have, value []netip.Prefix) error {
 			if len(value) == 0 && len(have) > 0 {
-				return invalid("Networks is an empty list: clear it (null in JSON) to let any address use the key, or suspend the key")
+				return wrong("networks", InvalidEmpty, "Networks is an empty list: clear it (null in JSON) to let any address use the key, or suspend the key")
 			}
 			return nil
 		},
@@ -108,7 +108,7 @@ var settings = []setting{
 		valid: session.validOrigins,
 		plain: func(have, value []string) error {
 			if len(value) == 0 && len(have) > 0 {
-				return invalid("Origins is an empty list: clear it (null in JSON) to let any origin use the key, or suspend the key")
+				return wrong("origins", InvalidEmpty, "Origins is an empty list: clear it (null in JSON) to let any origin use the key, or suspend the key")
 			}
 			return nil
 		},

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -232,11 +233,12 @@ func (m *Manager) warnUntagged(ctx context.Context) {
 func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 	s := m.own()
 	return s.do(ctx, ofStore(ActionPepper).changing(func(a Actor, _ *StoreRecord) (effect, error) {
-		switch {
-		case !s.ring.has():
-			return effect{}, invalid("AdoptPepper needs a configured pepper, which vouches for the other: set Settings.Peppers")
-		case slot < 1 || slot > MaxPepperSlot:
-			return effect{}, invalid("pepper slot %d: want 1 to %d", slot, MaxPepperSlot)
+		var outside error
+		if slot < 1 || slot > MaxPepperSlot {
+			outside = wrong("slot", InvalidOutOfRange, "pepper slot %d: want 1 to %d", slot, MaxPepperSlot).within(1, MaxPepperSlot)
+		}
+		if err := allWrong(s.peppered("AdoptPepper needs a configured pepper, which vouches for the other: set Settings.Peppers"), outside); err != nil {
+			return effect{}, err
 		}
 		all, err := readMarks(ctx, s.store)
 		if err != nil {
@@ -265,13 +267,11 @@ func (m *Manager) AdoptPepper(ctx context.Context, slot uint8) error {
 // configured any more (see [Manager.VerifyEvents]). So let every Manager use the new
 // pepper first. Errors: those of the table in the package documentation.
 func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error) {
-	if !m.ring.has() {
-		return 0, invalid("Remac needs a pepper")
-	}
-	s := m.own()
-	if limit, err = batchSize(limit); err != nil {
+	if err := allWrong(m.peppered("Remac needs a pepper"), batchSize(limit)); err != nil {
 		return 0, err
 	}
+	limit = cmp.Or(limit, usualBatch)
+	s := m.own()
 	f := StoreFilter{OtherMAC: m.ring.minting.slot, Limit: limit}
 	var failed []error
 	for renewed < limit {
@@ -305,6 +305,14 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 		f.After = page.Next
 	}
 	return renewed, errors.Join(failed...)
+}
+
+// peppered refuses a call that needs a pepper.
+func (c *core) peppered(text string) error {
+	if !c.ring.has() {
+		return wrong("", InvalidUnavailable, "%s", text)
+	}
+	return nil
 }
 
 func (s session) remac(ctx context.Context, key KeyID) error {

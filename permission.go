@@ -37,14 +37,14 @@ const (
 func ParseScope(s string) (Scope, error) {
 	segments := strings.Split(s, ":")
 	if len(s) > maxAbility || len(segments) < 2 || len(segments) > maxSegments {
-		return "", invalid("scope %s: want 2 to %d segments joined by ':', at most %d bytes, like payment:refund", quote(s), maxSegments, maxAbility)
+		return "", malformed(s, "scope %s: want 2 to %d segments joined by ':', at most %d bytes, like payment:refund", quote(s), maxSegments, maxAbility)
 	}
 	for i, seg := range segments {
 		if seg == "*" && i == len(segments)-1 {
 			continue
 		}
 		if !isWord(seg) {
-			return "", invalid("scope %s: segments are lower-case letters, digits, '-', '_' and '.'; '*' may only be the last one", quote(s))
+			return "", malformed(s, "scope %s: segments are lower-case letters, digits, '-', '_' and '.'; '*' may only be the last one", quote(s))
 		}
 	}
 	return Scope(s), nil
@@ -101,14 +101,14 @@ type Access struct {
 func ParseAccess(s string) (Access, error) {
 	product, level, ok := strings.Cut(s, "=")
 	if !ok || len(s) > maxAbility || !isWord(product) {
-		return Access{}, invalid("product level %s: want product=read or product=write", quote(s))
+		return Access{}, malformed(s, "product level %s: want product=read or product=write", quote(s))
 	}
 	for l, name := range levelNames {
 		if name == level {
 			return Access{product, l}, nil
 		}
 	}
-	return Access{}, invalid("product level %s: the level is read or write; for none leave the product out", quote(s))
+	return Access{}, malformed(s, "product level %s: the level is read or write; for none leave the product out", quote(s))
 }
 
 // Allows reports whether required is the same product at this level or a lower one.
@@ -217,7 +217,7 @@ func (c *Catalog) Parse(text string) (Ability, error) {
 	if _, ok := c.byText[text]; ok || !builtin(a) || c.covers(a) {
 		return a, nil
 	}
-	return nil, invalid("ability %s is unknown%s", quote(text), c.nearest(text))
+	return nil, c.unknown(text)
 }
 
 // forms is how many forms of ability of its own the program defined.
@@ -286,14 +286,31 @@ func (c *Catalog) covers(a Ability) bool {
 	return false
 }
 
+// malformed refuses a text that is no ability of a built-in form.
+func malformed(text, format string, args ...any) error {
+	return wrong("", InvalidMalformed, format, args...).part(text)
+}
+
+// unknown refuses an ability that the catalog does not have.
+func (c *Catalog) unknown(text string) error {
+	says := fmt.Sprintf("ability %s is unknown", quote(text))
+	near := c.nearest(text)
+	if len(near) > 0 {
+		says += "; nearest known: " + strings.Join(near, ", ")
+	}
+	err := wrong("", InvalidUnknown, "%s", says).part(text)
+	err.Known = near
+	return err
+}
+
 // nearest lists up to three known abilities that a typo may have meant.
-func (c *Catalog) nearest(text string) string {
-	if len(text) > maxAbility || len(c.byText) == 0 {
-		return ""
+func (c *Catalog) nearest(text string) []string {
+	if len(text) > maxAbility {
+		return nil
 	}
 	known := slices.Sorted(maps.Keys(c.byText))
 	slices.SortStableFunc(known, func(x, y string) int { return distance(text, x) - distance(text, y) })
-	return "; nearest known: " + strings.Join(known[:min(3, len(known))], ", ")
+	return known[:min(3, len(known))]
 }
 
 func builtin(a Ability) bool {

@@ -87,7 +87,7 @@ func (p *provisioning) approval() approval {
 	return approval{
 		job: job{
 			action: ActionProvision, subject: anAccount, account: p.Account, kind: Publishable, name: p.Name,
-			plan: p.plan, refuses: p.stand, modes: p.modes,
+			plan: p.plan, refuses: p.stand, wrong: p.wrong, modes: p.modes,
 		},
 		sum: sumOf(ActionProvision, func(c *canon.Writer) {
 			c.Text(p.Name)
@@ -115,15 +115,23 @@ func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRec
 				return nil, err
 			}
 		}
-		part.blank, err = s.blank(account, IssueRequest{
-			Mode: mode, Kind: Publishable, Name: cmp.Or(p.Name, "Publishable key"), Abilities: p.Abilities,
-		}, now)
+		part.blank, err = s.blank(account, p.issue(mode), now)
 		if err != nil {
 			return nil, err
 		}
 		plan = append(plan, planned{would: part.blank})
 	}
 	return plan, nil
+}
+
+// issue returns the request for the key of one mode.
+func (p *provisioning) issue(mode Mode) IssueRequest {
+	return IssueRequest{Mode: mode, Kind: Publishable, Name: cmp.Or(p.Name, "Publishable key"), Abilities: p.Abilities}
+}
+
+func (p *provisioning) wrong(s session, now time.Time) error {
+	_, err := s.checked("", p.issue(Live), now)
+	return err
 }
 
 // stand leaves out each mode in which a key would be made and Standing refuses it.

@@ -136,12 +136,14 @@ func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredenti
 // those of the table in the package documentation.
 func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 	s := m.own()
+	var sealless error
 	if len(s.vault.keks) == 0 {
-		return 0, invalid("Reseal needs a KEK in ManagerConfig.KEKs")
+		sealless = wrong("", InvalidUnavailable, "Reseal needs a KEK in ManagerConfig.KEKs")
 	}
-	if limit, err = batchSize(limit); err != nil {
+	if err := allWrong(sealless, batchSize(limit)); err != nil {
 		return 0, err
 	}
+	limit = cmp.Or(limit, usualBatch)
 	batch := resealing{session: s, kek: s.vault.keks[0].ID(), left: limit}
 	err = s.do(ctx, ofStore(ActionReseal).reading(func(Actor, *StoreRecord) error {
 		err := batch.tokens(ctx)

@@ -17,7 +17,7 @@ import (
 // too. If the key is already suspended or revoked, Suspend returns nil and writes
 // nothing. If ctx has no deadline, Suspend ends after 5 s. Errors: those of the table
 // in the package documentation, and:
-//   - ErrInvalid: only when the actor cannot be stored
+//   - ErrInvalid: only when the actor, or the reason of Revoke, cannot be stored
 //   - ErrCorrupt: only when the row cannot even be read
 //   - ErrConflict: only once the context has ended
 func (m *Manager) Suspend(ctx context.Context, id KeyID) error {
@@ -66,7 +66,7 @@ func (m *Manager) Revoke(ctx context.Context, req RevokeRequest) error {
 }
 
 func (s session) revoke(ctx context.Context, req RevokeRequest) error {
-	if _, err := req.Reason.valid(); err != nil {
+	if err := req.Reason.valid(); err != nil {
 		return err
 	}
 	ask := req.guarded()
@@ -84,12 +84,7 @@ func (r RevokeRequest) edit(stored *StoreRecord, now time.Time) (made, bool) {
 	return made{changed: []string{"revoked_at"}, reason: reason}, true
 }
 
-func (r Reason) valid() (Reason, error) {
-	if len(r) > 200 || !storable(string(r)) {
-		return "", invalid("a reason has at most 200 bytes of valid UTF-8")
-	}
-	return cmp.Or(r, ReasonRequested), nil
-}
+func (r Reason) valid() error { return storableText("reason", string(r), 200) }
 
 // lessen takes power away from a key that is not revoked yet.
 func (s session) lessen(ctx context.Context, j job, edit lessening) error {
@@ -140,18 +135,27 @@ type RevokeAllRequest struct {
 	Limit  int // how many keys this call reads: 1 to 1000; 0: 100
 }
 
-// selects refuses a request that does not say which keys it means.
-func (r RevokeAllRequest) selects(_ context.Context, s session, _ Actor, _ *StoreRecord) error {
-	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
-	switch {
-	case r.UnusedSince.After(s.settings.Now().Add(s.skew)): // probably a duration with the wrong sign
-		return invalid("UnusedSince is in the future: every key counts as unused since then, those in use too")
-	case !filtered && !r.All:
-		return invalid("RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
-	case filtered && r.All:
-		return invalid("RevokeAll has All and a filter: leave out the one that is not meant")
+func (r RevokeAllRequest) filter(account string) StoreFilter {
+	return StoreFilter{
+		Account: account, Mode: r.Mode, Kind: r.Kind, NeverUsed: r.NeverUsed,
+		UnusedSince: micros(r.UnusedSince), Pepper: r.Pepper, Limit: r.Limit,
 	}
-	return nil
+}
+
+// selects refuses a request that does not say which keys it means.
+func (r RevokeAllRequest) selects(s session) error {
+	filtered := r.Mode != 0 || r.Kind != 0 || r.NeverUsed || !micros(r.UnusedSince).IsZero() || r.Pepper != 0
+	var since, all error
+	if r.UnusedSince.After(s.settings.Now().Add(s.skew)) { // probably a duration with the wrong sign
+		since = wrong("unused_since", InvalidFuture, "UnusedSince is in the future: every key counts as unused since then, those in use too")
+	}
+	switch {
+	case !filtered && !r.All:
+		all = wrong("all", InvalidRequired, "RevokeAll without a filter ends every key of the account for ever: set All if that is meant, else Mode, Kind, NeverUsed, UnusedSince or Pepper")
+	case filtered && r.All:
+		all = wrong("all", InvalidContradiction, "RevokeAll has All and a filter: leave out the one that is not meant")
+	}
+	return allWrong(since, all, r.Reason.valid())
 }
 
 // RevokedAll is the result of one call of RevokeAll.
@@ -174,10 +178,6 @@ type RevokedAll struct {
 //   - ErrInvalid: also without All and filter, with both, or with a Cursor of another
 //     list
 func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done RevokedAll, err error) {
-	reason, err := req.Reason.valid()
-	if err != nil {
-		return RevokedAll{}, err
-	}
 	s := m.own()
 	var chunk []KeyID
 	var failed []error
@@ -186,12 +186,9 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	if req.Pepper != 0 {
 		j = ofAnyAccount(ActionRevoke, req.Account)
 	}
-	j.refuses = req.selects
+	j.wrong = func(s session, _ time.Time) error { return allWrong(req.selects(s), req.filter("").selectable()) }
 	err = s.do(ctx, j.in(req.Mode, req.Kind).reading(func(a Actor, _ *StoreRecord) error {
-		page, err := s.listPage(ctx, StoreFilter{
-			Account: accountOf(a, req.Account), Mode: req.Mode, Kind: req.Kind, NeverUsed: req.NeverUsed,
-			UnusedSince: micros(req.UnusedSince), Pepper: req.Pepper, Limit: req.Limit,
-		}, req.Cursor)
+		page, err := s.listPage(ctx, req.filter(accountOf(a, req.Account)), req.Cursor, req.selects(s))
 		if err != nil {
 			return err
 		}
@@ -220,7 +217,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		return RevokedAll{}, err
 	}
 	for _, id := range chunk {
-		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: reason}); err != nil {
+		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: req.Reason}); err != nil {
 			failed = append(failed, fmt.Errorf("key %s: %w", id, err))
 			continue
 		}

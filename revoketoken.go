@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -39,14 +40,11 @@ import (
 //   - ErrInvalid: two tokens, or the reason cannot be stored
 //   - ErrBusy, ErrCorrupt, ErrUnavailable, ErrClosed
 func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reason) error {
-	reason, err := reason.valid()
-	if err != nil {
-		return err
-	}
 	p, err := m.pasted(presented)
-	if err != nil {
+	if err := allWrong(reason.valid(), err); err != nil {
 		return err
 	}
+	reason = cmp.Or(reason, ReasonRequested)
 	if err := m.tagged(&p); err != nil {
 		return err
 	}
@@ -81,7 +79,7 @@ func (c *core) pasted(text string) (p parsed, err error) {
 			case p.text == "" || p.kind != Secret && q.kind == Secret:
 				p = q
 			case q.kind == Secret && q.text != p.text:
-				return parsed{}, invalid("the text holds more than one token: pass one at a time")
+				return parsed{}, wrong("token", InvalidSeveral, "the text holds more than one token: pass one at a time")
 			}
 		}
 	}

@@ -184,7 +184,7 @@ func (r *StoreRecord) trim(now time.Time) {
 // token goes on, and the key is due to be rotated when it was before. CancelRotation
 // needs the Policy's permission and nothing else. Errors: those of the table in the
 // package documentation, and:
-//   - ErrInvalid: also when no rotation is pending, or its time has passed
+//   - ErrNoRotation: no rotation is pending, or its time has passed
 //   - ErrRevoked
 func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 	s := m.own()
@@ -210,7 +210,7 @@ func (s session) callOff(stored *StoreRecord, now time.Time) (made, error) {
 	}
 	c := r.pending(now, s.skew)
 	if c == nil {
-		return made{record: &r}, invalid("no rotation is pending; a switch that has happened is undone by rotating again")
+		return made{record: &r}, ErrNoRotation
 	}
 	r.withdraw(c, now)
 	return made{record: &r, credential: c.ID, changed: []string{"credentials"}}, nil

@@ -23,15 +23,12 @@ type roomPlan struct {
 // changes nothing. Policy and the person who approves are shown the record that the
 // plan makes; the job's work plans again when the token has been hashed.
 func (s session) planRoom(r *StoreRecord, req RotateRequest, now time.Time) (roomPlan, error) {
-	if err := s.rotatable(r, req, now); err != nil {
+	until := s.overlapEnd(req, now)
+	if err := cmp.Or(s.validTimes(req, until, now), rotatable(r, now), req.within(r.ExpiresAt, until, now)); err != nil {
 		return roomPlan{}, err
 	}
 	if req.At.IsZero() && req.Overlap == 0 { // they end by a state, not at a time: no clock is involved
 		return roomPlan{now: now, endAll: true}, nil
-	}
-	until, err := s.overlapEnd(r, req, now)
-	if err != nil {
-		return roomPlan{}, err
 	}
 	plan, p := roomPlan{now: now}, r.placesOf(now, s.skew)
 	// An outgoing token is in the way only if it is still valid when the current one
@@ -89,41 +86,69 @@ func (p roomPlan) madeIn(stored *StoreRecord) *StoreRecord {
 	return &r
 }
 
-// rotatable refuses a rotation for reasons that do not depend on the key's credentials.
-func (s session) rotatable(r *StoreRecord, req RotateRequest, now time.Time) error {
+// validTimes refuses times of a request that no key could be rotated at.
+func (s session) validTimes(req RotateRequest, until, now time.Time) error {
+	most := s.limits.Overlap
+	var overlap, at, end error
+	if req.Overlap < 0 || req.Overlap > most {
+		overlap = wrong("overlap", InvalidOutOfRange, "Overlap %v: want 0 to %v", req.Overlap, most).within(0, int(most/time.Second))
+	}
+	if at = notTooFar("at", "At", req.At); at == nil && !req.At.IsZero() && !req.At.After(now) {
+		at = wrong("at", InvalidPast, "At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))
+	}
+	if overlap == nil && at == nil {
+		field := "at"
+		if req.Overlap > 0 {
+			field = "overlap"
+		}
+		end = notTooFar(field, "the end of the older token (At + Overlap, or At + Skew if that is later)", until)
+	}
+	return allWrong(overlap, at, end)
+}
+
+// rotatable refuses to rotate a key that is not used.
+func rotatable(r *StoreRecord, now time.Time) error {
 	switch {
-	case req.Overlap < 0 || req.Overlap > s.limits.Overlap:
-		return invalid("Overlap %v: want 0 to %v", req.Overlap, s.limits.Overlap)
 	case r.State() == Revoked:
 		return ErrRevoked
 	case r.State() == Suspended:
 		return fmt.Errorf("%w: resume it before it is rotated", ErrSuspended)
 	case !r.works(now):
 		return fmt.Errorf("%w: give it a new expiry before it is rotated", ErrExpired)
-	case !req.At.IsZero() && !req.At.After(now):
-		return invalid("At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// overlapEnd returns when the token before the new one ends. It refuses a rotation that
-// would not be over before the key expires.
-func (s session) overlapEnd(r *StoreRecord, req RotateRequest, now time.Time) (time.Time, error) {
-	from := req.At
-	if from.IsZero() {
-		from = now
+// begins returns when the new token is to be valid.
+func (req RotateRequest) begins(now time.Time) time.Time {
+	if req.At.IsZero() {
+		return now
 	}
-	until := from.Add(req.Overlap)
-	if !req.At.IsZero() {
-		until = from.Add(max(req.Overlap, s.skew))
+	return req.At
+}
+
+// overlapEnd returns when the token before the new one ends.
+func (s session) overlapEnd(req RotateRequest, now time.Time) time.Time {
+	if req.At.IsZero() {
+		return now.Add(req.Overlap)
 	}
-	if err := cmp.Or(notTooFar("At", from), notTooFar("the end of the older token (At + Overlap, or At + Skew if that is later)", until)); err != nil {
-		return until, err
+	return req.At.Add(max(req.Overlap, s.skew))
+}
+
+// within refuses a rotation that would not be over before the key expires.
+func (req RotateRequest) within(expiry, until, now time.Time) error {
+	field := ""
+	switch {
+	case expiry.IsZero():
+	case !req.begins(now).Before(expiry):
+		field = "at"
+	case req.Overlap > 0 && until.After(expiry):
+		field = "overlap"
 	}
-	if !r.ExpiresAt.IsZero() && (!from.Before(r.ExpiresAt) || req.Overlap > 0 && until.After(r.ExpiresAt)) {
-		return until, invalid("the key expires at %s, before the rotation is over: prolong it or choose an earlier time", r.ExpiresAt.Format(time.RFC3339))
+	if field == "" {
+		return nil
 	}
-	return until, nil
+	return wrong(field, InvalidAfterExpiry, "the key expires at %s, before the rotation is over: prolong it or choose an earlier time", expiry.Format(time.RFC3339))
 }
 
 func overlapRunning(c *StoreCredential) error {

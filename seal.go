@@ -146,7 +146,7 @@ const sealV1 = 1
 // text is still there.
 func (v *vault) seal(ctx context.Context, plain, aad []byte) (sealed []byte, kek string, err error) {
 	if len(v.keks) == 0 {
-		return nil, "", invalid("what is sealed needs a KEK in ManagerConfig.KEKs")
+		return nil, "", fmt.Errorf("%w: what is sealed needs a KEK in ManagerConfig.KEKs", ErrUnavailable)
 	}
 	k := v.keks[0]
 	dek := make([]byte, 32)

@@ -25,7 +25,8 @@ import (
 // challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
-//   - ErrInvalid: also when the factor does not approve the action
+//   - ErrInvalid: also when the factor does not approve the action; then the field is
+//     "approval.factor"
 //   - ErrCorrupt: also when the data that the factor stores for the actor do not open
 //   - ErrUnavailable: also when a code could not be sent. Then it does not count as
 //     sent, unless the Sender was given up (ctx ended, or 30 s passed) or panicked:
@@ -45,7 +46,7 @@ func (m *Manager) Resend(ctx context.Context, factor string, what Guarded) (Chal
 
 func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, anew bool) (Challenge, error) {
 	if what == nil {
-		return Challenge{}, invalid("Challenge needs the request that is to be approved")
+		return Challenge{}, allWrong(wrong("request", InvalidRequired, "Challenge needs the request that is to be approved"), m.unknownFactor(factor))
 	}
 	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
 	defer c.forget()
@@ -70,6 +71,7 @@ type challengeCall struct {
 	factor   string
 	ask      approval
 	anew     bool       // Resend: a challenge that waits is not reused
+	compared bool       // the factor was compared with those that approve the request
 	question question   // set by putQuestion: what the actor is asked
 	tried    []question // what begin has made, once for each try of the Apply
 }
@@ -85,7 +87,19 @@ func (c *challengeCall) putQuestion(ctx context.Context) error {
 	j := c.ask.job
 	j.unlogged, j.aim = true, toChange
 	j.work = func(a Actor, r *StoreRecord) (effect, error) { return c.find(ctx, a, r) }
-	return c.do(ctx, j)
+	err := c.do(ctx, j)
+	if len(InvalidFields(err)) > 0 && !c.compared { // a wrong request ends before its factors are looked up
+		err = allWrong(err, c.unknownFactor(c.factor))
+	}
+	return err
+}
+
+// unknownFactor refuses the name of a factor that is not configured.
+func (m *Manager) unknownFactor(factor string) error {
+	if m.cfg.Factors[factor] == nil {
+		return wrong(approvalFactor, InvalidUnknown, "factor %s is not one of ManagerConfig.Factors", quote(factor)).part(factor)
+	}
+	return nil
 }
 
 // find is the work of putQuestion. After a conflict it runs again, on what is stored
@@ -125,6 +139,7 @@ func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, 
 	if r != nil {
 		about = Info{Account: r.Account, Mode: r.Mode, Name: r.Name}
 	}
+	c.compared = true
 	may, err = c.approving(ctx, a, &c.ask, j.modesOf(about), c.factor)
 	if err == nil {
 		err = b.allowed(now)

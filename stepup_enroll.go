@@ -104,11 +104,9 @@ func aboutActor(action Action, factor, account, actor string) approval {
 	}
 	return approval{
 		job: job{action: action, subject: anyAccount, account: account, refuses: func(_ context.Context, s session, a Actor, _ *StoreRecord) error {
-			if _, err := s.enroller(factor); err != nil {
-				return err
-			}
+			_, unknown := s.enroller(factor)
 			_, err := another(a, account, actor)
-			return err
+			return allWrong(unknown, err)
 		}},
 		sum: sumOf(action, func(c *canon.Writer) {
 			c.Text(factor)
@@ -159,7 +157,7 @@ func (m *Manager) Enroll(ctx context.Context, req EnrollRequest) (Enrollment, er
 func (m *Manager) enroller(factor string) (Enroller, error) {
 	f, ok := m.cfg.Factors[factor].(Enroller)
 	if !ok {
-		return nil, invalid("factor %s is not one that is enrolled", quote(factor))
+		return nil, wrong("factor", InvalidUnknown, "factor %s is not one that is enrolled", quote(factor)).part(factor)
 	}
 	return f, nil
 }

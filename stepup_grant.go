@@ -247,6 +247,10 @@ func (s session) usable(ctx context.Context, a Actor, factors []string) (usable,
 	return usable, missing, nil
 }
 
+// approvalFactor is the factor of a challenge in errors. The request that is to be
+// approved may have a factor of its own.
+const approvalFactor = "approval.factor"
+
 // approving returns the factors that approve a request. It refuses a request that is
 // not guarded, and a factor that does not approve it.
 func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (may []string, err error) {
@@ -260,13 +264,15 @@ func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []
 	}
 	switch {
 	case len(may) == 0 || ask.free:
-		return nil, invalid("this %s is not guarded: make the request", ask.job.action)
+		return nil, wrong(approvalFactor, InvalidNotNeeded, "this %s is not guarded: make the request", ask.job.action)
 	case !slices.Contains(may, factor):
 		usable, _, err := s.usable(ctx, a, may)
 		if err != nil {
 			return nil, err
 		}
-		return nil, invalid("factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, usable)
+		refused := wrong(approvalFactor, InvalidUnusable, "factor %s does not approve %s; these do: %v", quote(factor), ask.job.action, usable).part(factor)
+		refused.Known = usable
+		return nil, refused
 	}
 	return may, nil
 }

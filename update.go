@@ -124,20 +124,16 @@ func (s session) update(ctx context.Context, req UpdateRequest) (info Info, err 
 	return s.change(ctx, req.guarded().asking(req.Grant), req.edit)
 }
 
-// edit applies the request to a record. Values that are not plain (see settingOf) are
-// refused before any setting is changed, because plain compares with the stored value.
+// edit applies the request to a record. A value that is not plain (see settingOf) is
+// refused before the setting is changed, because plain compares with the stored value.
 func (req UpdateRequest) edit(r *StoreRecord, now time.Time) error {
-	for _, s := range settings {
-		if err := s.refuse(&req, r); err != nil {
-			return err
+	checks := make([]error, len(settings))
+	for i, s := range settings {
+		if checks[i] = s.refuse(&req, r); checks[i] == nil {
+			checks[i] = s.change(&req, r, now)
 		}
 	}
-	for _, s := range settings {
-		if err := s.change(&req, r, now); err != nil {
-			return err
-		}
-	}
-	return nil
+	return allWrong(checks...)
 }
 
 func notRevoked(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
@@ -198,11 +194,16 @@ func edits(edit func(*StoreRecord, time.Time) error) func(context.Context, sessi
 // form.
 func (s session) edited(stored *StoreRecord, now time.Time, edit func(*StoreRecord, time.Time) error) (*StoreRecord, error) {
 	shallow := *stored
-	if err := edit(&shallow, now); err != nil {
+	refused := edit(&shallow, now)
+	r := shallow.clone() // deep: lists are sorted in the copy, not in the caller's slices
+	err := allWrong(refused, s.valid(&r, differences(stored, &r)))
+	if err == nil && !slices.Equal(stored.Abilities, r.Abilities) {
+		err = s.hasProducts(&r)
+	}
+	if err != nil {
 		return nil, err
 	}
-	r := shallow.clone() // deep: lists are sorted in the copy, not in the caller's slices
-	return &r, s.valid(&r, differences(stored, &r))
+	return &r, nil
 }
 
 // revived keeps the count of live keys exact. If the key begins to work, it is counted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -155,6 +156,42 @@ func ExampleConfig() {
 	fmt.Println(w.Code, w.Body)
 	// Output:
 	// 401 {"message":"The API key is not valid.","status":"ERROR"}
+}
+
+// A key page answers every error of its Manager in one place: all wrong fields at once,
+// and never the text of an error, which goes to the log.
+func ExampleRefused() {
+	manager := must(apikey.NewManager(context.Background(), apikey.Settings{
+		Store: memstore.New(), Prefix: "acme", Catalog: apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:refund"}),
+	}, apikey.ManagerConfig{}))
+	refuse := func(w http.ResponseWriter, r *http.Request, err error) {
+		p := httpauth.Refused(err)
+		p.RequestID = r.Header.Get("X-Request-ID")
+		slog.DebugContext(r.Context(), "refused", "request_id", p.RequestID, "error", err)
+		p.Write(w)
+	}
+	create := func(w http.ResponseWriter, r *http.Request) {
+		ctx := apikey.WithActor(r.Context(), apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
+		_, err := manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refnud"}, RotateMonths: 121})
+		if err != nil {
+			refuse(w, r, err)
+		}
+	}
+	w := httptest.NewRecorder()
+	create(w, httptest.NewRequest(http.MethodPost, "/keys", nil))
+	fmt.Println(w.Code, w.Header().Get("Content-Type"))
+	for _, f := range must(decode(w)).Fields {
+		fmt.Println(f.Field, f.Code, f.Detail)
+	}
+	// Output:
+	// 400 application/problem+json
+	// abilities unknown “payment:refnud” is not known here. Near it: payment:refund.
+	// rotate_months out_of_range This has to be from 0 to 120.
+}
+
+func decode(w *httptest.ResponseRecorder) (p httpauth.Problem, err error) {
+	err = json.NewDecoder(w.Body).Decode(&p)
+	return p, err
 }
 
 // program returns a Verifier, and the token of a key that may refund.

@@ -52,6 +52,9 @@
 //
 // A client that does not have the secret of a key gets one of the first three codes or a
 // 5xx. The other codes are only for clients that have proven that they have the secret.
+//
+// [Denied] is this table as a function. [Refused] is the table for the errors of an
+// [apikey.Manager], for a key page or an API that manages keys.
 package httpauth
 
 import (
