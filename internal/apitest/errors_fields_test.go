@@ -419,6 +419,7 @@ func TestNoAnswerQuotesACause(t *testing.T) {
 				require.NotContains(t, string(text), "refused", "%s: %s", name, call)
 				if strings.Contains(err.Error(), canary) {
 					quoted++
+					require.Empty(t, apikey.InvalidFields(err), "%s: %v", call, err)
 					if c.codes != nil {
 						require.Contains(t, c.codes, p.Code, "%s: %v", call, err)
 					}

@@ -157,6 +157,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		filled(k, k.live.Info()), filled(k, list), filled(k, log), filled(k, log.Events[0]), filled(k, report), filled(k, apikey.BrokenLink{}),
 		rowOf(k.live.Info().Metadata), filled(k, apikey.StoreUpkeep{OldHash: record.Credentials[0].Hash}),
 		filled(k, apikey.VerifiedTrace{Key: k.live}), filled(k, apikey.CorruptError{}), filled(k, apikey.AbilityError{}),
+		filled(k, apikey.InvalidError{}), rowOf(apikey.InvalidPast), filled(k, apikey.LimitError{}), filled(k, apikey.VersionError{}),
 		rowOf(k.id), rowOf(k.token.Credential()), rowOf(log.Events[0].ID), rowOf(k.token.Mode()), rowOf(k.token.Kind()), rowOf(apikey.Active),
 		rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
 		rowOf(apikey.DoubtFailed), rowOf(apikey.StatusActive),
@@ -188,7 +189,7 @@ func (k *leakEnv) guardRows() []leakRow {
 	r.Header.Set("Authorization", "Bearer "+k.token.Reveal())
 	_, err := guard.Check(r)
 	require.ErrorIs(k.t, err, apikey.ErrAddr) // proven, and then denied
-	return []leakRow{rowOf(guard), filled(k, httpauth.Config{}), filled(k, httpauth.Denial{})}
+	return []leakRow{rowOf(guard), filled(k, httpauth.Config{}), filled(k, httpauth.Denial{}), filled(k, httpauth.Problem{}), filled(k, httpauth.WrongField{})}
 }
 
 // sqlRows are of a database that holds the key.
