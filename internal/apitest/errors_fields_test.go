@@ -200,7 +200,7 @@ func TestEveryWrongFieldIsNamed(t *testing.T) {
 	var f *factors
 	e := newEnv(t, withFactors(&f, guardAll))
 	bare := newEnv(t, noPepper).manager
-	e.manager = e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = nil })
+	e.manager = e.newManager(func(c *managerConfig) { c.StepUp = nil })
 	key := e.issue(func(r *apikey.IssueRequest) {
 		r.Networks, r.Origins = nets("203.0.113.0/24"), []string{"https://shop.example"}
 	}).Key
@@ -398,13 +398,13 @@ func TestNoAnswerQuotesACause(t *testing.T) {
 			}, []string{"unavailable"}},
 			"mail": {func(_ *env, f *factors, _ *proxy) { f.fail(cause) }, []string{"unavailable"}},
 			"Policy": {func(e *env, _ *factors, _ *proxy) {
-				e.restart(func(c *apikey.ManagerConfig) { c.Policy = refusing{cause} })
+				e.restart(func(c *managerConfig) { c.Policy = refusing{cause} })
 			}, []string{"forbidden"}},
 			"Standing": {func(e *env, _ *factors, _ *proxy) {
-				e.restart(func(c *apikey.ManagerConfig) { c.Standing = refusing{cause} })
+				e.restart(func(c *managerConfig) { c.Standing = refusing{cause} })
 			}, []string{"account_not_allowed"}},
 			"Products": {func(e *env, _ *factors, _ *proxy) {
-				e.restart(func(c *apikey.ManagerConfig) {
+				e.restart(func(c *managerConfig) {
 					c.Products = func(string, apikey.Mode, apikey.Ability) error { return cause }
 				})
 			}, []string{"account_not_allowed"}},
@@ -439,9 +439,6 @@ func (r refusing) Authorize(context.Context, apikey.Actor, apikey.Action, apikey
 
 func (r refusing) Allowed(string, apikey.Mode) error { return r.cause }
 
-// restart replaces the Manager by one with other settings.
-func (e *env) restart(change func(*apikey.ManagerConfig)) { e.manager = e.newManager(change) }
-
 // broken breaks a program that has keys, and returns the errors of all calls.
 func broken(t *testing.T, breaks func(*env, *factors, *proxy)) map[string]error {
 	t.Helper()
@@ -450,7 +447,7 @@ func broken(t *testing.T, breaks func(*env, *factors, *proxy)) map[string]error 
 	e := newEnv(t, through(&p), withFactors(&f, nil), func(e *env) { e.mc.InsecureRevealWithoutStepUp = true })
 	own := e.issue(func(r *apikey.IssueRequest) { r.Recoverable = true })
 	other := e.issue(func(r *apikey.IssueRequest) { r.Recoverable = true })
-	mails := e.newManager(func(c *apikey.ManagerConfig) { c.StepUp = apikey.GuardRevealAndRotate("email") })
+	mails := e.newManager(func(c *managerConfig) { c.StepUp = apikey.GuardRevealAndRotate("email") })
 	breaks(e, f, p)
 	over, cancel := context.WithCancel(e.ctx)
 	cancel()

@@ -19,9 +19,9 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// answers has an example of every error of the root, with the status and the code of its
+// errorAnswers has an example of every error of the root, with the status and the code of its
 // answer. Programs depend on both: they do not change.
-var answers = map[string]struct {
+var errorAnswers = map[string]struct {
 	err    error
 	status int
 	code   string
@@ -155,10 +155,10 @@ func TestEveryErrorHasARow(t *testing.T) {
 	}
 	all := append(slices.Clone(sentinels), types...)
 	for _, name := range all {
-		require.Contains(t, answers, name, "say here what the answer to %s is", name)
+		require.Contains(t, errorAnswers, name, "say here what the answer to %s is", name)
 	}
-	require.Len(t, answers, len(all))
-	for name, c := range answers {
+	require.Len(t, errorAnswers, len(all))
+	for name, c := range errorAnswers {
 		for _, err := range []error{c.err, fmt.Errorf("while it was tried: %w", c.err), fmt.Errorf("%w: %w", c.err, apikey.ErrNotFound)} {
 			p := httpauth.Refused(err)
 			require.Equal(t, c.status, p.Status, name)
@@ -176,7 +176,7 @@ func TestEveryErrorHasARow(t *testing.T) {
 // In management 401 is the person, 412 the version, and nothing else; what can be tried
 // again says when.
 func TestStatusesMeanOneThing(t *testing.T) {
-	for name, c := range answers {
+	for name, c := range errorAnswers {
 		require.Equal(t, name == "ErrNoActor", c.status == 401, name)
 		require.Equal(t, name == "VersionError", c.status == 412, name)
 		p := httpauth.Refused(c.err)
@@ -187,7 +187,7 @@ func TestStatusesMeanOneThing(t *testing.T) {
 
 // The values that an answer is made from are in it, for programs.
 func TestAnswersHaveTheirValues(t *testing.T) {
-	of := func(name string) httpauth.Problem { return httpauth.Refused(answers[name].err) }
+	of := func(name string) httpauth.Problem { return httpauth.Refused(errorAnswers[name].err) }
 	require.Equal(t, uint64(7), of("VersionError").Have)
 	require.Equal(t, 2, *of("WrongAnswerError").AttemptsLeft)
 	require.Contains(t, of("WrongAnswerError").Detail, "2 attempts are left")
