@@ -28,7 +28,11 @@ func TestSuspendAlwaysWorks(t *testing.T) {
 		start := time.Now()
 		var took []time.Duration
 		failed := 0
-		for i := range 200 {
+		suspensions := 100
+		if *full {
+			suspensions = 200
+		}
+		for i := range suspensions {
 			n := s.nodes[i%2]
 			begin := time.Now()
 			err := n.manager.Suspend(as("usr_1"), s.key)
