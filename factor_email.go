@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,15 +38,42 @@ type Sender interface {
 // Message is a mail with a code. It prints without its text.
 type Message struct {
 	Subject string // holds no code
-	text    *secretText
+	v       *mail
 }
 
-// Text returns the body, which holds the code.
+// mail is what a Message must not print.
+type mail struct {
+	text, code *secretText
+	about      Challenge
+}
+
+// Text returns the body in English, which holds the code.
 func (m Message) Text() string {
-	if m.text == nil {
+	if m.v == nil {
 		return ""
 	}
-	return m.text.reveal()
+	return m.v.text.reveal()
+}
+
+// Code returns the code alone, for a Sender that writes the mail in its reader's
+// language. Such a mail should say what the code approves (About), and what to do if the
+// reader did not ask for it.
+func (m Message) Code() string {
+	if m.v == nil {
+		return ""
+	}
+	return m.v.code.reveal()
+}
+
+// About returns the challenge that the code answers. It holds no secret. Its Name is what
+// a merchant has typed: quote it.
+func (m Message) About() Challenge {
+	if m.v == nil {
+		return Challenge{}
+	}
+	c := m.v.about
+	c.Changes = slices.Clone(c.Changes)
+	return c
 }
 
 // String is the subject.
@@ -86,7 +114,9 @@ func (f *EmailCode) Begin(_ context.Context, a Actor, c Challenge, _ []byte) ([]
 	code := fmt.Sprintf("%06d", n)
 	text := fmt.Sprintf("Your code is %s. It approves the following, and nothing else, until %s:\n\n%s\nIf you did not ask for it, somebody is signed in as you: end your sessions.\n",
 		code, c.ExpiresAt.Format(time.RFC1123), c.describe())
-	m := Message{"Your confirmation code", &secretText{func() string { return text }}}
+	m := Message{"Your confirmation code", &mail{
+		&secretText{func() string { return text }}, &secretText{func() string { return code }}, c,
+	}}
 	return f.mac(f.ring.minting, c.ID, code), func(ctx context.Context) error { return f.sender.Send(ctx, a.ID, m) }, nil
 }
 

@@ -2,7 +2,6 @@ package unittest_test
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,59 +12,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/apikeytest"
 	"github.com/go-apikey/apikey/examples/unittest"
 	"github.com/go-apikey/apikey/httpauth"
-	"github.com/go-apikey/apikey/memstore"
 )
 
 // program is the API under test, with real keys.
 type program struct {
-	t       *testing.T
-	admin   context.Context
-	keys    *apikey.Manager
+	*apikeytest.Program
 	handler http.Handler
 	bank    *bank
-	now     time.Time // the time for all keys: a test changes it, and does not have to sleep
 }
 
-// newProgram uses the hasher HMACSHA256, so that tests are fast: it takes a microsecond,
-// and the default hasher, argon2id, some 20 milliseconds. Programs use both in production.
-// HMACSHA256 needs a pepper, which may be another one in every run.
 func newProgram(t *testing.T) *program {
-	p := &program{t: t, bank: &bank{}, now: time.Now()}
-	ctx := context.Background()
-	p.admin = apikey.WithActor(ctx, apikey.Actor{ID: "usr_1", Account: "acc_1", Role: "admin"})
-
-	var secret [32]byte
-	rand.Read(secret[:])
-	pepper, err := apikey.NewPepper(1, secret)
-	require.NoError(t, err)
-	hasher, err := apikey.NewHMACSHA256(pepper)
-	require.NoError(t, err)
-	p.keys, err = apikey.NewManager(ctx, apikey.Settings{
-		Store: memstore.New(), Prefix: "acme", Catalog: unittest.Catalog, Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{hasher},
-		Now: func() time.Time { return p.now },
-	}, apikey.ManagerConfig{})
-	require.NoError(t, err)
-	t.Cleanup(func() { p.keys.Close(ctx) })
-	// Start no goroutine that reads the clock while the test changes it. Sync is not needed,
-	// because the Manager passes each change on to its Verifiers. "Last used" is not tested
-	// here.
-	verifier, err := p.keys.NewVerifier(ctx, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, ReadOnly: true})
-	require.NoError(t, err)
-	p.handler = unittest.Routes(httpauth.New(verifier, httpauth.Config{}), p.bank)
+	p := &program{bank: &bank{}, Program: apikeytest.New(t, func(s *apikey.Settings, _ *apikey.ManagerConfig) {
+		s.Catalog = unittest.Catalog
+	})}
+	p.handler = unittest.Routes(httpauth.New(p.Live, httpauth.Config{}), p.bank)
 	return p
 }
 
 func (p *program) issue(change func(*apikey.IssueRequest)) apikey.Issued {
-	p.t.Helper()
 	req := apikey.IssueRequest{Mode: apikey.Live, Abilities: []string{"payment:refund"}}
 	if change != nil {
 		change(&req)
 	}
-	issued, err := p.keys.Issue(p.admin, req)
-	require.NoError(p.t, err)
-	return issued
+	return p.Issue("acc_1", req)
 }
 
 func refund(h http.Handler, token string, amount int64) *httptest.ResponseRecorder {
@@ -93,12 +65,12 @@ func TestWhoMayRefund(t *testing.T) {
 		{name: "too much for it", amount: 100_01, status: 403},
 		{name: "a wildcard is enough", key: func(r *apikey.IssueRequest) { r.Abilities = []string{"payment:*"} }, amount: 500, status: 204},
 		{name: "revoked", amount: 500, status: 401, then: func(p *program, k apikey.Issued) {
-			require.NoError(p.t, p.keys.Revoke(p.admin, apikey.RevokeRequest{Key: k.Key.ID}))
+			require.NoError(t, p.Manager.Revoke(p.Admin("acc_1"), apikey.RevokeRequest{Key: k.Key.ID}))
 		}},
 		{
 			name: "expired", amount: 500, status: 401,
 			key:  func(r *apikey.IssueRequest) { r.ExpiresAt = time.Now().Add(time.Hour) },
-			then: func(p *program, _ apikey.Issued) { p.now = p.now.Add(2 * time.Hour) },
+			then: func(p *program, _ apikey.Issued) { p.Clock.Move(2 * time.Hour) },
 		},
 	}
 	for _, tt := range tests {

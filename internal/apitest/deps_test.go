@@ -29,6 +29,7 @@ var layers = [][]string{
 	{"internal/"},
 	{"."},
 	{"memstore", "sqlstore", "storetest", "httpauth"},
+	{"apikeytest"},           // a whole program, for the tests of others
 	{"examples/stepup/sink"}, // a mail server for the example beside it
 	{"examples/"},
 }
@@ -44,7 +45,7 @@ var only = map[string][]string{
 	"unsafe":       {".", "internal/apitest"},
 	"net/http":     {"httpauth", "examples/"},      // the domain knows no transport
 	"database/sql": {"sqlstore", "examples/"},      // nor an engine
-	"testing":      {"storetest"},                  // linked into a server it registers flags
+	"testing":      {"storetest", "apikeytest"},    // linked into a server it registers flags
 	"math/rand":    {".", "sqlstore", "storetest"}, // for jitter; secrets come from crypto/rand
 }
 

@@ -41,13 +41,15 @@ func (s surface) add(names ...string) {
 
 // without says why a public method is in no operation.
 var without = map[string]string{
-	"Manager.Close": "it asks no store",
+	"Manager.Close": "it asks no store; Verifier.Close does",
 	"Manager.Tx":    "it asks no store; its methods do",
 	"Tx.Committed":  "with a store that fails it is TestFound06CommittedWithoutAStore; here nobody listens",
 	"Store.In":      "it asks no store",
 	"Store.Migrate": "killed at every statement by TestMigrateKilledAtEveryCall",
 
 	"Store.InTransaction": "it asks no store",
+	"Store.PurgeDaily":    "it calls Purge, until that succeeds",
+	"Verifier.Mode":       "it asks no store",
 }
 
 // complete fails the test for a public method, or a constructor, in which no call

@@ -19,6 +19,15 @@ func housekeeping() []operation {
 			_, err := s.another(nil)
 			return err
 		}},
+		{name: "Manager.NewVerifier", run: func(s shopkeeper, key apikey.Issued) error {
+			v, err := s.m.NewVerifier(background, apikey.VerifierConfig{Mode: apikey.Live, Sync: -1, ReadOnly: true})
+			if err != nil {
+				return err
+			}
+			defer v.Close(background)
+			_, err = v.Verify(background, key.Token.Reveal(), apikey.Request{})
+			return err
+		}},
 		{name: "NewVerifier", run: func(s shopkeeper, key apikey.Issued) error {
 			v, err := verifierConfig(s.store, func(c *verifying) { c.ReadOnly = true }).start(background)
 			if err != nil {
