@@ -63,19 +63,19 @@ func (m *Mailbox) Fail(err error) {
 	m.fails = err
 }
 
-// Code returns what the authenticator app that has scanned the enrolment of "totp" shows
-// at the time of the Clock. A code is accepted once, so move the Clock by 30 s for the
-// next one. Code fails the test if the enrolment is of another factor.
-func (p *Program) Code(e apikey.Enrollment) string {
+// Code returns what an authenticator app shows at the time of the Clock, if it has scanned
+// uri, the [apikey.Enrollment.URI] of the factor "totp". A code is accepted once, so move
+// the Clock by 30 s for the next one. Code fails the test if uri is no otpauth:// URI.
+func (p *Program) Code(uri string) string {
 	p.t.Helper()
-	uri, err := url.Parse(e.URI())
-	if err == nil && uri.Scheme == "otpauth" {
-		secret := strings.ToUpper(uri.Query().Get("secret"))
+	u, err := url.Parse(uri)
+	if err == nil && u.Scheme == "otpauth" {
+		secret := strings.ToUpper(u.Query().Get("secret"))
 		seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
 		if err == nil && len(seed) > 0 {
 			return totp.Code(seed, totp.Step(p.Clock.Now()))
 		}
 	}
-	p.t.Fatalf("apikeytest: the enrolment of factor %q has no authenticator app", e.Factor)
+	p.t.Fatalf("apikeytest: no authenticator app can scan this: want the URI of an enrolment of totp")
 	return ""
 }
