@@ -139,7 +139,16 @@ func decodeProgram(data []byte) (p program, ok bool) {
 	r := canon.NewReader(data)
 	version := r.Text()
 	p = program{r.Text(), r.Text(), r.Text()}
-	return p, r.Complete() && version == "apikey program v1"
+	// Without a pepper, anybody who writes to the database can have made the note.
+	return p, r.Complete() && version == "apikey program v1" && validPrefix(p.prefix) && p.hasher() != ""
+}
+
+// hasher returns the name of the Hasher that makes p.hash; empty: none does.
+func (p program) hasher() string {
+	if fields := strings.SplitN(p.hash, "$", 3); len(fields) == 3 && fields[0] == "" {
+		return fields[1]
+	}
+	return ""
 }
 
 // checkProgram compares the Settings with the note, if there is one.
@@ -170,7 +179,7 @@ func (m *Manager) noteProgram(ctx context.Context) error {
 		}
 		j := ofStore(ActionPepper)
 		j.unlogged = true
-		err = m.own().apply(ctx, Operator("apikey"), j, effect{items: []StoreItem{m.vouch(note, m.program().encode())}})
+		err = m.own().apply(ctx, Operator("apikey"), j, effect{items: []StoreItem{m.vouch(StoreItem{Kind: note.Kind, ID: note.ID, Version: note.Version}, m.program().encode())}})
 		if !errors.Is(err, ErrConflict) || attempt == maxAttempts {
 			return err
 		}
@@ -182,8 +191,7 @@ func (c *core) reads(p program) error {
 	if reader := pickHasher(c.settings.Hashers, p.hash); reader != nil && canRead(reader, p) {
 		return nil
 	}
-	name := strings.SplitN(p.hash, "$", 3)[1]
-	return invalid("no Hasher in Settings.Hashers reads the %s hashes of this database's Managers (by name, MaxMemory and peppers): add the Hasher that they use, behind yours if yours is to replace it", name)
+	return invalid("no Hasher in Settings.Hashers reads the %s hashes of this database's Managers (by name, MaxMemory and peppers): add the Hasher that they use, behind yours if yours is to replace it", quote(p.hasher()))
 }
 
 // sampleOf returns a hash in the form of a Hasher's own, of zeros and without its cost.

@@ -3,10 +3,12 @@ package apitest
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/canon"
 	"github.com/go-apikey/apikey/memstore"
 )
 
@@ -42,8 +44,8 @@ func TestFound13HashersOfProcessesFit(t *testing.T) {
 		{"cannot afford to read", heavy, list(quick), false, "reads the"},
 		{"HMAC of another pepper", hmac1, list(hmac2), false, "reads the"},
 		{"HMAC of another key in the slot", hmac1, list(hmacHasher(t, pepperOf(t, 1, 99))), false, "reads the"},
-		{"no HMAC", hmac1, list(quick), false, "reads the hmac-sha256"},
-		{"no argon2", quick, list(hmac1), false, "reads the argon2id"},
+		{"no HMAC", hmac1, list(quick), false, `reads the "hmac-sha256"`},
+		{"no argon2", quick, list(hmac1), false, `reads the "argon2id"`},
 	} {
 		settings := apikey.Settings{Store: memstore.New(), Prefix: prefix, Catalog: catalog}
 		if c.minting != nil {
@@ -98,4 +100,35 @@ func TestFound13HashersThatCannotWork(t *testing.T) {
 	page, err := s.Store.List(background, apikey.StoreFilter{})
 	require.NoError(t, err)
 	require.Empty(t, page.Records)
+}
+
+// Without a pepper, and with AcceptUntagged, anybody who writes to the database can have
+// made the note of the Settings. One that no Manager makes counts as none, and a Manager
+// replaces it with one that never expires.
+func TestNoteThatNoManagerMakes(t *testing.T) {
+	note := func(e *env) apikey.StoreItem {
+		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "program", ID: "settings"})
+		require.NoError(t, err)
+		require.Len(t, page.Items, 1)
+		return page.Items[0]
+	}
+	for i, texts := range [][]string{{prefix, "", ""}, {prefix, "$", ""}, {prefix, "x", ""}, {prefix, "x$argon2id$", ""}, {"Not a prefix\n", "$argon2id$x", ""}} {
+		for name, option := range map[string]func(*env){"no pepper": noPepper, "AcceptUntagged": func(e *env) { e.settings.AcceptUntagged = true }} {
+			e := newEnv(t, option)
+			genuine := note(e)
+			var data canon.Writer
+			for _, text := range append([]string{"apikey program v1"}, texts...) {
+				data.Text(text)
+			}
+			forged := apikey.StoreItem{
+				Kind: genuine.Kind, ID: genuine.ID, Version: genuine.Version + 1, SealedKEK: "kek",
+				ExpiresAt: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), Data: append([]byte{0}, data.Encoded()...),
+			}
+			require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: apikey.EventID{1, byte(i)}, Items: []apikey.StoreItem{forged}}))
+			e.newVerifier()
+			e.newManager()
+			genuine.Version += 2
+			require.Equal(t, genuine, note(e), "%s, %q", name, texts)
+		}
+	}
 }
