@@ -203,12 +203,12 @@ func decodeEvent(body []byte) (l link, ok bool) {
 	return l, u.Complete() && version == eventV1 && known && mode <= 255 && operator <= 1
 }
 
-// maker returns the maker of this Manager's events.
-func (c *core) maker() maker {
-	if c.ring.has() {
-		return maker{slot: c.ring.minting.slot}
+// madeBy returns the maker of an event that is made with a pepper; nil: with none.
+func madeBy(k *pepperKeys) maker {
+	if k == nil {
+		return maker{}
 	}
-	return maker{}
+	return maker{slot: k.slot}
 }
 
 // record makes the event to store, chained behind prev.
@@ -216,7 +216,7 @@ func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 	body := e.encode(by, prev)
 	return StoreEvent{
 		ID: e.ID, Time: e.Time, Account: e.Account, Mode: e.Mode, Key: e.Key, Credential: e.Credential,
-		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.minting, body),
+		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.at(by.slot), body),
 	}
 }
 

@@ -274,7 +274,7 @@ func validEnd(t, now time.Time) error {
 func (s session) newCredential(ctx context.Context, r *StoreRecord, group string) (StoreCredential, Token, error) {
 	id := newCredentialID()
 	copy(id[len(id)-groupLen:], group)
-	p := mint(s.settings.Prefix, r.Kind, r.Mode, id, s.ring.minting)
+	p := mint(s.settings.Prefix, r.Kind, r.Mode, id, s.minting())
 	token := newToken(p.text)
 	cred := StoreCredential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
 	if r.Kind == Publishable {
@@ -285,7 +285,7 @@ func (s session) newCredential(ctx context.Context, r *StoreRecord, group string
 	if err != nil {
 		return StoreCredential{}, Token{}, err
 	}
-	cred.Hash, cred.Check = encoded, makeCheck(s.ring.minting, p)
+	cred.Hash, cred.Check = encoded, makeCheck(s.minting(), p)
 	if r.Recoverable {
 		if cred.Sealed, cred.SealedKEK, err = s.vault.seal(ctx, []byte(p.text), sealedAAD(r, p.id)); err != nil {
 			return StoreCredential{}, Token{}, err

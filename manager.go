@@ -27,7 +27,6 @@ type Manager struct {
 	sending sync.Map // IDs of challenges whose code is being sent
 	closed  atomic.Bool
 	locals  locals
-	peppers ring // of its Verifiers; see ManagerConfig.MintUntagged
 }
 
 // ManagerConfig configures [NewManager]. The zero value of a field is a safe default.
@@ -51,10 +50,11 @@ type ManagerConfig struct {
 	// ActionReveal: then everybody who has a session can read the secret.
 	InsecureRevealWithoutStepUp bool
 
-	// MintUntagged makes tokens and records without a pepper, as if Settings.Peppers were
-	// empty, while the Verifiers of this process accept those of Settings.Peppers too. It is
-	// the first step of introducing a pepper, as long as other processes do not have the
-	// pepper yet, and needs Settings.AcceptUntagged.
+	// MintUntagged makes tokens and records without a pepper, while those that another
+	// Manager has made with one of Settings.Peppers are accepted, and signed again when they
+	// are changed. It is the first step of introducing a pepper, as long as other processes
+	// do not have the pepper yet, and needs Settings.AcceptUntagged. Remac and AdoptPepper
+	// are ErrInvalid.
 	MintUntagged bool
 
 	// Skew is how far the clocks of the machines may be apart, at most 1 min; 0: 5 s.
@@ -100,11 +100,8 @@ func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, err
 		c.Policy = RolePolicy{}
 	}
 	c.warnUnguarded(core.settings.Logger)
-	m := &Manager{core: core, peppers: core.ring, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
-	if c.MintUntagged {
-		m.ring = ring{}
-	}
-	m.skew = cmp.Or(c.Skew, 5*time.Second)
+	m := &Manager{core: core, cfg: c, limits: c.Limits.withDefaults(), vault: vault, cold: newReads(8, 256), tasks: newTasks()}
+	m.plain, m.skew = c.MintUntagged, cmp.Or(c.Skew, 5*time.Second)
 	m.exits.tasks = m.tasks
 	marks, err := m.checkMarks(ctx)
 	if err != nil {
@@ -133,7 +130,7 @@ func (m *Manager) NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier,
 		return nil, ErrClosed
 	}
 	core := m.core
-	core.ring, core.skew = m.peppers, 0
+	core.plain, core.skew = false, 0
 	v, err := core.newVerifier(ctx, c)
 	if err != nil {
 		return nil, err

@@ -297,7 +297,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 			Key: r.ID, Credential: m.credential, Seq: r.Version + 1, Actor: a,
 			Changed: slices.Sorted(slices.Values(m.changed)), Reason: m.reason,
 		}
-		by := s.maker()
+		by := madeBy(s.signing(r))
 		if !m.unsigned {
 			by.follows(r.MAC)
 		}
@@ -318,7 +318,7 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	default:
 		ev := *e.note
 		ev.Time = micros(start)
-		stored := s.record(ev, s.maker(), [32]byte{})
+		stored := s.record(ev, madeBy(s.minting()), [32]byte{})
 		changes = append(changes, StoreChange{ID: ev.ID, Event: &stored})
 		events = append(events, ev)
 	}
@@ -360,7 +360,7 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	ev := s.record(Event{
 		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
 		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
-	}, s.maker(), [32]byte{})
+	}, madeBy(s.minting()), [32]byte{})
 	// An actor who is refused must not escape the log by hanging up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()

@@ -62,12 +62,13 @@ func (it StoreItem) deleted() StoreItem {
 // MAC.
 func (c *core) vouch(it StoreItem, data []byte) StoreItem {
 	it.Version++
-	if !c.ring.has() {
+	k := c.minting()
+	if k == nil {
 		it.Data = append([]byte{0}, data...)
 		return it
 	}
-	sum := c.ring.minting.mac(purposeItem, vouchedText(it, data))
-	it.Data = append(append([]byte{c.ring.minting.slot}, sum[:]...), data...)
+	sum := k.mac(purposeItem, vouchedText(it, data))
+	it.Data = append(append([]byte{k.slot}, sum[:]...), data...)
 	return it
 }
 

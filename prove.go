@@ -162,7 +162,7 @@ func (c *core) authentic(r *StoreRecord) error {
 	if c.ring.has() {
 		switch {
 		case len(r.MAC) == 0:
-			if !c.settings.AcceptUntagged || slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return c.Pepper != 0 }) {
+			if !c.settings.AcceptUntagged || r.tagged() {
 				return bad("record has no MAC")
 			}
 		case c.ring.at(r.MAC[0]) == nil:
@@ -190,11 +190,37 @@ func (c *core) understood(r *StoreRecord) error {
 	return nil
 }
 
+// minting returns the pepper of new tokens and items, and of events that are about no
+// key; nil: none.
+func (c *core) minting() *pepperKeys {
+	if c.plain {
+		return nil
+	}
+	return c.ring.minting
+}
+
+// signing returns the pepper of a record's next MAC and event; nil: none. A Manager that
+// mints without a pepper signs what another one has signed already: without its MAC the
+// record of a tagged token is damaged, and an event without a pepper cannot follow one
+// that has it.
+func (c *core) signing(r *StoreRecord) *pepperKeys {
+	if c.plain && len(r.MAC) == 0 && !r.tagged() {
+		return nil
+	}
+	return c.ring.minting
+}
+
+// tagged reports whether a token of the record was made with a pepper.
+func (r *StoreRecord) tagged() bool {
+	return slices.ContainsFunc(r.Credentials, func(c StoreCredential) bool { return c.Pepper != 0 })
+}
+
 // sign renews the MAC of a record. Without a pepper, there is no MAC.
 func (c *core) sign(r *StoreRecord) {
+	k := c.signing(r)
 	r.MAC = nil
-	if c.ring.has() {
-		r.MAC = recordMAC(c.ring.minting, r)
+	if k != nil {
+		r.MAC = recordMAC(k, r)
 	}
 }
 

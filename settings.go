@@ -70,6 +70,7 @@ func (s Settings) withDefaults() Settings {
 type core struct {
 	settings Settings
 	ring     ring
+	plain    bool // ManagerConfig.MintUntagged; see core.minting
 	forms    *forms
 	skew     time.Duration // of a Manager; 0 in a Verifier
 }

@@ -105,10 +105,11 @@ func (c *core) addressID(address string) string {
 	var text canon.Writer
 	text.Text("apikey address v1")
 	text.Text(address)
-	if !c.ring.has() {
+	k := c.minting()
+	if k == nil {
 		return itemID("", 0, string(text.Encoded()))
 	}
-	sum := c.ring.minting.mac(purposeItem, text.Encoded())
+	sum := k.mac(purposeItem, text.Encoded())
 	return hex.EncodeToString(sum[:])
 }
 

@@ -191,6 +191,72 @@ func TestPepperIsIntroduced(t *testing.T) {
 	})
 }
 
+// While the second step of introducing a pepper is deployed, Managers of the first step
+// still run, and start again. They do no harm to keys that have the pepper, and end them.
+func TestStepsOfIntroducingAPepperOverlap(t *testing.T) {
+	t.Parallel()
+	onStores(t, func(t *testing.T, on func(*env)) {
+		e := newEnv(t, on, noPepper)
+		mc, _ := peppered(t, true, pepperOf(t, 1, 10))
+		untagged := func(c *managerConfig) { c.MintUntagged = true }
+		e.newManager(mc, untagged)
+		next := e.newManager(mc)
+		first := e.newManager(mc, untagged) // it was started again
+		v := e.verifierOf(next)
+		verify := func(token apikey.Token) error {
+			require.NoError(t, v.Sync(background))
+			_, err := v.Verify(background, token.Reveal(), apikey.Request{})
+			return err
+		}
+		sound := func(key apikey.KeyID, events int) {
+			for _, m := range []*apikey.Manager{first, next} {
+				report, err := m.VerifyEvents(staff(), key)
+				require.NoError(t, err)
+				require.Equal(t, apikey.ChainReport{Events: events}, report)
+			}
+		}
+		key, err := next.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.NoError(t, err)
+		for i, m := range []*apikey.Manager{first, next, first} {
+			_, err := m.Update(e.ctx, apikey.UpdateRequest{Key: key.Key.ID, Name: apikey.Set(fmt.Sprint("name ", i))})
+			require.NoError(t, err)
+			require.NoError(t, verify(key.Token))
+		}
+		sound(key.Key.ID, 4)
+		require.NoError(t, first.Suspend(e.ctx, key.Key.ID))
+		require.ErrorIs(t, verify(key.Token), apikey.ErrSuspended)
+		require.NoError(t, next.Resume(e.ctx, apikey.ResumeRequest{Key: key.Key.ID}))
+		rotated, err := first.Rotate(e.ctx, apikey.RotateRequest{Key: key.Key.ID, Overlap: time.Hour})
+		require.NoError(t, err)
+		require.NoError(t, verify(rotated.Token))
+		require.NoError(t, verify(key.Token))
+		require.NoError(t, first.RevokeToken(background, key.Token.Reveal(), apikey.ReasonCompromised))
+		require.ErrorIs(t, verify(key.Token), apikey.ErrCredentialEnded)
+		require.NoError(t, verify(rotated.Token))
+		sound(key.Key.ID, 8)
+
+		// What the first step makes has no pepper, and its own keys get none by its changes.
+		old, err := first.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.NoError(t, err)
+		_, err = first.Update(e.ctx, apikey.UpdateRequest{Key: old.Key.ID, Name: apikey.Set("x")})
+		require.NoError(t, err)
+		r, err := e.store.Get(background, old.Key.ID)
+		require.NoError(t, err)
+		require.Empty(t, r.MAC)
+		require.Zero(t, old.Key.Credentials.At(0).Pepper)
+		_, err = first.Remac(staff(), 0)
+		require.ErrorIs(t, err, apikey.ErrInvalid)
+
+		other := func(c *managerConfig) { c.Peppers = []apikey.Pepper{pepperOf(t, 1, 99)} }
+		c := managerConfig{e.settings, e.mc}
+		for _, o := range []func(*managerConfig){mc, untagged, other} {
+			o(&c)
+		}
+		_, err = apikey.NewManager(background, c.Settings, c.ManagerConfig)
+		require.ErrorIs(t, err, apikey.ErrPepper, "the wrong pepper is found in the first step too")
+	})
+}
+
 // Without AcceptUntagged a record without a MAC is damaged, from the first
 // start: nobody can take the MAC away and have it signed anew.
 func TestUnsignedRecordsAreRefusedByDefault(t *testing.T) {
