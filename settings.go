@@ -106,7 +106,9 @@ func newCore(s Settings) (core, error) {
 // process with another prefix would refuse every key, and one whose Hashers cannot read
 // what the Managers hash would call every new key damaged. With the note, both fail at
 // the start and not in traffic. Somebody who writes to the database without the pepper
-// cannot forge a note: one with a wrong MAC counts as none.
+// cannot forge a note: one with a wrong MAC counts as none. They can put back an older
+// one, which stops no start unless Hashers have been removed since. If a note is wrong,
+// delete the item: the next Manager makes another.
 const (
 	itemProgram   StoreItemKind = "program"
 	itemProgramID               = "settings"
@@ -181,8 +183,12 @@ func (m *Manager) noteProgram(ctx context.Context) error {
 		j := ofStore(ActionPepper)
 		j.unlogged = true
 		err = m.own().apply(ctx, Operator("apikey"), j, effect{items: []StoreItem{m.vouch(StoreItem{Kind: note.Kind, ID: note.ID, Version: note.Version}, m.program().encode())}})
-		if !errors.Is(err, ErrConflict) || attempt == maxAttempts {
+		if !errors.Is(err, ErrConflict) {
 			return err
+		}
+		if attempt == maxAttempts { // somebody has made the item unwritable, which is to stop no start
+			m.settings.Logger.Warn("apikey: the note of the Settings cannot be written, so a process with another prefix or other Hashers is not refused: delete the item", "kind", note.Kind, "id", note.ID)
+			return nil
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -695,6 +696,18 @@ func TestForgedNoteOfTheSettingsIsNone(t *testing.T) {
 	e.newVerifier()
 	e.newManager()
 	require.Equal(t, right, note(e).Data)
+}
+
+// Nor does a note that nobody can write any more, because of its version.
+func TestNoteThatCannotBeWrittenStopsNoStart(t *testing.T) {
+	store, db := sqliteOf(t)
+	e := newEnv(t, func(e *env) { e.store = store })
+	for _, version := range []int64{0, -1, math.MaxInt64} {
+		_, err := db.Exec("UPDATE apikey_items SET version = ?, data = x'00' WHERE kind = 'program'", version)
+		require.NoError(t, err)
+		e.newManager()
+		e.newVerifier()
+	}
 }
 
 // A holder relabels their token to have no tag, while untagged ones are accepted.
