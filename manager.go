@@ -189,7 +189,8 @@ func (l *locals) close() []*Verifier {
 
 // Close ends the Manager and closes its Verifiers: later calls return ErrClosed. Close
 // waits, within ctx, for running calls of RevokeToken, which go on when their callers
-// hang up. Errors: those of [Verifier.Close].
+// hang up. A second Close writes what the first could not write. Errors: those of
+// [Verifier.Close].
 func (m *Manager) Close(ctx context.Context) error {
 	m.closed.Store(true)
 	m.tasks.drain(ctx)

@@ -195,14 +195,14 @@ func (v *Verifier) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flightTime)
 	defer cancel()
 	v.tasks.close(ctx)
+	_, err := bounded(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
+	if err != nil {
+		return unavailable(err) // a second Close of the Manager has to find v
+	}
 	if v.left != nil {
 		v.left()
 	}
-	_, err := bounded(ctx, flightTime, func(ctx context.Context) (struct{}, error) { return struct{}{}, v.flush(ctx) })
-	if err != nil {
-		err = unavailable(err)
-	}
-	return err
+	return nil
 }
 
 // Trace is a set of hooks for metrics and alarms, in the style of net/http/httptrace.

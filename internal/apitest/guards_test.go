@@ -5,12 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -708,6 +710,34 @@ func TestNoteThatCannotBeWrittenStopsNoStart(t *testing.T) {
 		e.newManager()
 		e.newVerifier()
 	}
+}
+
+// noUpkeep is a store that can be kept from writing last uses.
+type noUpkeep struct {
+	apikey.Store
+	down atomic.Bool
+}
+
+func (s *noUpkeep) Upkeep(ctx context.Context, list []apikey.StoreUpkeep) error {
+	if s.down.Load() {
+		return errors.New("down")
+	}
+	return s.Store.Upkeep(ctx, list)
+}
+
+// A Manager whose Close could not write the last uses writes them at its second Close.
+func TestSecondCloseOfAManager(t *testing.T) {
+	store := &noUpkeep{Store: memstore.New()}
+	e := newEnv(t, func(e *env) { e.store = store })
+	key := e.issue()
+	require.NoError(t, e.verify(key.Token))
+	store.down.Store(true)
+	require.ErrorIs(t, e.manager.Close(background), apikey.ErrUnavailable)
+	store.down.Store(false)
+	require.NoError(t, e.manager.Close(background))
+	r, err := e.store.Get(background, key.Key.ID)
+	require.NoError(t, err)
+	require.False(t, r.Credentials[0].LastUsed.IsZero())
 }
 
 // A holder relabels their token to have no tag, while untagged ones are accepted.
