@@ -85,7 +85,7 @@ func Denied(err error) Denial {
 		d.Detail = "The credentials cannot be read: " + string(what) + "."
 	}
 	var lacks *apikey.AbilityError
-	if d.Code == "insufficient_scope" && errors.As(err, &lacks) {
+	if d.Code == "insufficient_scope" && errors.As(err, &lacks) && lacks.Missing != nil {
 		d.Missing = lacks.Missing
 		d.Detail = "The API key lacks the ability " + lacks.Missing.String() + "."
 	}

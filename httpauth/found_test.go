@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/httpauth"
 )
 
@@ -98,4 +99,19 @@ func TestFound23ClientsThatWaitForAChallenge(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A Verifier of the program's own may leave the ability out, and an outer handler may
+// have said how long its own answer would be.
+func TestAnswersToIncompleteErrors(t *testing.T) {
+	lacks := &apikey.AbilityError{}
+	require.Equal(t, "insufficient_scope", httpauth.Denied(lacks).Code)
+	require.Nil(t, httpauth.Denied(lacks).Missing)
+	p := httpauth.Refused(lacks)
+	require.Equal(t, "insufficient_scope", p.Code)
+	require.Empty(t, p.Missing)
+	w := httptest.NewRecorder()
+	w.Header().Set("Content-Length", "3")
+	require.NoError(t, p.Write(w))
+	require.Empty(t, w.Header().Get("Content-Length"))
 }

@@ -172,8 +172,10 @@ func Refused(err error) Problem {
 	case *apikey.VersionError:
 		p.Have = e.Have
 	case *apikey.AbilityError:
-		p.Missing = e.Missing.String()
-		p.Detail = "The API key lacks the ability " + p.Missing + "."
+		if e.Missing != nil {
+			p.Missing = e.Missing.String()
+			p.Detail = "The API key lacks the ability " + p.Missing + "."
+		}
 	}
 	return p
 }
@@ -219,6 +221,7 @@ func isTyped(err error) bool {
 // Write writes the problem with its headers. The caller sets RequestID first.
 func (p Problem) Write(w http.ResponseWriter) error {
 	h := w.Header()
+	h.Del("Content-Length") // an outer handler may have set it for its own answer
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if p.RetryAfter > 0 {
