@@ -17,16 +17,16 @@ import (
 // another account is ErrNotFound, exactly as one that does not exist.
 type Manager struct {
 	core
-	cfg     ManagerConfig
-	limits  Limits
-	vault   vault
-	cold    *reads // for RevokeToken
-	exits   flights[[32]byte, struct{}]
-	tasks   *tasks
-	denials denials
-	sending sync.Map // IDs of challenges whose code is being sent
-	closed  atomic.Bool
-	locals  locals
+	cfg       ManagerConfig
+	limits    Limits
+	vault     vault
+	cold      *reads // for RevokeToken
+	exits     flights[[32]byte, struct{}]
+	tasks     *tasks
+	denials   denials
+	sending   sync.Map // IDs of challenges whose code is being sent
+	closed    atomic.Bool
+	verifiers verifierList
 }
 
 // ManagerConfig configures [NewManager]. The zero value of a field is a safe default.
@@ -69,8 +69,8 @@ type ManagerConfig struct {
 
 // NewManager checks the configuration, and compares the Settings with those that other
 // Managers of this database use. Errors:
-//   - ErrInvalid: the configuration is wrong, or has another prefix than the keys of this
-//     database, or Hashers that cannot read their hashes
+//   - ErrInvalid: the configuration is wrong, the Prefix is not that of this database, or
+//     no Hasher reads the hashes of its Managers
 //   - ErrUnavailable: the store is down
 //   - ErrPepper: the peppers are not those of this database
 func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, error) {
@@ -107,13 +107,13 @@ func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, err
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := m.checkProgram(ctx); err != nil { // before anything is written
+	if _, _, err := m.checkShared(ctx); err != nil { // before anything is written
 		return nil, err
 	}
 	if err := m.mark(ctx, marks); err != nil {
 		return nil, err
 	}
-	if err := m.noteProgram(ctx); err != nil {
+	if err := m.storeShared(ctx); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -135,24 +135,23 @@ func (m *Manager) NewVerifier(ctx context.Context, c VerifierConfig) (*Verifier,
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is cached yet: a change of which v was not told, because it was committed
-	// before this line, is in every record that v will read.
-	if !m.locals.add(v) {
+	// v has cached nothing yet. If a change was committed before v is in the list, the
+	// records that v reads later contain it.
+	if !m.verifiers.add(v) {
 		v.Close(ctx)
 		return nil, ErrClosed
 	}
 	return v, nil
 }
 
-// locals are the Verifiers of this process that a Manager has made and nobody has
-// closed.
-type locals struct {
+// verifierList holds the open Verifiers that a Manager has made.
+type verifierList struct {
 	mu     sync.Mutex
 	closed bool
 	list   atomic.Pointer[[]*Verifier] // never changed in place: it is read for every change
 }
 
-func (l *locals) all() []*Verifier {
+func (l *verifierList) all() []*Verifier {
 	if list := l.list.Load(); list != nil {
 		return *list
 	}
@@ -160,7 +159,7 @@ func (l *locals) all() []*Verifier {
 }
 
 // add reports whether v is one of them now; false: the Manager is closed.
-func (l *locals) add(v *Verifier) bool {
+func (l *verifierList) add(v *Verifier) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -168,11 +167,11 @@ func (l *locals) add(v *Verifier) bool {
 	}
 	list := append(slices.Clone(l.all()), v)
 	l.list.Store(&list)
-	v.left = func() { l.remove(v) }
+	v.onClose = func() { l.remove(v) }
 	return true
 }
 
-func (l *locals) remove(v *Verifier) {
+func (l *verifierList) remove(v *Verifier) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := slices.DeleteFunc(slices.Clone(l.all()), func(other *Verifier) bool { return other == v })
@@ -180,7 +179,7 @@ func (l *locals) remove(v *Verifier) {
 }
 
 // close refuses later ones and returns those that are there.
-func (l *locals) close() []*Verifier {
+func (l *verifierList) close() []*Verifier {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
@@ -195,7 +194,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.closed.Store(true)
 	m.tasks.drain(ctx)
 	var failed []error
-	for _, v := range m.locals.close() {
+	for _, v := range m.verifiers.close() {
 		failed = append(failed, v.Close(ctx))
 	}
 	return errors.Join(failed...)
@@ -238,7 +237,7 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 			continue
 		}
 		records = true
-		for _, v := range m.locals.all() {
+		for _, v := range m.verifiers.all() {
 			told := news{record: c.Record, readAt: v.instantOf(n.start), from: toldHere, did: n.action}
 			if c.Event != nil {
 				told.id = c.Event.Credential
@@ -264,10 +263,11 @@ func (m *Manager) tell(ctx context.Context, n notice) {
 // the changes were written.
 func (s session) doubt(changes []StoreChange) {
 	for _, c := range changes {
-		for _, v := range s.locals.all() {
-			if c.Record != nil {
-				v.cache.doubtKey(c.Record)
-			}
+		if c.Record == nil {
+			continue
+		}
+		for _, v := range s.verifiers.all() {
+			v.cache.doubtKey(c.Record)
 		}
 	}
 }

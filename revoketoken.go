@@ -165,7 +165,7 @@ func (m *Manager) endToken(ctx context.Context, p parsed, reason Reason) error {
 // it and know its key and account. A token that has ended is not in use, and waits for
 // its turn like others: a merchant may have made thousands of those warm.
 func (m *Manager) usedHere(p *parsed) (key KeyID, account string, used bool) {
-	for _, v := range m.locals.all() {
+	for _, v := range m.verifiers.all() {
 		if k, found := v.cache.get(p); found == hit && k.trouble().damage == nil && !k.unlisted && !k.ended && k.state != Revoked && k.kind == Secret {
 			return k.info.ID, k.account, true
 		}

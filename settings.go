@@ -2,16 +2,12 @@ package apikey
 
 import (
 	"cmp"
-	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/go-apikey/apikey/internal/canon"
 	"github.com/go-apikey/apikey/internal/seldom"
 )
 
@@ -29,16 +25,14 @@ type Settings struct {
 	Catalog *Catalog
 
 	// Peppers verify tokens and records; the first makes tags and MACs. If there is any,
-	// tokens and records that were made without a pepper are refused. If the program had
-	// no pepper before, these are all its keys: see AcceptUntagged. NewManager writes to
-	// the store which peppers are in use, so that a wrong one is found at the next start.
+	// tokens and records that were made without a pepper are refused; a program that
+	// already has such keys sets AcceptUntagged first. NewManager stores which peppers are
+	// in use, so that a wrong one is found at the next start.
 	Peppers []Pepper
-	// Hashers verify hashes; the first makes new ones, and a Verifier that is not ReadOnly
-	// makes a hash anew that the first calls outdated. Empty: one Argon2id. Every Hasher
-	// whose hashes are still stored has to stay in the list: it is not derived from
-	// Peppers, so that hashes from before the first pepper go on verifying. NewManager
-	// writes to the store which is first, so that a list without it is found at the next
-	// start.
+	// Hashers verify hashes. The first makes new ones; a Verifier that is not ReadOnly
+	// replaces a hash that the first calls outdated. Empty: one Argon2id. Keep every Hasher
+	// whose hashes are still stored, also when a pepper is introduced. NewManager stores
+	// which Hasher is first; a process that cannot read its hashes is refused at its start.
 	Hashers []Hasher
 	// AcceptUntagged accepts tokens without a tag, and records without a MAC whose
 	// credentials have no tag, and lets a Manager change and sign them. Set it while a
@@ -101,137 +95,6 @@ func newCore(s Settings) (core, error) {
 	return core{settings: s, ring: r, forms: &forms{lists: map[string]*abilities{}}}, nil
 }
 
-// itemProgram is the kind of the one item in which the Managers of a database note the
-// part of their Settings that every process has to share and that no pepper shows. A
-// process with another prefix would refuse every key, and one whose Hashers cannot read
-// what the Managers hash would call every new key damaged. With the note, both fail at
-// the start and not in traffic. Somebody who writes to the database without the pepper
-// cannot forge a note: one with a wrong MAC counts as none. They can put back an older
-// one, which stops no start unless Hashers have been removed since. If a note is wrong,
-// delete the item: the next Manager makes another.
-const (
-	itemProgram   StoreItemKind = "program"
-	itemProgramID               = "settings"
-)
-
-// program is what the note says.
-type program struct {
-	prefix string
-	hash   string // sampleOf the first Hasher
-	pepper string // markOf the pepper of an HMACSHA256; otherwise empty
-}
-
-func (c *core) program() program {
-	p := program{prefix: c.settings.Prefix, hash: sampleOf(c.settings.Hashers[0])}
-	if h, is := c.settings.Hashers[0].(*HMACSHA256); is {
-		p.pepper = string(markOf(h.ring.minting))
-	}
-	return p
-}
-
-func (p program) encode() []byte {
-	var c canon.Writer
-	c.Text("apikey program v1")
-	for _, s := range []string{p.prefix, p.hash, p.pepper} {
-		c.Text(s)
-	}
-	return c.Encoded()
-}
-
-func decodeProgram(data []byte) (p program, ok bool) {
-	r := canon.NewReader(data)
-	version := r.Text()
-	p = program{r.Text(), r.Text(), r.Text()}
-	// Without a pepper, anybody who writes to the database can have made the note.
-	return p, r.Complete() && version == "apikey program v1" && validPrefix(p.prefix) && p.hasher() != ""
-}
-
-// hasher returns the name of the Hasher that makes p.hash; empty: none does.
-func (p program) hasher() string {
-	if fields := strings.SplitN(p.hash, "$", 3); len(fields) == 3 && fields[0] == "" {
-		return fields[1]
-	}
-	return ""
-}
-
-// checkProgram compares the Settings with the note, if there is one.
-func (c *core) checkProgram(ctx context.Context) (note StoreItem, noted program, err error) {
-	note, err = itemOf(ctx, c.settings.Store, itemProgram, itemProgramID)
-	if err != nil {
-		return note, noted, err
-	}
-	data, genuine := c.vouched(note)
-	noted, whole := decodeProgram(data)
-	if !genuine || !whole {
-		return note, program{}, nil
-	}
-	if noted.prefix != c.settings.Prefix {
-		return note, noted, invalid("Settings.Prefix is %q, and the keys of this database begin with %q", c.settings.Prefix, noted.prefix)
-	}
-	return note, noted, c.reads(noted)
-}
-
-// noteProgram writes the note if it is missing or says something else. A Manager whose
-// first Hasher differs from the note has to be able to read the hashes of the Managers
-// before it: their keys are in the store.
-func (m *Manager) noteProgram(ctx context.Context) error {
-	for attempt := 1; ; attempt++ {
-		note, noted, err := m.checkProgram(ctx)
-		if err != nil || noted == m.program() {
-			return err
-		}
-		j := ofStore(ActionPepper)
-		j.unlogged = true
-		err = m.own().apply(ctx, Operator("apikey"), j, effect{items: []StoreItem{m.vouch(StoreItem{Kind: note.Kind, ID: note.ID, Version: note.Version}, m.program().encode())}})
-		if !errors.Is(err, ErrConflict) {
-			return err
-		}
-		if attempt == maxAttempts { // somebody has made the item unwritable, which is to stop no start
-			m.settings.Logger.Warn("apikey: the note of the Settings cannot be written, so a process with another prefix or other Hashers is not refused: delete the item", "kind", note.Kind, "id", note.ID)
-			return nil
-		}
-	}
-}
-
-// reads returns an error if no Hasher reads the hashes that the Managers make.
-func (c *core) reads(p program) error {
-	if reader := pickHasher(c.settings.Hashers, p.hash); reader != nil && canRead(reader, p) {
-		return nil
-	}
-	return invalid("no Hasher in Settings.Hashers reads the %s hashes of this database's Managers (by name, MaxMemory and peppers): add the Hasher that they use, behind yours if yours is to replace it", quote(p.hasher()))
-}
-
-// sampleOf returns a hash in the form of a Hasher's own, of zeros and without its cost.
-// If the Hasher is one of the program's own, only its name is known.
-func sampleOf(h Hasher) string {
-	switch h := h.(type) {
-	case *Argon2id:
-		return argonHash{h.memory, h.time, h.lanes, make([]byte, argonSaltLen), make([]byte, argonKeyLen)}.String()
-	case *HMACSHA256:
-		return encodeHMAC(h.ring.minting.slot, make([]byte, sha256.Size))
-	}
-	return "$" + h.Name() + "$x"
-}
-
-// canRead reports whether a Hasher can read the hashes that the Managers make, which
-// have its name. If the Hasher is one of the program's own, only names can be compared.
-func canRead(h Hasher, p program) bool {
-	switch h := h.(type) {
-	case *Argon2id:
-		_, err := parseArgon(p.hash, h.maxMemory)
-		return err == nil || strings.HasSuffix(p.hash, "$x")
-	case *HMACSHA256:
-		slot, _, err := parseHMAC(p.hash)
-		k := h.ring.at(slot)
-		return err == nil && k != nil && string(markOf(k)) == p.pepper
-	}
-	return true
-}
-
-func samePepper(a, b *pepperKeys) bool {
-	return a != nil && b != nil && sameText(string(markOf(a)), string(markOf(b)))
-}
-
 // validHashers refuses a Hasher that could never work. Otherwise its hashes would be
 // called damaged only when requests come.
 func validHashers(hashers []Hasher, peppers ring) error {
@@ -259,4 +122,8 @@ func validHashers(hashers []Hasher, peppers ring) error {
 		}
 	}
 	return nil
+}
+
+func samePepper(a, b *pepperKeys) bool {
+	return a != nil && b != nil && sameText(string(markOf(a)), string(markOf(b)))
 }

@@ -117,7 +117,7 @@ func (t *Tx) Committed(ctx context.Context) error {
 
 // deaf reports whether there is nobody to tell of a change.
 func (m *Manager) deaf() bool {
-	return len(m.locals.all()) == 0 && m.settings.Notifier == nil && m.cfg.OnEvent == nil
+	return len(m.verifiers.all()) == 0 && m.settings.Notifier == nil && m.cfg.OnEvent == nil
 }
 
 // aftermath reads the store after a transaction.

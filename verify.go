@@ -29,7 +29,7 @@ type Verifier struct {
 	usage     usage
 	renewing  chan struct{} // one renewal of a hash at a time
 	warned    atomic.Int64  // when the log last got a line about a failed re-read
-	left      func()        // tells the Manager that made it, if any, that it is closed
+	onClose   func()        // removes it from the list of its Manager; nil: no Manager made it
 }
 
 // VerifierConfig configures one Verifier of a program. The zero value of a field is a
@@ -97,8 +97,8 @@ type Request struct {
 // Manager, use [Manager.NewVerifier]. It checks the configuration, compares the Settings
 // with those that the Managers of this database use, and takes a position in the store's
 // change feed. Errors:
-//   - ErrInvalid: the configuration is wrong, or another prefix or other Hashers than
-//     those of the Managers
+//   - ErrInvalid: the configuration is wrong, the Prefix is not that of this database, or
+//     no Hasher reads the hashes of its Managers
 //   - ErrUnavailable: the store is down or answers from a lagging replica
 //   - ErrPepper: the peppers are not those of this database
 func NewVerifier(ctx context.Context, s Settings, c VerifierConfig) (*Verifier, error) {
@@ -109,7 +109,7 @@ func NewVerifier(ctx context.Context, s Settings, c VerifierConfig) (*Verifier, 
 	if _, err := core.checkMarks(ctx); err != nil {
 		return nil, err
 	}
-	if _, _, err := core.checkProgram(ctx); err != nil {
+	if _, _, err := core.checkShared(ctx); err != nil {
 		return nil, err
 	}
 	return core.newVerifier(ctx, c)
@@ -199,8 +199,8 @@ func (v *Verifier) Close(ctx context.Context) error {
 	if err != nil {
 		return unavailable(err) // a second Close of the Manager has to find v
 	}
-	if v.left != nil {
-		v.left()
+	if v.onClose != nil {
+		v.onClose()
 	}
 	return nil
 }

@@ -679,13 +679,13 @@ func TestSettingsOfProcessesHaveToMatch(t *testing.T) {
 	}
 }
 
-// Somebody who writes to the database without the pepper can keep no process from
-// starting: their note is none, and the next Manager replaces it.
-func TestForgedNoteOfTheSettingsIsNone(t *testing.T) {
+// Somebody who writes to the database without the pepper cannot stop a start: what they
+// store as the Managers' Settings counts as missing, and the next Manager replaces it.
+func TestForgedSettingsAreNone(t *testing.T) {
 	e := newEnv(t)
 	elsewhere := newEnv(t, func(e *env) { e.settings.Prefix = "other" })
 	note := func(e *env) apikey.StoreItem {
-		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "program"})
+		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "settings"})
 		require.NoError(t, err)
 		require.Len(t, page.Items, 1)
 		return page.Items[0]
@@ -700,12 +700,12 @@ func TestForgedNoteOfTheSettingsIsNone(t *testing.T) {
 	require.Equal(t, right, note(e).Data)
 }
 
-// Nor does a note that nobody can write any more, because of its version.
-func TestNoteThatCannotBeWrittenStopsNoStart(t *testing.T) {
+// Nor does an item that nobody can write any more, because of its version.
+func TestSettingsThatCannotBeStoredStopNoStart(t *testing.T) {
 	store, db := sqliteOf(t)
 	e := newEnv(t, func(e *env) { e.store = store })
 	for _, version := range []int64{0, -1, math.MaxInt64} {
-		_, err := db.Exec("UPDATE apikey_items SET version = ?, data = x'00' WHERE kind = 'program'", version)
+		_, err := db.Exec("UPDATE apikey_items SET version = ?, data = x'00' WHERE kind = 'settings'", version)
 		require.NoError(t, err)
 		e.newManager()
 		e.newVerifier()

@@ -103,11 +103,11 @@ func TestFound13HashersThatCannotWork(t *testing.T) {
 }
 
 // Without a pepper, and with AcceptUntagged, anybody who writes to the database can have
-// made the note of the Settings. One that no Manager makes counts as none, and a Manager
-// replaces it with one that never expires.
-func TestNoteThatNoManagerMakes(t *testing.T) {
+// stored Settings. What no Manager stores counts as missing, and a Manager replaces it with
+// an item that never expires.
+func TestSettingsThatNoManagerStores(t *testing.T) {
 	note := func(e *env) apikey.StoreItem {
-		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "program", ID: "settings"})
+		page, err := e.store.Items(background, apikey.StoreItemFilter{Kind: "settings", ID: "managers"})
 		require.NoError(t, err)
 		require.Len(t, page.Items, 1)
 		return page.Items[0]
@@ -117,7 +117,7 @@ func TestNoteThatNoManagerMakes(t *testing.T) {
 			e := newEnv(t, option)
 			genuine := note(e)
 			var data canon.Writer
-			for _, text := range append([]string{"apikey program v1"}, texts...) {
+			for _, text := range append([]string{"apikey settings v1"}, texts...) {
 				data.Text(text)
 			}
 			forged := apikey.StoreItem{
