@@ -70,7 +70,7 @@ func (id EventID) MarshalText() ([]byte, error) { return []byte(id.String()), ni
 
 // UnmarshalText reads what MarshalText writes. Its error wraps ErrInvalid.
 func (id *EventID) UnmarshalText(text []byte) error {
-	u, err := parseUUID(string(text), "an event ID")
+	u, err := parseUUID(string(text), "event", "an event ID")
 	*id = EventID(u)
 	return err
 }

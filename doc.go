@@ -6,8 +6,8 @@
 //
 // A [Verifier] is the data plane: every API process has one for each mode. A [Manager]
 // is the control plane, for the key page and for scripts. The [Settings] are the same for
-// all of them. A revocation reaches the Verifiers that [Manager.NewVerifier] made before
-// it returns:
+// all of them. Before Revoke returns, the Verifiers that [Manager.NewVerifier] made refuse
+// the key:
 //
 //	pepper, err := apikey.NewPepper(1, secret) // 32 random bytes, kept outside the database
 //	hasher, err := apikey.NewHMACSHA256(pepper)
@@ -134,7 +134,7 @@
 //
 // # JSON
 //
-// What a Manager or a Verifier returns is its own JSON, to be stored or sent to the
+// What a Manager or a Verifier returns has a JSON form, to be stored or sent to the
 // merchant: [Info], [KeyList], [Issued], [Event], [EventList], [ChainReport], [Challenge]
 // and the others. These rules hold:
 //
@@ -153,7 +153,8 @@
 //   - Unknown members are ignored. The option DisallowUnknownFields of a json.Decoder is
 //     not passed on to credentials, actors and Revealed.
 //
-// The body of a PATCH request reads into [UpdateRequest]; see [Field]. JSON has the
+// The body of a request that makes a key reads into [IssueRequest], and that of a PATCH
+// request into [UpdateRequest]; see [Field]. The other requests have no JSON. JSON has the
 // key's state and its times. What follows from them at an instant is [Info.Status], which
 // the program adds:
 //
@@ -245,6 +246,8 @@
 //     [Manager.Tx] works inside a transaction of the program
 //   - pgnotify, a module of its own: a [Notifier] that tells other nodes at once, on
 //     PostgreSQL
+//   - apikeytest: a Manager and Verifiers in memory for unit tests, with a clock, a
+//     mailbox and authenticator codes
 //   - storetest: the contract of [Store] as a test suite that any store can run
 //   - httpauth: the HTTP middleware
 //   - examples: programs that run

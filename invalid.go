@@ -44,9 +44,9 @@ type InvalidCode string
 const (
 	// InvalidRequired: the field is missing.
 	InvalidRequired InvalidCode = "required"
-	// InvalidUnknown: the value is none of those that there are.
+	// InvalidUnknown: the value is not one of the possible values.
 	InvalidUnknown InvalidCode = "unknown"
-	// InvalidMalformed: the value has not the form that the field needs.
+	// InvalidMalformed: the value does not have the form that the field needs.
 	InvalidMalformed InvalidCode = "malformed"
 	// InvalidTooLong: more than Max bytes. In metadata, it is a name that is too long.
 	InvalidTooLong InvalidCode = "too_long"
@@ -156,8 +156,8 @@ func (w wrongFields) Unwrap() []error {
 }
 
 // allWrong makes one error of several checks of a request, each of which may be nil. All
-// wrong fields together are one error. If the first error that there is is not about a
-// field, it is returned alone; a later one is not returned until every field is right.
+// wrong fields together are one error. If the first error is not about a field, it is
+// returned alone; a later one is left out until all fields are right.
 func allWrong(checks ...error) error {
 	var fields wrongFields
 	for _, err := range checks {

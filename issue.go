@@ -11,38 +11,39 @@ import (
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// IssueRequest describes a new key. The zero value of a field is the safe or
-// the usual choice; Mode is required.
+// IssueRequest describes a new key. The zero value of a field is the safe or the usual
+// choice; Mode is required. The body of an HTTP request reads into it: its members are
+// called like the fields of the key's [Info] in JSON.
 type IssueRequest struct {
-	Account string // empty: the actor's own; an Operator has to name it
-	Mode    Mode
-	Kind    Kind // zero: Secret
+	Account string `json:"account,omitzero"` // empty: the actor's own; an Operator has to name it
+	Mode    Mode   `json:"mode,omitzero"`
+	Kind    Kind   `json:"kind,omitzero"` // zero: Secret
 	// Name is the merchant's name for the key; may be empty. Control characters,
 	// characters that turn the direction of text, and invisible ones outside words and
 	// emoji are ErrInvalid.
-	Name string
+	Name string `json:"name,omitzero"`
 	// Abilities are texts that the Catalog knows: "payment:refund", "payment:*",
 	// "balance=read". A publishable key may have only abilities that the Catalog marks
 	// publishable.
-	Abilities []string
-	ExpiresAt time.Time // first instant at which the key is refused; zero: never
+	Abilities []string  `json:"abilities,omitzero"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"` // first instant at which the key is refused; zero: never
 	// Networks lists the addresses from which the key may be used; empty: any. Host bits
 	// are cleared, and 4-in-6 prefixes become IPv4.
-	Networks []netip.Prefix
+	Networks []netip.Prefix `json:"networks,omitzero"`
 	// Origins are the web origins that may use the key, "https://shop.example"; empty:
 	// any. They are stored in the form in which browsers send them. An origin that no
 	// browser sends is ErrInvalid.
-	Origins      []string
-	Metadata     map[string]string
-	RotateMonths int // remind to rotate after so many months, up to 120; 0: never; see [Info.RotateDue]
+	Origins      []string          `json:"origins,omitzero"`
+	Metadata     map[string]string `json:"metadata,omitzero"`
+	RotateMonths int               `json:"rotate_months,omitzero"` // remind to rotate after so many months, up to 120; 0: never; see [Info.RotateDue]
 	// Disabled issues the key suspended. Without it the key works at once.
-	Disabled bool
+	Disabled bool `json:"disabled,omitzero"`
 	// Recoverable stores a sealed copy of the token for Reveal, which needs a KEK. Without
 	// it the token is shown once, and only its hash is stored.
-	Recoverable bool
+	Recoverable bool `json:"recoverable,omitzero"`
 	// IdempotencyKey: for 24 hours, the same request with the same IdempotencyKey makes no
 	// second key. Up to 255 bytes, unique in the account and mode. Empty: none.
-	IdempotencyKey string
+	IdempotencyKey string `json:"idempotency_key,omitzero"`
 
 	Grant Grant `json:"-"` // if StepUp guards ActionIssue
 }

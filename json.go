@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// The answers of Manager and Verifier are their own JSON: most of it is the tags beside
-// their fields. Here are the forms that tags cannot say.
+// Most answers of Manager and Verifier are marshalled by the tags of their fields. This
+// file has the types that need methods.
 
 // MarshalJSON writes an array, [] if the View is empty. Abilities are written as their
 // texts.
@@ -62,6 +62,9 @@ func (c *Catalog) abilitiesFrom(b []byte) ([]Ability, error) {
 	for i, text := range texts {
 		a, err := c.parseForm(text)
 		if err != nil {
+			if c != nil {
+				return nil, invalid("ability %s has no form of this Catalog", quote(text))
+			}
 			return nil, invalid("ability %s is neither a scope nor a product level: if it is of a form of the program's own, read it with Catalog.ParseInfo", quote(text))
 		}
 		held[i] = a

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// ParsePeppers reads peppers from the text of a file or of a secret manager, for a list
-// such as Settings.Peppers. Each line is slot:key, where slot is a number from 1
+// ParsePeppers reads peppers from the text of a file or of a secret manager, for
+// Settings.Peppers. Each line is slot:key, where slot is a number from 1
 // to 61 and key is 64 hexadecimal digits, which are 32 bytes. A line without a slot has
 // slot 1. The pepper of the first line mints, all verify:
 //
@@ -140,7 +140,7 @@ type keyLine struct {
 }
 
 // keyLines reads all lines that are neither empty nor comments. No two have one key:
-// whoever rotates to the key that has leaked has not rotated.
+// otherwise a leaked key could stay in use under a new slot or ID.
 func keyLines(what, text string) (lines []keyLine, err error) {
 	if !storable(text) {
 		return nil, invalid("%s: the file is not text: write its key as 64 hexadecimal digits (xxd -p -c 64), or %s", what, makeKey)
@@ -220,7 +220,7 @@ func (l keyLine) kek(before []KEK, lines []keyLine) (*LocalKEK, error) {
 }
 
 // kekIDOf makes an ID that another key does not have and that says nothing of the key.
-// It is stored with all that the KEK wraps: never to be changed.
+// The ID is stored with what the KEK seals, so this derivation must not change.
 func kekIDOf(key [32]byte) string {
 	id, err := hkdf.Key(sha256.New, key[:], nil, "apikey kek id v1", 8)
 	if err != nil {

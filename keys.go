@@ -32,17 +32,17 @@ type Key interface {
 type KeyID [16]byte
 
 // ParseKeyID reads the 36-character form that [KeyID.String] writes, and no
-// other spelling of a UUID. Its error wraps ErrInvalid.
+// other spelling of a UUID. Its error is an *[InvalidError] of the field "key".
 func ParseKeyID(s string) (KeyID, error) {
-	u, err := parseUUID(s, "a key ID")
+	u, err := parseUUID(s, "key", "a key ID")
 	return KeyID(u), err
 }
 
 // parseUUID reads the one spelling of a UUID that its String writes.
-func parseUUID(s, what string) (uuid.UUID, error) {
+func parseUUID(s, field, what string) (uuid.UUID, error) {
 	u, err := uuid.Parse(s)
 	if err != nil || u.String() != s {
-		return uuid.UUID{}, invalid("%s looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case", what)
+		return uuid.UUID{}, wrong(field, InvalidMalformed, "%s looks like 01890a5d-ac96-774b-bcce-b302099a8057, in lower case", what)
 	}
 	return u, nil
 }
@@ -74,11 +74,11 @@ func (id *KeyID) UnmarshalText(text []byte) (err error) {
 type CredentialID [16]byte
 
 // ParseCredentialID reads the 22 base62 characters that
-// [CredentialID.String] writes. Its error wraps ErrInvalid.
+// [CredentialID.String] writes. Its error is an *[InvalidError] of the field "credential".
 func ParseCredentialID(s string) (CredentialID, error) {
 	id, ok := base62.ID(s)
 	if !ok {
-		return CredentialID{}, invalid("a credential ID is 22 characters of 0-9, A-Z, a-z")
+		return CredentialID{}, wrong("credential", InvalidMalformed, "a credential ID is 22 characters of 0-9, A-Z, a-z")
 	}
 	return id, nil
 }
@@ -340,5 +340,8 @@ func valueOf[E interface {
 			return nil
 		}
 	}
-	return invalid("%s must be one of %v", what, slices.Sorted(maps.Values(names)))
+	known := slices.Sorted(maps.Values(names))
+	unknown := wrong(what, InvalidUnknown, "%s must be one of %v", what, known).part(string(text))
+	unknown.Known = known
+	return unknown
 }

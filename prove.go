@@ -66,7 +66,7 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck b
 	case err == nil:
 		return renew && p.kind == Secret, nil
 	case errors.Is(err, ErrCorrupt):
-		return false, &CorruptError{Key: r.ID, Detail: "the stored hash or check is unreadable, too costly, or of an algorithm that none of Config.Hashers is for"}
+		return false, &CorruptError{Key: r.ID, Detail: "the stored hash or check is unreadable, too costly, or of an algorithm that none of Settings.Hashers is for"}
 	case errors.Is(err, ErrInvalidToken):
 		return false, err
 	}

@@ -33,7 +33,7 @@ type Program struct {
 	Live    *apikey.Verifier // accepts live keys
 	Test    *apikey.Verifier // accepts test keys
 	Store   apikey.Store     // a memstore.Store, unless the test has set another one
-	Clock   *Clock           // the time of all of them
+	Clock   *Clock           // the time of the Manager and the Verifiers
 	Mailbox *Mailbox         // gets the mails of the factor "email"
 
 	t testing.TB
@@ -53,8 +53,8 @@ type Program struct {
 //   - Factors: "email", whose mails are in the Mailbox, and "totp"; a program's own
 //     factors, such as a [apikey.Password], are for the test to add
 //
-// If the configuration is wrong, New fails the test. The Verifiers start no goroutine that
-// reads the clock: the last use of a key is in the store after a Verifier's Close.
+// If the configuration is wrong, New fails the test. The Verifiers do not poll (Sync is
+// -1), because the Manager tells them of each change.
 func New(t testing.TB, changes ...func(*apikey.Settings, *apikey.ManagerConfig)) *Program {
 	t.Helper()
 	p := &Program{t: t, Clock: &Clock{now: time.Now().UTC().Truncate(time.Second)}, Mailbox: &Mailbox{t: t}}
@@ -63,10 +63,10 @@ func New(t testing.TB, changes ...func(*apikey.Settings, *apikey.ManagerConfig))
 		change(&settings, &config)
 	}
 	p.Store = settings.Store
-	p.Manager = made(apikey.NewManager(t.Context(), settings, config))(t)
+	p.Manager = must(apikey.NewManager(t.Context(), settings, config))(t)
 	t.Cleanup(func() { p.Manager.Close(context.Background()) })
-	p.Live = made(p.Manager.NewVerifier(t.Context(), apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}))(t)
-	p.Test = made(p.Manager.NewVerifier(t.Context(), apikey.VerifierConfig{Mode: apikey.Test, Sync: -1}))(t)
+	p.Live = must(p.Manager.NewVerifier(t.Context(), apikey.VerifierConfig{Mode: apikey.Live, Sync: -1}))(t)
+	p.Test = must(p.Manager.NewVerifier(t.Context(), apikey.VerifierConfig{Mode: apikey.Test, Sync: -1}))(t)
 	return p
 }
 
@@ -74,23 +74,23 @@ func (p *Program) defaults() (apikey.Settings, apikey.ManagerConfig) {
 	p.t.Helper()
 	var secret [32]byte
 	rand.Read(secret[:])
-	pepper := made(apikey.NewPepper(1, secret))(p.t)
+	pepper := must(apikey.NewPepper(1, secret))(p.t)
 	rand.Read(secret[:])
 	settings := apikey.Settings{
 		Store: memstore.New(), Prefix: "test", Catalog: apikey.MustCatalog(), Now: p.Clock.Now,
-		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{made(apikey.NewHMACSHA256(pepper))(p.t)},
+		Peppers: []apikey.Pepper{pepper}, Hashers: []apikey.Hasher{must(apikey.NewHMACSHA256(pepper))(p.t)},
 	}
 	return settings, apikey.ManagerConfig{
-		KEKs: []apikey.KEK{made(apikey.NewLocalKEK("test", secret[:]))(p.t)},
+		KEKs: []apikey.KEK{must(apikey.NewLocalKEK("test", secret[:]))(p.t)},
 		Factors: map[string]apikey.Factor{
-			"email": made(apikey.NewEmailCode(p.Mailbox, pepper))(p.t),
-			"totp":  made(apikey.NewTOTP("test", p.Clock.Now))(p.t),
+			"email": must(apikey.NewEmailCode(p.Mailbox, pepper))(p.t),
+			"totp":  must(apikey.NewTOTP("test", p.Clock.Now))(p.t),
 		},
 	}
 }
 
-// made fails the test instead of returning an error.
-func made[T any](v T, err error) func(testing.TB) T {
+// must fails the test instead of returning an error.
+func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
@@ -110,7 +110,7 @@ func (p *Program) Admin(account string) context.Context {
 // Issue issues a key as the Admin of the account, and fails the test if that is refused.
 func (p *Program) Issue(account string, req apikey.IssueRequest) apikey.Issued {
 	p.t.Helper()
-	return made(p.Manager.Issue(p.Admin(account), req))(p.t)
+	return must(p.Manager.Issue(p.Admin(account), req))(p.t)
 }
 
 // Approve answers a challenge for the request with the code that is mailed to the actor of
@@ -118,8 +118,8 @@ func (p *Program) Issue(account string, req apikey.IssueRequest) apikey.Issued {
 // "email" does not approve the request, or is not that of New.
 func (p *Program) Approve(ctx context.Context, request apikey.Guarded) apikey.Grant {
 	p.t.Helper()
-	challenge := made(p.Manager.Challenge(ctx, "email", request))(p.t)
-	return made(p.Manager.Confirm(ctx, challenge.ID, p.Mailbox.Last().Message.Code()))(p.t)
+	challenge := must(p.Manager.Challenge(ctx, "email", request))(p.t)
+	return must(p.Manager.Confirm(ctx, challenge.ID, p.Mailbox.Last().Message.Code()))(p.t)
 }
 
 // Clock is a time that only the test moves. It begins at the second in which it was made.

@@ -17,8 +17,9 @@ type Verifier interface {
 
 // ByMode returns a Verifier for routes that take live and test keys: it gives a token
 // that claims to be a test token to test, and everything else to live. live must be of
-// [apikey.Live] and test of [apikey.Test], or ByMode panics. Each keeps its own cache
-// and bounds, so a flood of test tokens neither evicts nor delays live keys.
+// [apikey.Live] and test of [apikey.Test], or ByMode panics. Each has its own cache, and
+// its own lines for reads of the store: a flood of test tokens evicts no live key, and no
+// live key waits in its lines. They share the Hasher's slots and the database's pool.
 //
 // The claim of a token chooses who is asked and proves nothing: each Verifier refuses
 // keys of the other mode. A text that is no token goes to live, whose answer is

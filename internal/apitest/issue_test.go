@@ -2,10 +2,12 @@ package apitest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -404,4 +406,40 @@ func TestTokensAreUniqueAndKeptNowhere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The body of an HTTP request reads into an IssueRequest, whole: a member that were dropped
+// without a word could be the expiry.
+func TestIssueRequestReadsABody(t *testing.T) {
+	body := `{
+		"account": "acc_1", "mode": "live", "kind": "secret", "name": "Website", "abilities": ["payment:refund"],
+		"expires_at": "2026-04-01T00:00:00Z", "networks": ["203.0.113.0/24"], "origins": ["https://shop.example"],
+		"metadata": {"shop": "7"}, "rotate_months": 6, "disabled": true, "recoverable": true, "idempotency_key": "form 1"
+	}`
+	decoder := json.NewDecoder(strings.NewReader(body))
+	decoder.DisallowUnknownFields()
+	var req apikey.IssueRequest
+	require.NoError(t, decoder.Decode(&req))
+	v := reflect.ValueOf(req)
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		require.Equal(t, name == "Grant", v.Field(i).IsZero(), "%s: only a grant is never in a body", name)
+	}
+	var again apikey.IssueRequest
+	text, err := json.Marshal(req)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &again))
+	require.Equal(t, req, again)
+
+	for _, c := range []struct{ body, field, value string }{
+		{`{"mode": "prod"}`, "mode", "prod"}, {`{"kind": "signature"}`, "kind", "signature"},
+	} {
+		fields := apikey.InvalidFields(json.Unmarshal([]byte(c.body), &req))
+		require.Len(t, fields, 1, c.body)
+		require.Equal(t, c.field, fields[0].Field)
+		require.Equal(t, c.value, fields[0].Value)
+		require.NotEmpty(t, fields[0].Known)
+	}
+	_, err = apikey.ParseKeyID("foo")
+	require.Equal(t, "key", apikey.InvalidFields(err)[0].Field)
 }

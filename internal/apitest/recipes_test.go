@@ -16,7 +16,7 @@ import (
 
 // settingsOf is called by every process of the program, with the same secrets.
 func settingsOf(store apikey.Store, peppers string) (apikey.Settings, error) {
-	parsed, err := apikey.ParsePeppers(peppers) // the text of a file: see operations.md
+	parsed, err := apikey.ParsePeppers(peppers) // the text of a file: apikey.ReadSecretFile
 	if err != nil {
 		return apikey.Settings{}, err
 	}
