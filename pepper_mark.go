@@ -70,7 +70,7 @@ func (c *core) checkMarks(ctx context.Context) (marks, error) {
 			continue // not configured any more: tokens that it made are refused
 		}
 		if mark, _ := all[slot].mark(); !sameText(string(markOf(k)), string(mark)) {
-			return nil, fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with", ErrPepper, slot)
+			return nil, fmt.Errorf("%w: the pepper in slot %d is not the one that this database was used with: put the right one back; a new pepper gets a slot of its own", ErrPepper, slot)
 		}
 		matched = true
 	}

@@ -135,7 +135,7 @@ func (t Token) MarshalJSON() ([]byte, error) {
 // Token. The error for any other text is ErrInvalidToken.
 func (t *Token) UnmarshalText(text []byte) (err error) {
 	*t = Token{}
-	if len(text) == 0 || strings.Contains(string(text), redaction) {
+	if len(text) == 0 || strings.Count(string(text), redaction) == 1 && len(text) <= maxToken {
 		return nil
 	}
 	*t, err = ParseToken(string(text))
