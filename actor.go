@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 )
 
 // Actor is the person or program that performs a management action. The program
@@ -86,11 +85,6 @@ func presenterOf(ctx context.Context) Actor {
 func loggable(s string) string {
 	s = strings.ReplaceAll(s[:min(len(s), 512)], "\x00", "\uFFFD")
 	return strings.ToValidUTF8(s, "\uFFFD")
-}
-
-// storable reports whether every engine can keep s byte for byte.
-func storable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
 }
 
 // another is the actor whom a request names, who must not be the one who makes

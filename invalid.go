@@ -216,6 +216,22 @@ func storableText(field string, text string, most int) error {
 	return nil
 }
 
+// storable reports whether every engine can keep s byte for byte.
+func storable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
+// maxID is how many bytes the program's IDs of accounts and actors may have.
+const maxID = 255
+
+// validID checks an ID of an account or an actor that a request names.
+func validID(field, id string) error {
+	if id == "" {
+		return wrong(field, InvalidRequired, "%s %s: want 1 to %d bytes of valid UTF-8", field, quote(id), maxID)
+	}
+	return storableText(field, id, maxID)
+}
+
 // ofField names the field of an error that did not know it.
 func ofField(field string, err error) error {
 	var e *InvalidError

@@ -42,17 +42,6 @@ func validKind(k Kind) error {
 	return nil
 }
 
-// maxID is how many bytes the program's IDs of accounts and actors may have.
-const maxID = 255
-
-// validID checks an ID of an account or an actor that a request names.
-func validID(field, id string) error {
-	if id == "" {
-		return wrong(field, InvalidRequired, "%s %s: want 1 to %d bytes of valid UTF-8", field, quote(id), maxID)
-	}
-	return storableText(field, id, maxID)
-}
-
 func (s session) validName(r *StoreRecord) error {
 	if err := storableText("name", r.Name, s.limits.NameBytes); err != nil {
 		return err

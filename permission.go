@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // An Ability is something that a key may do. This package has two forms, [Scope] and
@@ -368,4 +369,20 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// forms keeps the lists of abilities that records were read with. Merchants have few
+// different lists. If many keys share a list, it is read once, takes memory once, and
+// is in the processor's cache when the next of these keys is verified. The number of
+// lists is bounded, because the store says what is in them.
+type forms struct {
+	mu    sync.RWMutex
+	lists map[string]*abilities
+}
+
+// abilities is the list of abilities of one record, or of all records with the same
+// list. It is never changed.
+type abilities struct {
+	held   []Ability
+	shared bool // kept in forms
 }

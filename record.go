@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -90,22 +89,6 @@ func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
 		info.Credentials.s = append(info.Credentials.s, ci)
 	}
 	return info
-}
-
-// forms keeps the lists of abilities that records were read with. Merchants have few
-// different lists. If many keys share a list, it is read once, takes memory once, and
-// is in the processor's cache when the next of these keys is verified. The number of
-// lists is bounded, because the store says what is in them.
-type forms struct {
-	mu    sync.RWMutex
-	lists map[string]*abilities
-}
-
-// abilities is the list of abilities of one record, or of all records with the same
-// list. It is never changed.
-type abilities struct {
-	held   []Ability
-	shared bool // kept in forms
 }
 
 const (

@@ -2,6 +2,7 @@ package apikey
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -57,6 +58,58 @@ func (s Settings) withDefaults() Settings {
 		s.Now = time.Now
 	}
 	return s
+}
+
+// Trace is a set of hooks for metrics and alarms, in the style of net/http/httptrace.
+// Any hook may be nil. Hooks are called from several goroutines at once, most of them
+// while a request waits, so they must return quickly. No hook is ever given a token.
+// Waits for a hash are reported by Argon2idConfig.Waited, because the slots belong to
+// the Hasher.
+type Trace struct {
+	// Verified: a verification has ended, with this result.
+	Verified func(VerifiedTrace)
+	// InactiveKey: somebody used the right secret of a key that is revoked, suspended or
+	// expired, or a token that has ended. Either an old deployment still uses the token,
+	// or the token leaked.
+	InactiveKey func(key Info, err error)
+	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
+	// that the change feed finds goes to the Logger; damage that a list finds is
+	// returned.
+	Corrupt func(err *CorruptError)
+	// Synced: the change feed was read. age is the time since the start of the last
+	// successful sync; negative if there was none yet.
+	Synced func(records int, age time.Duration, err error)
+	// Denied: a management action was refused (err says by what: the account, Policy,
+	// Standing or a grant that does not fit), or a wrong answer was given (ErrWrongAnswer;
+	// key is zero). Denied is also called if no event was written.
+	Denied func(a Actor, act Action, key KeyID, err error)
+}
+
+// VerifiedTrace is one verification.
+type VerifiedTrace struct {
+	Err error // nil: accepted
+	// Source says what decided: "token" (its form, checksum or tag), "cache" (memory)
+	// or "store" (a read of the store).
+	Source string
+	Key    Key // nil, unless the caller has proven that they hold the secret
+}
+
+// Values of VerifiedTrace.Source.
+const (
+	byToken = "token"
+	byCache = "cache"
+	byStore = "store"
+)
+
+// A Notifier carries "ask now" between nodes, so that they learn of a change before the
+// next poll. A message says nothing else. So a forged message cannot make a revoked key
+// valid again, and a lost one costs one poll interval.
+type Notifier interface {
+	// Notify tells other nodes that something changed.
+	Notify(ctx context.Context) error
+	// Wait returns nil when another node has notified since the last Wait returned. It
+	// returns an error when it cannot know or ctx is done.
+	Wait(ctx context.Context) error
 }
 
 // core is what Manager and Verifier share: how a token is proven against a record, and

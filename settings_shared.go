@@ -26,7 +26,7 @@ type sharedSettings struct {
 
 const (
 	itemSettings   StoreItemKind = "settings"
-	itemSettingsID               = "managers"
+	itemSettingsID string        = "managers"
 )
 
 func (c *core) shared() sharedSettings {

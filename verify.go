@@ -205,47 +205,6 @@ func (v *Verifier) Close(ctx context.Context) error {
 	return nil
 }
 
-// Trace is a set of hooks for metrics and alarms, in the style of net/http/httptrace.
-// Any hook may be nil. Hooks are called from several goroutines at once, most of them
-// while a request waits, so they must return quickly. No hook is ever given a token.
-// Waits for a hash are reported by Argon2idConfig.Waited, because the slots belong to
-// the Hasher.
-type Trace struct {
-	// Verified: a verification has ended, with this result.
-	Verified func(VerifiedTrace)
-	// InactiveKey: somebody used the right secret of a key that is revoked, suspended or
-	// expired, or a token that has ended. Either an old deployment still uses the token,
-	// or the token leaked.
-	InactiveKey func(key Info, err error)
-	// Corrupt: Verify refused a record that is damaged or whose MAC is wrong. Damage
-	// that the change feed finds goes to the Logger; damage that a list finds is
-	// returned.
-	Corrupt func(err *CorruptError)
-	// Synced: the change feed was read. age is the time since the start of the last
-	// successful sync; negative if there was none yet.
-	Synced func(records int, age time.Duration, err error)
-	// Denied: a management action was refused (err says by what: the account, Policy,
-	// Standing or a grant that does not fit), or a wrong answer was given (ErrWrongAnswer;
-	// key is zero). Denied is also called if no event was written.
-	Denied func(a Actor, act Action, key KeyID, err error)
-}
-
-// VerifiedTrace is one verification.
-type VerifiedTrace struct {
-	Err error // nil: accepted
-	// Source says what decided: "token" (its form, checksum or tag), "cache" (memory)
-	// or "store" (a read of the store).
-	Source string
-	Key    Key // nil, unless the caller has proven that they hold the secret
-}
-
-// Values of VerifiedTrace.Source.
-const (
-	byToken = "token"
-	byCache = "cache"
-	byStore = "store"
-)
-
 // verified reports one verification to the hooks.
 func (t *Trace) verified(k *cachedKey, source string, err error) {
 	if t.Verified != nil {

@@ -9,17 +9,6 @@ import (
 	"time"
 )
 
-// A Notifier carries "ask now" between nodes, so that they learn of a change before the
-// next poll. A message says nothing else. So a forged message cannot make a revoked key
-// valid again, and a lost one costs one poll interval.
-type Notifier interface {
-	// Notify tells other nodes that something changed.
-	Notify(ctx context.Context) error
-	// Wait returns nil when another node has notified since the last Wait returned. It
-	// returns an error when it cannot know or ctx is done.
-	Wait(ctx context.Context) error
-}
-
 // feed is a Verifier's place in the store's change feed.
 type feed struct {
 	runs  flights[struct{}, int64] // one at a time; the number of the run

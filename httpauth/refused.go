@@ -154,7 +154,7 @@ var (
 //
 // The other errors of the root have codes too: those of [Denied], mostly with 409.
 func Refused(err error) Problem {
-	known, p := named(err)
+	p, known := named(err)
 	switch e := known.(type) {
 	case *apikey.InvalidError:
 		if p.wrong(apikey.InvalidFields(err)); len(p.Fields) == 0 { // a program has put something before it
@@ -183,30 +183,30 @@ func Refused(err error) Problem {
 // named finds the row of the first error of the root in err: the errors of a Manager
 // begin with it, and behind it stands what caused it. A cause says nothing, whatever it
 // wraps. known is that error, or the typed one that wraps it.
-func named(err error) (known error, p Problem) {
+func named(err error) (p Problem, known error) {
 	for _, row := range problems {
 		if row.err == err {
-			return err, row.Problem
+			return row.Problem, err
 		}
 	}
 	switch e := err.(type) {
 	case *apikey.VersionError:
-		return e, versionMismatch
+		return versionMismatch, e
 	case interface{ Unwrap() error }:
-		known, p = named(e.Unwrap())
+		p, known = named(e.Unwrap())
 	case interface{ Unwrap() []error }:
 		for _, part := range e.Unwrap() {
-			if known, p = named(part); known != nil {
+			if p, known = named(part); known != nil {
 				break
 			}
 		}
 	default:
-		return nil, broken
+		return broken, nil
 	}
 	if isTyped(err) {
 		known = err
 	}
-	return known, p
+	return p, known
 }
 
 // isTyped reports whether an error of the root has fields that an answer is made from.

@@ -43,7 +43,7 @@ var gateMutants = []mutant{
 		new:   "i < 0 && len(fields) == 0",
 		tests: "TestNoAnswerQuotesACause"},
 	{name: "a cause decides the answer", file: "httpauth/refused.go",
-		old:   "if known, p = named(part); known != nil {\n\t\t\t\tbreak\n\t\t\t}",
+		old:   "if p, known = named(part); known != nil {\n\t\t\t\tbreak\n\t\t\t}",
 		new:   "if k, q := named(part); k != nil {\n\t\t\t\tknown, p = k, q\n\t\t\t}",
 		tests: "TestNoAnswerQuotesACause|TestEveryErrorHasARow"},
 	{name: "an Operator's Account bounds nothing", file: "manager_do.go",
