@@ -44,7 +44,7 @@ var gateMutants = []mutant{
 		tests: "TestNoAnswerQuotesACause"},
 	{name: "a cause decides the answer", file: "httpauth/refused.go",
 		old:   "if p, known = named(part); known != nil {\n\t\t\t\tbreak\n\t\t\t}",
-		new:   "if k, q := named(part); k != nil {\n\t\t\t\tknown, p = k, q\n\t\t\t}",
+		new:   "if q, k := named(part); k != nil {\n\t\t\t\tp, known = q, k\n\t\t\t}",
 		tests: "TestNoAnswerQuotesACause|TestEveryErrorHasARow"},
 	{name: "an Operator's Account bounds nothing", file: "manager_do.go",
 		old:   "if a.operator && a.Account != \"\" && !j.always() {",
