@@ -51,6 +51,7 @@ func TestNotifierShortensTheWait(t *testing.T) {
 		key := e.issue()
 		other := e.newManager(func(c *managerConfig) { c.Notifier = n })
 		require.NoError(t, e.verify(key.Token))
+		time.Sleep(time.Second) // past the pause after the poll that Issue caused
 		require.NoError(t, other.Revoke(e.ctx, apikey.RevokeRequest{Key: key.Key.ID}))
 		time.Sleep(time.Millisecond)
 		require.ErrorIs(t, e.verify(key.Token), apikey.ErrRevoked)
