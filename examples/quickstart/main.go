@@ -11,8 +11,8 @@ import (
 )
 
 func main() {
-	// The pepper is a secret outside the database. With memstore, a new one at each start will do. With
-	// a database, read the same 32 bytes at each start: from a file or a secret manager.
+	// The pepper is a secret that is kept outside the database. memstore is empty at each start, so
+	// a new pepper will do. With a database, read the same 32 bytes each time, from a file.
 	var secret [32]byte
 	rand.Read(secret[:])
 	pepper := must(apikey.NewPepper(1, secret))
