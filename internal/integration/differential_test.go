@@ -282,7 +282,7 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 // answers, and each feed shows what has changed.
 func TestDifferential(t *testing.T) {
 	t.Parallel() // nothing here is timed
-	operations := 20_000
+	operations := 10_000
 	switch {
 	case testing.Short():
 		operations = 5_000

@@ -13,20 +13,19 @@ import (
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
-// Five hundred processes (on a server two hundred, five with -full) that rotate,
-// reveal and reseal without a pause on one database, each killed (SIGKILL) after a
-// random time. Each time the other node then finds every key with a token that
+// Two hundred processes (five hundred with -full) that rotate, reveal and reseal
+// without a pause on one database, each killed (SIGKILL) after a random time. Each time the other node then finds every key with a token that
 // works, no more tokens than there may be, every reveal that was answered in the
 // log, and everything sealed still openable.
 func TestKilledAtAnyPoint(t *testing.T) {
 	t.Parallel() // nothing here is timed
-	onPlaces(t, func(t *testing.T, at place, all bool) {
-		lives := 500
+	onPlaces(t, func(t *testing.T, at place) {
+		lives := 200
 		switch {
 		case testing.Short():
 			lives = 25
-		case !all:
-			lives = 200
+		case *full:
+			lives = 500
 		}
 		killAll(t, newAftermath(t, at), at, lives)
 	})

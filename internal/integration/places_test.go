@@ -9,23 +9,23 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// full: SQLite is asked for all of a long figure in every run, the servers for a
-// part of it, with the same assertions.
+// full: without it a long figure is shown for a part of its rounds, with the same
+// assertions.
 var full = flag.Bool("full", false, "the long figures in full, and every mutant")
 
 // A place is a migrated database that another process can be told of: the path of
 // a file, or driver, DSN and prefix of its tables.
 type place string
 
-// onPlaces runs a test on SQLite and on the servers. So much of all is asked for.
-func onPlaces(t *testing.T, test func(t *testing.T, at place, all bool)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, newFile(t), true) })
+// onPlaces runs a test on SQLite and on the servers.
+func onPlaces(t *testing.T, test func(t *testing.T, at place)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, newFile(t)) })
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
 			dsn := e.dsn(t)
 			d, prefix := e.fresh(t)
 			must(t, open(t, e.pool(t, dsn), d).Migrate(t.Context()))
-			test(t, place(strings.Join([]string{e.driver, dsn, prefix}, " ")), *full)
+			test(t, place(strings.Join([]string{e.driver, dsn, prefix}, " ")))
 		})
 	}
 }

@@ -13,15 +13,16 @@ import (
 	"github.com/go-apikey/apikey/internal/totp"
 )
 
-// A KEK is replaced, twenty times over, while keys rotate and people answer: the
-// process that seals anew is killed (SIGKILL) again and again until one gets to
-// the end. Afterwards only the new KEK is there, and everything opens with it.
+// A KEK is replaced, four times over (twenty times with -full), while keys rotate and
+// people answer: the process that seals anew is killed (SIGKILL) again and again until
+// one gets to the end. Afterwards only the new KEK is there, and everything opens with
+// it.
 func TestResealKilledUntilDone(t *testing.T) {
 	t.Parallel() // nothing here is timed
-	onPlaces(t, func(t *testing.T, at place, all bool) {
-		rounds := byte(20)
-		if testing.Short() || !all {
-			rounds = 3
+	onPlaces(t, func(t *testing.T, at place) {
+		rounds := byte(4)
+		if *full {
+			rounds = 20
 		}
 		resealAgainAndAgain(t, at, rounds)
 	})

@@ -29,7 +29,7 @@ func TestScheduledSwitchIsExact(t *testing.T) {
 		s.next = next.Token.Reveal()
 		s.walk(nil)
 	})
-	onPlaces(t, func(t *testing.T, at place, _ bool) {
+	onPlaces(t, func(t *testing.T, at place) {
 		s := newSwitch(t, func() apikey.Store { return at.store(t) })
 		c := startChild(t, "rotate", string(at), s.clock.now().Format(time.RFC3339Nano), s.key.String(), s.at.Format(time.RFC3339Nano))
 		s.next = c.expect("rotated")[0]
