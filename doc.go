@@ -99,7 +99,11 @@
 //
 //   - While a challenge waits, the same request with the same factor returns that
 //     challenge and sends nothing. [Manager.Resend] sends a new code.
-//   - An actor is sent at most five codes an hour, over all accounts.
+//   - An actor is sent at most five codes an hour that they do not answer rightly, over
+//     all accounts.
+//   - If the action fails after a right answer, because a KEK was away, say, the same
+//     answer gives another grant for two minutes. An [ApprovalError] says whether a
+//     grant was used or has expired.
 //   - Five wrong answers end a challenge. Ten in an hour make the actor wait. A hundred
 //     lock the actor's guarded actions until somebody else calls [Manager.LiftLock].
 //     Each wrong answer is a [*WrongAnswerError], which says how many are left.

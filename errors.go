@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -122,11 +123,12 @@ var (
 	// ErrStepUpRequired: the action has to be approved first; see [ChallengeError].
 	// From guarded actions.
 	ErrStepUpRequired = wrap("apikey: action has to be approved by a factor", ErrDenied)
-	// ErrGrant: the grant was used, has expired, or approves something else. From
-	// guarded actions.
+	// ErrGrant: the grant was used, has expired, or approves something else; see
+	// [ApprovalError]. From guarded actions.
 	ErrGrant = wrap("apikey: this grant does not approve this request: confirm a new challenge", ErrStepUpRequired)
-	// ErrChallenge: the challenge is unknown, somebody else's, answered, expired, ended
-	// by wrong answers, or replaced by a later challenge. From Confirm.
+	// ErrChallenge: the challenge is unknown, somebody else's, expired, ended by wrong
+	// answers, or replaced by a later challenge, or its grant was used; see
+	// [ApprovalError]. From Confirm.
 	ErrChallenge = wrap("apikey: this challenge cannot be answered any more: put a new one", ErrDenied)
 	// ErrWrongAnswer: the answer is wrong and was counted; see [WrongAnswerError] for
 	// how many are left. From Confirm, ConfirmEnrollment.
@@ -224,6 +226,49 @@ func (e *ChallengeError) way() string {
 
 // Unwrap is ErrStepUpRequired.
 func (e *ChallengeError) Unwrap() error { return ErrStepUpRequired }
+
+// ApprovalError says why a grant does not approve a request, or why a challenge cannot be
+// answered. It wraps ErrGrant or ErrChallenge.
+type ApprovalError struct {
+	Code ApprovalCode
+
+	of error // ErrGrant or ErrChallenge
+}
+
+// ApprovalCode says why an approval is refused.
+type ApprovalCode string
+
+const (
+	// ApprovalExpired: the ten minutes of the challenge or the two of the grant are over.
+	ApprovalExpired ApprovalCode = "expired"
+	// ApprovalUsed: the grant was used, so the action was done, although its answer may
+	// have been lost.
+	ApprovalUsed ApprovalCode = "used"
+	// ApprovalSpent: the challenge has had five wrong answers.
+	ApprovalSpent ApprovalCode = "spent"
+	// ApprovalOther: the grant approves another request, or the same with other values.
+	ApprovalOther ApprovalCode = "other_request"
+	// ApprovalChanged: somebody has changed the key since it was approved.
+	ApprovalChanged ApprovalCode = "key_changed"
+	// ApprovalUnknown: there is no such challenge or grant. It never was, is another
+	// actor's, or was replaced by a later one.
+	ApprovalUnknown ApprovalCode = "unknown"
+)
+
+// Error says why, and what to do.
+func (e *ApprovalError) Error() string { return fmt.Sprintf("%v (%s)", e.Unwrap(), because[e.Code]) }
+
+// Unwrap is ErrGrant or ErrChallenge.
+func (e *ApprovalError) Unwrap() error { return cmp.Or(e.of, ErrGrant) }
+
+var because = map[ApprovalCode]string{
+	ApprovalExpired: "its time is over",
+	ApprovalUsed:    "it was used",
+	ApprovalSpent:   "it has had five wrong answers",
+	ApprovalOther:   "it approves another request",
+	ApprovalChanged: "the key has changed since it was approved",
+	ApprovalUnknown: "there is no such one",
+}
 
 // AttemptsError says how long an actor has to wait before the next attempt. It wraps
 // ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes sent to the

@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/base32"
 	"net/url"
 	"strings"
@@ -45,21 +46,26 @@ func (*TOTP) Begin(_ context.Context, _ Actor, _ Challenge, enrolled []byte) ([]
 }
 
 // Check stores the step that matched, so that neither that step nor an earlier one is
-// accepted again, also after the clock is set back. It reads the answer with [Digits].
-func (f *TOTP) Check(_ context.Context, _ Actor, _ Challenge, enrolled, _ []byte, answer string) ([]byte, bool, error) {
+// accepted again, also after the clock is set back: only the challenge that the step
+// answered takes it again, see [Factor]. Check reads the answer with [Digits].
+func (f *TOTP) Check(_ context.Context, _ Actor, c Challenge, enrolled, _ []byte, answer string) ([]byte, bool, error) {
 	if enrolled == nil {
 		return nil, false, ErrNotEnrolled
 	}
-	u := canon.NewReader(enrolled)
-	seed, used := u.Text(), u.Uint()
-	if !u.OK() || len(seed) < 16 {
+	k, ok := readTOTP(enrolled)
+	if !ok {
 		return nil, false, errEnrolled
 	}
-	step, ok := totp.Match([]byte(seed), Digits(answer), f.now(), used)
-	if !ok {
-		return nil, false, nil
+	code := Digits(answer)
+	same := subtle.ConstantTimeCompare([]byte(totp.Code(k.seed, k.step)), []byte(code)) == 1
+	step, matches := totp.Match(k.seed, code, f.now(), k.step)
+	switch {
+	case matches:
+		return totpKept{k.seed, step, c.ID}.encode(), true, nil
+	case same && k.challenge == c.ID && c.ID != "": // the first code of an enrolment answers none
+		return nil, true, nil
 	}
-	return totpState([]byte(seed), step), true, nil
+	return nil, false, nil
 }
 
 // Enroll draws a seed of 160 bits (RFC 4226, section 4) and returns it as the URI that
@@ -79,18 +85,35 @@ func (f *TOTP) Enroll(_ context.Context, a Actor) ([]byte, string, error) {
 	// The label has one colon, also for apps that decode it before they cut it there.
 	label := percent(f.issuer) + ":" + percent(strings.ReplaceAll(name, ":", "-"))
 	secret := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(seed)
-	return totpState(seed, 0), "otpauth://totp/" + label + "?secret=" + secret + "&issuer=" + percent(f.issuer), nil
+	return totpKept{seed: seed}.encode(), "otpauth://totp/" + label + "?secret=" + secret + "&issuer=" + percent(f.issuer), nil
 }
 
 // percent escapes everything but RFC 3986's unreserved characters, so that the text is
 // the same in a path and in a query. Apps decode no '+': they would show it.
 func percent(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-func totpState(seed []byte, step uint64) []byte {
+// totpKept is what TOTP stores for an actor.
+type totpKept struct {
+	seed      []byte
+	step      uint64 // the last that matched; 0: none
+	challenge string // the one that it answered; "": none
+}
+
+func (k totpKept) encode() []byte {
 	var c canon.Writer
-	c.Bytes(seed)
-	c.Uint(step)
+	c.Bytes(k.seed)
+	c.Uint(k.step)
+	c.Text(k.challenge)
 	return c.Encoded()
+}
+
+func readTOTP(enrolled []byte) (k totpKept, ok bool) {
+	u := canon.NewReader(enrolled)
+	k.seed, k.step = []byte(u.Text()), u.Uint()
+	if u.More() { // earlier versions did not store the challenge
+		k.challenge = u.Text()
+	}
+	return k, u.Complete() && len(k.seed) >= 16
 }
 
 var _ Enroller = (*TOTP)(nil)

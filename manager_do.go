@@ -81,9 +81,12 @@ func (s session) once(ctx context.Context, a Actor, j job) error {
 		return err
 	}
 	r, modes := on.record, j.modesOf(on.about)
-	spent, err := s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
-	if err != nil {
-		return err
+	var spent []StoreItem
+	if !j.idle(a, r) {
+		spent, err = s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
+		if err != nil {
+			return err
+		}
 	}
 	e, err := j.work(a, r)
 	switch {

@@ -128,6 +128,16 @@ func (j job) lessening(edit lessening) job {
 	return j
 }
 
+// idle reports whether a job that takes power away has nothing to do. Then nobody has to
+// approve it: a Revoke whose answer was lost is repeated without a second code.
+func (j job) idle(a Actor, r *StoreRecord) bool {
+	if j.aim != toLessen {
+		return false
+	}
+	e, err := j.work(a, r) // an edit of a copy
+	return err == nil && e.nothing()
+}
+
 // lessening edits a record, and reports whether there was anything to do.
 type lessening func(*StoreRecord, time.Time) (made, bool)
 

@@ -21,8 +21,10 @@ type Factor interface {
 	Begin(ctx context.Context, a Actor, c Challenge, enrolled []byte) (state []byte, send func(context.Context) error, err error)
 	// Check compares an answer of 1 byte to 1 KiB, on the same path whether it is right or
 	// wrong. It has 30 s, and may run more than once for one answer. next, if not nil,
-	// replaces enrolled, together with the grant. An error means that we failed, and costs
-	// the actor nothing.
+	// replaces enrolled, together with the grant. If the answer was right, it may come
+	// again within two minutes, with c.ID and state as they were and enrolled as it is
+	// then: a factor that takes each answer once takes it again for that c.ID. An error
+	// means that we failed, and costs the actor nothing.
 	Check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) (next []byte, ok bool, err error)
 }
 
@@ -57,18 +59,24 @@ const (
 // returns a grant for the challenged request. [TOTP], [EmailCode] and [NewPIN] read
 // digits as [Digits] does: blanks in a code do not matter.
 //
+// If what followed failed, or the grant was lost, confirm again with the same answer.
+// Within the two minutes of the grant, if it was not used, Confirm returns another in
+// its place, which ends at the same time. Nobody needs a second code because a KEK or
+// the store was away.
+//
 // A wrong answer is charged: after five the challenge is spent, after ten in an hour
 // the actor waits, and after a hundred the actor's guarded actions are locked until
 // somebody else lifts the lock ([Manager.LiftLock]). Errors: those of the table in the
 // package documentation, and:
-//   - ErrChallenge: unknown, another actor's, expired, answered, spent, or replaced
+//   - ErrChallenge (as *[ApprovalError], which says whether it has expired, was used or
+//     was spent by wrong answers)
 //   - ErrWrongAnswer (as *[WrongAnswerError], with the attempts that are left)
 //   - ErrTooManyAttempts (as *[AttemptsError], with the time to wait), ErrLocked
 //   - ErrUnavailable: also when ctx ended before the answer was known, which may have
 //     been charged
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
-	s, grant := m.own(), ParseGrant(string(base62.AppendRandom(nil, 22))) // 131 random bits
-	to := &answeredChallenge{session: s, id: challenge, answer: answer, grant: grant}
+	s := m.own()
+	to := &answeredChallenge{session: s, id: challenge, answer: answer}
 	err := s.attempt(ctx, ActionConfirm, to)
 	if wrong, ok := errors.AsType[*WrongAnswerError](err); ok {
 		wrong.Left = min(wrong.Left, wrongAnswers-int(to.charged.attempts))
@@ -76,7 +84,7 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 	if err != nil {
 		return Grant{}, err
 	}
-	return grant, nil
+	return to.grant, nil
 }
 
 // ConfirmEnrollment completes an enrolment that [Manager.Enroll] began, with the first
@@ -98,7 +106,7 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 //	  charge        the actor's budget counts it as wrong, and so does the challenge
 //	attemptCharged  it may be compared
 //	  settle        compares it; the attempt ends in one of three states:
-//	attemptRight    the charge is given back, the challenge ends, its grant is made
+//	attemptRight    the charge is given back, the challenge is answered, its grant is made
 //	attemptWrong    the charge stays; if it is the hundredth, the event of the lock
 //	attemptVoid     the charge is given back: we failed, or the challenge has ended
 //
@@ -224,7 +232,6 @@ func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
 type answeredChallenge struct {
 	session
 	id, answer string
-	grant      Grant
 	// Set by count.
 	charged put       // the challenge, with this attempt counted
 	before  StoreItem // the enrolment at that time
@@ -232,6 +239,8 @@ type answeredChallenge struct {
 	open *put      // the challenge as it is stored; nil: it has ended, or was not read
 	kept StoreItem // the enrolment as it is stored
 	next []byte    // what replaces kept; nil: nothing does
+
+	grant Grant // set by right, anew at each try
 }
 
 func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error) {
@@ -240,7 +249,7 @@ func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now t
 		return nil, err
 	}
 	if p.attempts >= wrongAnswers {
-		return nil, ErrChallenge
+		return nil, &ApprovalError{ApprovalSpent, ErrChallenge}
 	}
 	if c.before, err = c.enrolledItem(ctx, itemEnrolled, a, p.Factor); err != nil {
 		return nil, err
@@ -271,11 +280,11 @@ func (c *answeredChallenge) compare(ctx context.Context, a Actor, now time.Time)
 }
 
 // compareLate is compare for a challenge that another request of the actor has ended
-// since it was charged. A second click is compared with the same enrolment as the first
-// click. So a right code is not wrong the second time, and it is charged nothing.
+// since it was charged. It is compared with the enrolment of that time. So a right code
+// is not called wrong, and it is charged nothing.
 func (c *answeredChallenge) compareLate(ctx context.Context, a Actor) error {
 	_, err := c.compareWith(ctx, a, c.before)
-	return cmp.Or(err, ErrChallenge)
+	return cmp.Or(err, error(&ApprovalError{ApprovalUnknown, ErrChallenge}))
 }
 
 // compareWith opens an enrolment, and asks the factor of the challenge.
@@ -287,19 +296,65 @@ func (c *answeredChallenge) compareWith(ctx context.Context, a Actor, kept Store
 	return c.check(ctx, a, c.charged.Challenge, enrolled, c.charged.state, c.answer)
 }
 
-func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (effect, error) {
-	p := *c.open
-	e := effect{items: []StoreItem{p.item.deleted(), c.granted(c.grant, p)}, note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
-	e.note.Key, e.note.Mode = p.Key, p.Mode
-	if c.next != nil {
-		kept, err := c.sealEnrolled(ctx, a, p.Factor, c.kept, c.next)
-		if err != nil {
-			return effect{}, err
-		}
-		e.items = append(e.items, kept)
+func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (e effect, err error) {
+	c.grant = newGrant()
+	if c.open.answered() {
+		e.items, err = c.again(ctx)
+	} else {
+		e, err = c.first(ctx, a)
+		b.closed(c.open.ID)
 	}
-	b.closed(p.ID)
+	if err != nil || c.next == nil {
+		return e, err
+	}
+	kept, err := c.sealEnrolled(ctx, a, c.open.Factor, c.kept, c.next)
+	if err != nil {
+		return effect{}, err
+	}
+	e.items = append(e.items, kept)
 	return e, nil
+}
+
+// first is right for the first time. The two minutes of the grant begin now, because a
+// factor may have compared for half a minute. The message of the challenge no longer
+// counts among the five of the hour: those are for codes that nobody answers.
+func (c *answeredChallenge) first(ctx context.Context, a Actor) (effect, error) {
+	p, now := *c.open, c.settings.Now()
+	uncounted, err := c.uncountMail(ctx, p, now)
+	if err != nil {
+		return effect{}, err
+	}
+	e := effect{items: append(uncounted, c.give(now.Add(grantTime))...), note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
+	e.note.Key, e.note.Mode = p.Key, p.Mode
+	return e, nil
+}
+
+// again is right for an answer that comes again: what followed the first one failed, or
+// its own result was lost. Nobody needs a second code because a KEK was away. The grant
+// that was not used is replaced by a new one, which ends at the same time: so there is
+// never more than one, and the store needs no more than a hash of it. If the grant was
+// used, the action was done.
+func (c *answeredChallenge) again(ctx context.Context) ([]StoreItem, error) {
+	g, ok, err := c.grantOf(ctx, c.open.grant)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, &ApprovalError{ApprovalUnknown, ErrChallenge}
+	case g.used:
+		return nil, &ApprovalError{ApprovalUsed, ErrChallenge}
+	}
+	return append(c.give(g.item.ExpiresAt), g.item.deleted()), nil
+}
+
+// give returns the items of the grant and of its challenge, which is answered now. Its
+// attempts are those that were wrong.
+func (c *answeredChallenge) give(until time.Time) []StoreItem {
+	p := *c.open
+	grant := c.grantItem(c.grant, p, until)
+	p.grant, p.mails, p.item.ExpiresAt = grant.ID, nil, grant.ExpiresAt
+	p.attempts--
+	return []StoreItem{grant, c.vouch(p.item, p.encode())}
 }
 
 // void takes the attempt off the challenge's count again: nothing was compared, or the
@@ -309,7 +364,7 @@ func (c *answeredChallenge) void(b *budget) []StoreItem {
 		return nil
 	}
 	p := *c.open
-	if p.attempts == wrongAnswers {
+	if p.attempts == wrongAnswers && !p.answered() {
 		b.opened(p.Challenge) // this was its last attempt: it waits again
 	}
 	p.attempts--

@@ -56,7 +56,8 @@ func (r RevokeRequest) guarded() approval {
 
 // Revoke ends a key for ever. No Verify that starts after Revoke returned succeeds on
 // this node, and none on other nodes after their next sync. The record stays in the
-// store. If the key is already revoked, Revoke returns nil and writes nothing.
+// store. If the key is already revoked, Revoke returns nil, writes nothing, and needs no
+// grant.
 //
 // Errors: those of [Manager.Suspend]; if StepUp guards ActionRevoke and the reason is
 // not [ReasonCompromised], also ErrStepUpRequired (as *[ChallengeError]), ErrGrant and

@@ -20,9 +20,9 @@ import (
 // it again goes on where they were. [Manager.Resend] sends a new code. At most three
 // challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
 // an hour are sent to an actor, over all accounts, and twenty to one address, if the
-// Sender is an [Addresser]. After an error of the store, a challenge may be stored
-// whose ID nobody knows. Its code was not sent, and the next call makes another
-// challenge.
+// Sender is an [Addresser]; one that was answered rightly no longer counts. After an
+// error of the store, a challenge may be stored whose ID nobody knows. Its code was not
+// sent, and the next call makes another challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
 //   - ErrInvalid: also when the factor does not approve the action; then the field is
@@ -51,6 +51,7 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
 	defer c.forget()
 	if err := c.putQuestion(ctx); err != nil {
+		c.giveUp(ctx, err)
 		return Challenge{}, err
 	}
 	if err := c.sendCode(ctx); err != nil {
@@ -210,6 +211,18 @@ func (c *challengeCall) sendCode(ctx context.Context) error {
 	return fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 }
 
+// giveUp withdraws what begin may have stored before the store failed: nobody gets the ID
+// of such a challenge, and its code was never sent. Otherwise an outage would use up the
+// five codes of the hour.
+func (c *challengeCall) giveUp(ctx context.Context, err error) {
+	if ctx.Err() != nil || !errors.Is(err, ErrUnavailable) { // a refusal has stored nothing
+		return
+	}
+	for _, q := range c.tried {
+		c.withdraw(ctx, q.put, false)
+	}
+}
+
 // forget removes the note of begin that this call sends codes.
 func (c *challengeCall) forget() {
 	for _, q := range c.tried {
@@ -229,7 +242,7 @@ func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time
 		case errors.Is(err, ErrChallenge): // it cannot be answered
 		case err != nil:
 			return put{}, err
-		case p.Factor == like.Factor && string(p.bound) == string(like.bound) && (p.sent || s.isSending(p.ID)):
+		case p.Factor == like.Factor && p.bound == like.bound && (p.sent || s.isSending(p.ID)):
 			p.Changes = like.Changes // of the same request
 			return p, nil
 		}
@@ -294,7 +307,7 @@ func (s session) markSent(ctx context.Context, id string) {
 	defer cancel()
 	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
 		p, err := s.putTo(ctx, a, id, s.settings.Now())
-		if errors.Is(err, ErrChallenge) || err == nil && p.sent { // answered or ended meanwhile
+		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.answered()) { // or ended meanwhile
 			return effect{}, nil
 		}
 		if err != nil {
@@ -342,19 +355,23 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 // itemChallenge is the kind of the items that keep challenges.
 const itemChallenge StoreItemKind = "challenge"
 
-// put is a stored challenge. It waits for an answer until a right answer, another
-// challenge or the failure of its Sender deletes it. After wrongAnswers attempts it
-// stays until it expires, and takes no more answers.
+// put is a stored challenge. It waits for an answer until another challenge or the
+// failure of its Sender deletes it. A right answer gives it the two minutes of its grant,
+// in which the same answer may come again: see answeredChallenge.again. After
+// wrongAnswers attempts it stays until it expires, and takes no more answers.
 type put struct {
 	Challenge
-	actor    Actor  // ID, Account and operator alone
-	bound    []byte // what its grant will be bound to
+	actor    Actor // ID, Account and operator alone
+	bound    bound // what its grant will be bound to
 	state    []byte
 	attempts uint64
-	mails    []string // items in which its message counts; none: it sends nothing
+	mails    []string // items in which its message counts; none: it sends nothing, or it is answered
 	sent     bool     // its message went out
+	grant    string   // ID of the grant's item; "": it has not been answered
 	item     StoreItem
 }
+
+func (p *put) answered() bool { return p.grant != "" }
 
 func (p *put) encode() []byte {
 	var c canon.Writer
@@ -367,13 +384,12 @@ func (p *put) encode() []byte {
 	c.Text(p.Account)
 	c.Uint(uint64(p.Mode))
 	c.Text(p.Name)
-	c.Bytes(p.bound)
+	p.bound.write(&c)
 	c.Bytes(p.state)
 	c.Uint(p.attempts)
-	if len(p.mails) > 0 { // without mails, this is the encoding of earlier versions
-		c.Bool(p.sent)
-		c.Texts(p.mails)
-	}
+	c.Bool(p.sent)
+	c.Texts(p.mails)
+	c.Text(p.grant)
 	return c.Encoded()
 }
 
@@ -384,21 +400,20 @@ func decodePut(it StoreItem, data []byte) (p put, ok bool) {
 	p.Factor, p.Action = u.Text(), Action(u.Text())
 	copy(p.Key[:], u.Text())
 	p.Account, p.Mode, p.Name = u.Text(), Mode(u.Uint()), u.Text()
-	p.bound, p.state = []byte(u.Text()), []byte(u.Text())
+	p.bound, p.state = readBound(&u), []byte(u.Text())
 	p.attempts = u.Uint()
-	if p.sent = true; u.More() {
-		p.sent, p.mails = u.Uint() == 1, u.Texts()
-	}
+	p.sent, p.mails = u.Uint() == 1, u.Texts()
+	p.grant = u.Text()
 	return p, u.Complete()
 }
 
-// putTo finds a challenge of this actor. Everything that is wrong with it is the same
-// ErrChallenge.
+// putTo finds a challenge of this actor. The actor is told if it has expired. Everything
+// else that is wrong with it looks as if there were none.
 func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
 	// Only a text in the form of an ID is looked up: a password that somebody typed into
 	// the wrong field must not get into the log of a database's queries.
 	if len(id) != challengeIDLen || !base62.Valid(id) {
-		return put{}, ErrChallenge
+		return put{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
 	}
 	it, err := s.item(ctx, itemChallenge, id)
 	if err != nil {
@@ -407,8 +422,11 @@ func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (
 	data, genuine := s.vouched(it)
 	p, whole := decodePut(it, data)
 	same := p.actor.ID == a.ID && p.actor.Account == a.Account && p.actor.operator == a.operator
-	if !genuine || !whole || !same || !now.Before(it.ExpiresAt) || s.cfg.Factors[p.Factor] == nil {
-		return put{}, ErrChallenge
+	switch {
+	case !genuine || !whole || !same || s.cfg.Factors[p.Factor] == nil:
+		return put{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
+	case !now.Before(it.ExpiresAt):
+		return put{}, &ApprovalError{ApprovalExpired, ErrChallenge}
 	}
 	return p, nil
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-apikey/apikey/internal/base62"
 	"github.com/go-apikey/apikey/internal/canon"
 )
 
@@ -99,18 +100,74 @@ const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
-// granted returns the item of a new grant. Its two minutes begin now, because a factor
-// may have compared for half a minute.
-func (s session) granted(g Grant, p put) StoreItem {
-	var c canon.Writer
-	c.Bytes(p.bound)
-	c.Text(p.Factor)
-	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(s.settings.Now().Add(grantTime))}, c.Encoded())
+// granted is a stored grant. When the grant is redeemed, its item is not deleted but
+// marked as used, until it expires: whoever presents the grant again is told so.
+type granted struct {
+	bound  bound
+	factor string
+	used   bool
+	item   StoreItem
 }
+
+func newGrant() Grant { return ParseGrant(string(base62.AppendRandom(nil, 22))) } // 131 random bits
 
 func grantID(g Grant) string {
 	sum := sha256.Sum256([]byte(g.Reveal()))
 	return hex.EncodeToString(sum[:])
+}
+
+// grantItem returns the item of a new grant for a challenge.
+func (s session) grantItem(g Grant, p put, until time.Time) StoreItem {
+	of := granted{bound: p.bound, factor: p.Factor}
+	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(until)}, of.encode())
+}
+
+// spend returns the item of a grant that is redeemed. It is written in the Apply of the
+// action: if two requests redeem one grant, one conflicts.
+func (s session) spend(g granted) StoreItem {
+	g.used = true
+	return s.vouch(g.item, g.encode())
+}
+
+func (g granted) encode() []byte {
+	var c canon.Writer
+	g.bound.write(&c)
+	c.Text(g.factor)
+	c.Bool(g.used)
+	return c.Encoded()
+}
+
+// grantOf reads a grant by its ID. ok is false if there is none, or if its MAC is wrong.
+func (s session) grantOf(ctx context.Context, id string) (g granted, ok bool, err error) {
+	if g.item, err = s.item(ctx, itemGrant, id); err != nil {
+		return granted{}, false, err
+	}
+	data, genuine := s.vouched(g.item)
+	u := canon.NewReader(data)
+	g.bound = readBound(&u)
+	g.factor, g.used = u.Text(), u.Uint() == 1
+	return g, genuine && u.Complete(), nil
+}
+
+// approves returns why a grant does not approve what is bound to want; nil: it does. An
+// actor learns nothing of another actor's grant.
+func (g granted) approves(want bound, now time.Time) error {
+	code := ApprovalCode("")
+	switch {
+	case g.bound.actor != want.actor:
+		code = ApprovalUnknown
+	case g.used:
+		code = ApprovalUsed
+	case !now.Before(g.item.ExpiresAt):
+		code = ApprovalExpired
+	case g.bound.request != want.request:
+		code = ApprovalOther
+	case g.bound.version != want.version:
+		code = ApprovalChanged
+	default:
+		return nil
+	}
+	return &ApprovalError{code, ErrGrant}
 }
 
 // factorsFor returns the StepUp for a job: it names the factors that approve an action;
@@ -142,9 +199,8 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 }
 
 // redeem checks the grant of a job that turned out to be these actions. It returns the
-// grant's deletion, which goes into the Apply of the action: if two requests redeem one
-// grant, one conflicts. The grant's factor has to approve each of the actions that are
-// guarded.
+// item of the used grant, which goes into the Apply of the action. The grant's factor
+// has to approve each of the actions that are guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *StoreRecord, acts ...Action) ([]StoreItem, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
@@ -169,24 +225,25 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 		}
 		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
-	it, err := s.item(ctx, itemGrant, grantID(j.grant))
+	g, ok, err := s.grantOf(ctx, grantID(j.grant))
 	if err != nil {
 		return nil, err
 	}
-	data, genuine := s.vouched(it)
-	u := canon.NewReader(data)
-	bound, factor := u.Text(), u.Text()
-	if !genuine || !u.OK() || !s.settings.Now().Before(it.ExpiresAt) || !sameText(bound, string(binding(a, accountOf(a, j.account), j.asks, j.mode, r))) {
-		s.settings.Trace.denied(a, j.action, j.key, ErrGrant)
-		return nil, ErrGrant
+	err = error(&ApprovalError{ApprovalUnknown, ErrGrant})
+	if ok {
+		err = g.approves(binding(a, accountOf(a, j.account), j.asks, j.mode, r), s.settings.Now())
+	}
+	if err != nil {
+		s.settings.Trace.denied(a, j.action, j.key, err)
+		return nil, err
 	}
 	if b, err := s.budgetOf(ctx, a); err != nil || b.locked() {
 		return nil, cmp.Or(err, ErrLocked)
 	}
-	if !slices.Contains(factors, factor) {
+	if !slices.Contains(factors, g.factor) {
 		return nil, s.asked(ctx, a, j, acts[first], factors)
 	}
-	return []StoreItem{it.deleted()}, nil
+	return []StoreItem{s.spend(g)}, nil
 }
 
 // asked returns the error of an action that has to be approved first.
@@ -277,23 +334,38 @@ func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []
 	return may, nil
 }
 
-// binding returns everything that must be the same when a grant is redeemed as when its
-// challenge was put. The key's version is included, so any change of the key voids the
-// grant.
-func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) []byte {
-	var c canon.Writer
-	c.Text("apikey approval v1")
-	c.Text(a.ID)
-	c.Text(a.Account)
-	c.Bool(a.operator)
-	c.Text(string(p.job.action))
-	c.Bytes(p.sum[:])
-	if r != nil {
-		c.Bytes(r.ID[:])
-		c.Uint(r.Version)
-		account, mode = r.Account, r.Mode
-	}
-	c.Text(account)
-	c.Uint(uint64(mode))
-	return c.Encoded()
+// bound is everything that must be the same when a grant is redeemed as when its
+// challenge was put. The first two are encoded texts; the third makes any change of the
+// key void the grant.
+type bound struct {
+	actor   string // who answered
+	request string // what they approved
+	version uint64 // of the key; 0: no existing key
 }
+
+// binding returns what a request of an actor is bound to.
+func binding(a Actor, account string, p *approval, mode Mode, r *StoreRecord) (b bound) {
+	var actor, request canon.Writer
+	actor.Text(a.ID)
+	actor.Text(a.Account)
+	actor.Bool(a.operator)
+	request.Text("apikey approval v2")
+	request.Text(string(p.job.action))
+	request.Bytes(p.sum[:])
+	if r != nil {
+		request.Bytes(r.ID[:])
+		account, mode, b.version = r.Account, r.Mode, r.Version
+	}
+	request.Text(account)
+	request.Uint(uint64(mode))
+	b.actor, b.request = string(actor.Encoded()), string(request.Encoded())
+	return b
+}
+
+func (b bound) write(c *canon.Writer) {
+	c.Text(b.actor)
+	c.Text(b.request)
+	c.Uint(b.version)
+}
+
+func readBound(u *canon.Reader) bound { return bound{u.Text(), u.Text(), u.Uint()} }

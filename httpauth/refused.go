@@ -46,6 +46,9 @@ type Problem struct {
 	Factors   []string      `json:"factors,omitempty"`
 	Enroll    []string      `json:"enroll,omitempty"`
 	ByAnother bool          `json:"by_another,omitempty"`
+	// Because says why a grant was refused, for step_up_required, or why a challenge
+	// cannot be answered, for challenge_ended: see [apikey.ApprovalError].
+	Because apikey.ApprovalCode `json:"because,omitempty"`
 	// Missing is the ability that a key lacks, for insufficient_scope.
 	Missing string `json:"missing,omitempty"`
 	// RetryAfter is when to try again, in whole seconds; zero: no time is known.
@@ -136,7 +139,7 @@ var (
 //	400  invalid_token          RevokeToken was given no valid token
 //	401  signed_out             the context has no Actor
 //	403  forbidden, account_not_allowed, denied
-//	403  step_up_required       Factors and the fields beside it; after a refused grant too
+//	403  step_up_required       Factors and the fields beside it; Because if a grant was refused
 //	403  wrong_answer           AttemptsLeft
 //	403  kind_not_allowed       RevokeToken was given a publishable token
 //	404  not_found
@@ -145,7 +148,7 @@ var (
 //	409  already_issued, idempotency_mismatch
 //	409  locked, not_enrolled
 //	409  limit_reached          Limit and Max
-//	410  challenge_ended
+//	410  challenge_ended        Because
 //	412  version_mismatch       Have; IfVersion named another version
 //	429  too_many_attempts      RetryAfter
 //	429  limit_reached          likewise, if RetryAfter is known
@@ -164,6 +167,8 @@ func Refused(err error) Problem {
 		p.limit(e)
 	case *apikey.ChallengeError:
 		p.approval(e)
+	case *apikey.ApprovalError:
+		p.refusal(e)
 	case *apikey.WrongAnswerError:
 		p.AttemptsLeft = &e.Left
 		p.Detail = "The answer is wrong. " + count(e.Left, "attempt is", "attempts are") + " left."
@@ -212,7 +217,7 @@ func named(err error) (p Problem, known error) {
 // isTyped reports whether an error of the root has fields that an answer is made from.
 func isTyped(err error) bool {
 	switch err.(type) {
-	case *apikey.InvalidError, *apikey.LimitError, *apikey.ChallengeError, *apikey.WrongAnswerError, *apikey.AttemptsError, *apikey.AbilityError, *apikey.CorruptError:
+	case *apikey.InvalidError, *apikey.LimitError, *apikey.ChallengeError, *apikey.ApprovalError, *apikey.WrongAnswerError, *apikey.AttemptsError, *apikey.AbilityError, *apikey.CorruptError:
 		return true
 	}
 	return false
@@ -281,6 +286,21 @@ func (p *Problem) approval(e *apikey.ChallengeError) {
 	default:
 		p.Detail = "This needs an approval, and nothing is there to give it."
 	}
+}
+
+func (p *Problem) refusal(e *apikey.ApprovalError) {
+	p.Because = e.Code
+	if detail := refusals[e.Code]; detail != "" {
+		p.Detail = detail
+	}
+}
+
+var refusals = map[apikey.ApprovalCode]string{
+	apikey.ApprovalExpired: "The time for this approval is over. Approve the request anew.",
+	apikey.ApprovalUsed:    "This approval was used, and what it approves was done. Look at the result before you try again.",
+	apikey.ApprovalSpent:   "There were too many wrong answers to this question. Ask for a new one.",
+	apikey.ApprovalOther:   "This approval is for another request. Approve this request.",
+	apikey.ApprovalChanged: "Somebody has changed the API key since this was approved. Look at it again, then approve the request anew.",
 }
 
 // detailOf says what is wrong with a field, and what to do.

@@ -26,12 +26,12 @@ const want = `1. A key is made, approved by the password
 3. The token is revealed, approved by the app
    with the code of the enrolment: apikey: wrong answer: 4 attempts are left
    shown for 30s: TOKEN
-   with the same grant again: apikey: this grant does not approve this request: confirm a new challenge
+   with the same grant again: apikey: this grant does not approve this request: confirm a new challenge (it was used)
 4. The token is revealed, approved by a code from the mailbox
    mails sent: 1, the last to [anna@shop.example]
    shown for 30s: TOKEN
 5. The token is replaced tomorrow, approved by a code from the mailbox
-   with that grant, but at once: apikey: this grant does not approve this request: confirm a new challenge
+   with that grant, but at once: apikey: this grant does not approve this request: confirm a new challenge (it approves another request)
    the new token is shown today: ANOTHER
    until then the old one works
    and the new one not yet: apikey: token is not valid yet

@@ -69,6 +69,7 @@ var errorAnswers = map[string]struct {
 	"CorruptError":     {&apikey.CorruptError{Detail: "cell 7", Account: "acc_1"}, 500, "record_damaged"},
 	"AbilityError":     {&apikey.AbilityError{Missing: apikey.Scope("payment:refund")}, 403, "insufficient_scope"},
 	"ChallengeError":   {&apikey.ChallengeError{Action: apikey.ActionRotate, Factors: []string{"email"}}, 403, "step_up_required"},
+	"ApprovalError":    {&apikey.ApprovalError{Code: apikey.ApprovalUsed}, 403, "step_up_required"},
 	"AttemptsError":    {&apikey.AttemptsError{Wait: 90*time.Second + 1}, 429, "too_many_attempts"},
 	"WrongAnswerError": {&apikey.WrongAnswerError{Left: 2}, 403, "wrong_answer"},
 	"LimitError":       {&apikey.LimitError{Limit: apikey.LimitIssuesAnHour, Max: 3, Wait: time.Minute}, 429, "limit_reached"},

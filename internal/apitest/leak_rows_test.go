@@ -177,7 +177,7 @@ func (k *leakEnv) requestRows() []leakRow {
 		filled(k, apikey.StoreFilter{}), filled(k, apikey.StoreEventFilter{}), filled(k, apikey.StoreItemFilter{}), filled(k, apikey.Limits{}),
 		filled(k, apikey.RolePolicy{}), filled(k, apikey.Argon2idConfig{}), filled(k, apikey.Trace{}), filled(k, apikey.CatalogEntry{}),
 		filled(k, apikey.AllowEnrollmentRequest{}), filled(k, apikey.LiftLockRequest{}),
-		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.AttemptsError{}), filled(k, apikey.WrongAnswerError{}),
+		filled(k, apikey.Challenge{}), filled(k, apikey.ChallengeError{}), filled(k, apikey.ApprovalError{}), rowOf(apikey.ApprovalUsed), filled(k, apikey.AttemptsError{}), filled(k, apikey.WrongAnswerError{}),
 		rowOf(catalog), rowOf(apikey.Scope("payment:refund")), rowOf(apikey.Read), filled(k, apikey.Access{}),
 	}
 }

@@ -179,9 +179,15 @@ func TestChallengeThatCannotBeAnswered(t *testing.T) {
 		{"empty", func(e *env, _ *factors, id *string) context.Context { *id = ""; return e.ctx }, apikey.ErrChallenge},
 		{"long", func(e *env, _ *factors, id *string) context.Context { *id = strings.Repeat("x", 70_000); return e.ctx }, apikey.ErrChallenge},
 		{"not UTF-8", func(e *env, _ *factors, id *string) context.Context { *id = "\xff\x00"; return e.ctx }, apikey.ErrChallenge},
-		{"answered", func(e *env, f *factors, id *string) context.Context {
+		{"answered, and its grant not used", func(e *env, f *factors, id *string) context.Context {
 			_, err := e.manager.Confirm(e.ctx, *id, f.code())
 			require.NoError(e.t, err)
+			return e.ctx
+		}, nil},
+		{"answered two minutes ago", func(e *env, f *factors, id *string) context.Context {
+			_, err := e.manager.Confirm(e.ctx, *id, f.code())
+			require.NoError(e.t, err)
+			e.clock.move(2 * time.Minute)
 			return e.ctx
 		}, apikey.ErrChallenge},
 		{"four times wrong", func(e *env, f *factors, id *string) context.Context { e.wrong(*id, 4); return e.ctx }, nil},

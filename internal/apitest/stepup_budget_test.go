@@ -212,10 +212,11 @@ func TestOpenChallengesAndMails(t *testing.T) {
 		require.ErrorIs(t, err, apikey.ErrChallenge)
 		e.clock.move(10*time.Minute - 4*time.Second)
 		for range 3 {
-			e.approve(f, e.ctx, "email", req)
+			_, err := e.manager.Resend(e.ctx, "email", req)
+			require.NoError(t, err)
 		}
 		require.Len(t, f.mails, 5)
-		_, err = e.manager.Challenge(e.ctx, "email", req)
+		_, err = e.manager.Resend(e.ctx, "email", req)
 		require.ErrorAs(t, err, &wait)
 		require.Equal(t, 50*time.Minute, wait.Wait)
 		require.Len(t, f.mails, 5)

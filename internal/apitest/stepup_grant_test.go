@@ -219,8 +219,16 @@ func TestGrantUsedAsApproved(t *testing.T) {
 		revoke := apikey.RevokeRequest{Key: key.Key.ID, Reason: apikey.ReasonUnused}
 		revoke.Grant = e.approve(f, e.ctx, "password", revoke)
 		require.NoError(t, e.manager.Revoke(e.ctx, revoke))
-		require.Empty(t, e.itemsOf("grant"), "all of them are spent")
-		require.Empty(t, e.itemsOf("challenge"))
+		for _, grant := range []apikey.Grant{approved.Grant, update.Grant, resume.Grant, reveal.Grant, rotate.Grant, revoke.Grant} {
+			_, err := e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: key.Key.ID, Grant: grant})
+			require.ErrorIs(t, err, apikey.ErrRevoked)
+			other := apikey.IssueRequest{Mode: apikey.Live, Recoverable: true}
+			other.Grant = e.approve(f, e.ctx, "password", other)
+			another, err := e.manager.Issue(e.ctx, other)
+			require.NoError(t, err)
+			_, err = e.manager.Reveal(e.ctx, apikey.RevealRequest{Key: another.Key.ID, Grant: grant})
+			requireApproval(t, err, apikey.ErrGrant, apikey.ApprovalUsed)
+		}
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/internal/totp"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // guardedBy guards rotating by these, and what is done for another by the password.
@@ -371,17 +372,22 @@ func TestFound25AttemptsLeft(t *testing.T) {
 	}
 }
 
-// A challenge that an earlier version stored has no word on what was sent: it is
-// answered, and waits, like any other.
+// A challenge that an earlier version stored in another form cannot be answered: the
+// person is told to ask for a new one, and charged nothing.
 func TestFound25ChallengeOfAnEarlierVersion(t *testing.T) {
 	var f *factors
 	e := newEnv(t, noPepper, withFactors(&f, guardedBy("password")))
 	req := apikey.RotateRequest{Key: e.issue().Key.ID}
 	c, err := e.manager.Challenge(e.ctx, "password", req)
 	require.NoError(t, err)
+	stored := e.itemsOf("challenge")[0]
+	stored.Version++
+	stored.Data = stored.Data[:len(stored.Data)-24] // it ended with its attempts
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: storetest.NewKeyID(), Items: []apikey.StoreItem{stored}}))
+	_, err = e.manager.Confirm(e.ctx, c.ID, password)
+	requireApproval(t, err, apikey.ErrChallenge, apikey.ApprovalUnknown)
 	again, err := e.manager.Challenge(e.ctx, "password", req)
 	require.NoError(t, err)
-	require.Equal(t, c, again)
-	data := e.itemsOf("challenge")[0].Data
-	require.Equal(t, make([]byte, 8), data[len(data)-8:], "it ends with its attempts, as it always did")
+	require.NotEqual(t, c.ID, again.ID)
+	require.NoError(t, e.exhaust(f, 10))
 }

@@ -64,18 +64,18 @@ func approvals() []operation {
 			return err
 		}
 	}
-	// redeems: the grant reveals once, and the challenge makes no other.
+	// redeems: the grant reveals once, and afterwards the challenge makes no other.
 	redeems := func(with func(s shopkeeper) string) func(s shopkeeper, key apikey.Issued) error {
 		return func(s shopkeeper, key apikey.Issued) error {
-			if _, err := s.m.Confirm(s.ctx, question.ID, with(s)); !errors.Is(err, apikey.ErrChallenge) {
-				return fmt.Errorf("the challenge was answered again: %v", err)
-			}
 			req := apikey.RevealRequest{Key: key.Key.ID, Grant: grant}
 			if _, err := s.m.Reveal(s.ctx, req); err != nil {
 				return err
 			}
 			if _, err := s.m.Reveal(s.ctx, req); !errors.Is(err, apikey.ErrGrant) {
 				return fmt.Errorf("the grant was taken again: %v", err)
+			}
+			if _, err := s.m.Confirm(s.ctx, question.ID, with(s)); !errors.Is(err, apikey.ErrChallenge) {
+				return fmt.Errorf("the challenge was answered again: %v", err)
 			}
 			return nil
 		}
