@@ -302,16 +302,16 @@ func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (e ef
 		e.items, err = c.again(ctx)
 	} else {
 		e, err = c.first(ctx, a)
-		b.closed(c.open.ID)
 	}
-	if err != nil || c.next == nil {
-		return e, err
+	if err == nil && c.next != nil {
+		var kept StoreItem
+		kept, err = c.sealEnrolled(ctx, a, c.open.Factor, c.kept, c.next)
+		e.items = append(e.items, kept)
 	}
-	kept, err := c.sealEnrolled(ctx, a, c.open.Factor, c.kept, c.next)
-	if err != nil {
+	if err != nil { // the budget stays as it is: the challenge waits on
 		return effect{}, err
 	}
-	e.items = append(e.items, kept)
+	b.closed(c.open.ID)
 	return e, nil
 }
 
