@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,10 +28,10 @@ import (
 //   - Times are UTC in whole microseconds (the root truncates before Apply). The zero
 //     time means "none" and comes back as the zero time. Times of the years 1 to 9999
 //     are kept exactly; other times Apply keeps exactly or refuses with ErrInvalid. A
-//     time in a StoreFilter or for Purge may be any, and finer than a microsecond: it
-//     is compared as it is, and never cut to what a column holds. A time in a
-//     StoreUpkeep may be any; if it is finer than a microsecond, its whole microseconds
-//     count.
+//     time in a StoreFilter, in a StoreEventFilter or for Purge may be any, and finer
+//     than a microsecond: it is compared as it is, and never cut to what a column
+//     holds. A time in a StoreUpkeep may be any; if it is finer than a microsecond, its
+//     whole microseconds count.
 //   - Versions and Seq are 0 to 1<<63 - 1; a version begins at 1. Needs has 64 bits,
 //     and comes back with all of them.
 //   - Strings are valid UTF-8 without NUL, at most a few kilobytes, and come back byte
@@ -355,16 +356,43 @@ type StorePage struct {
 	Next    Cursor          // empty: this was the last page
 }
 
-// StoreEventFilter selects events; a zero field selects all.
+// StoreEventFilter selects events; a zero field selects all. The log of an account can
+// be long: a filter by Account and Actor, or by Account and a few Actions, should not
+// read through the rest of that log.
 type StoreEventFilter struct {
 	Account string
 	Mode    Mode
 	Key     KeyID
-	// Chain, together with Key: only events with a Seq, by Seq ascending.
+	// Actions selects the events that have one of these, at most 100. Their order means
+	// nothing, and a repeated one counts once.
+	Actions []Action
+	Actor   string // the actor's ID
+	// [Since, Before) selects by Time. Zero: no bound. If Since is not before Before, no
+	// event is selected.
+	Since, Before time.Time
+	// Chain, together with Key: only events with a Seq, by Seq ascending. The other
+	// fields select among them.
 	Chain bool
 
 	After Cursor
 	Limit int // 1 to 1000; 0: 100
+}
+
+// Match defines what a StoreEventFilter selects, without After and Limit. A store may
+// call it or express the same in its own query language.
+func (f StoreEventFilter) Match(e *StoreEvent) bool {
+	switch {
+	case f.Account != "" && e.Account != f.Account,
+		f.Mode != 0 && e.Mode != f.Mode,
+		!f.Key.IsZero() && e.Key != f.Key,
+		len(f.Actions) > 0 && !slices.Contains(f.Actions, e.Action),
+		f.Actor != "" && e.Actor != f.Actor,
+		!f.Since.IsZero() && e.Time.Before(f.Since),
+		!f.Before.IsZero() && !e.Time.Before(f.Before),
+		f.Chain && e.Seq == 0:
+		return false
+	}
+	return true
 }
 
 // StoreEventPage is one page of the activity log.

@@ -112,9 +112,7 @@ func (s *Store) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.S
 	}
 	shown, more := take(rows, limit, func(p place) bool {
 		e := s.events[p.id]
-		return (f.Account == "" || e.Account == f.Account) &&
-			(f.Mode == 0 || e.Mode == f.Mode) &&
-			(f.Key.IsZero() || e.Key == f.Key)
+		return f.Match(&e)
 	})
 	var page apikey.StoreEventPage
 	for _, p := range shown {

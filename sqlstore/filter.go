@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -113,24 +114,102 @@ func (b *builder) beyond(column, than string, page *position) {
 // events is the query of a page of the activity log: the newest events first, or a key's
 // chain from its beginning.
 func (b *builder) events(f apikey.StoreEventFilter, after *position, limit int) query {
-	b.add("SELECT ", b.fit, ", id, time, account, mode, key_id, credential, seq, actor, action, body, hash FROM apikey_events")
+	f.Actions = distinct(f.Actions)
+	if len(f.Actions) > 1 && f.Account != "" && f.Key.IsZero() {
+		b.eventsOfActions(f, after, limit)
+		return b.query()
+	}
+	b.add("SELECT ", b.fit, ", ", eventColumns, " FROM apikey_events")
+	b.log(f, after, limit)
+	return b.query()
+}
+
+const eventColumns = "id, time, account, mode, key_id, credential, seq, actor, action, body, hash"
+
+// eventsOfActions reads a page for each action, by the index of that action, and the
+// newest of all these. With one condition, action IN (…), an index could either find the
+// actions or be in the order of time: the engine would read through the account's whole
+// log for a rare action, or sort all events of a frequent one. Until the page is known,
+// only times and IDs are read, because MariaDB sorts rows with blobs on disk.
+func (b *builder) eventsOfActions(f apikey.StoreEventFilter, after *position, limit int) {
+	b.add("SELECT ", b.fit, ", ", eventColumns, " FROM (")
+	for i, action := range f.Actions {
+		if i > 0 {
+			b.add(" UNION ALL ")
+		}
+		one := f
+		one.Actions = []apikey.Action{action}
+		b.add("SELECT * FROM (SELECT time AS page_time, id AS page_id FROM apikey_events")
+		b.log(one, after, limit)
+		b.add(") of_action")
+	}
+	const order = " ORDER BY page_time DESC, page_id DESC LIMIT "
+	b.add(order, b.arg(limit), ") page JOIN apikey_events ON id = page_id", order, b.arg(limit))
+}
+
+// log adds the conditions of a filter, as [apikey.StoreEventFilter.Match] defines them,
+// and the order and the length of the page.
+func (b *builder) log(f apikey.StoreEventFilter, after *position, limit int) {
+	b.word = ""
+	column := func(name string) string { return name }
+	if !f.Key.IsZero() {
+		b.where("key_id = ", b.arg(f.Key[:]))
+		column = unindexed
+	}
 	if f.Account != "" {
-		b.where("account = ", b.arg(f.Account))
+		b.where(column("account"), " = ", b.arg(f.Account))
 	}
 	if f.Mode != 0 {
 		b.where("mode = ", b.arg(int64(f.Mode)))
 	}
-	if !f.Key.IsZero() {
-		b.where("key_id = ", b.arg(f.Key[:]))
+	if f.Actor != "" {
+		b.where(column("actor"), " = ", b.arg(f.Actor))
+	}
+	if len(f.Actions) > 0 {
+		b.where(column("action"), " IN (")
+		for i, action := range f.Actions {
+			b.add(comma(i), b.arg(string(action)))
+		}
+		b.add(")")
+	}
+	if !f.Since.IsZero() {
+		b.where(b.time("time", ">=", f.Since))
 	}
 	order := " ORDER BY time DESC, id DESC LIMIT "
 	if f.Chain {
 		order = " ORDER BY seq, id LIMIT "
 		b.where("seq <> 0")
+		b.before(f.Before)
 		b.above("seq", after)
 	} else {
-		b.below("time", after)
+		b.newest(f.Before, after)
 	}
 	b.add(order, b.arg(limit))
-	return b.query()
+}
+
+// unindexed hides a column of text from the indexes. A key has few events: to find them
+// by the account and another column, as SQLite would, can read far more.
+func unindexed(column string) string { return "COALESCE(" + column + ", '')" }
+
+// newest adds the upper bound of a page of the log: the time before which the events
+// are, or the place where the page continues, whichever is earlier. With both SQLite
+// would begin at one of them, and for each page read again what the pages before it had.
+func (b *builder) newest(before time.Time, page *position) {
+	if page == nil || !before.IsZero() && page.at >= ceil(before).micros {
+		b.before(before)
+		return
+	}
+	b.below("time", page)
+}
+
+func (b *builder) before(t time.Time) {
+	if !t.IsZero() {
+		b.where(b.time("time", "<", t))
+	}
+}
+
+// distinct sorts the actions and leaves out repeated ones, so that no event is found
+// twice.
+func distinct(actions []apikey.Action) []apikey.Action {
+	return slices.Compact(slices.Sorted(slices.Values(actions)))
 }

@@ -61,6 +61,55 @@ type operation struct {
 	sort bool // sorting one page after the joins is allowed
 }
 
+// searches are the filters of the log, each with the index that has to find its events.
+func searches(r apikey.StoreRecord, logged, chained apikey.Cursor) map[string]search {
+	some := []apikey.Action{apikey.ActionReveal, apikey.ActionRevoke, apikey.ActionRotate}
+	return map[string]search{
+		"actor":               {"apikey_events_actor", apikey.StoreEventFilter{Account: "m1", Actor: "ann"}},
+		"actor, mode":         {"apikey_events_actor", apikey.StoreEventFilter{Account: "m1", Actor: "ann", Mode: apikey.Live}},
+		"actor, next page":    {"apikey_events_actor", apikey.StoreEventFilter{Account: "m1", Actor: "ann", After: logged}},
+		"actor, since":        {"apikey_events_actor", apikey.StoreEventFilter{Account: "m1", Actor: "ann", Since: day}},
+		"action":              {"apikey_events_action", apikey.StoreEventFilter{Account: "m1", Actions: some[:1]}},
+		"actions":             {"apikey_events_action", apikey.StoreEventFilter{Account: "m1", Actions: some}},
+		"actions, next page":  {"apikey_events_action", apikey.StoreEventFilter{Account: "m1", Actions: some, After: logged}},
+		"actions, since":      {"apikey_events_action", apikey.StoreEventFilter{Account: "m1", Actions: some, Since: day, Before: day.Add(1)}},
+		"actor and actions":   {"apikey_events_act", apikey.StoreEventFilter{Account: "m1", Actor: "ann", Actions: some}},
+		"time":                {"apikey_events_account", apikey.StoreEventFilter{Account: "m1", Since: day, Before: day.Add(1)}},
+		"time, next page":     {"apikey_events_account", apikey.StoreEventFilter{Account: "m1", Since: day, Before: day.Add(1), After: logged}},
+		"all, actor, since":   {"apikey_events_time", apikey.StoreEventFilter{Actor: "ann", Since: day}},
+		"all, actions, since": {"apikey_events_time", apikey.StoreEventFilter{Actions: some, Since: day, After: logged}},
+		"key":                 {"apikey_events_key", apikey.StoreEventFilter{Key: r.ID, Account: "m1"}},
+		"key, actor":          {"apikey_events_key", apikey.StoreEventFilter{Key: r.ID, Account: "m1", Actor: "ann", Actions: some}},
+		"chain":               {"apikey_events_chain", apikey.StoreEventFilter{Key: r.ID, Account: "m1", Chain: true, Actor: "ann", Actions: some, Since: day, Before: day, After: chained}},
+	}
+}
+
+type search struct {
+	index  string
+	filter apikey.StoreEventFilter
+}
+
+// Each filter of the log is found by the index that is made for it, from the newest
+// event on, and nothing is sorted.
+func TestPlansOfTheLog(t *testing.T) {
+	db, p := proxyDB(t, file(t))
+	s := migrated(t, db)
+	r := create(t, s, "m1")
+	require.NoError(t, s.Apply(t.Context(), change(next(r))))
+	log, err := s.Events(t.Context(), apikey.StoreEventFilter{Limit: 1})
+	require.NoError(t, err)
+	chain, err := s.Events(t.Context(), apikey.StoreEventFilter{Key: r.ID, Chain: true, Limit: 1})
+	require.NoError(t, err)
+	for name, c := range searches(r, log.Next, chain.Next) {
+		p.record(nil)
+		require.NoError(t, logs(c.filter)(t.Context(), s))
+		require.Len(t, p.seen(), 1, name)
+		steps := strings.Join(explain(t, db, p.seen()[0]), "\n")
+		require.Contains(t, steps, "INDEX "+c.index, name)
+		t.Log(name + "\n" + steps)
+	}
+}
+
 func operations(t *testing.T, r apikey.StoreRecord, cursor, listed, logged, chained apikey.Cursor) []operation {
 	return []operation{
 		{"get", get(func(ctx context.Context, s *sqlstore.Store) (apikey.StoreRecord, error) { return s.Get(ctx, r.ID) }), false},

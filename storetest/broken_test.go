@@ -93,6 +93,36 @@ var mistakes = []mistake{
 	{"the last of a batch wins", "upkeep/listed twice", wrap(func(s apikey.Store) apikey.Store { return lastEntry{s} })},
 	{"batch stops", "upkeep/wrong old value", wrap(func(s apikey.Store) apikey.Store { return impatient{s} })},
 	{"sealed copy stays", "upkeep/ended", wrap(func(s apikey.Store) apikey.Store { return &hoarder{Store: s} })},
+	{"actor forgotten", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) { f.Actor = "" })},
+	{"actions forgotten", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) { f.Actions = nil })},
+	{"only the first action", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) { f.Actions = f.Actions[:min(1, len(f.Actions))] })},
+	{"since forgotten", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) { f.Since = time.Time{} })},
+	{"before forgotten", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) { f.Before = time.Time{} })},
+	{"before is included", "events/filters one by one", asked(func(f *apikey.StoreEventFilter) {
+		if !f.Before.IsZero() {
+			f.Before = f.Before.Add(time.Microsecond)
+		}
+	})},
+	{"actor or actions", "events/filters together", asked(func(f *apikey.StoreEventFilter) {
+		if len(f.Actions) > 0 {
+			f.Actor = ""
+		}
+	})},
+	{"a chain has no filters", "events/filters together", asked(func(f *apikey.StoreEventFilter) {
+		if f.Chain {
+			f.Actor, f.Actions, f.Since, f.Before = "", nil, time.Time{}, time.Time{}
+		}
+	})},
+	{"a repeated action counts twice", "events/repeated actions", wrap(func(s apikey.Store) apikey.Store { return union{s} })},
+	{"the cursor forgets the time", "events/cursors of filters", asked(func(f *apikey.StoreEventFilter) {
+		if f.After != "" {
+			f.Since, f.Before = time.Time{}, time.Time{}
+		}
+	})},
+	{"actors in any case", "strings/actors and actions", wrap(func(s apikey.Store) apikey.Store { return caseless{s} })},
+	{"log by whole microseconds", "times/far log filters", asked(func(f *apikey.StoreEventFilter) {
+		f.Since, f.Before = f.Since.Truncate(time.Microsecond), f.Before.Truncate(time.Microsecond)
+	})},
 	{"event dropped", "events/chain", wrap(func(s apikey.Store) apikey.Store { return forgetful{s} })},
 	{"body ends at zero", "events/body", wrap(func(s apikey.Store) apikey.Store { return cString{s} })},
 	{"lost answer is a conflict", "lost answers/same change", wrap(func(s apikey.Store) apikey.Store { return strict{s} })},
@@ -117,6 +147,53 @@ var lacking = []mistake{
 	{"no Purge", "purge", func(b *storetest.Backend) { b.Purge = nil }},
 	{"no In", "in_a_transaction", func(b *storetest.Backend) { b.In = nil }},
 	{"no Backup", "restored_backup", func(b *storetest.Backend) { b.Backup = nil }},
+}
+
+// asked makes a store that reads the log by another filter than it was asked for.
+func asked(change func(*apikey.StoreEventFilter)) func(*storetest.Backend) {
+	return wrap(func(s apikey.Store) apikey.Store { return misheard{s, change} })
+}
+
+type misheard struct {
+	apikey.Store
+	change func(*apikey.StoreEventFilter)
+}
+
+func (s misheard) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
+	s.change(&f)
+	return s.Store.Events(ctx, f)
+}
+
+// union reads each action that it is asked for by itself, as UNION ALL does.
+type union struct{ apikey.Store }
+
+func (s union) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
+	page, err := s.Store.Events(ctx, f)
+	var found []apikey.StoreEvent
+	for _, ev := range page.Events {
+		found = append(found, ev)
+		for i, action := range f.Actions {
+			if action == ev.Action && slices.Contains(f.Actions[:i], action) {
+				found = append(found, ev)
+			}
+		}
+	}
+	page.Events = found
+	return page, err
+}
+
+// caseless compares actors as a collation of a language does.
+type caseless struct{ apikey.Store }
+
+func (s caseless) Events(ctx context.Context, f apikey.StoreEventFilter) (apikey.StoreEventPage, error) {
+	actor := f.Actor
+	if actor == "" {
+		return s.Store.Events(ctx, f)
+	}
+	f.Actor, f.Limit = "", 1000
+	page, err := s.Store.Events(ctx, f)
+	page.Events = slices.DeleteFunc(page.Events, func(ev apikey.StoreEvent) bool { return !strings.EqualFold(ev.Actor, actor) })
+	return page, err
 }
 
 type signed struct{ apikey.Store }

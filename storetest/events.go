@@ -2,9 +2,11 @@ package storetest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/go-apikey/apikey"
 )
@@ -15,6 +17,10 @@ var events = []testCase{
 	{"body", "Body is kept verbatim: any bytes, up to 64 KiB", eventBody},
 	{"chain", "a chain is the events of a key that have a Seq, by Seq ascending, whatever their times", eventChain},
 	{"unique", "an event's ID is unique", eventUnique},
+	{"filters one by one", "every field of a StoreEventFilter selects what its Match selects", eventFilters},
+	{"filters together", "fields of a StoreEventFilter are joined by AND, as in its Match, also in a chain and by small pages", eventFiltersTogether},
+	{"repeated actions", "the order of Actions means nothing, and a repeated action counts once", eventRepeatedActions},
+	{"cursors of filters", "a page of a filter goes on after a cursor, whatever Since and Before are, and with another filter goes on at its place or is ErrInvalid", eventCursorsOfFilters},
 	{"outlive their record", "events stay when credentials are dropped and keys are revoked", eventsOutlive},
 }
 
@@ -126,6 +132,162 @@ func eventUnique(e *env) {
 	other.ID, other.Event.ID = one.ID, one.ID
 	e.conflicts("two events with one ID", one, other)
 	e.equal("Events", e.events(apikey.StoreEventFilter{}), []apikey.StoreEvent{*c.Event})
+}
+
+// crowd writes n events that differ in every field that a StoreEventFilter selects by,
+// and returns them, newest first, with two of their keys. The random numbers have a fixed
+// seed, so every run has the same events.
+func (e *env) crowd(n int) (all []apikey.StoreEvent, keys []apikey.KeyID) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	keys = []apikey.KeyID{NewKeyID(), NewKeyID()}
+	var changes []apikey.StoreChange
+	for i := range n {
+		c := e.note([]string{"acct", "other"}[rnd.IntN(2)])
+		ev := c.Event
+		ev.Mode = apikey.Mode(1 + rnd.IntN(2))
+		ev.Time = near[1+rnd.IntN(3)]
+		ev.Actor = []string{"ann", "Ann", "bob"}[rnd.IntN(3)]
+		ev.Action = []apikey.Action{apikey.ActionIssue, apikey.ActionIssue, apikey.ActionRotate, "key.Rotate", apikey.ActionReveal}[rnd.IntN(5)]
+		if i%2 == 0 {
+			ev.Key = keys[rnd.IntN(2)]
+		}
+		if i%3 == 0 {
+			ev.Seq = uint64(i + 1)
+		}
+		changes, all = append(changes, c), append(all, *ev)
+	}
+	e.apply(changes...)
+	slices.SortFunc(all, newerEvent)
+	return all, keys
+}
+
+func newerEvent(a, b apikey.StoreEvent) int {
+	return cmp.Or(b.Time.Compare(a.Time), bytes.Compare(b.ID[:], a.ID[:]))
+}
+
+// finds checks that Events returns the events for which the filter's Match is true, in
+// their order. With mustTell, the filter must match some of the events and not all.
+func (e *env) finds(f apikey.StoreEventFilter, all []apikey.StoreEvent, mustTell bool) {
+	e.Helper()
+	var want []apikey.StoreEvent
+	for _, ev := range all {
+		if f.Match(&ev) {
+			want = append(want, ev)
+		}
+	}
+	if mustTell && (len(want) == 0 || len(want) == len(all)) {
+		e.Fatalf("storetest: %+v selects %d of %d: the case proves nothing", f, len(want), len(all))
+	}
+	if f.Chain {
+		slices.SortFunc(want, func(a, b apikey.StoreEvent) int { return cmp.Compare(a.Seq, b.Seq) })
+	}
+	e.equal(fmt.Sprintf("Events with %+v", f), e.events(f), want)
+}
+
+func eventFilters(e *env) {
+	all, keys := e.crowd(100)
+	filters := []apikey.StoreEventFilter{
+		{Account: "acct"}, {Mode: apikey.Test}, {Key: keys[0]}, {Key: keys[1], Chain: true},
+		{Actions: []apikey.Action{apikey.ActionReveal}}, {Actions: []apikey.Action{apikey.ActionReveal, apikey.ActionRotate, "none"}},
+		{Actor: "ann"}, {Since: near[2]}, {Since: near[3]}, {Before: near[2]}, {Before: near[3]},
+	}
+	everyField[apikey.StoreEventFilter](e, filters)
+	for _, f := range filters {
+		for _, f.Limit = range []int{3, 50} {
+			e.finds(f, all, true)
+		}
+	}
+	for _, f := range []apikey.StoreEventFilter{
+		{Actions: []apikey.Action{""}}, {Actions: []apikey.Action{"none", "nor this"}, Account: "acct"}, {Actions: []apikey.Action{}},
+		{Actor: "nobody"}, {Since: near[3].Add(1)}, {Before: near[1]}, {Since: near[3], Before: near[2]}, {Since: near[2], Before: near[2]},
+	} {
+		e.finds(f, all, false) // matches no event, or all
+	}
+}
+
+func eventFiltersTogether(e *env) {
+	all, keys := e.crowd(150)
+	rnd := rand.New(rand.NewPCG(7, 8))
+	some := func() bool { return rnd.IntN(3) == 0 }
+	told := 0
+	for range 120 {
+		f := apikey.StoreEventFilter{Limit: []int{0, 1, 4, 50}[rnd.IntN(4)]}
+		if rnd.IntN(3) > 0 {
+			f.Account = "acct"
+		}
+		if some() {
+			f.Mode = apikey.Mode(1 + rnd.IntN(2))
+		}
+		if some() {
+			f.Actor = []string{"ann", "Ann", "bob"}[rnd.IntN(3)]
+		}
+		for range rnd.IntN(4) {
+			f.Actions = append(f.Actions, []apikey.Action{apikey.ActionIssue, apikey.ActionRotate, apikey.ActionReveal, "key.rotate", "none"}[rnd.IntN(5)])
+		}
+		if some() {
+			f.Key = keys[rnd.IntN(2)]
+			f.Chain = some()
+		}
+		if some() {
+			f.Since = near[rnd.IntN(4)]
+		}
+		if some() {
+			f.Before = near[rnd.IntN(4)].Add(time.Duration(rnd.IntN(2)))
+		}
+		if slices.ContainsFunc(all, func(ev apikey.StoreEvent) bool { return f.Match(&ev) }) {
+			told++
+		}
+		e.finds(f, all, false)
+	}
+	if told < 60 {
+		e.Errorf("storetest: only %d filters match something", told)
+	}
+}
+
+func eventRepeatedActions(e *env) {
+	all, _ := e.crowd(60)
+	a, b := apikey.ActionReveal, apikey.ActionRotate
+	for _, account := range []string{"", "acct"} {
+		for _, actions := range [][]apikey.Action{{a, b}, {b, a}, {b, a, a, b}, {a, a}} {
+			e.finds(apikey.StoreEventFilter{Account: account, Actions: actions, Limit: 4}, all, true)
+		}
+	}
+	given := []apikey.Action{b, a, b}
+	_, err := e.Store.Events(e.ctx, apikey.StoreEventFilter{Account: "acct", Actions: given})
+	e.ok(err)
+	e.equal("the caller's Actions", given, []apikey.Action{b, a, b})
+}
+
+func eventCursorsOfFilters(e *env) {
+	all, _ := e.crowd(60)
+	filters := []apikey.StoreEventFilter{
+		{Account: "acct"}, {Account: "acct", Actor: "ann"}, {Account: "acct", Actions: []apikey.Action{apikey.ActionIssue, apikey.ActionReveal}},
+		{Account: "acct", Since: near[2]}, {Account: "acct", Before: near[2]}, {Account: "acct", Before: near[3]}, {Account: "acct", Since: near[2], Before: near[3]},
+	}
+	for _, from := range filters {
+		from.Limit = 4
+		page, err := e.Store.Events(e.ctx, from)
+		e.ok(err)
+		if page.Next == "" {
+			e.Fatalf("storetest: %+v has one page", from)
+		}
+		last := page.Events[len(page.Events)-1]
+		for _, f := range filters {
+			f.After, f.Limit = page.Next, 1000
+			got, err := e.Store.Events(e.ctx, f)
+			if err != nil {
+				e.fails("Events after a page of another filter", err, apikey.ErrInvalid)
+				continue
+			}
+			var want []apikey.StoreEvent
+			for _, ev := range all {
+				if newerEvent(last, ev) < 0 && f.Match(&ev) {
+					want = append(want, ev)
+				}
+			}
+			e.equal(fmt.Sprintf("Events with %+v after a page of %+v", f, from), got.Events, want)
+		}
+	}
 }
 
 func eventsOutlive(e *env) {

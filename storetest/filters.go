@@ -187,13 +187,13 @@ func filtersAlone(e *env) {
 	}
 }
 
-// everyField fails if a StoreFilter has a field that none of the filters sets.
-func everyField(e *env, filters []apikey.StoreFilter) {
-	for i := range reflect.TypeFor[apikey.StoreFilter]().NumField() {
-		name := reflect.TypeFor[apikey.StoreFilter]().Field(i).Name
-		set := slices.ContainsFunc(filters, func(f apikey.StoreFilter) bool { return !reflect.ValueOf(f).Field(i).IsZero() })
+// everyField fails if a type of filter has a field that none of the filters sets.
+func everyField[F apikey.StoreFilter | apikey.StoreEventFilter](e *env, filters []F) {
+	for i := range reflect.TypeFor[F]().NumField() {
+		name := reflect.TypeFor[F]().Field(i).Name
+		set := slices.ContainsFunc(filters, func(f F) bool { return !reflect.ValueOf(f).Field(i).IsZero() })
 		if !set && name != "After" && name != "Limit" {
-			e.Fatalf("storetest: no case is about StoreFilter.%s", name)
+			e.Fatalf("storetest: no case is about %s.%s", reflect.TypeFor[F]().Name(), name)
 		}
 	}
 }

@@ -14,6 +14,7 @@ var hostileStrings = []testCase{
 	{"events", "any valid UTF-8 without NUL comes back byte for byte from every column of an event", stringsInEvents},
 	{"items", "any valid UTF-8 without NUL comes back byte for byte from every column of an item, and names it exactly", stringsInItems},
 	{"accounts", "accounts compare byte by byte", stringsAsAccounts},
+	{"actors and actions", "Actor and Actions of a StoreEventFilter compare byte by byte", stringsAsActors},
 	{"hashes", "OldHash compares byte by byte", stringsAsHashes},
 	{"KEKs", "SealedKEKNot compares byte by byte", stringsAsKEKs},
 	{"IDs", "IDs are sixteen bytes of any value and compare byte by byte", bytesAsIDs},
@@ -130,6 +131,30 @@ func stringsAsAccounts(e *env) {
 	for account, r := range records {
 		e.equal(fmt.Sprintf("List of %.20q", account), e.list(apikey.StoreFilter{Account: account}), []apikey.StoreRecord{r})
 		e.equal(fmt.Sprintf("Events of %.20q", account), len(e.events(apikey.StoreEventFilter{Account: account})), 1)
+	}
+}
+
+func stringsAsActors(e *env) {
+	texts := append(hostile[:len(hostile):len(hostile)], strings.Repeat("x", 64), strings.Repeat("x", 63)+"X")
+	key := NewKeyID()
+	want := map[string]apikey.StoreEvent{}
+	for i, s := range texts {
+		c := e.note([]string{"acct", "Acct"}[i%2])
+		c.Event.Actor, c.Event.Action, c.Event.Key = s, apikey.Action(s), key
+		e.apply(c)
+		want[s] = *c.Event
+	}
+	for s, ev := range want {
+		for what, f := range map[string]apikey.StoreEventFilter{
+			"Actor": {Actor: s}, "Actor of an account": {Actor: s, Account: ev.Account}, "Actor and key": {Actor: s, Account: ev.Account, Key: key},
+			"Actions": {Actions: []apikey.Action{ev.Action}}, "Actions of an account": {Actions: []apikey.Action{ev.Action, "none"}, Account: ev.Account},
+			"Actions and key": {Actions: []apikey.Action{ev.Action, "none"}, Account: ev.Account, Key: key},
+		} {
+			e.equal(fmt.Sprintf("%s %.20q", what, s), e.events(f), []apikey.StoreEvent{ev})
+		}
+	}
+	for _, f := range []apikey.StoreEventFilter{{Actor: strings.Repeat("x", 300)}, {Actions: []apikey.Action{apikey.Action(strings.Repeat("x", 300)), "none"}, Account: "acct"}} {
+		e.equal("Events of a text that is longer than any", len(e.events(f)), 0)
 	}
 }
 

@@ -17,6 +17,7 @@ var times = []testCase{
 	{"zero", "the zero time is none and comes back as the zero time; the first instant of 1970 is a time", timesZero},
 	{"order", "lists are ordered and filtered by time also before 1970", timesOrder},
 	{"far filters", "a time in a StoreFilter may be any, finer than a microsecond and beyond what a column holds: what Filter.Match selects is selected", timesFarFilters},
+	{"far log filters", "a time in a StoreEventFilter may be any, finer than a microsecond and beyond what a column holds", timesFarLogFilters},
 	{"far values", "Apply refuses a time that it cannot keep with ErrInvalid, and writes nothing; it never keeps another", timesFarValues},
 	{"far uses", "Upkeep takes any time of use: a later one than the store's clock is that clock's, one before the year 1 is none", timesFarUses},
 	{"far purges", "Purge takes any time in the past; one in the future is ErrInvalid, however far", timesFarPurges},
@@ -130,8 +131,7 @@ func timesOrder(e *env) {
 	}
 }
 
-// timesFarFilters filters by every field of a StoreFilter that is a time. It finds these
-// fields by reflection.
+// timesFarFilters filters by every field of a StoreFilter that is a time.
 func timesFarFilters(e *env) {
 	var records []apikey.StoreRecord
 	for _, t := range append(slices.Clone(instants), epoch) {
@@ -142,19 +142,50 @@ func timesFarFilters(e *env) {
 	none := e.record("acct")
 	e.apply(e.write(none))
 	records = append(records, none)
+	eachFarTime(e, func(f apikey.StoreFilter) { e.selects(f, records, false) })
+}
+
+// eachFarTime calls ask with filters that have a far time in one of their fields. It
+// finds these fields by reflection.
+func eachFarTime[F apikey.StoreFilter | apikey.StoreEventFilter](e *env, ask func(F)) {
 	asked := 0
-	for i := range reflect.TypeFor[apikey.StoreFilter]().NumField() {
+	for i := range reflect.TypeFor[F]().NumField() {
 		for _, t := range far {
-			var f apikey.StoreFilter
+			var f F
 			if field, is := reflect.ValueOf(&f).Elem().Field(i).Addr().Interface().(*time.Time); is {
 				*field = t
-				e.selects(f, records, false)
+				ask(f)
 				asked++
 			}
 		}
 	}
 	if asked == 0 {
-		e.Error("storetest: a StoreFilter has no times")
+		e.Errorf("storetest: a %s has no times", reflect.TypeFor[F]().Name())
+	}
+}
+
+// timesFarLogFilters also goes through the pages: a page may end at the far time.
+func timesFarLogFilters(e *env) {
+	var all []apikey.StoreEvent
+	for _, t := range append(slices.Clone(instants), epoch) {
+		c := e.note("acct")
+		c.Event.Time = t
+		e.apply(c)
+		all = append(all, *c.Event)
+	}
+	slices.SortFunc(all, newerEvent)
+	ask := func(f apikey.StoreEventFilter) {
+		for _, f.Limit = range []int{1, 50} {
+			for _, f.Account = range []string{"", "acct"} {
+				e.finds(f, all, false)
+			}
+		}
+	}
+	eachFarTime(e, ask)
+	for _, t := range instants { // and times that are there
+		for _, f := range []apikey.StoreEventFilter{{Since: t}, {Before: t}, {Since: t, Before: t.Add(1)}, {Since: t.Add(-1), Before: t}} {
+			ask(f)
+		}
 	}
 }
 
