@@ -1,9 +1,6 @@
 package apikey
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -163,26 +160,6 @@ func (s session) validMetadata(r *StoreRecord) error {
 	return nil
 }
 
-// selectable refuses a mode, kind, state or pepper that no key has. A filter with it
-// would find nothing, and a caller of RevokeAll would believe that all keys are
-// revoked. The zero values select all. The limit is checked as well.
-func (f StoreFilter) selectable() error {
-	var mode, kind, state, slot error
-	if f.Mode != 0 && f.Mode != Live && f.Mode != Test {
-		mode = wrong("mode", InvalidUnknown, "no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
-	}
-	if f.Kind != 0 && f.Kind != Secret && f.Kind != Publishable {
-		kind = wrong("kind", InvalidUnknown, "no key is of kind %d: want Secret or Publishable, or leave Kind out for both", f.Kind)
-	}
-	if f.State > Revoked {
-		state = wrong("state", InvalidUnknown, "no key is in state %d: want Active, Suspended or Revoked, or leave State out for all", f.State)
-	}
-	if f.Pepper > MaxPepperSlot {
-		slot = wrong("pepper", InvalidOutOfRange, "Pepper is slot %d: want 1 to %d, or 0 for all", f.Pepper, MaxPepperSlot).within(0, MaxPepperSlot)
-	}
-	return allWrong(mode, kind, state, slot, batchSize(f.Limit))
-}
-
 // maxBatch is the most that one call reads of a table; a limit of 0 is usualBatch.
 const (
 	maxBatch   = 1000
@@ -307,52 +284,4 @@ func (s session) validRotateMonths(r *StoreRecord) error {
 		return wrong("rotate_months", InvalidOutOfRange, "RotateMonths is %d: want 0 (never) to %d", r.RotateMonths, most).within(0, most)
 	}
 	return nil
-}
-
-// placed returns the filter with the store's cursor, and what a cursor of this filter is
-// bound to. It refuses what no store should be asked.
-func (f StoreFilter) placed(cursor Cursor) (placed StoreFilter, bind string, err error) {
-	limit := f.Limit
-	f.Limit = 0
-	bind = fmt.Sprint("keys", f)
-	f.Limit = limit
-	after, err := openCursor(cursor, bind)
-	err = allWrong(f.selectable(), err)
-	f.After = after
-	return f, bind, err
-}
-
-// sealCursor binds a store's cursor to one list: that of an account and its filter.
-// Nothing in a cursor is secret, and accounts are compared anyway. The binding makes a
-// cursor of another list an error instead of a wrong page.
-func sealCursor(c Cursor, bind string) Cursor {
-	if c == "" {
-		return ""
-	}
-	sum := sha256.Sum256([]byte(bind + "\x00" + string(c)))
-	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
-}
-
-func openCursor(c Cursor, bind string) (Cursor, error) {
-	if c == "" {
-		return "", nil
-	}
-	_, inner, _ := strings.Cut(string(c), ".")
-	if inner == "" || sealCursor(Cursor(inner), bind) != c {
-		return "", otherList()
-	}
-	return Cursor(inner), nil
-}
-
-func otherList() error {
-	return wrong("cursor", InvalidOtherList, "cursor is not of this list: pass Next of the page before, with the same filter")
-}
-
-// pageError makes an error of a store's list one of ours. The binding in a cursor is no
-// MAC: somebody can write a cursor that openCursor takes and the store does not.
-func pageError(after Cursor, err error) error {
-	if after != "" && errors.Is(err, ErrInvalid) {
-		return otherList()
-	}
-	return storeError(err)
 }

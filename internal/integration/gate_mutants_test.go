@@ -108,7 +108,7 @@ var gateMutants = []mutant{
 		old:   "pickHasher(c.settings.Hashers[:1], encoded) == nil {",
 		new:   "encoded == \"\" {",
 		tests: "TestFound13HashersThatCannotWork"},
-	{name: "a filter that no key matches ends all", file: "manager_fields.go",
+	{name: "a filter that no key matches ends all", file: "manager_list.go",
 		old:   "if f.Mode != 0 && f.Mode != Live && f.Mode != Test {",
 		new:   "if false {",
 		tests: "TestFound13RevokeAllSelectsWhatThereIs"},

@@ -272,7 +272,7 @@ var stepUpMutants = []mutant{
 		old:   "if r.RotateMonths == 0 || c.Ended || c.NotBefore.IsZero() {",
 		new:   "if r.RotateMonths == 0 || c.NotBefore.IsZero() {",
 		tests: "TestFound17ACalledOff"},
-	{name: "a planned rotation is due all the same", file: "manager.go",
+	{name: "a planned rotation is due all the same", file: "manager_list.go",
 		old:   "page.Records[i].due(s.skew).After(f.DueBefore)",
 		new:   "page.Records[i].RotateDue.After(f.DueBefore)",
 		tests: "TestFound17ACalledOff"},
