@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -220,14 +221,57 @@ func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
 	}
 }
 
-// EventsRequest selects a page of the activity log, newest first.
+// EventsRequest selects a page of the activity log, newest first. Zero fields select all.
 type EventsRequest struct {
 	// Account: empty is the actor's own and, for an Operator, every account.
 	Account string
-	Mode    Mode   // zero: both
-	Key     KeyID  // zero: all keys
-	Cursor  Cursor // EventList.Next of the page before; empty: begin with the newest
-	Limit   int    // 1 to 1000; 0: 100
+	Mode    Mode // zero: both
+	Key     KeyID
+	// Actions selects the events that have one of these. Their order means nothing.
+	Actions []Action
+	Actor   string // the actor's ID
+	// Since and Before select the events at or after Since, and before Before. An
+	// Operator who names neither Account nor Key gives Since too, together with Actions
+	// or Actor: all events since then are read.
+	Since, Before time.Time
+	Cursor        Cursor // EventList.Next of the page before; empty: begin with the newest
+	Limit         int    // 1 to 1000; 0: 100
+}
+
+// filter returns the request in its one form: two requests that select the same have the
+// same cursors.
+func (r EventsRequest) filter(account string) StoreEventFilter {
+	return StoreEventFilter{
+		Account: account, Mode: r.Mode, Key: r.Key, Actor: r.Actor, Limit: r.Limit,
+		Actions: slices.Compact(slices.Sorted(slices.Values(r.Actions))),
+		Since:   r.Since.Round(0).UTC(), Before: r.Before.Round(0).UTC(), // no zone and no monotonic clock
+	}
+}
+
+// selectable refuses what no event has, and what would read the log of all accounts.
+func (f StoreEventFilter) selectable() error {
+	var since, before error
+	if searched := f.Actor != "" || len(f.Actions) > 0; searched && f.Account == "" && f.Key.IsZero() && f.Since.IsZero() {
+		since = wrong("since", InvalidRequired, "Actor and Actions of every account need a Since: all events since then are read. Or name the Account")
+	}
+	if !f.Before.IsZero() && !f.Since.Before(f.Before) {
+		before = wrong("before", InvalidContradiction, "Before is not after Since, so no event is selected")
+	}
+	return allWrong((StoreFilter{Mode: f.Mode, Limit: f.Limit}).selectable(), knownActions(f.Actions),
+		storableText("actor", f.Actor, maxID), since, before)
+}
+
+func knownActions(asked []Action) error {
+	for _, a := range asked {
+		if !slices.Contains(actions, a) {
+			unknown := wrong("actions", InvalidUnknown, "there is no action %s", quote(string(a))).part(string(a))
+			for _, known := range actions {
+				unknown.Known = append(unknown.Known, string(known))
+			}
+			return unknown
+		}
+	}
+	return nil
 }
 
 // EventList is one page of the activity log.
@@ -244,22 +288,11 @@ type EventList struct {
 //   - ErrInvalid: also when Cursor is of another list
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0).reading(func(a Actor, _ *StoreRecord) error {
-		f := StoreEventFilter{Account: accountOf(a, req.Account), Mode: req.Mode, Key: req.Key}
-		bind := fmt.Sprint("events", f)
-		f.Limit = req.Limit
-		var err error
-		f.After, err = openCursor(req.Cursor, bind)
-		if err = allWrong((StoreFilter{Mode: f.Mode, Limit: f.Limit}).selectable(), err); err != nil {
+		page, err := m.logPage(ctx, req.filter(accountOf(a, req.Account)), req.Cursor)
+		if err != nil {
 			return err
 		}
-		page, err := m.settings.Store.Events(ctx, f)
-		if err != nil {
-			return pageError(f.After, err)
-		}
-		if !req.Key.IsZero() && req.Cursor == "" && len(page.Events) == 0 {
-			return ErrNotFound // every key has an event, also one that was purged
-		}
-		list = EventList{Events: make([]Event, 0, len(page.Events)), Next: sealCursor(page.Next, bind)}
+		list = EventList{Events: make([]Event, 0, len(page.Events)), Next: page.Next}
 		look := m.examiner(ctx)
 		for i := range page.Events {
 			l, err := look.at(&page.Events[i])
@@ -271,6 +304,41 @@ func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList
 		return nil
 	}))
 	return list, err
+}
+
+// logPage reads a page of the log, unless it refuses the filter. The cursor of the page
+// fits this filter alone.
+func (m *Manager) logPage(ctx context.Context, f StoreEventFilter, cursor Cursor) (StoreEventPage, error) {
+	same := f
+	same.Limit = 0
+	bind := fmt.Sprintf("events %#v", same)
+	after, err := openCursor(cursor, bind)
+	if err := allWrong(f.selectable(), err); err != nil {
+		return StoreEventPage{}, err
+	}
+	f.After = after
+	page, err := m.settings.Store.Events(ctx, f)
+	if err != nil {
+		return StoreEventPage{}, pageError(after, err)
+	}
+	if !f.Key.IsZero() && after == "" && len(page.Events) == 0 {
+		return StoreEventPage{}, m.everLogged(ctx, f)
+	}
+	page.Next = sealCursor(page.Next, bind)
+	return page, nil
+}
+
+// everLogged returns ErrNotFound if the account has no event at all of the key: every
+// key has one, also one that was purged.
+func (m *Manager) everLogged(ctx context.Context, f StoreEventFilter) error {
+	page, err := m.settings.Store.Events(ctx, StoreEventFilter{Account: f.Account, Mode: f.Mode, Key: f.Key, Limit: 1})
+	switch {
+	case err != nil:
+		return storeError(err)
+	case len(page.Events) == 0:
+		return ErrNotFound
+	}
+	return nil
 }
 
 // examiner checks stored events, one by one.

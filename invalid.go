@@ -28,10 +28,11 @@ type InvalidError struct {
 	Value string
 	// Min and Max are the bounds, inclusive, if the Code has bounds: bytes for
 	// InvalidTooLong and InvalidValueTooLong, entries for InvalidTooMany; for
-	// InvalidOutOfRange the number itself, and for "overlap" seconds.
+	// InvalidOutOfRange the number itself, or the seconds of a duration.
 	Min, Max int
-	// Known lists what the caller may have meant: abilities of the Catalog for
-	// InvalidUnknown, the factors that approve the action for InvalidUnusable.
+	// Known lists what the caller may have meant: for InvalidUnknown the nearest
+	// abilities of the Catalog, or all actions; for InvalidUnusable the factors that
+	// approve the action.
 	Known []string
 
 	text string // for developers: may name Go fields and settings

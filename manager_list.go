@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,14 +24,24 @@ type ListRequest struct {
 	NeverUsed      bool
 	UnusedSince    time.Time // created before it, and not used at or after it
 	ExpiringBefore time.Time // has an expiry, which is before it
-	// NotExpiredAt selects keys that do not expire at or before it. With State: Active
-	// and the present time, it selects the keys that can be used now.
-	NotExpiredAt time.Time
-	DueBefore    time.Time // Info.RotateDue is at or before it; a page may have fewer keys than Limit
-	Pepper       uint8     // the MAC or a token that has not ended is of this pepper slot
-	Untagged     bool      // a token that has not ended was made without a pepper
-	Cursor       Cursor    // KeyList.Next of the page before; empty: begin with the newest
-	Limit        int       // 1 to 1000; 0: 100
+	NotExpiredAt   time.Time // does not expire at or before it
+	DueBefore      time.Time // Info.RotateDue is at or before it
+
+	// The next five are relative to the instant at which the first page was asked for.
+	// KeyList.Next carries that instant, so the pages of one walk are all about the same
+	// one, whenever they are asked for. A duration is at most 50 years.
+	Usable         bool          // [Info.Status] is StatusActive or StatusExpiring
+	Expired        bool          // Info.Status is StatusExpired
+	ExpiringWithin time.Duration // Info.Status is StatusExpiring, with this as soon
+	UnusedFor      time.Duration // as UnusedSince, this long ago
+	DueWithin      time.Duration // as DueBefore, this long from then
+
+	Pepper   uint8  // the MAC or a token that has not ended is of this pepper slot
+	Untagged bool   // a token that has not ended was made without a pepper
+	Cursor   Cursor // KeyList.Next of the page before; empty: begin with the newest
+	// Limit is 1 to 1000; 0: 100. With DueBefore, DueWithin, Usable or ExpiringWithin a
+	// page may have fewer keys, or none, and yet not be the last.
+	Limit int
 }
 
 // KeyList is one page of keys.
@@ -50,30 +61,122 @@ func (m *Manager) List(ctx context.Context, req ListRequest) (KeyList, error) {
 
 func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err error) {
 	err = s.do(ctx, ofAnyAccount(ActionRead, req.Account).in(req.Mode, req.Kind).reading(func(a Actor, _ *StoreRecord) error {
-		f := req.filter(accountOf(a, req.Account))
-		var unnamed error
+		asked, cursor, refused := req.instant(s.settings.Now())
+		f := req.filter(accountOf(a, req.Account), asked)
 		if f.NameContains != "" && f.Account == "" {
-			unnamed = wrong("account", InvalidRequired, "NameContains needs an Account")
+			refused = allWrong(wrong("account", InvalidRequired, "NameContains needs an Account"), refused)
 		}
-		page, err := s.listPage(ctx, f, req.Cursor, unnamed)
+		page, err := s.listPage(ctx, f, cursor, allWrong(req.relatives(), refused))
 		if err != nil {
 			return err
 		}
-		list = KeyList{Keys: make([]Info, 0, len(page.Records)), Damaged: page.Damaged, Next: page.Next}
+		list = KeyList{Keys: make([]Info, 0, len(page.Records)), Damaged: page.Damaged, Next: req.next(asked, page.Next)}
 		for i := range page.Records {
-			list.Keys = append(list.Keys, s.describeAll(&page.Records[i], s.settings.Now()))
+			info := s.describeAll(&page.Records[i], s.settings.Now())
+			if req.usable() && info.waits(asked) {
+				continue // a store does not look at the times of tokens
+			}
+			list.Keys = append(list.Keys, info)
 		}
 		return nil
 	}))
 	return list, err
 }
 
-func (r ListRequest) filter(account string) StoreFilter {
-	return StoreFilter{
+// filter returns what the request selects if its first page was asked for at asked.
+func (r ListRequest) filter(account string, asked time.Time) StoreFilter {
+	f := StoreFilter{
 		Account: account, Mode: r.Mode, Kind: r.Kind, State: r.State, NameContains: r.NameContains,
 		NeverUsed: r.NeverUsed, UnusedSince: micros(r.UnusedSince), ExpiringBefore: micros(r.ExpiringBefore),
 		NotExpiredAt: micros(r.NotExpiredAt), DueBefore: micros(r.DueBefore), Pepper: r.Pepper, Untagged: r.Untagged, Limit: r.Limit,
 	}
+	switch {
+	case r.Expired:
+		f.State, f.ExpiringBefore = Active, asked.Add(time.Nanosecond) // at asked it has expired
+	case r.usable():
+		f.State, f.NotExpiredAt = Active, asked
+	}
+	if r.ExpiringWithin != 0 {
+		f.ExpiringBefore = asked.Add(r.ExpiringWithin)
+	}
+	if r.UnusedFor != 0 {
+		f.UnusedSince = asked.Add(-r.UnusedFor)
+	}
+	if r.DueWithin != 0 {
+		f.DueBefore = asked.Add(r.DueWithin)
+	}
+	return f
+}
+
+// usable reports whether only keys are selected that can be used.
+func (r ListRequest) usable() bool { return r.Usable || r.ExpiringWithin != 0 }
+
+// relative reports whether the list depends on when it is asked for.
+func (r ListRequest) relative() bool {
+	return r.usable() || r.Expired || r.UnusedFor != 0 || r.DueWithin != 0
+}
+
+// longest bounds a relative filter. Seconds of it fit into an int of 32 bits.
+const longest = 50 * 365 * 24 * time.Hour
+
+// relatives refuses relative filters that are out of range, or that another field of the
+// request excludes.
+func (r ListRequest) relatives() error {
+	unusable := r.State == Suspended || r.State == Revoked
+	expiry := !r.NotExpiredAt.IsZero() || !r.ExpiringBefore.IsZero()
+	return allWrong(
+		excluded("usable", r.Usable, unusable || !r.NotExpiredAt.IsZero(), "another State or NotExpiredAt"),
+		excluded("expired", r.Expired, unusable || expiry || r.Usable, "another State, Usable, NotExpiredAt or ExpiringBefore"),
+		tooLasting("expiring_within", r.ExpiringWithin, unusable || expiry || r.Expired, "another State, Expired, NotExpiredAt or ExpiringBefore"),
+		tooLasting("unused_for", r.UnusedFor, !r.UnusedSince.IsZero(), "UnusedSince"),
+		tooLasting("due_within", r.DueWithin, !r.DueBefore.IsZero(), "DueBefore"),
+	)
+}
+
+func excluded(field string, set, contradicted bool, by string) error {
+	if set && contradicted {
+		return wrong(field, InvalidContradiction, "%s excludes %s", strings.ReplaceAll(field, "_", " "), by)
+	}
+	return nil
+}
+
+func tooLasting(field string, d time.Duration, contradicted bool, by string) error {
+	if d < 0 || d > longest {
+		return wrong(field, InvalidOutOfRange, "%s is %v: want up to 50 years, or 0 for all", strings.ReplaceAll(field, "_", " "), d).within(0, int(longest/time.Second))
+	}
+	return excluded(field, d != 0, contradicted, by)
+}
+
+// instant returns the instant that relative filters are about, and the cursor without
+// it. It is the clock's for a first page, and then that of the first page, which next has
+// written before the cursor.
+//
+// Whoever alters the instant changes what the filter selects, and the rest of the cursor
+// does not fit: see placed. The binding is no MAC, and need not be: somebody who forges a
+// cursor gets a list of the same account that UnusedSince and its neighbours can select
+// as well.
+func (r ListRequest) instant(clock time.Time) (asked time.Time, inner Cursor, err error) {
+	switch {
+	case !r.relative():
+		return time.Time{}, r.Cursor, nil
+	case r.Cursor == "":
+		return micros(clock), "", nil
+	}
+	text, rest, _ := strings.Cut(string(r.Cursor), ".")
+	n, _ := strconv.ParseInt(text, 36, 64)
+	asked = time.UnixMicro(n).UTC()
+	if rest == "" || r.next(asked, Cursor(rest)) != r.Cursor || asked.Add(-longest).Before(firstInstant) || asked.Add(longest).After(lastInstant) {
+		return micros(clock), "", otherList()
+	}
+	return asked, Cursor(rest), nil
+}
+
+// next puts the instant of a relative list before the cursor of its next page.
+func (r ListRequest) next(asked time.Time, c Cursor) Cursor {
+	if c == "" || !r.relative() {
+		return c
+	}
+	return Cursor(strconv.FormatInt(asked.UnixMicro(), 36)) + "." + c
 }
 
 // listPage lists records, unless the caller or the filter refuses the request. Records

@@ -106,6 +106,11 @@ func (e *env) shared(m issuer, key apikey.Info) []refusal {
 	nobody := provision
 	nobody.Account = ""
 	list := apikey.ListRequest{Mode: 9, Kind: 9, State: 9, Pepper: 255, NameContains: "x", Cursor: "x.y", Limit: -1}
+	relative := apikey.ListRequest{
+		State: apikey.Revoked, Usable: true, Expired: true, ExpiringWithin: time.Hour, UnusedFor: time.Hour, UnusedSince: past,
+		DueWithin: time.Hour, DueBefore: past, Cursor: "x.y.z",
+	}
+	lasting := apikey.ListRequest{ExpiringWithin: -1, UnusedFor: 51 * 365 * 24 * time.Hour, DueWithin: 1<<63 - 1}
 	rotate := apikey.RotateRequest{Key: key.ID, At: past, Overlap: -1}
 	late := apikey.RotateRequest{Key: key.ID, At: future.AddDate(9000, 0, 0), Overlap: 8 * 24 * time.Hour}
 	return []refusal{
@@ -116,6 +121,13 @@ func (e *env) shared(m issuer, key apikey.Info) []refusal {
 		{"Provision for no account", nobody, func() error { return drop(m.Provision(staff(), nobody)) }, wrongs{"account": "required", "name": "hidden_character", "abilities": "not_publishable"}},
 		{"List", list, func() error { return drop(m.List(staff(), list)) }, wrongs{
 			"account": "required", "mode": "unknown", "kind": "unknown", "state": "unknown", "pepper": "out_of_range", "cursor": "other_list", "limit": "out_of_range",
+		}},
+		{"List by contradictions", relative, func() error { return drop(m.List(e.ctx, relative)) }, wrongs{
+			"usable": "contradiction", "expired": "contradiction", "expiring_within": "contradiction", "unused_for": "contradiction",
+			"due_within": "contradiction", "cursor": "other_list",
+		}},
+		{"List by durations", lasting, func() error { return drop(m.List(e.ctx, lasting)) }, wrongs{
+			"expiring_within": "out_of_range", "unused_for": "out_of_range", "due_within": "out_of_range",
 		}},
 		{"Update", update, func() error { return drop(m.Update(e.ctx, update)) }, wrongs{
 			"name": "too_long", "abilities": "malformed", "expires_at": "past", "networks": "empty", "origins": "empty", "metadata": "value_too_long", "rotate_months": "out_of_range",
@@ -136,7 +148,12 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 	nowhere.Pepper, nowhere.Cursor, nowhere.All = 0, "", true
 	unsaid := apikey.RevokeAllRequest{Limit: 1001}
 	wrongAll := wrongs{"mode": "unknown", "kind": "unknown", "unused_since": "future", "all": "contradiction", "reason": "too_long", "limit": "out_of_range"}
-	events := apikey.EventsRequest{Mode: 9, Cursor: "x.y", Limit: 1001}
+	badLog := apikey.EventsRequest{
+		Mode: 9, Actions: []apikey.Action{apikey.ActionRotate, "key.delete"}, Actor: long,
+		Since: e.clock.now(), Before: e.clock.now(), Cursor: "x.y", Limit: 1001,
+	}
+	anywhere := apikey.EventsRequest{Actor: "\xff", Before: e.clock.now(), Limit: -1}
+	wrongLog := wrongs{"mode": "unknown", "actions": "unknown", "actor": "too_long", "before": "contradiction", "cursor": "other_list", "limit": "out_of_range"}
 	sealed := badIssue(e)
 	sealed.Recoverable = true
 	other := wrongs{"factor": "unknown", "actor": "too_long", "account": "not_text"}
@@ -146,7 +163,8 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 		{"RevokeAll", all, func() error { return drop(m.RevokeAll(e.ctx, all)) }, wrongAll.and(wrongs{"pepper": "out_of_range", "cursor": "other_list"})},
 		{"RevokeAll for no account", nowhere, func() error { return drop(m.RevokeAll(staff(), nowhere)) }, wrongAll.and(wrongs{"account": "required"})},
 		{"RevokeAll of what is not said", unsaid, func() error { return drop(m.RevokeAll(e.ctx, unsaid)) }, wrongs{"all": "required", "limit": "out_of_range"}},
-		{"Events", events, func() error { return drop(m.Events(e.ctx, events)) }, wrongs{"mode": "unknown", "cursor": "other_list", "limit": "out_of_range"}},
+		{"Events", badLog, func() error { return drop(m.Events(e.ctx, badLog)) }, wrongLog},
+		{"Events of every account", anywhere, func() error { return drop(m.Events(staff(), anywhere)) }, wrongs{"actor": "not_text", "since": "required", "limit": "out_of_range"}},
 		{"Challenge", nil, func() error { return drop(m.Challenge(e.ctx, "fax", badIssue(e))) }, badIssued.and(wrongs{"approval.factor": "unknown"})},
 		{"Challenge of nothing", nil, func() error { return drop(m.Challenge(e.ctx, "fax", nil)) }, wrongs{"request": "required", "approval.factor": "unknown"}},
 		{"Challenge of another factor", nil, func() error { return drop(m.Challenge(e.ctx, "email", apikey.RotateRequest{Key: key.ID})) }, wrongs{"approval.factor": "unusable"}},
