@@ -231,22 +231,36 @@ func (e engine) judge(t *testing.T, db *sql.DB, prefix string, c sent) []string 
 	return judgeMariaDB(t, db, c.sql, args)
 }
 
-// indexes are those by which the server would run a statement.
+// indexes are those by which the engine would run a statement.
 func (e engine) indexes(t *testing.T, db *sql.DB, c sent) (used []string) {
 	t.Helper()
 	args := make([]any, len(c.args))
 	for i, a := range c.args {
 		args[i] = a.Value
 	}
-	explain, name := "EXPLAIN FORMAT=JSON ", regexp.MustCompile(`"key": "([^"]+)"`)
-	if e.dialect == sqlstore.Postgres {
-		explain, name = "EXPLAIN (FORMAT JSON) ", regexp.MustCompile(`"Index Name": "([^"]+)"`)
+	of := map[sqlstore.Dialect]struct{ explain, name string }{
+		sqlstore.SQLite:   {"EXPLAIN QUERY PLAN ", `INDEX (\S+)`},
+		sqlstore.Postgres: {"EXPLAIN (FORMAT JSON) ", `"Index Name": "([^"]+)"`},
+		sqlstore.MySQL:    {"EXPLAIN FORMAT=JSON ", `"key": "([^"]+)"`},
+	}[e.dialect]
+	rows, err := db.Query(of.explain+c.sql, args...)
+	must(t, err)
+	defer rows.Close()
+	columns, err := rows.Columns()
+	must(t, err)
+	for rows.Next() {
+		var step string // the last column
+		to := make([]any, len(columns))
+		for i := range to {
+			to[i] = new(any)
+		}
+		to[len(to)-1] = &step
+		must(t, rows.Scan(to...))
+		for _, found := range regexp.MustCompile(of.name).FindAllStringSubmatch(step, -1) {
+			used = append(used, found[1])
+		}
 	}
-	var text string
-	must(t, db.QueryRow(explain+c.sql, args...).Scan(&text))
-	for _, found := range name.FindAllStringSubmatch(text, -1) {
-		used = append(used, found[1])
-	}
+	must(t, rows.Err())
 	return used
 }
 

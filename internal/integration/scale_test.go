@@ -46,12 +46,7 @@ func TestColdVerifyAtScale(t *testing.T) {
 	}
 	for _, e := range servers() {
 		t.Run(e.name, func(t *testing.T) {
-			var dsn string
-			if e.dialect == sqlstore.Postgres {
-				dsn = startPostgres(t, "fsync=off", "shared_buffers=1GB", "max_wal_size=8GB", "autovacuum=off").postgresDSN("")
-			} else {
-				dsn = startMariaDB(t, "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=2G", "--innodb-log-file-size=1G").mysqlDSN("&interpolateParams=true")
-			}
+			dsn := e.roomy(t)
 			var all []*crowded
 			for _, size := range sizes {
 				all = append(all, crowd(t, e, dsn, size))
