@@ -63,10 +63,7 @@
 // A key with RotateMonths becomes due; the library never rotates it by itself. This
 // lists the keys to remind somebody of, without revoked, suspended and expired ones:
 //
-//	now := time.Now()
-//	due, err := m.List(ctx, apikey.ListRequest{
-//		DueBefore: now, State: apikey.Active, NotExpiredAt: now,
-//	})
+//	due, err := m.List(ctx, apikey.ListRequest{Usable: true, DueWithin: 14 * day})
 //
 // For the next page set Cursor to due.Next, until Next is empty. A page may have no
 // keys and yet not be the last.
@@ -132,9 +129,9 @@
 // # Events
 //
 // Every change of a key is an [Event] in that key's chain, committed together with the
-// change. [Manager.Events] shows the events, and marks those that it cannot verify
-// (Event.Doubt). [Manager.VerifyEvents] finds the first event of a chain that was
-// changed, dropped or put in.
+// change. [Manager.Events] shows the events, of one key, actor, action or time if you
+// like, and marks those that it cannot verify (Event.Doubt). [Manager.VerifyEvents] finds
+// the first event of a chain that was changed, dropped or put in.
 //
 // # JSON
 //

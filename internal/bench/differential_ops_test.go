@@ -86,7 +86,7 @@ func (w *world) change(r apikey.StoreRecord) apikey.StoreChange {
 	id := w.id()
 	r.Head = [32]byte(append(id[:], id[:]...))
 	return apikey.StoreChange{ID: id, Record: &r, Event: &apikey.StoreEvent{
-		ID: id, Time: w.tick(), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: "usr_1", Action: apikey.ActionIssue, Body: []byte{1}, Hash: r.Head,
+		ID: id, Time: w.tick(), Account: r.Account, Mode: r.Mode, Key: r.ID, Seq: r.Version, Actor: one(w, actors...), Action: one(w, whatDone...), Body: []byte{1}, Hash: r.Head,
 	}}
 }
 
@@ -98,7 +98,7 @@ func (w *world) item() operation {
 		c.Items = append(c.Items, w.edited())
 	}
 	if w.rng.IntN(3) > 0 {
-		c.Event = &apikey.StoreEvent{ID: c.ID, Time: w.tick(), Account: w.account(), Mode: apikey.Live, Actor: "usr_1", Action: "challenge.confirm", Body: []byte{2}}
+		c.Event = &apikey.StoreEvent{ID: c.ID, Time: w.tick(), Account: w.account(), Mode: apikey.Live, Actor: one(w, actors...), Action: "challenge.confirm", Body: []byte{2}}
 	}
 	return operation{"item", w.apply(c), func() { w.learn(c) }}
 }

@@ -142,6 +142,11 @@ func (w *world) tick() time.Time {
 	return w.now
 }
 
+var (
+	actors   = []string{"usr_1", "USR_1", "usr_2"}
+	whatDone = []apikey.Action{apikey.ActionIssue, apikey.ActionUpdate, "key.Update", apikey.ActionReveal}
+)
+
 // one picks.
 func one[T any](w *world, from ...T) T { return from[w.rng.IntN(len(from))] }
 
@@ -161,6 +166,18 @@ func (w *world) events() operation {
 	f := apikey.StoreEventFilter{Account: w.account(), Limit: 1 + w.rng.IntN(30)}
 	if w.rng.IntN(2) == 0 {
 		f = apikey.StoreEventFilter{Key: w.some().ID, Chain: w.rng.IntN(2) == 0, Limit: 1 + w.rng.IntN(30)}
+	}
+	if w.rng.IntN(2) == 0 {
+		f.Actor = one(w, actors...)
+	}
+	for range w.rng.IntN(4) {
+		f.Actions = append(f.Actions, one(w, whatDone...))
+	}
+	if w.rng.IntN(3) == 0 {
+		f.Since = w.now.Add(-time.Duration(w.rng.IntN(1000)) * time.Second)
+	}
+	if w.rng.IntN(3) == 0 {
+		f.Before = w.now.Add(-time.Duration(w.rng.IntN(1000)) * time.Second)
 	}
 	return operation{"events", func(i int) string {
 		return pages(func(after apikey.Cursor) (string, apikey.Cursor) {

@@ -23,6 +23,11 @@ type world struct {
 	changed map[apikey.KeyID]uint64 // since the last walk through the feeds
 }
 
+var (
+	actors   = []string{"ann", "Ann", "bob"}
+	whatDone = []apikey.Action{"key.test", apikey.ActionIssue, "key.Issue", apikey.ActionRotate}
+)
+
 func pick[T any](w *world, from ...T) T { return from[w.IntN(len(from))] }
 
 func (w *world) id() (id [16]byte) {
@@ -107,7 +112,7 @@ func (w *world) changes() (all []apikey.StoreChange) {
 			ch.Record = &r
 		}
 		if ch.Record != nil || w.IntN(2) == 0 {
-			ch.Event = &apikey.StoreEvent{ID: id, Time: w.now(), Account: w.account(), Mode: apikey.Live, Actor: "ann", Action: "key.test", Body: []byte(w.name())}
+			ch.Event = &apikey.StoreEvent{ID: id, Time: w.now(), Account: w.account(), Mode: apikey.Live, Actor: pick(w, actors...), Action: pick(w, whatDone...), Body: []byte(w.name())}
 			if r := ch.Record; r != nil {
 				ch.Event.Account, ch.Event.Mode, ch.Event.Key, ch.Event.Seq = r.Account, r.Mode, r.ID, r.Version
 			}
@@ -258,6 +263,11 @@ func (w *world) operation(t *testing.T) (name string, do func(s apikey.Store) st
 		}, nil
 	case n < 9:
 		f := apikey.StoreEventFilter{Account: pick(w, "", w.account()), Limit: 1 + w.IntN(50)}
+		f.Actor = pick(w, "", "", pick(w, actors...))
+		for range w.IntN(4) {
+			f.Actions = append(f.Actions, pick(w, whatDone...))
+		}
+		f.Since, f.Before = w.maybe(w.now().Add(-time.Duration(w.IntN(5000)))), w.maybe(w.now().Add(-time.Duration(w.IntN(5000))))
 		if w.IntN(2) == 0 {
 			f.Key, f.Chain = known.ID, known.Version > 0 && w.IntN(2) == 0
 		}
