@@ -137,26 +137,94 @@ func (a *Actor) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// seconds is a duration that JSON has as a number of seconds.
+type seconds time.Duration
+
+// MarshalJSON writes the number.
+func (s seconds) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(s).Seconds()) }
+
+// UnmarshalJSON reads the number; null is zero.
+func (s *seconds) UnmarshalJSON(b []byte) error {
+	var read float64
+	if err := json.Unmarshal(b, &read); err != nil {
+		return err
+	}
+	*s = seconds(math.Round(read * float64(time.Second)))
+	return nil
+}
+
 type (
 	plainRevealed Revealed
 	revealedJSON  struct {
 		plainRevealed
-		Seconds float64 `json:"hide_after_seconds"`
+		HideAfter seconds `json:"hide_after_seconds"`
 	}
 )
 
 // MarshalJSON writes the fields, with HideAfter as hide_after_seconds.
 func (r Revealed) MarshalJSON() ([]byte, error) {
-	return json.Marshal(revealedJSON{plainRevealed(r), r.HideAfter.Seconds()})
+	return json.Marshal(revealedJSON{plainRevealed(r), seconds(r.HideAfter)})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (r *Revealed) UnmarshalJSON(b []byte) error {
-	read := revealedJSON{plainRevealed(*r), r.HideAfter.Seconds()}
+	read := revealedJSON{plainRevealed(*r), seconds(r.HideAfter)}
 	if err := json.Unmarshal(b, &read); err != nil {
 		return err
 	}
 	*r = Revealed(read.plainRevealed)
-	r.HideAfter = time.Duration(math.Round(read.Seconds * float64(time.Second)))
+	r.HideAfter = time.Duration(read.HideAfter)
+	return nil
+}
+
+type (
+	plainLimits Limits
+	limitsJSON  struct {
+		plainLimits
+		Overlap seconds `json:"overlap_seconds"`
+	}
+)
+
+// MarshalJSON writes the fields, with Overlap as overlap_seconds.
+func (l Limits) MarshalJSON() ([]byte, error) {
+	return json.Marshal(limitsJSON{plainLimits(l), seconds(l.Overlap)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (l *Limits) UnmarshalJSON(b []byte) error {
+	read := limitsJSON{plainLimits(*l), seconds(l.Overlap)}
+	if err := json.Unmarshal(b, &read); err != nil {
+		return err
+	}
+	*l = Limits(read.plainLimits)
+	l.Overlap = time.Duration(read.Overlap)
+	return nil
+}
+
+type (
+	plainRules Rules
+	rulesJSON  struct {
+		plainRules
+		Skew          seconds `json:"skew_seconds"`
+		ChallengeTime seconds `json:"challenge_time_seconds"`
+		GrantTime     seconds `json:"grant_time_seconds"`
+		HideAfter     seconds `json:"hide_after_seconds"`
+	}
+)
+
+// MarshalJSON writes the fields, the durations in seconds: Skew as skew_seconds.
+func (r Rules) MarshalJSON() ([]byte, error) {
+	return json.Marshal(rulesJSON{plainRules(r), seconds(r.Skew), seconds(r.ChallengeTime), seconds(r.GrantTime), seconds(r.HideAfter)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *Rules) UnmarshalJSON(b []byte) error {
+	read := rulesJSON{plainRules(*r), seconds(r.Skew), seconds(r.ChallengeTime), seconds(r.GrantTime), seconds(r.HideAfter)}
+	if err := json.Unmarshal(b, &read); err != nil {
+		return err
+	}
+	*r = Rules(read.plainRules)
+	r.Skew, r.ChallengeTime = time.Duration(read.Skew), time.Duration(read.ChallengeTime)
+	r.GrantTime, r.HideAfter = time.Duration(read.GrantTime), time.Duration(read.HideAfter)
 	return nil
 }

@@ -200,13 +200,15 @@ func (m *Manager) Close(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// session is a Manager at work on its own store, or inside a caller's transaction.
+// session is a Manager at work on its own store, inside a caller's transaction, or on a
+// key that May has in hand.
 type session struct {
 	*Manager
 	store  Store
 	joined bool
 	tx     *Tx
 	unfit  error // joined: the store is in no transaction
+	inHand *Info // May: the key is not read, and no refusal is recorded
 }
 
 func (m *Manager) own() session { return session{Manager: m, store: m.settings.Store} }

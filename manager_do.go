@@ -130,7 +130,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 	r, err := s.target(ctx, a, j)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) { // perhaps another account's key
-			s.settings.Trace.denied(a, j.action, j.key, err)
+			s.denied(a, j, err)
 		}
 		return on, err
 	}
@@ -148,7 +148,14 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 	if err := s.permit(ctx, a, j, on.asked); err != nil {
 		return on, err
 	}
-	empowers := s.empowers(plan)
+	if j.also != nil {
+		if act := j.also(r, now); act != "" {
+			if err := s.permit(ctx, a, ofKey(act, j.key), on.asked); err != nil {
+				return on, err
+			}
+		}
+	}
+	empowers := j.widens || s.empowers(plan)
 	if j.stands || empowers {
 		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
 			return on, err
@@ -207,7 +214,7 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 		return nil
 	}
 	if err := s.settings.Standing.Allowed(account, m); err != nil {
-		s.settings.Trace.denied(a, j.action, j.key, err)
+		s.denied(a, j, err)
 		return joined(ErrStanding, err)
 	}
 	return nil
@@ -217,12 +224,20 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
 	for _, t := range asked {
 		if err := s.authorize(ctx, a, j, t); err != nil {
-			s.settings.Trace.denied(a, j.action, j.key, err)
+			s.denied(a, j, err)
 			s.recordDenial(ctx, a, j, t.before)
 			return joined(ErrForbidden, err)
 		}
 	}
 	return nil
+}
+
+// denied tells Trace.Denied what was refused. May only asks: a page that leaves a button
+// out is no refusal.
+func (s session) denied(a Actor, j job, err error) {
+	if s.inHand == nil {
+		s.settings.Trace.denied(a, j.action, j.key, err)
+	}
 }
 
 // authorize asks Policy. The holder of a token needs no Policy to end it: holding the
@@ -254,7 +269,7 @@ func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, erro
 		}
 		return nil, nil
 	}
-	r, err := s.store.Get(ctx, j.key)
+	r, err := s.stored(ctx, j.key)
 	if err != nil {
 		var corrupt *CorruptError
 		if errors.As(err, &corrupt) && !a.operator && corrupt.Account != a.Account {
@@ -267,6 +282,17 @@ func (s session) target(ctx context.Context, a Actor, j job) (*StoreRecord, erro
 		return nil, ErrNotFound
 	}
 	return &r, nil
+}
+
+// stored reads a key. May has it in hand: then its record is what the Info tells.
+func (s session) stored(ctx context.Context, id KeyID) (StoreRecord, error) {
+	switch {
+	case s.inHand == nil:
+		return s.store.Get(ctx, id)
+	case id.IsZero():
+		return StoreRecord{}, ErrNotFound
+	}
+	return recordOf(*s.inHand), nil
 }
 
 // unnamed refuses a request that does not say whose keys it is about, with everything
@@ -357,8 +383,8 @@ func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
 	sum := c.Sum()
 	id := EventID(sum[:16])
 	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
-	if s.joined || !s.denials.isNew(id, a.Account, now) {
-		return // the caller's transaction would roll it back, or it is there already
+	if s.inHand != nil || s.joined || !s.denials.isNew(id, a.Account, now) {
+		return // May only asks; the caller's transaction would roll it back; or it is there already
 	}
 	ev := s.record(Event{
 		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,

@@ -233,7 +233,7 @@ func (s session) products(a Actor, j job, plan []planned) error {
 				continue
 			}
 			if err := s.hasProduct(p.would, ability); err != nil {
-				s.settings.Trace.denied(a, j.action, j.key, err)
+				s.denied(a, j, err)
 				return err
 			}
 		}
@@ -278,10 +278,11 @@ func (s session) validOrigins(r *StoreRecord) error {
 	return nil
 }
 
+const maxRotateMonths = 120
+
 func (s session) validRotateMonths(r *StoreRecord) error {
-	const most = 120
-	if r.RotateMonths < 0 || r.RotateMonths > most {
-		return wrong("rotate_months", InvalidOutOfRange, "RotateMonths is %d: want 0 (never) to %d", r.RotateMonths, most).within(0, most)
+	if r.RotateMonths < 0 || r.RotateMonths > maxRotateMonths {
+		return wrong("rotate_months", InvalidOutOfRange, "RotateMonths is %d: want 0 (never) to %d", r.RotateMonths, maxRotateMonths).within(0, maxRotateMonths)
 	}
 	return nil
 }

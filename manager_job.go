@@ -22,6 +22,7 @@ type job struct {
 	aim       aim
 	staff     bool   // for Operators alone, whatever Policy says
 	stands    bool   // asks Standing
+	widens    bool   // the key may do more afterwards, whatever the plan shows: asks Standing and Products
 	unlogged  bool   // writes items without an event; work itself has to find what an earlier attempt wrote
 	ifVersion uint64 // not 0: refused unless the key is at this version
 
@@ -36,6 +37,9 @@ type job struct {
 	// to be approved: nobody answers a challenge for a job that is refused afterwards.
 	plan    func(ctx context.Context, s session, a Actor, r *StoreRecord, now time.Time) ([]planned, error)
 	refuses func(context.Context, session, Actor, *StoreRecord) error
+	// also, if not nil, returns a further action that the job is, as the record shows; "":
+	// none. Policy is asked about that one too.
+	also func(*StoreRecord, time.Time) Action
 	// wrong, if not nil, returns all wrong fields of the request but the account. It is
 	// asked about a request that names no account, for which nothing is planned.
 	wrong func(s session, now time.Time) error

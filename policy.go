@@ -140,26 +140,26 @@ type Standing interface {
 // Limits bound what a merchant can store. A zero field means its default, which each
 // line names.
 type Limits struct {
-	NameBytes     int // 200
-	MetadataPairs int // 50
-	MetadataName  int // bytes of a name: 40
-	MetadataValue int // bytes of a value: 500
-	Abilities     int // 64
-	Networks      int // 64
-	Origins       int // 16
+	NameBytes     int `json:"name_bytes"`     // 200
+	MetadataPairs int `json:"metadata_pairs"` // 50
+	MetadataName  int `json:"metadata_name"`  // bytes of a name: 40
+	MetadataValue int `json:"metadata_value"` // bytes of a value: 500
+	Abilities     int `json:"abilities"`      // 64
+	Networks      int `json:"networks"`       // 64
+	Origins       int `json:"origins"`        // 16
 	// LiveKeys of an account in one mode: neither revoked, suspended nor expired.
-	LiveKeys int // 50
+	LiveKeys int `json:"live_keys"` // 50
 	// Keys of an account in both modes together that are not revoked; suspended and
 	// expired ones count. An Operator is exempt. An account that has more keeps them.
 	// 0: 1,000, or twice LiveKeys if that is more.
-	Keys int
+	Keys int `json:"keys"`
 	// IssuesAnHour is how many keys may be issued for an account in any hour, including
 	// those revoked since. An Operator is exempt, and keys that an Operator issues do
 	// not count. Rotations do not count either, and have no limit. 0: 300, or LiveKeys
 	// if that is more.
-	IssuesAnHour int
-	// Overlap of an old token with a new one.
-	Overlap time.Duration // 7 days
+	IssuesAnHour int `json:"issues_an_hour"`
+	// Overlap of an old token with a new one. In JSON it is overlap_seconds.
+	Overlap time.Duration `json:"-"` // 7 days
 }
 
 func (l Limits) withDefaults() Limits {

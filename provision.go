@@ -73,6 +73,7 @@ func (s session) provision(ctx context.Context, req ProvisionRequest) (done Prov
 // provisioning is one call of Provision, or the challenge for one.
 type provisioning struct {
 	ProvisionRequest
+	fresh bool    // nothing is read: the account is taken for one without such keys
 	parts [2]part // as the last attempt found them
 }
 
@@ -100,20 +101,15 @@ func (p *provisioning) approval() approval {
 func (p *provisioning) plan(ctx context.Context, s session, a Actor, _ *StoreRecord, now time.Time) (plan []planned, err error) {
 	account := accountOf(a, p.Account)
 	for i, mode := range []Mode{Live, Test} {
-		p.parts[i] = part{}
 		part := &p.parts[i]
-		if part.mark, err = s.item(ctx, itemProvision, itemID(account, mode, "")); err != nil {
-			return nil, err
-		}
-		if part.mark.Version > 0 {
-			part.has, err = s.provisioned(ctx, part.mark, account, mode)
-			if err == nil {
-				plan = append(plan, planned{part.has, part.has})
-				continue
-			}
-			if !errors.Is(err, ErrNotFound) {
+		if !p.fresh {
+			if *part, err = s.provisioned(ctx, account, mode); err != nil {
 				return nil, err
 			}
+		}
+		if part.has != nil {
+			plan = append(plan, planned{part.has, part.has})
+			continue
 		}
 		part.blank, err = s.blank(account, p.issue(mode), now)
 		if err != nil {
@@ -197,10 +193,18 @@ func (p *part) make(ctx context.Context, s session, e *effect, group string) (Is
 	return issued, nil
 }
 
-// provisioned finds the key that a mark names.
-func (s session) provisioned(ctx context.Context, mark StoreItem, account string, m Mode) (*StoreRecord, error) {
-	if len(mark.Data) != 16 {
-		return nil, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
+// provisioned finds the key that an earlier call made in a mode, by its mark. A key that
+// was purged is none.
+func (s session) provisioned(ctx context.Context, account string, m Mode) (p part, err error) {
+	p.mark, err = s.item(ctx, itemProvision, itemID(account, m, ""))
+	switch {
+	case err != nil || p.mark.Version == 0:
+		return p, err
+	case len(p.mark.Data) != 16:
+		return p, fmt.Errorf("%w: a provision mark is damaged", ErrCorrupt)
 	}
-	return s.named(ctx, KeyID(mark.Data), account, m)
+	if p.has, err = s.named(ctx, KeyID(p.mark.Data), account, m); errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return p, err
 }

@@ -91,6 +91,31 @@ func (c *core) describeAll(r *StoreRecord, now time.Time) Info {
 	return info
 }
 
+// recordOf is describeAll the other way round. The record has no hashes and no MAC, which
+// an Info does not have either, so it is never believed and never written.
+func recordOf(k Info) StoreRecord {
+	r := StoreRecord{
+		ID: k.ID, Name: k.Name, Account: k.Account, Mode: k.Mode, Kind: k.Kind, Version: k.Version,
+		Networks: k.Networks.s, Origins: k.Origins.s, Metadata: k.Metadata.m,
+		Disabled: k.State == Suspended, RevokeReason: k.RevokeReason, RotateMonths: k.RotateMonths, Recoverable: k.Recoverable,
+		CreatedAt: k.CreatedAt, ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt, RotateDue: k.RotateDue,
+	}
+	for a := range k.Abilities.All() {
+		text := "" // of a nil Ability: no form reads it
+		if a != nil {
+			text = a.String()
+		}
+		r.Abilities = append(r.Abilities, text)
+	}
+	for c := range k.Credentials.All() {
+		r.Credentials = append(r.Credentials, StoreCredential{
+			ID: c.ID, Hint: c.Hint, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+			LastUsed: c.LastUsed, Ended: c.Ended, Pepper: c.Pepper, Public: c.Public.Reveal(),
+		})
+	}
+	return r
+}
+
 const (
 	maxForms  = 4096
 	maxShared = 64 // abilities in a list: a row may hold any number

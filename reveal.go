@@ -20,7 +20,7 @@ type RevealRequest struct {
 
 func (r RevealRequest) guarded() approval {
 	return approval{
-		job: job{action: ActionReveal, subject: aKey, key: r.Key, stands: true, refuses: recoverable},
+		job: job{action: ActionReveal, subject: aKey, key: r.Key, stands: true, refuses: r.refuses},
 		sum: sumOf(ActionReveal, func(c *canon.Writer) {
 			c.Bytes(r.Key[:])
 			c.Bytes(r.Credential[:])
@@ -28,15 +28,27 @@ func (r RevealRequest) guarded() approval {
 	}
 }
 
-// recoverable refuses a key that has no token to show.
-func recoverable(_ context.Context, _ session, _ Actor, r *StoreRecord) error {
+// refuses refuses a key that has no token to show.
+func (r RevealRequest) refuses(_ context.Context, s session, _ Actor, stored *StoreRecord) error {
 	switch {
-	case r.State() == Revoked:
+	case stored.State() == Revoked:
 		return ErrRevoked
-	case r.Kind == Secret && !r.Recoverable:
+	case stored.Kind == Secret && !stored.Recoverable:
 		return ErrNotRecoverable
+	case !s.cfg.reveals(stored.Mode):
+		return &ChallengeError{Action: ActionReveal, Key: stored.ID}
 	}
-	return nil
+	_, err := r.credential(stored, s.settings.Now())
+	return err
+}
+
+// credential returns the credential whose token is to be shown.
+func (r RevealRequest) credential(stored *StoreRecord, now time.Time) (*StoreCredential, error) {
+	c := stored.credential(cmp.Or(r.Credential, stored.current(now)))
+	if c == nil || !c.live(now) {
+		return nil, ErrNotFound
+	}
+	return c, nil
 }
 
 // Revealed is a token that is shown again. The JSON of Revealed has a secret token
@@ -68,30 +80,22 @@ func (m *Manager) Reveal(ctx context.Context, req RevealRequest) (Revealed, erro
 	var shown Revealed
 	j := req.guarded().asking(req.Grant)
 	j.work = func(a Actor, stored *StoreRecord) (effect, error) {
-		now := s.settings.Now()
 		r := stored.clone()
-		stepUp, err := s.factorsFor(ctx, a, j)
+		cred, err := req.credential(&r, s.settings.Now())
 		if err != nil {
 			return effect{}, err
-		}
-		if len(stepUp(ActionReveal, r.Mode)) == 0 && !s.cfg.InsecureRevealWithoutStepUp {
-			return effect{}, &ChallengeError{Action: ActionReveal, Key: r.ID}
-		}
-		id := cmp.Or(req.Credential, r.current(now))
-		cred := r.credential(id)
-		if cred == nil || !cred.live(now) {
-			return effect{}, ErrNotFound
 		}
 		text, err := s.unseal(ctx, &r, cred)
 		if err != nil {
 			return effect{}, err
 		}
-		if now = s.settings.Now(); !cred.live(now) { // it ended while the KEK was asked
+		now := s.settings.Now()
+		if !cred.live(now) { // it ended while the KEK was asked
 			return effect{}, ErrNotFound
 		}
 		shown = Revealed{newToken(text), s.describeAll(&r, now), hideAfter}
 		shown.Key.Version++
-		return effect{made: []made{{record: &r, credential: id}}}, nil
+		return effect{made: []made{{record: &r, credential: cred.ID}}}, nil
 	}
 	if err := s.do(ctx, j); err != nil {
 		return Revealed{}, err

@@ -85,7 +85,9 @@ func (r RevokeRequest) edit(stored *StoreRecord, now time.Time) (made, bool) {
 	return made{changed: []string{"revoked_at"}, reason: reason}, true
 }
 
-func (r Reason) valid() error { return storableText("reason", string(r), 200) }
+const maxReason = 200
+
+func (r Reason) valid() error { return storableText("reason", string(r), maxReason) }
 
 // lessen takes power away from a key that is not revoked yet.
 func (s session) lessen(ctx context.Context, j job, edit lessening) error {

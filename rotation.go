@@ -187,8 +187,12 @@ func (r *StoreRecord) trim(now time.Time) {
 //   - ErrNoRotation: no rotation is pending, or its time has passed
 //   - ErrRevoked
 func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
-	s := m.own()
-	return s.do(ctx, job{
+	return m.own().do(ctx, m.own().cancelling(id))
+}
+
+// cancelling is the job of CancelRotation.
+func (s session) cancelling(id KeyID) job {
+	return job{
 		action: ActionCancelRotation, subject: aKey, key: id,
 		plan: func(_ context.Context, s session, _ Actor, stored *StoreRecord, now time.Time) ([]planned, error) {
 			m, err := s.callOff(stored, now)
@@ -198,7 +202,7 @@ func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
 			m, err := s.callOff(stored, s.settings.Now())
 			return effect{made: []made{m}}, err
 		},
-	})
+	}
 }
 
 // callOff returns a copy of a record without its pending rotation. If there is an
@@ -229,20 +233,28 @@ type RetireRequest struct {
 // has ended already, Retire returns nil. Its errors are those of [Manager.Suspend]; a
 // credential that the key does not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
-	s := m.own()
+	return m.own().do(ctx, m.own().retiring(req))
+}
+
+// retiring is the job of Retire. An actor who may not call a rotation off must not do it
+// through Retire.
+func (s session) retiring(req RetireRequest) job {
 	edit := func(r *StoreRecord, now time.Time) (made, bool) { return r.retire(req.Credential, now, s.skew) }
 	j := ofKey(ActionRetire, req.Key).lessening(edit)
-	j.work = func(_ Actor, stored *StoreRecord) (effect, error) {
+	j.refuses = func(_ context.Context, _ session, _ Actor, stored *StoreRecord) error {
 		if stored.credential(req.Credential) == nil {
-			return effect{}, ErrNotFound
+			return ErrNotFound
 		}
-		e := s.lessened(stored, edit)
-		if c := stored.pending(s.settings.Now(), s.skew); c != nil && c.ID == req.Credential {
-			e.also = ActionCancelRotation // who may not call a rotation off must not do it through Retire
-		}
-		return e, nil
+		return nil
 	}
-	return s.do(ctx, j)
+	j.also = func(stored *StoreRecord, now time.Time) Action {
+		if c := stored.pending(now, s.skew); c != nil && c.ID == req.Credential && stored.State() != Revoked {
+			return ActionCancelRotation
+		}
+		return ""
+	}
+	j.work = func(_ Actor, stored *StoreRecord) (effect, error) { return s.lessened(stored, edit), nil }
+	return j
 }
 
 // retire ends a single credential, for Retire and for RevokeToken.

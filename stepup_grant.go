@@ -177,10 +177,10 @@ func (s session) factorsFor(ctx context.Context, a Actor, j job) (StepUp, error)
 		return s.ownFactors(ctx, a, j.factor)
 	}
 	return func(action Action, mode Mode) []string {
-		if s.cfg.StepUp == nil || a.operator && slices.Contains(forAnother, action) {
+		if a.operator && slices.Contains(forAnother, action) {
 			return nil
 		}
-		return s.cfg.StepUp(action, cmp.Or(mode, Live))
+		return s.cfg.factorsFor(action, mode)
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"log/slog"
 	"maps"
 	"slices"
@@ -82,6 +83,20 @@ var forAnother = []Action{ActionAllowEnrollment, ActionDisable, ActionLiftLock}
 
 // together are the actions that one request can turn out to be at the same time.
 var together = []Action{ActionUpdate, ActionWiden, ActionResume}
+
+// factorsFor returns the factors that StepUp names for an action. Actions that have no
+// mode are asked about with Live.
+func (c ManagerConfig) factorsFor(act Action, m Mode) []string {
+	if c.StepUp == nil {
+		return nil
+	}
+	return c.StepUp(act, cmp.Or(m, Live))
+}
+
+// reveals reports whether Reveal shows a token of a mode at all.
+func (c ManagerConfig) reveals(m Mode) bool {
+	return c.InsecureRevealWithoutStepUp || len(c.factorsFor(ActionReveal, m)) > 0
+}
 
 // validStepUp refuses a configuration whose guards could never be passed, would not
 // hold, or could delay an action that nothing may delay.
