@@ -140,7 +140,8 @@
 // and the others. These rules hold:
 //
 //   - A member is called like its field, in snake case: ExpiresAt is expires_at. The page
-//     of a list is data, and Revealed.HideAfter is hide_after_seconds.
+//     of a list is data, and a duration has its unit: Revealed.HideAfter is
+//     hide_after_seconds.
 //   - Times are RFC 3339, in UTC. A time, an ID or another value that is not set is
 //     absent. The name, flags, counts and lists of a key are always there, and no list is
 //     null. Credentials are absent from the Info of a verification.

@@ -83,7 +83,8 @@ const (
 // fields (Account, Mode, Kind, Name). For a list or the activity log these are the
 // request's filters: a policy that lets an actor see one mode only must refuse a list
 // without a mode. What a request would change is shown to a [ChangePolicy] alone. Any
-// error refuses the action; callers get it wrapped in ErrForbidden.
+// error refuses the action; callers get it wrapped in ErrForbidden. [Manager.May] asks
+// too, often and about actions that nobody does then.
 type Policy interface {
 	Authorize(ctx context.Context, a Actor, act Action, k Info) error
 }
@@ -131,8 +132,8 @@ func (p RolePolicy) Authorize(_ context.Context, a Actor, act Action, _ Info) er
 // ErrStanding.
 //
 // Standing is asked at every verification, so it must answer from memory. It is also
-// asked when a key is issued, rotated, revealed or resumed, and when an update lets a
-// key do more. [Manager.Provision] asks about each mode separately.
+// asked when a key is issued, rotated, revealed or resumed, when an update lets a key do
+// more, and by [Manager.May]. [Manager.Provision] asks about each mode separately.
 type Standing interface {
 	Allowed(account string, m Mode) error
 }

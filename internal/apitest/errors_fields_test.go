@@ -195,6 +195,7 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 		{"Remac without a pepper", nil, func() error { return drop(bare.Remac(staff(), 1001)) }, wrongs{"": "not_available", "limit": "out_of_range"}},
 		{"AdoptPepper", nil, func() error { return m.AdoptPepper(staff(), 255) }, wrongs{"slot": "out_of_range"}},
 		{"AdoptPepper without a pepper", nil, func() error { return bare.AdoptPepper(staff(), 0) }, wrongs{"": "not_available", "slot": "out_of_range"}},
+		{"May", nil, func() error { return m.May(e.ctx, "key.no_such", key) }, wrongs{"action": "unknown"}},
 		{"RevokeToken", nil, func() error {
 			return m.RevokeToken(background, two, apikey.Reason(long))
 		}, wrongs{"reason": "too_long"}},
@@ -203,7 +204,7 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 
 // sound are the methods that refuse no field: what they name exists or does not.
 var sound = []string{
-	"Get", "Suspend", "Resume", "CancelRotation", "Retire", "Reveal", "VerifyEvents", "Enrolled", "Confirm", "Close", "Tx", "Committed", "NewVerifier",
+	"Get", "Suspend", "Resume", "CancelRotation", "Retire", "Reveal", "VerifyEvents", "Enrolled", "Confirm", "Close", "Tx", "Committed", "NewVerifier", "Rules",
 }
 
 // neverWrong are the fields of requests that have no wrong value: a key that is named

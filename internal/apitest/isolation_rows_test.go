@@ -28,6 +28,15 @@ func managerCalls(m *apikey.Manager) calls {
 		"Close":       nil, // ends the Manager
 		"NewVerifier": nil, // is given neither an account nor an actor
 		"Tx":          nil, // its methods have rows of their own
+		"Rules":       nil, // is given neither an account nor an actor
+		"May": {
+			"key": func(ctx context.Context, of target) error {
+				return m.May(ctx, apikey.ActionRotate, apikey.Info{ID: of.key, Account: of.account, Mode: apikey.Live})
+			},
+			"account": func(ctx context.Context, of target) error {
+				return m.May(ctx, apikey.ActionIssue, apikey.Info{Account: of.account, Mode: apikey.Live})
+			},
+		},
 		"Get": {"key": func(ctx context.Context, of target) error {
 			_, err := m.Get(ctx, of.key)
 			return err

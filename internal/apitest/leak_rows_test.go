@@ -162,6 +162,7 @@ func (k *leakEnv) recordRows() []leakRow {
 		rowOf(log.Events[0].Outcome), rowOf(log.Events[0].Action), rowOf(apikey.ReasonUnused),
 		rowOf(apikey.DoubtFailed), rowOf(apikey.StatusActive),
 		rowOf(items.Items[0].Kind), rowOf(changes.Next),
+		rowOf(k.manager.Rules()), filled(k, apikey.Rules{}), filled(k, apikey.TokenHead{}), filled(k, apikey.Guard{}), filled(k, apikey.FactorRule{}),
 	}
 }
 

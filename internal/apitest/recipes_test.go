@@ -74,6 +74,20 @@ func setUpApp(ctx context.Context, m *apikey.Manager, show func(uri string) (cod
 	return m.ConfirmEnrollment(ctx, "totp", show(enrollment.URI())) // show it as a QR code
 }
 
+// buttonsOf lists what this person can do to a key, for one row of the page. k is from
+// Manager.List.
+func buttonsOf(ctx context.Context, m *apikey.Manager, k apikey.Info) (buttons []apikey.Action) {
+	for _, action := range []apikey.Action{
+		apikey.ActionUpdate, apikey.ActionRotate, apikey.ActionReveal, apikey.ActionSuspend,
+		apikey.ActionResume, apikey.ActionRevoke,
+	} {
+		if m.May(ctx, action, k) == nil {
+			buttons = append(buttons, action)
+		}
+	}
+	return buttons
+}
+
 func TestRecipes(t *testing.T) {
 	t.Run("a process that only verifies", func(t *testing.T) {
 		store, text := memstore.New(), hex.EncodeToString([]byte("0123456789abcdef0123456789ABCDEF"))
@@ -119,6 +133,15 @@ func TestRecipes(t *testing.T) {
 		_, _, err := createOnce(p.Admin("acc_1"), p.Manager, apikey.IssueRequest{Mode: apikey.Live, Name: "other", IdempotencyKey: "shown once"})
 		require.ErrorIs(t, err, apikey.ErrIdempotencyMismatch)
 	})
+	t.Run("only the buttons that work", func(t *testing.T) {
+		p := apikeytest.New(t)
+		ctx := p.Admin("acc_1")
+		k, err := p.Manager.Issue(ctx, apikey.IssueRequest{Mode: apikey.Live})
+		require.NoError(t, err)
+		require.Equal(t, []apikey.Action{apikey.ActionUpdate, apikey.ActionRotate, apikey.ActionSuspend, apikey.ActionResume, apikey.ActionRevoke}, buttonsOf(ctx, p.Manager, k.Key))
+		require.Empty(t, buttonsOf(as("acc_1", "viewer"), p.Manager, k.Key))
+		require.Empty(t, buttonsOf(p.Admin("acc_2"), p.Manager, k.Key))
+	})
 	t.Run("one admin alone", func(t *testing.T) {
 		p := apikeytest.New(t, func(_ *apikey.Settings, c *apikey.ManagerConfig) {
 			c.StepUp = apikey.GuardRevealAndRotate("totp")
@@ -144,7 +167,7 @@ func TestRecipesAreThisCode(t *testing.T) {
 	recipes, test, ok := strings.Cut(source, "\nfunc TestRecipes(")
 	require.True(t, ok)
 	blocks := blocksOf(t, "docs/recipes.md", "go")
-	require.Len(t, blocks, 3)
+	require.Len(t, blocks, 4)
 	for _, block := range blocks {
 		require.Contains(t, recipes, "\n"+block, "this code of the page is not in recipes_test.go")
 		for _, f := range shownFunc.FindAllStringSubmatch(block, -1) {

@@ -44,6 +44,8 @@ var without = map[string]string{
 	"Manager.Close":       "it asks no store; Verifier.Close does",
 	"Manager.NewVerifier": "its only call is that of Verifier.Sync, in a goroutine of its own; an operation has it",
 	"Manager.Tx":          "it asks no store; its methods do",
+	"Manager.Rules":       "it asks no store",
+	"Manager.May":         "it asks no store",
 	"Tx.Committed":        "with a store that fails it is TestFound06CommittedWithoutAStore; here nobody listens",
 	"Store.In":            "it asks no store",
 	"Store.Migrate":       "killed at every statement by TestMigrateKilledAtEveryCall",
