@@ -413,7 +413,7 @@ var mutants = []mutant{
 		tests: "TestFound07LeaksHaveEverySecondHash"},
 	{name: "who hangs up takes the others along", file: "flights.go",
 		old:   "if fl.waiting--; fl.waiting == 0 {",
-		new:   "if fl.waiting--; fl.waiting >= 0 {",
+		new:   "if fl.waiting--; fl.stop != nil {",
 		tests: "TestFound07WhoHangsUpStopsNoRevocation"},
 	{name: "a dead token costs a hash", file: "revoketoken.go",
 		old:   "over := cred != nil &&",
