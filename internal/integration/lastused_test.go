@@ -176,14 +176,17 @@ func TestFound15FarTimes(t *testing.T) {
 		s := open()
 		expires, never := newRecord("acct"), newRecord("acct")
 		expires.ExpiresAt, expires.RotateDue, never.ExpiresAt, never.RotateDue = epoch, epoch, time.Time{}, time.Time{}
-		must(t, s.Apply(t.Context(), change(expires), change(never)))
+		last := newRecord("acct") // in the last microsecond that a DATETIME has
+		last.ExpiresAt = time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+		last.RotateDue = last.ExpiresAt
+		must(t, s.Apply(t.Context(), change(expires), change(never), change(last)))
 		for _, year := range []int{-300_000, -5_000, 0, 10_000, 200_000, 294_277, 300_000} {
 			at := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
 			for name, f := range map[string]apikey.StoreFilter{
 				"ExpiringBefore": {ExpiringBefore: at}, "NotExpiredAt": {NotExpiredAt: at}, "DueBefore": {DueBefore: at}, "UnusedSince": {UnusedSince: at},
 			} {
 				want := 0
-				for _, r := range []apikey.StoreRecord{expires, never} {
+				for _, r := range []apikey.StoreRecord{expires, never, last} {
 					if f.Match(&r) {
 						want++
 					}

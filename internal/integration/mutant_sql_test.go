@@ -2,11 +2,6 @@ package integration
 
 // sqlMutants are guards of package sqlstore.
 var sqlMutants = []mutant{
-	{name: "PostgreSQL: a key is changed on a server that follows", file: "sqlstore/postgres.go", pkg: here,
-		old:   "WHERE id = $22 AND version = $23 AND ` + e.node + ` = 0`",
-		new:   "WHERE id = $22 AND version = $23`",
-		more:  [][2]string{{"CASE WHEN ` + e.node + ` = 0 THEN $7::bigint END", "$7::bigint"}}, // its event asks too
-		tests: "TestFound02NothingIsWrittenOnASubscriber"},
 	{name: "MariaDB: an item is changed on a server that follows", file: "sqlstore/mysql.go", pkg: here,
 		old:   "WHERE kind = ? AND id = ? AND version = ? AND ` + e.node + ` = 0`,\n\t\tdeleteItem",
 		new:   "WHERE kind = ? AND id = ? AND version = ?`,\n\t\tdeleteItem",
