@@ -14,7 +14,7 @@ import (
 //
 // k is the key as Get or List returned it. ActionRetire and ActionReveal are about the
 // token k.Credential, which is the current one unless the caller sets another.
-// ActionWiden is an update that lets the key do more.
+// ActionWiden is an update that lets the key do more; Policy is asked about ActionUpdate.
 //
 // A k with the zero ID is about no existing key, and has what is known: for ActionIssue
 // the new key, as far as the form has it (without a Mode: may there be a key in either

@@ -73,7 +73,7 @@ func (s session) provision(ctx context.Context, req ProvisionRequest) (done Prov
 // provisioning is one call of Provision, or the challenge for one.
 type provisioning struct {
 	ProvisionRequest
-	fresh bool    // nothing is read: the account is taken for one without such keys
+	fresh bool    // May: nothing is read, as if the account had no such keys
 	parts [2]part // as the last attempt found them
 }
 

@@ -28,7 +28,7 @@ func (r RevealRequest) guarded() approval {
 	}
 }
 
-// refuses refuses a key that has no token to show.
+// refuses is why a key has no token to show.
 func (r RevealRequest) refuses(_ context.Context, s session, _ Actor, stored *StoreRecord) error {
 	switch {
 	case stored.State() == Revoked:

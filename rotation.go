@@ -187,7 +187,8 @@ func (r *StoreRecord) trim(now time.Time) {
 //   - ErrNoRotation: no rotation is pending, or its time has passed
 //   - ErrRevoked
 func (m *Manager) CancelRotation(ctx context.Context, id KeyID) error {
-	return m.own().do(ctx, m.own().cancelling(id))
+	s := m.own()
+	return s.do(ctx, s.cancelling(id))
 }
 
 // cancelling is the job of CancelRotation.
@@ -233,7 +234,8 @@ type RetireRequest struct {
 // has ended already, Retire returns nil. Its errors are those of [Manager.Suspend]; a
 // credential that the key does not have is ErrNotFound.
 func (m *Manager) Retire(ctx context.Context, req RetireRequest) error {
-	return m.own().do(ctx, m.own().retiring(req))
+	s := m.own()
+	return s.do(ctx, s.retiring(req))
 }
 
 // retiring is the job of Retire. An actor who may not call a rotation off must not do it

@@ -81,7 +81,8 @@ type Trace struct {
 	Synced func(records int, age time.Duration, err error)
 	// Denied: a management action was refused (err says by what: the account, Policy,
 	// Standing or a grant that does not fit), or a wrong answer was given (ErrWrongAnswer;
-	// key is zero). Denied is also called if no event was written.
+	// key is zero). Denied is also called if no event was written. [Manager.May] does not
+	// call it.
 	Denied func(a Actor, act Action, key KeyID, err error)
 }
 
