@@ -70,7 +70,8 @@ func TestOneChallengeMakesOneGrant(t *testing.T) {
 		r := newRace(t, open)
 		for _, factor := range []string{"password", "totp"} {
 			answered, granted, most := 0, 0, 0
-			for range races() {
+			challenges := max(1, races()/4) // each answer replaces the grant before it, so all of them write
+			for range challenges {
 				c, err := r.nodes[0].manager.Challenge(as("usr_1"), factor, apikey.RevealRequest{Key: r.key})
 				must(t, err)
 				answer := password
@@ -98,8 +99,8 @@ func TestOneChallengeMakesOneGrant(t *testing.T) {
 				answered, granted, most = answered+n, granted+worked, max(most, worked)
 				r.clock.move(forgotten) // attempts that could not be given back
 			}
-			t.Logf("%s: %d challenges, each answered rightly by %d goroutines on 2 nodes: %d answers taken, %d grants worked, at most %d of one challenge", factor, races(), racers, answered, granted, most)
-			if granted != races() || most != 1 {
+			t.Logf("%s: %d challenges, each answered rightly by %d goroutines on 2 nodes: %d answers taken, %d grants worked, at most %d of one challenge", factor, challenges, racers, answered, granted, most)
+			if granted != challenges || most != 1 {
 				t.Fail()
 			}
 		}
@@ -136,9 +137,14 @@ func TestOneCodeWorksOnce(t *testing.T) {
 				if errs[0] == nil {
 					first++
 				}
-				// One step on it is still the same code that would be taken.
+				// One step on it is still the same code that would be taken: by the challenge
+				// that it has answered again, and by no other.
 				r.clock.move(totp.Period)
-				if _, err := r.nodes[1].manager.Confirm(as("usr_1"), challenges[1].ID, code); err == nil {
+				other := 1
+				if errs[0] != nil {
+					other = 0
+				}
+				if _, err := r.nodes[other].manager.Confirm(as("usr_1"), challenges[other].ID, code); err == nil {
 					t.Error("the same code was taken one step later")
 				}
 				r.clock.move(forgotten)
