@@ -214,8 +214,9 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 		return nil
 	}
 	if err := s.settings.Standing.Allowed(account, m); err != nil {
+		err = joined(ErrStanding, err)
 		s.denied(a, j, err)
-		return joined(ErrStanding, err)
+		return err
 	}
 	return nil
 }
@@ -224,9 +225,10 @@ func (s session) stand(a Actor, j job, account string, m Mode) error {
 func (s session) permit(ctx context.Context, a Actor, j job, asked []transition) error {
 	for _, t := range asked {
 		if err := s.authorize(ctx, a, j, t); err != nil {
+			err = joined(ErrForbidden, err)
 			s.denied(a, j, err)
 			s.recordDenial(ctx, a, j, t.before)
-			return joined(ErrForbidden, err)
+			return err
 		}
 	}
 	return nil

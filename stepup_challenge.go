@@ -20,9 +20,9 @@ import (
 // it again goes on where they were. [Manager.Resend] sends a new code. At most three
 // challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
 // an hour are sent to an actor, over all accounts, and twenty to one address, if the
-// Sender is an [Addresser]; one that was answered rightly no longer counts. After an
-// error of the store, a challenge may be stored whose ID nobody knows. Its code was not
-// sent, and the next call makes another challenge.
+// Sender is an [Addresser]; one that was answered rightly no longer counts among the
+// five. After an error of the store, a challenge may be stored whose ID nobody knows. Its
+// code was not sent, and the next call makes another challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
 //   - ErrInvalid: also when the factor does not approve the action; then the field is
