@@ -2,7 +2,6 @@ package httpauth
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/requestid"
 )
 
 // Denial is the HTTP answer to a refused request. It contains no secret.
@@ -219,23 +219,14 @@ func (d Denial) write(w http.ResponseWriter) {
 	json.NewEncoder(w).Encode(problem) // an error means that the client has disconnected
 }
 
-// requestID returns an ID for the request. It uses the X-Request-ID header only if the
-// value cannot break a log's format and is shorter than any token: if a client sends its
-// key in this header, the key must not get into the log and the answer.
+// requestID returns an ID for the request.
 func (g *Guard) requestID(r *http.Request) string {
 	if g.cfg.RequestID != nil {
 		if id := g.cfg.RequestID(r); id != "" {
 			return id
 		}
 	}
-	id := r.Header.Get("X-Request-ID")
-	plain := func(c rune) bool {
-		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.:/+=", c)
-	}
-	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return !plain(c) }) {
-		return rand.Text()
-	}
-	return id
+	return requestid.Of(r.Header)
 }
 
 // bodyWriter is the ResponseWriter that Config.Deny gets. Deny can write a body and set its
