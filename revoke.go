@@ -163,8 +163,12 @@ func (r RevokeAllRequest) selects(s session) error {
 
 // RevokedAll is the result of one call of RevokeAll.
 type RevokedAll struct {
-	Revoked int    `json:"revoked"`       // keys that this call revoked; a damaged one may have been revoked before
-	Next    Cursor `json:"next,omitzero"` // pass it to the next call as Cursor; empty: all are done
+	Revoked int `json:"revoked"` // keys that this call revoked; a damaged one may have been revoked before
+	// Failed are the keys that this call could not revoke. Unwrap() []error of the error
+	// has the reason of each, in the same order. A zero ID: the record is damaged, and its
+	// ID cannot be read.
+	Failed []KeyID `json:"failed,omitempty"`
+	Next   Cursor  `json:"next,omitzero"` // pass it to the next call as Cursor; empty: all are done
 }
 
 // RevokeAll revokes a batch of keys, newest first. Call RevokeAll until Next is empty.
@@ -208,7 +212,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 		}
 		for _, d := range page.Damaged { // a record that cannot be believed can still be revoked
 			if d.Key.IsZero() {
-				failed = append(failed, d)
+				done.Failed, failed = append(done.Failed, d.Key), append(failed, d)
 				continue
 			}
 			chunk = append(chunk, d.Key)
@@ -221,7 +225,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	}
 	for _, id := range chunk {
 		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: req.Reason}); err != nil {
-			failed = append(failed, fmt.Errorf("key %s: %w", id, err))
+			done.Failed, failed = append(done.Failed, id), append(failed, fmt.Errorf("key %s: %w", id, err))
 			continue
 		}
 		done.Revoked++

@@ -94,10 +94,6 @@ func isJSON(h http.Header) bool {
 	return !named || strings.EqualFold(charset, "utf-8")
 }
 
-// maxWrong bounds how many wrong members are listed: an attacker could send thousands,
-// and the answer would be many times as long.
-const maxWrong = 32
-
 // bodyReader reads one body.
 type bodyReader struct {
 	without []string
@@ -105,9 +101,7 @@ type bodyReader struct {
 }
 
 func (b *bodyReader) refuse(field string, code apikey.InvalidCode, value string) {
-	if len(b.wrong) < maxWrong {
-		b.wrong = append(b.wrong, &apikey.InvalidError{Field: shown(field), Code: code, Value: shown(value)})
-	}
+	b.wrong = append(b.wrong, &apikey.InvalidError{Field: field, Code: code, Value: value})
 }
 
 // object reads the members of an object into the fields of a struct. Their names in
@@ -283,13 +277,4 @@ func wrongPart(text []byte, t reflect.Type) string {
 		}
 	}
 	return ""
-}
-
-// shown cuts what a client has sent to what an answer shows of it.
-func shown(s string) string {
-	const most = 60
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }

@@ -27,7 +27,7 @@ type Problem struct {
 	// RequestID is for the program to set.
 	RequestID string `json:"request_id,omitempty"`
 
-	// Fields are all wrong fields of the request, for invalid_request.
+	// Fields are all wrong fields of the request, for invalid_request; at most 32.
 	Fields []WrongField `json:"fields,omitempty"`
 	// Limit, Max and Mode say which limit is reached, for limit_reached: see
 	// [apikey.LimitError].
@@ -247,10 +247,23 @@ func (p *Problem) wait(d time.Duration) {
 	p.Detail += " Try again in " + p.RetryAfter.String() + "."
 }
 
+// An answer does not grow with what was sent: maxWrong is how many fields it lists, and
+// short cuts what it quotes.
+const maxWrong = 32
+
+func short(s string) string {
+	const most = 60
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
 func (p *Problem) wrong(fields []*apikey.InvalidError) {
 	var lines []string
-	for _, e := range fields {
-		f := WrongField{e.Field, e.Code, detailOf(e), e.Value, e.Min, e.Max, e.Known}
+	for _, e := range fields[:min(len(fields), maxWrong)] {
+		f := WrongField{short(e.Field), e.Code, detailOf(e), short(e.Value), e.Min, e.Max, e.Known}
 		p.Fields = append(p.Fields, f)
 		lines = append(lines, strings.TrimPrefix(f.Field+": "+f.Detail, ": "))
 	}
@@ -370,7 +383,7 @@ func nameOf(e *apikey.InvalidError) string {
 			return unicode.ReplacementChar
 		}
 		return r
-	}, e.Value) + "”"
+	}, short(e.Value)) + "”"
 }
 
 func suggested(before string, e *apikey.InvalidError) string {

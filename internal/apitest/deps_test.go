@@ -29,7 +29,8 @@ var layers = [][]string{
 	{"internal/"},
 	{"."},
 	{"memstore", "sqlstore", "storetest", "httpauth"},
-	{"apikeytest"},           // a whole program, for the tests of others
+	{"apikeytest", "admin/internal/"}, // a whole program, for the tests of others; what both fronts of management share
+	{"admin"},
 	{"examples/stepup/sink"}, // a mail server for the example beside it
 	{"examples/"},
 }
@@ -43,10 +44,10 @@ var only = map[string][]string{
 	"modernc.org/sqlite":         {"examples/"},
 
 	"unsafe":       {".", "internal/apitest"},
-	"net/http":     {"httpauth", "examples/"},      // the domain knows no transport
-	"database/sql": {"sqlstore", "examples/"},      // nor an engine
-	"testing":      {"storetest", "apikeytest"},    // linked into a server it registers flags
-	"math/rand":    {".", "sqlstore", "storetest"}, // for jitter; secrets come from crypto/rand
+	"net/http":     {"httpauth", "admin", "internal/requestid", "examples/"}, // the domain knows no transport
+	"database/sql": {"sqlstore", "examples/"},                                // nor an engine
+	"testing":      {"storetest", "apikeytest"},                              // linked into a server it registers flags
+	"math/rand":    {".", "sqlstore", "storetest"},                           // for jitter; secrets come from crypto/rand
 }
 
 // onlyInTests lists what test files may import besides.

@@ -122,7 +122,9 @@ func rowsOfRefused(t *testing.T) (sentinels, types []string) {
 				for _, spec := range d.Specs {
 					if v, ok := spec.(*ast.ValueSpec); ok && v.Names[0].Name == "problems" {
 						for _, row := range v.Values[0].(*ast.CompositeLit).Elts {
-							sentinels = append(sentinels, row.(*ast.CompositeLit).Elts[0].(*ast.SelectorExpr).Sel.Name)
+							if of, ok := row.(*ast.CompositeLit).Elts[0].(*ast.SelectorExpr); ok { // the others are httpauth's own
+								sentinels = append(sentinels, of.Sel.Name)
+							}
 						}
 					}
 				}

@@ -1,0 +1,10 @@
+package admin
+
+import _ "embed"
+
+// description is the API in the OpenAPI format, version 3.1.
+//
+//go:embed openapi.yaml
+var description []byte
+
+func describe(*call) (answer, error) { return answer{yaml: description}, nil }

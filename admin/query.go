@@ -1,0 +1,204 @@
+package admin
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+func (c *call) list() (answer, error) {
+	q := c.query()
+	req := apikey.ListRequest{
+		Mode: textOf[apikey.Mode](q, "mode"), Kind: textOf[apikey.Kind](q, "kind"), State: textOf[apikey.State](q, "state"),
+		NameContains: q.text("name_contains"), NeverUsed: q.is("never_used"),
+		UnusedSince: q.time("unused_since"), ExpiringBefore: q.time("expiring_before"), NotExpiredAt: q.time("not_expired_at"), DueBefore: q.time("due_before"),
+		Usable: q.is("usable"), Expired: q.is("expired"),
+		ExpiringWithin: q.seconds("expiring_within"), UnusedFor: q.seconds("unused_for"), DueWithin: q.seconds("due_within"),
+		Cursor: apikey.Cursor(q.text("cursor")), Limit: q.number("limit"),
+	}
+	if err := q.err(); err != nil {
+		return answer{}, err
+	}
+	list, err := c.Manager.List(c.ctx, req)
+	if err != nil {
+		return answer{}, err
+	}
+	body := listAnswer{Data: make([]keyAnswer, 0, len(list.Keys)), Next: list.Next}
+	for _, info := range list.Keys {
+		body.Data = append(body.Data, c.describe(info))
+	}
+	for _, d := range list.Damaged { // what is wrong with them is for the operator
+		c.log(500, "record_damaged", d)
+		body.Damaged = append(body.Damaged, damagedAnswer{d.Key})
+	}
+	return answer{body: body}, nil
+}
+
+// events are those of the account or, if the path has a key, of that key.
+func (c *call) events() (answer, error) {
+	q := c.query()
+	req := apikey.EventsRequest{
+		Mode: textOf[apikey.Mode](q, "mode"), Actor: q.text("actor"), Since: q.time("since"), Before: q.time("before"),
+		Cursor: apikey.Cursor(q.text("cursor")), Limit: q.number("limit"),
+	}
+	for _, action := range q.texts("actions") {
+		req.Actions = append(req.Actions, apikey.Action(action))
+	}
+	var err error
+	if c.r.PathValue("id") != "" {
+		req.Key, err = c.key()
+	}
+	if err == nil {
+		err = q.err()
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	list, err := c.Manager.Events(c.ctx, req)
+	return answer{body: list}, err
+}
+
+func (c *call) chain() (answer, error) {
+	id, err := c.key()
+	if err == nil {
+		err = c.read(&nothing{})
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	report, err := c.Manager.VerifyEvents(c.ctx, id)
+	return answer{body: report}, err
+}
+
+// query reads the query of a URL. As in a body, a name that means nothing is refused, and
+// so are a name twice and an empty value: a filter that is misspelt would show all keys.
+type query struct {
+	values url.Values
+	known  []string
+	wrong  []error
+}
+
+func (c *call) query() *query {
+	q := &query{}
+	values, err := url.ParseQuery(c.r.URL.RawQuery)
+	if err != nil {
+		q.refuse("query", apikey.InvalidMalformed, "")
+	}
+	q.values = values
+	return q
+}
+
+func (q *query) refuse(name string, code apikey.InvalidCode, value string) {
+	q.wrong = append(q.wrong, &apikey.InvalidError{Field: name, Code: code, Value: value})
+}
+
+// get returns the value of a name, if it is there.
+func (q *query) get(name string) (string, bool) {
+	q.known = append(q.known, name)
+	values := q.values[name]
+	switch {
+	case len(values) == 0:
+		return "", false
+	case len(values) > 1:
+		q.refuse(name, apikey.InvalidSeveral, "")
+	case values[0] == "":
+		q.refuse(name, apikey.InvalidEmpty, "")
+	default:
+		return values[0], true
+	}
+	return "", false
+}
+
+func (q *query) text(name string) string {
+	text, _ := q.get(name)
+	return text
+}
+
+func (q *query) texts(name string) []string {
+	text, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// read reads a value; a zero one is none.
+func read[T comparable](q *query, name string, parse func(string) (T, error)) (v T) {
+	text, ok := q.get(name)
+	if !ok {
+		return v
+	}
+	v, err := parse(text)
+	var zero T
+	if own, ok := errors.AsType[*apikey.InvalidError](err); ok {
+		named := *own
+		named.Field = name
+		q.wrong = append(q.wrong, &named)
+	} else if err != nil || v == zero {
+		q.refuse(name, apikey.InvalidMalformed, text)
+	}
+	return v
+}
+
+// textOf reads a value of a type that reads its own text.
+func textOf[T comparable, P interface {
+	*T
+	UnmarshalText([]byte) error
+}](q *query, name string) T {
+	return read(q, name, func(text string) (v T, err error) {
+		err = P(&v).UnmarshalText([]byte(text))
+		return v, err
+	})
+}
+
+func (q *query) time(name string) time.Time {
+	return read(q, name, func(text string) (time.Time, error) { return time.Parse(time.RFC3339, text) })
+}
+
+func (q *query) number(name string) int { return read(q, name, strconv.Atoi) }
+
+func (q *query) seconds(name string) time.Duration {
+	return read(q, name, func(text string) (time.Duration, error) {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		return seconds(name, n)
+	})
+}
+
+// is reads a filter that is on if it is there: its only value is "true".
+func (q *query) is(name string) bool {
+	return read(q, name, func(text string) (bool, error) { return text == "true", nil })
+}
+
+// err returns what is wrong, with the names that nothing has asked for.
+func (q *query) err() error {
+	for name := range q.values {
+		if !slices.Contains(q.known, name) {
+			q.wrong = append(q.wrong, &apikey.InvalidError{Field: name, Code: apikey.InvalidUnknown, Value: name, Known: near(name, q.known)})
+		}
+	}
+	slices.SortStableFunc(q.wrong, func(a, b error) int {
+		return strings.Compare(a.(*apikey.InvalidError).Field, b.(*apikey.InvalidError).Field)
+	})
+	return errors.Join(q.wrong...)
+}
+
+// near lists the known names that the misspelt one may mean: those with its first letters.
+func near(name string, known []string) (found []string) {
+	for _, k := range known {
+		if len(name) >= 3 && strings.HasPrefix(k, strings.ToLower(name[:3])) {
+			found = append(found, k)
+		}
+	}
+	if len(found) == 0 {
+		return known
+	}
+	return found
+}
