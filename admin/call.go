@@ -45,7 +45,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mux.ServeHTTP(w, r)
 		return
 	}
-	c := &call{api: a, r: r, id: requestid.Of(r.Header)}
+	c := &call{api: a, r: r, id: requestid.Of(r.Header.Get("X-Request-ID"))}
 	if clean != escaped {
 		c.write(w, answer{}, noRoute)
 		return
@@ -72,7 +72,7 @@ func (h *headersOnly) WriteHeader(status int)      { h.status = status }
 
 // serve is the one function that the requests of all routes pass.
 func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
-	c := &call{api: a, r: r, id: requestid.Of(r.Header)}
+	c := &call{api: a, r: r, id: requestid.Of(r.Header.Get("X-Request-ID"))}
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	err := c.admit(to)
 	if c.actor.ID != "" {

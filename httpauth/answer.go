@@ -226,7 +226,7 @@ func (g *Guard) requestID(r *http.Request) string {
 			return id
 		}
 	}
-	return requestid.Of(r.Header)
+	return requestid.Of(r.Header.Get("X-Request-ID"))
 }
 
 // bodyWriter is the ResponseWriter that Config.Deny gets. Deny can write a body and set its

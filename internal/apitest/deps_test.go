@@ -44,7 +44,7 @@ var only = map[string][]string{
 	"modernc.org/sqlite":         {"examples/"},
 
 	"unsafe":       {".", "internal/apitest"},
-	"net/http":     {"httpauth", "admin", "internal/requestid", "examples/"}, // the domain knows no transport
+	"net/http":     {"httpauth", "admin", "examples/"}, // the domain knows no transport
 	"database/sql": {"sqlstore", "examples/"},                                // nor an engine
 	"testing":      {"storetest", "apikeytest"},                              // linked into a server it registers flags
 	"math/rand":    {".", "sqlstore", "storetest"},                           // for jitter; secrets come from crypto/rand

@@ -1,0 +1,190 @@
+package admin_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin"
+	"github.com/go-apikey/apikey/apikeytest"
+)
+
+// env is a program with the API mounted at /api, as a user mounts it. A request says in a
+// header who is signed in.
+type env struct {
+	t       *testing.T
+	program *apikeytest.Program
+	url     string
+	log     *lockedBuffer
+	config  admin.Config
+}
+
+const password = "correct horse"
+
+// newEnv starts the program. What StepUp guards is for the test to say.
+func newEnv(t *testing.T, changes ...func(*apikey.Settings, *apikey.ManagerConfig)) *env {
+	t.Helper()
+	e := &env{t: t, log: &lockedBuffer{}}
+	changes = append([]func(*apikey.Settings, *apikey.ManagerConfig){func(s *apikey.Settings, c *apikey.ManagerConfig) {
+		s.Catalog = apikey.MustCatalog(
+			apikey.CatalogEntry{Scope: "payment:charge"}, apikey.CatalogEntry{Scope: "payment:refund"},
+			apikey.CatalogEntry{Scope: "card:tokenize", Publishable: true})
+		c.Factors["password"] = must(apikey.NewPassword(checkPassword))
+	}}, changes...)
+	e.program = apikeytest.New(t, changes...)
+	e.config = admin.Config{
+		Manager: e.program.Manager, Actor: actorIn, Now: e.program.Clock.Now, Metadata: []string{"shop"},
+		Logger: slog.New(slog.NewTextHandler(e.log, nil)),
+	}
+	e.url = e.serve(e.config)
+	return e
+}
+
+func (e *env) serve(c admin.Config) string {
+	e.t.Helper()
+	api, err := admin.New(c)
+	require.NoError(e.t, err)
+	mux := http.NewServeMux()
+	mux.Handle("/api/", http.StripPrefix("/api", api))
+	server := httptest.NewServer(mux)
+	e.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// actorIn reads account/person/role from the header X-User.
+func actorIn(r *http.Request) (apikey.Actor, error) {
+	parts := strings.Split(r.Header.Get("X-User"), "/")
+	if len(parts) != 3 {
+		return apikey.Actor{}, admin.ErrSignIn
+	}
+	return apikey.Actor{Account: parts[0], ID: parts[1], Role: parts[2]}, nil
+}
+
+// reply is an answer of the API.
+type reply struct {
+	status int
+	header http.Header
+	text   string
+	body   map[string]any
+}
+
+// request is one request; the zero one is a GET.
+type request struct {
+	user    string // "acc_1/usr_1/admin" if empty, "-" for nobody
+	method  string
+	path    string // below /api/v1
+	body    any    // a string as it is, anything else as JSON; nil: none
+	header  map[string]string
+	without []string // headers that are usually sent
+}
+
+const anna, other = "acc_1/anna/admin", "acc_2/olga/admin"
+
+func (e *env) do(q request) reply {
+	e.t.Helper()
+	return e.at(e.url, q)
+}
+
+func (e *env) at(url string, q request) reply {
+	e.t.Helper()
+	a, err := send(url, q)
+	require.NoError(e.t, err)
+	return a
+}
+
+func send(url string, q request) (reply, error) {
+	var body io.Reader
+	switch b := q.body.(type) {
+	case nil:
+	case string:
+		body = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			return reply{}, err
+		}
+		body = bytes.NewReader(text)
+	}
+	if q.method == "" {
+		q.method = "GET"
+	}
+	r, err := http.NewRequest(q.method, url+"/api/v1"+q.path, body)
+	if err != nil {
+		return reply{}, err
+	}
+	r.Header.Set("Origin", url)
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if q.user == "" {
+		q.user = anna
+	}
+	if q.user != "-" {
+		r.Header.Set("X-User", q.user)
+	}
+	for name, value := range q.header {
+		r.Header.Set(name, value)
+	}
+	for _, name := range q.without {
+		r.Header.Del(name)
+	}
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return reply{}, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	a := reply{status: res.StatusCode, header: res.Header, text: string(text)}
+	if strings.Contains(res.Header.Get("Content-Type"), "json") {
+		err = json.Unmarshal(text, &a.body)
+	}
+	return a, err
+}
+
+func (e *env) post(path string, body any) reply {
+	e.t.Helper()
+	return e.do(request{method: "POST", path: path, body: body})
+}
+
+// issue issues a live key of the account, by the Manager.
+func (e *env) issue(account string, change ...func(*apikey.IssueRequest)) apikey.Issued {
+	e.t.Helper()
+	req := apikey.IssueRequest{Mode: apikey.Live, Name: "Shop", Abilities: []string{"payment:charge"}}
+	for _, c := range change {
+		c(&req)
+	}
+	return e.program.Issue(account, req)
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
