@@ -144,7 +144,7 @@ func send(url string, q request) (reply, error) {
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	a := reply{status: res.StatusCode, header: res.Header, text: string(text)}
-	if strings.Contains(res.Header.Get("Content-Type"), "json") {
+	if len(text) > 0 && strings.Contains(res.Header.Get("Content-Type"), "json") {
 		err = json.Unmarshal(text, &a.body)
 	}
 	return a, err

@@ -1,0 +1,451 @@
+package admin_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin"
+)
+
+// watched counts what is written to a store.
+type watched struct {
+	apikey.Store
+	writes atomic.Int64
+}
+
+func (w *watched) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
+	w.writes.Add(1)
+	return w.Store.Apply(ctx, changes...)
+}
+
+// sound is a request to each route that would be served, about the keys of one account.
+// Each changes something, but for those that read.
+type sound struct {
+	pattern string // as in the routes of the API
+	request
+	reads bool
+}
+
+// target is what the sound requests are about.
+type target struct {
+	live, suspended, rotating apikey.Info
+	old                       apikey.CredentialID // of rotating, still working
+}
+
+func (t target) sound(pending apikey.KeyID) []sound {
+	version := func(v uint64) map[string]string {
+		return map[string]string{"If-Match": fmt.Sprintf("%q", fmt.Sprint(v))}
+	}
+	live, suspended, rotating := "/keys/"+t.live.ID.String(), "/keys/"+t.suspended.ID.String(), "/keys/"+t.rotating.ID.String()
+	return []sound{
+		{"GET /v1/rules", request{path: "/rules"}, true},
+		{"GET /v1/keys", request{path: "/keys"}, true},
+		{"GET /v1/keys/{id}", request{path: live}, true},
+		{"GET /v1/events", request{path: "/events"}, true},
+		{"GET /v1/keys/{id}/events", request{path: live + "/events"}, true},
+		{"POST /v1/keys/{id}/chain", request{method: "POST", path: live + "/chain"}, true},
+		{"GET /v1/factors", request{path: "/factors"}, true},
+		{"POST /v1/keys", request{method: "POST", path: "/keys", body: `{"mode":"live"}`}, false},
+		{"PATCH /v1/keys/{id}", request{method: "PATCH", path: live, body: `{"name":"New"}`, header: version(t.live.Version)}, false},
+		{"POST /v1/keys/{id}/suspend", request{method: "POST", path: live + "/suspend"}, false},
+		{"POST /v1/keys/{id}/resume", request{method: "POST", path: suspended + "/resume", body: `{}`}, false},
+		{"POST /v1/keys/{id}/revoke", request{method: "POST", path: live + "/revoke", body: `{}`}, false},
+		{"POST /v1/keys/{id}/rotate", request{method: "POST", path: live + "/rotate", body: `{}`, header: version(t.live.Version)}, false},
+		{"DELETE /v1/keys/{id}/rotation", request{method: "DELETE", path: "/keys/" + pending.String() + "/rotation"}, false},
+		{"POST /v1/keys/{id}/credentials/{credential}/retire", request{method: "POST", path: rotating + "/credentials/" + t.old.String() + "/retire"}, false},
+		{"POST /v1/keys/{id}/reveal", request{method: "POST", path: live + "/reveal", body: `{}`}, false},
+		{"POST /v1/provision", request{method: "POST", path: "/provision", body: `{"abilities":["card:tokenize"]}`}, false},
+		{"POST /v1/keys/revoke", request{method: "POST", path: "/keys/revoke", body: fmt.Sprintf(`{"ids":[%q]}`, t.live.ID)}, false},
+		{"POST /v1/keys/revoke-all", request{method: "POST", path: "/keys/revoke-all", body: `{"all":true}`}, false},
+		{"POST /v1/factors/{factor}/enroll", request{method: "POST", path: "/factors/totp/enroll", body: `{}`}, false},
+		{"POST /v1/factors/{factor}/confirm", request{method: "POST", path: "/factors/totp/confirm", body: `{"answer":"000000"}`}, false},
+		{"POST /v1/factors/{factor}/disable", request{method: "POST", path: "/factors/totp/disable", body: `{}`}, false},
+		{"POST /v1/actors/{actor}/lift-lock", request{method: "POST", path: "/actors/ben/lift-lock", body: `{}`}, false},
+		{"POST /v1/actors/{actor}/allow-enrollment", request{method: "POST", path: "/actors/ben/allow-enrollment", body: `{"factor":"totp"}`}, false},
+		{"POST /v1/actors/{actor}/disable", request{method: "POST", path: "/actors/ben/disable", body: `{"factor":"totp"}`}, false},
+	}
+}
+
+// targets are the sound requests of an account that has all that they need.
+func (e *env) targets(account string) []sound {
+	e.t.Helper()
+	t := target{
+		live:      e.issue(account, func(r *apikey.IssueRequest) { r.Recoverable = true }).Key,
+		suspended: e.issue(account, func(r *apikey.IssueRequest) { r.Disabled = true }).Key,
+		rotating:  e.issue(account).Key,
+	}
+	t.old = t.rotating.Credential
+	planned := e.issue(account).Key
+	ctx := e.program.Admin(account)
+	_, err := e.program.Manager.Rotate(ctx, apikey.RotateRequest{Key: t.rotating.ID, Overlap: time.Hour})
+	require.NoError(e.t, err)
+	_, err = e.program.Manager.Rotate(ctx, apikey.RotateRequest{Key: planned.ID, At: e.program.Clock.Now().Add(2 * time.Hour)})
+	require.NoError(e.t, err)
+	return t.sound(planned.ID)
+}
+
+func watching(w *watched) func(*apikey.Settings, *apikey.ManagerConfig) {
+	return func(s *apikey.Settings, c *apikey.ManagerConfig) {
+		w.Store = s.Store
+		s.Store = w
+	}
+}
+
+func (q request) with(header, value string) request {
+	q.header = maps.Clone(q.header)
+	if q.header == nil {
+		q.header = map[string]string{}
+	}
+	q.header[header] = value
+	return q
+}
+
+func (q request) omit(header string) request {
+	q.without = append(slices.Clone(q.without), header)
+	return q
+}
+
+// Every route is refused when its request is spoiled in any of these ways, and nothing is
+// written. The sound request is served afterwards, so the spoiling was what was refused.
+func TestSpoiledRequestsChangeNothing(t *testing.T) {
+	type spoiled struct {
+		name  string
+		spoil func(request) request
+		// status is what is answered; reads also where that is different for a route that
+		// changes nothing. 0: the way does not spoil such a route.
+		status, reads int
+		code          string
+	}
+	body := func(text string) func(request) request {
+		return func(q request) request { q.body = text; return q }
+	}
+	ways := []spoiled{
+		{"no session", func(q request) request { q.user = "-"; return q }, 401, 401, "signed_out"},
+		{"an actor without an account", func(q request) request { q.user = "/anna/admin"; return q }, 401, 401, "signed_out"},
+		{"an actor without an ID", func(q request) request { q.user = "acc_1//admin"; return q }, 401, 401, "signed_out"},
+		{"another actor's tag", func(q request) request { return q.with("Apikey-Actor", "AAAAAAAAAAAAAAAA") }, 409, 409, "other_actor"},
+		{"an empty tag", func(q request) request { return q.with("Apikey-Actor", "") }, 409, 409, "other_actor"},
+		{"cross-site", func(q request) request {
+			return q.with("Origin", "https://evil.example").with("Sec-Fetch-Site", "cross-site")
+		}, 403, 403, "cross_site"},
+		{"cross-site by its Origin alone", func(q request) request { return q.with("Origin", "https://evil.example") }, 403, 0, "cross_site"},
+		{"same-site", func(q request) request { return q.omit("Origin").with("Sec-Fetch-Site", "same-site") }, 403, 403, "cross_site"},
+		{"Sec-Fetch-Site none", func(q request) request { return q.omit("Origin").with("Sec-Fetch-Site", "none") }, 403, 0, "cross_site"},
+		{"Origin null", func(q request) request { return q.with("Origin", "null") }, 403, 0, "cross_site"},
+		{"Origin empty", func(q request) request { return q.with("Origin", "") }, 403, 0, "cross_site"},
+		{"another port's Origin", func(q request) request { return q.with("Origin", "http://127.0.0.1:1") }, 403, 0, "cross_site"},
+		{"our Origin from another site", func(q request) request { return q.with("Sec-Fetch-Site", "cross-site") }, 403, 403, "cross_site"},
+		{"neither Origin nor Sec-Fetch-Site", func(q request) request { return q.omit("Origin") }, 403, 0, "cross_site"},
+		{"If-Match of any", func(q request) request { return q.with("If-Match", "*") }, 400, 0, "invalid_request"},
+		{"If-Match empty", func(q request) request { return q.with("If-Match", "") }, 400, 0, "invalid_request"},
+		{"If-Match without quotes", func(q request) request { return q.with("If-Match", "1") }, 400, 0, "invalid_request"},
+		{"If-Match of several", func(q request) request { return q.with("If-Match", `"1", "2"`) }, 400, 0, "invalid_request"},
+		{"If-Match 0", func(q request) request { return q.with("If-Match", `"0"`) }, 400, 0, "invalid_request"},
+		{"If-Match 01", func(q request) request { return q.with("If-Match", `"01"`) }, 400, 0, "invalid_request"},
+		{"a query that means nothing", func(q request) request { q.path += "?mod=live"; return q }, 400, 400, "invalid_request"},
+		{"a form", func(q request) request {
+			q.body = "a=b"
+			return q.with("Content-Type", "application/x-www-form-urlencoded")
+		}, 415, 0, "not_json"},
+		{"a simple request with JSON in it", func(q request) request { q.body = `{"all":true}`; return q.with("Content-Type", "text/plain") }, 415, 0, "not_json"},
+		{"without Content-Type", func(q request) request { q.body = `{}`; return q.omit("Content-Type") }, 415, 0, "not_json"},
+		{"another charset", func(q request) request {
+			q.body = `{}`
+			return q.with("Content-Type", "application/json; charset=utf-16")
+		}, 415, 0, "not_json"},
+		{"10 MB", body(`{"name":"` + strings.Repeat("x", 10<<20) + `"}`), 413, 0, "body_too_large"},
+		{"depth 10000", body(`{"name":` + strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999) + `}`), 400, 0, "invalid_request"},
+		{"a member twice", body(`{"name":"a","name":"a","reason":"x","reason":"x","answer":"1","answer":"1","factor":"totp","factor":"totp","ids":[],"ids":[],"approval":{},"approval":{},"all":true,"all":true}`), 400, 0, "invalid_request"},
+		{"an unknown member", body(`{"hidden":true}`), 400, 0, "invalid_request"},
+		{"an account", body(`{"account":"acc_2"}`), 400, 0, "invalid_request"},
+		{"a member in capitals", body(`{"Approval":{}}`), 400, 0, "invalid_request"},
+		{"a wrong type", body(`{"name":1,"reason":1,"answer":1,"factor":1,"ids":1,"approval":1,"all":1}`), 400, 0, "invalid_request"},
+		{"an array", body(`[]`), 400, 0, "invalid_request"},
+		{"something after the object", body(`{}{}`), 400, 0, "invalid_request"},
+		{"broken JSON", body(`{`), 400, 0, "invalid_request"},
+	}
+	w := &watched{}
+	e := newEnv(t, watching(w), func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.InsecureRevealWithoutStepUp = true })
+	all := e.targets("acc_1")
+	tried := 0
+	for _, s := range all {
+		for _, way := range ways {
+			wanted := way.status
+			if s.method == "" {
+				wanted = way.reads
+			}
+			if s.method == "" && strings.Contains(way.name, "query") && (s.path == "/keys" || strings.HasSuffix(s.path, "/events")) {
+				wanted = 400 // an unknown name of a query that there is
+			}
+			if wanted == 0 {
+				continue
+			}
+			tried++
+			before := w.writes.Load()
+			a := e.do(way.spoil(s.request))
+			what := fmt.Sprintf("%s, %s: %s", s.pattern, way.name, a.text)
+			require.Equal(t, wanted, a.status, what)
+			require.Equal(t, way.code, a.body["code"], what)
+			require.Equal(t, before, w.writes.Load(), what)
+			require.NotEmpty(t, a.body["detail"], what)
+			require.Equal(t, "application/problem+json", a.header.Get("Content-Type"), what)
+			require.Equal(t, "no-store, no-transform", a.header.Get("Cache-Control"), what)
+			require.Equal(t, a.header.Get("X-Request-Id"), a.body["request_id"], what)
+		}
+		if s.method != "" {
+			tried++
+			key := e.do(s.request.with("Idempotency-Key", strings.Repeat("k", 256)))
+			require.Equal(t, 400, key.status, s.pattern)
+			require.Contains(t, key.text, "Idempotency-Key", s.pattern)
+		}
+	}
+	t.Logf("%d spoiled requests to %d routes", tried, len(all))
+	require.Greater(t, tried, 600)
+
+	// A wrong role is refused by the Policy, which leaves one event and nothing else.
+	for _, s := range all {
+		q := s.request
+		q.user = "acc_1/victor/viewer"
+		a := e.do(q)
+		if strings.Contains(s.pattern, "factors") || strings.HasSuffix(s.pattern, "/rules") {
+			continue // one's own factors are one's own, and rules are the same for everybody
+		}
+		if s.path == "/keys/revoke" {
+			require.Equal(t, 200, a.status, a.text)
+			require.Contains(t, a.text, `"code":"forbidden"`)
+			continue
+		}
+		require.Equal(t, 403, a.status, "%s: %s", s.pattern, a.text)
+		require.Equal(t, "forbidden", a.body["code"], s.pattern)
+	}
+
+	// Each is served when it is sound, on keys of an account of its own.
+	for i := range all {
+		account := fmt.Sprintf("own_%d", i)
+		s := e.targets(account)[i]
+		s.user = account + "/usr_" + account + "/admin"
+		a := e.do(s.request)
+		if strings.Contains(s.pattern, "factors/{factor}") { // always needs an approval, or something enrolled
+			require.Contains(t, []any{"step_up_required", "not_enrolled"}, a.body["code"], a.text)
+			continue
+		}
+		require.Less(t, a.status, 300, "%s: %s", s.pattern, a.text)
+	}
+}
+
+// Every route is in the matrix.
+func TestMatrixHasEveryRoute(t *testing.T) {
+	e := newEnv(t)
+	known := map[string]bool{"GET /v1/openapi.yaml": true}
+	for _, s := range e.targets("acc_1") {
+		known[s.pattern] = true
+	}
+	for _, pattern := range admin.Patterns() {
+		require.True(t, known[pattern], "%s is in no row", pattern)
+		delete(known, pattern)
+	}
+	require.Empty(t, known)
+}
+
+// A key of another account is answered as one that does not exist, byte for byte but for
+// the request's ID, and nothing is written.
+func TestForeignIsAbsent(t *testing.T) {
+	w := &watched{}
+	e := newEnv(t, watching(w))
+	for _, s := range e.targets("acc_1") {
+		if !strings.Contains(s.pattern, "{id}") && s.path != "/keys/revoke" {
+			continue
+		}
+		foreign := s.request
+		foreign.user = other
+		absent := foreign
+		id := strings.Split(strings.TrimPrefix(s.path, "/keys/"), "/")[0]
+		const none = "01890a5d-ac96-774b-bcce-b302099a8057"
+		if s.path == "/keys/revoke" {
+			id = strings.Split(s.body.(string), `"`)[3]
+			absent.body = strings.Replace(s.body.(string), id, none, 1)
+		} else {
+			absent.path = strings.Replace(s.path, id, none, 1)
+		}
+		before := w.writes.Load()
+		header := func(a reply) http.Header {
+			h := a.header.Clone()
+			h.Del("X-Request-Id")
+			h.Del("Date")
+			h.Del("Content-Length") // has the length of the ID
+			return h
+		}
+		with := map[string]string{"X-Request-Id": "req-1"}
+		for name, value := range s.header {
+			with[name] = value
+		}
+		foreign.header, absent.header = with, with
+		a, b := e.do(foreign), e.do(absent)
+		require.Equal(t, b.status, a.status, s.pattern)
+		require.Equal(t, header(b), header(a), s.pattern)
+		require.Equal(t, strings.ReplaceAll(b.text, none, id), a.text, s.pattern)
+		require.Equal(t, before, w.writes.Load(), s.pattern)
+		if !strings.HasSuffix(s.pattern, "/events") && s.path != "/keys/revoke" {
+			require.Equal(t, 404, a.status, s.pattern)
+		}
+	}
+	for _, path := range []string{"/keys/x", "/keys/" + strings.Repeat("a", 36), "/keys/%00", "/keys/..%2f..%2frules"} {
+		a := e.do(request{path: path})
+		require.Equal(t, 404, a.status, path)
+	}
+	require.Empty(t, e.do(request{path: "/keys", user: other}).body["data"])
+	require.Empty(t, e.do(request{path: "/events", user: other}).body["data"])
+}
+
+// What has no route is a problem too, and nothing is redirected.
+func TestNoRoute(t *testing.T) {
+	e := newEnv(t)
+	api, err := admin.New(e.config)
+	require.NoError(t, err)
+	server := httptest.NewServer(http.StripPrefix("/api", api)) // without a ServeMux before it, which would redirect
+	defer server.Close()
+	e.url = server.URL
+	for _, c := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/", 404, ""},
+		{"GET", "/nothing", 404, ""},
+		{"GET", "//keys", 404, ""},
+		{"POST", "//keys", 404, ""},
+		{"GET", "/keys/", 404, ""},
+		{"POST", "/keys/../keys", 404, ""},
+		{"GET", "/./keys", 404, ""},
+		{"PUT", "/keys", 405, "GET, HEAD, POST"},
+		{"OPTIONS", "/keys", 405, "GET, HEAD, POST"},
+		{"GET", "/keys/revoke-all/x", 404, ""},
+		{"DELETE", "/rules", 405, "GET, HEAD"},
+		{"HEAD", "/rules", 200, ""},
+	} {
+		a := e.do(request{method: c.method, path: c.path})
+		require.Equal(t, c.status, a.status, "%s %s", c.method, c.path)
+		require.Equal(t, c.allow, a.header.Get("Allow"), "%s %s", c.method, c.path)
+		require.Empty(t, a.header.Get("Location"), "%s %s", c.method, c.path)
+		if c.status != 200 {
+			require.Equal(t, "application/problem+json", a.header.Get("Content-Type"), "%s %s", c.method, c.path)
+		}
+	}
+	open := e.do(request{path: "/openapi.yaml", user: "-"})
+	require.Equal(t, 200, open.status)
+	require.Contains(t, open.text, "openapi: 3.1")
+}
+
+// Origins that are set count, and no others; and over TLS an http page is another site.
+func TestOrigins(t *testing.T) {
+	e := newEnv(t)
+	c := e.config
+	c.Origins = []string{"https://dash.example"}
+	url := e.serve(c)
+	post := func(url string, header map[string]string) int {
+		return e.at(url, request{method: "POST", path: "/keys", body: `{"mode":"test"}`, header: header}).status
+	}
+	require.Equal(t, 403, post(url, nil), "that of the host was not listed")
+	require.Equal(t, 201, post(url, map[string]string{"Origin": "https://dash.example", "Sec-Fetch-Site": "cross-site"}))
+	require.Equal(t, 403, post(url, map[string]string{"Origin": "https://dash.example.evil.example"}))
+
+	api, err := admin.New(e.config)
+	require.NoError(t, err)
+	for origin, want := range map[string]int{"https://shop.example": 201, "http://shop.example": 403, "https://SHOP.example": 201, "https://shop.example:444": 403, "shop.example": 403} {
+		r := httptest.NewRequest("POST", "https://shop.example/v1/keys", strings.NewReader(`{"mode":"test"}`))
+		r.TLS = &tls.ConnectionState{}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Origin", origin)
+		r.Header.Set("X-User", anna)
+		rec := httptest.NewRecorder()
+		api.ServeHTTP(rec, r)
+		require.Equal(t, want, rec.Code, origin)
+	}
+	for _, wrong := range []string{"dash.example", "https://dash.example/", "https://", "null", "*", "ftp://dash.example"} {
+		c.Origins = []string{wrong}
+		_, err := admin.New(c)
+		require.ErrorContains(t, err, "Config.Origins", wrong)
+	}
+}
+
+// Operators and failing sessions.
+func TestActor(t *testing.T) {
+	e := newEnv(t)
+	c := e.config
+	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Operator("staff"), nil }
+	a := e.at(e.serve(c), request{path: "/rules"})
+	require.Equal(t, 403, a.status)
+	require.Equal(t, "operator", a.body["code"])
+	c.Actor = func(*http.Request) (apikey.Actor, error) {
+		return apikey.Actor{}, fmt.Errorf("redis 10.0.3.7: refused")
+	}
+	a = e.at(e.serve(c), request{path: "/rules"})
+	require.Equal(t, 503, a.status)
+	require.NotEmpty(t, a.header.Get("Retry-After"))
+	require.NotContains(t, a.text, "redis")
+	require.Contains(t, e.log.String(), "redis")
+	require.Contains(t, e.log.String(), a.body["request_id"])
+	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Actor{}, nil }
+	require.Equal(t, 401, e.at(e.serve(c), request{path: "/rules"}).status)
+
+	// The page sends back the tag that it was given.
+	mine := e.do(request{path: "/rules"})
+	tag := mine.header.Get("Apikey-Actor")
+	require.Equal(t, tag, mine.body["actor"].(map[string]any)["tag"])
+	require.Equal(t, 200, e.do(request{path: "/rules"}.with("Apikey-Actor", tag)).status)
+	for _, user := range []string{other, "acc_1/ben/admin", "acc_1a/nna/admin", "acc_/1anna/admin"} {
+		require.Equal(t, 409, e.do(request{path: "/rules", user: user}.with("Apikey-Actor", tag)).status, user)
+	}
+
+	// What the log of the account says of the request.
+	e.do(request{method: "POST", path: "/keys", body: `{"mode":"test"}`}.with("X-Request-Id", "req-7").with("User-Agent", "page/1"))
+	events := e.do(request{path: "/events"})
+	require.Contains(t, events.text, "req-7")
+	require.Contains(t, events.text, "page/1")
+	require.Contains(t, events.text, "127.0.0.1")
+}
+
+// A method of the Manager without a route is a decision, which is written down.
+func TestEveryMethodHasARoute(t *testing.T) {
+	routes := map[string]string{ // method: the last part of its route
+		"AllowEnrollment": "allow-enrollment", "CancelRotation": "rotation", "ConfirmEnrollment": "confirm", "Disable": "disable",
+		"Enroll": "enroll", "Enrolled": "factors", "Events": "events", "Get": "{id}", "Issue": "keys", "LiftLock": "lift-lock", "List": "keys",
+		"Provision": "provision", "Resume": "resume", "Retire": "retire", "Reveal": "reveal", "Revoke": "revoke", "RevokeAll": "revoke-all",
+		"Rotate": "rotate", "Rules": "rules", "Suspend": "suspend", "Update": "{id}", "VerifyEvents": "chain",
+	}
+	without := map[string]string{ // method: why
+		"Challenge":   "is the member approval.factor of the request that it is about",
+		"Resend":      "is approval.resend",
+		"Confirm":     "is approval.answer",
+		"May":         "is the member may of a key",
+		"Close":       "ends the process's Manager",
+		"NewVerifier": "is for the process",
+		"Tx":          "is for the process",
+		"AdoptPepper": "is for an Operator",
+		"Remac":       "is for an Operator",
+		"Reseal":      "is for an Operator",
+		"RevokeToken": "is for whoever has found a token and has no session here",
+	}
+	manager := reflect.TypeFor[*apikey.Manager]()
+	for i := range manager.NumMethod() {
+		name := manager.Method(i).Name
+		route, routed := routes[name]
+		require.True(t, routed || without[name] != "", "%s has no route, and no line that says why", name)
+		if routed {
+			require.True(t, slices.ContainsFunc(admin.Patterns(), func(p string) bool { return strings.HasSuffix(p, "/"+route) }), "%s: %s", name, route)
+		}
+	}
+}
