@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,9 @@ type env struct {
 	url     string
 	log     *lockedBuffer
 	config  admin.Config
+
+	settings apikey.Settings // of the program, for another node beside it
+	manager  apikey.ManagerConfig
 }
 
 const password = "correct horse"
@@ -40,13 +44,38 @@ func newEnv(t *testing.T, changes ...func(*apikey.Settings, *apikey.ManagerConfi
 			apikey.CatalogEntry{Scope: "card:tokenize", Publishable: true})
 		c.Factors["password"] = must(apikey.NewPassword(checkPassword))
 	}}, changes...)
+	changes = append(changes, func(s *apikey.Settings, c *apikey.ManagerConfig) { e.settings, e.manager = *s, *c })
 	e.program = apikeytest.New(t, changes...)
 	e.config = admin.Config{
 		Manager: e.program.Manager, Actor: actorIn, Now: e.program.Clock.Now, Metadata: []string{"shop"},
 		Logger: slog.New(slog.NewTextHandler(e.log, nil)),
 	}
 	e.url = e.serve(e.config)
+	t.Cleanup(func() { e.holdsNoSecret("the log", e.log.String()) })
 	return e
+}
+
+// secrets are what belongs in no log, URL or header, and in no answer but one.
+var secrets = regexp.MustCompile(`[a-z]+_sk_(live|test)_[0-9A-Za-z]{20,}|otpauth://|` + password)
+
+// holdsNoSecret is asked of every answer that a test gets, and of the log at its end.
+func (e *env) holdsNoSecret(what, text string) {
+	e.t.Helper()
+	if found := secrets.FindString(text); found != "" {
+		e.t.Errorf("%s has %.12s…", what, found)
+	}
+	for _, m := range e.program.Mailbox.All() {
+		if regexp.MustCompile(`\b` + m.Message.Code() + `\b`).MatchString(text) {
+			e.t.Errorf("%s has the code of a mail", what)
+		}
+	}
+}
+
+// givesASecret reports whether the answer is where a new token, a shown one or a setup key
+// belongs.
+func givesASecret(q request, a reply) bool {
+	return q.method == "POST" && a.status < 300 && a.status != 202 &&
+		(q.path == "/keys" || strings.HasSuffix(q.path, "/rotate") || strings.HasSuffix(q.path, "/reveal") || strings.HasSuffix(q.path, "/enroll"))
 }
 
 func (e *env) serve(c admin.Config) string {
@@ -98,6 +127,14 @@ func (e *env) at(url string, q request) reply {
 	e.t.Helper()
 	a, err := send(url, q)
 	require.NoError(e.t, err)
+	what := q.method + " " + q.path
+	if !givesASecret(q, a) {
+		e.holdsNoSecret("the answer to "+what, a.text)
+	}
+	var headers strings.Builder
+	require.NoError(e.t, a.header.Write(&headers))
+	e.holdsNoSecret("a header of "+what, headers.String())
+	e.holdsNoSecret("the URL", q.path)
 	return a
 }
 
@@ -163,6 +200,18 @@ func (e *env) issue(account string, change ...func(*apikey.IssueRequest)) apikey
 		c(&req)
 	}
 	return e.program.Issue(account, req)
+}
+
+// issued is a key of acc_1 that was made where nothing is guarded: by a Manager beside e.
+func (e *env) issued() apikey.Info {
+	e.t.Helper()
+	open := e.manager
+	open.StepUp = nil
+	m, err := apikey.NewManager(e.t.Context(), e.settings, open)
+	require.NoError(e.t, err)
+	made, err := m.Issue(e.program.Admin("acc_1"), apikey.IssueRequest{Mode: apikey.Live})
+	require.NoError(e.t, err)
+	return made.Key
 }
 
 type lockedBuffer struct {
