@@ -1,0 +1,283 @@
+package keypage
+
+import (
+	"crypto/rand"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-apikey/apikey"
+)
+
+// formData is the data of the forms of a new key and of one that is edited.
+type formData struct {
+	New        bool
+	To         string
+	Mode       apikey.Mode
+	Name       string
+	Scopes     []ability
+	Products   []ability
+	Others     []ability // what the key holds and the Catalog does not list
+	Expires    string    // a day
+	Keeps      bool      // the expiry is within a day, and stays unless it is changed
+	KeepsTime  time.Time
+	Active     bool
+	AsksReveal bool // whether it can be revealed later is for the person to choose
+	Reveal     bool
+	Idempotent string
+	Version    string
+	Zone       string
+	NameBytes  int
+	Wrong      problems
+	Key        *row // nil: a new key
+	Product    string
+}
+
+// newKey is the empty form.
+func (v *visit) newKey() screen {
+	d := v.formOf(nil)
+	d.Mode, d.Active = modeOf(v.r.URL.Query()), true
+	d.Reveal = v.Config.Recoverable == Always
+	d.Idempotent = rand.Text()
+	if product := v.r.URL.Query().Get("product"); product != "" {
+		d.Product = product
+		for i := range d.Products {
+			if d.Products[i].Value == product {
+				d.Products[i].Level = "write"
+			}
+		}
+	}
+	if !v.may(apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}) {
+		return v.refused(v.Manager.May(v.guest.Context, apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}))
+	}
+	return v.formScreen(d, 0)
+}
+
+func (v *visit) formScreen(d formData, status int) screen {
+	title := v.T("new.title")
+	if !d.New {
+		title = v.T("edit.title")
+	}
+	return screen{name: "form", title: title, data: d, status: status}
+}
+
+// formOf is a form with all abilities of the Catalog, and those of the key chosen.
+func (v *visit) formOf(k *apikey.Info) formData {
+	d := formData{New: k == nil, To: v.url("/new"), Zone: v.zone.String(), NameBytes: v.rules.Limits.NameBytes}
+	held := []string{}
+	if k != nil {
+		d.To = v.keyURL(k.ID, "/edit")
+		for a := range k.Abilities.All() {
+			held = append(held, a.String())
+		}
+	}
+	d.choose(v, held)
+	return d
+}
+
+// choose lists the abilities, with those that are held chosen.
+func (d *formData) choose(v *visit, held []string) {
+	d.Scopes, d.Products, d.Others = nil, nil, nil
+	listed := map[string]bool{}
+	for _, e := range v.rules.Catalog {
+		switch {
+		case e.Scope != "":
+			a := v.ability(e.Scope, e.Description)
+			a.Checked = slices.Contains(held, e.Scope)
+			listed[e.Scope] = true
+			d.Scopes = append(d.Scopes, a)
+		case e.Product != "":
+			a := v.ability(e.Product, e.Description)
+			for _, level := range []string{"read", "write"} {
+				listed[e.Product+"="+level] = true
+				if slices.Contains(held, e.Product+"="+level) {
+					a.Level = level
+				}
+			}
+			d.Products = append(d.Products, a)
+		}
+	}
+	for _, text := range held {
+		if !listed[text] {
+			a := v.ability(text, "")
+			a.Checked = true
+			d.Others = append(d.Others, a)
+		}
+	}
+}
+
+// filled is the form as somebody has filled it in.
+func (v *visit) filled(d formData) formData {
+	d.Name, d.Expires = v.form.Get("name"), v.form.Get("expires")
+	d.Active, d.Reveal = v.form.Has("active"), v.form.Has("recoverable")
+	d.Keeps = v.form.Has("keep")
+	d.choose(v, v.abilitiesIn())
+	return d
+}
+
+// abilitiesIn are the abilities that the form has chosen.
+func (v *visit) abilitiesIn() (held []string) {
+	held = append(held, v.form["scope"]...)
+	for _, e := range v.rules.Catalog {
+		if level := v.form.Get("product." + e.Product); e.Product != "" && level != "" && level != "none" {
+			held = append(held, e.Product+"="+level)
+		}
+	}
+	return held
+}
+
+// expiryIn reads the day at whose end the key expires; zero: never.
+func (v *visit) expiryIn() (t time.Time, wrong string) {
+	text := v.form.Get("expires")
+	if text == "" {
+		return t, ""
+	}
+	t, ok := endOf(text, v.zone)
+	if !ok {
+		return t, v.T("invalid.malformed", "value", marked(text))
+	}
+	return t, ""
+}
+
+func (v *visit) create() screen {
+	d := v.filled(v.formOf(nil))
+	d.Mode, d.Idempotent, d.Product = modeOf(v.form), v.form.Get("idempotent"), v.form.Get("product")
+	req := apikey.IssueRequest{
+		Mode: d.Mode, Name: d.Name, Abilities: v.abilitiesIn(), Disabled: !d.Active, IdempotencyKey: d.Idempotent,
+		Recoverable: v.Config.Recoverable == Always || v.Config.Recoverable == Ask && d.Reveal,
+	}
+	form := func(wrong problems) screen {
+		d.Wrong = wrong
+		if len(wrong) > 0 {
+			return v.formScreen(d, 400)
+		}
+		return v.formScreen(d, 0)
+	}
+	wrong := problems{}
+	expires, text := v.expiryIn()
+	if text != "" {
+		wrong["expires_at"] = []string{text}
+	}
+	req.ExpiresAt = expires
+	if strings.TrimSpace(d.Name) == "" && v.Layout != SinglePair {
+		wrong["name"] = []string{v.T("invalid.required")}
+	}
+	if len(wrong) > 0 && !v.form.Has("cancel") {
+		return form(wrong)
+	}
+	var issued apikey.Issued
+	return v.approve(request{
+		Guarded: req,
+		do: func(g apikey.Grant) (err error) {
+			req.Grant = g
+			issued, err = v.Manager.Issue(v.guest.Context, req)
+			if errors.Is(err, apikey.ErrAlreadyIssued) { // the answer to the first request was lost
+				return errLost{issued.Key.ID}
+			}
+			return err
+		},
+		done: func() screen { return v.secretScreen("secret.created", issued.Token, issued.Key, 0) },
+		form: form,
+	})
+}
+
+func (v *visit) editKey() screen {
+	k, err := v.keyIn()
+	if err != nil {
+		return v.refused(err)
+	}
+	return v.formScreen(v.formOfKey(k), 0)
+}
+
+func (v *visit) formOfKey(k apikey.Info) formData {
+	d := v.formOf(&k)
+	r := v.row(k)
+	d.Key, d.Mode, d.Name, d.Active, d.Version = &r, k.Mode, k.Name, k.State != apikey.Suspended, strconv.FormatUint(k.Version, 10)
+	if !k.ExpiresAt.IsZero() {
+		day, whole := dayOf(k.ExpiresAt, v.zone)
+		if whole {
+			d.Expires = day
+		} else { // it would move if it were read as a day
+			d.Keeps, d.KeepsTime = true, k.ExpiresAt
+		}
+	}
+	return d
+}
+
+func (v *visit) edit() screen {
+	k, err := v.keyIn()
+	if err != nil {
+		return v.refused(err)
+	}
+	version, _ := strconv.ParseUint(v.form.Get("version"), 10, 64)
+	if version == 0 {
+		return v.message("version_mismatch", 412)
+	}
+	was := v.formOfKey(k)
+	d := v.filled(was)
+	d.Version = v.form.Get("version")
+	form := func(wrong problems) screen {
+		d.Wrong = wrong
+		if len(wrong) > 0 {
+			return v.formScreen(d, 400)
+		}
+		return v.formScreen(d, 0)
+	}
+	req, text := v.changes(k, was, d, version)
+	wrong := problems{}
+	if text != "" {
+		wrong["expires_at"] = []string{text}
+	}
+	if strings.TrimSpace(d.Name) == "" {
+		wrong["name"] = []string{v.T("invalid.required")}
+	}
+	if len(wrong) > 0 && !v.form.Has("cancel") {
+		return form(wrong)
+	}
+	return v.approve(request{
+		Guarded: req,
+		do: func(g apikey.Grant) error {
+			req.Grant = g
+			_, err := v.Manager.Update(v.guest.Context, req)
+			return err
+		},
+		done: func() screen { return v.after(k.ID, "saved") },
+		form: form,
+	})
+}
+
+// changes is an update of the fields that differ from the key, and of no others: a rename
+// by somebody in another zone moves no expiry, and asks for no approval of one.
+func (v *visit) changes(k apikey.Info, was, d formData, version uint64) (req apikey.UpdateRequest, wrong string) {
+	req = apikey.UpdateRequest{Key: k.ID, IfVersion: version}
+	if d.Name != k.Name {
+		req.Name = apikey.Set(d.Name)
+	}
+	held := []string{}
+	for a := range k.Abilities.All() {
+		held = append(held, a.String())
+	}
+	asked := v.abilitiesIn()
+	slices.Sort(held)
+	slices.Sort(asked)
+	if !slices.Equal(held, asked) {
+		req.Abilities = apikey.Set(asked)
+		if len(asked) == 0 {
+			req.Abilities = apikey.Clear[[]string]()
+		}
+	}
+	if !was.Keeps && d.Expires != was.Expires || was.Keeps && !d.Keeps {
+		expires, text := v.expiryIn()
+		wrong = text
+		req.ExpiresAt = apikey.Set(expires)
+		if expires.IsZero() {
+			req.ExpiresAt = apikey.Clear[time.Time]()
+		}
+	}
+	if d.Active != was.Active {
+		req.Disabled = apikey.Set(!d.Active)
+	}
+	return req, wrong
+}
