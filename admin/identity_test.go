@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -63,25 +64,6 @@ func TestAnotherSiteChangesNothing(t *testing.T) {
 	}
 }
 
-// In another tab somebody else has signed in: what the page of the first person sends
-// changes nothing in the account of the second.
-func TestSomebodyElseHasSignedIn(t *testing.T) {
-	e := newEnv(t)
-	drawn := e.do(request{path: "/rules"})
-	tag := drawn.header.Get("Apikey-Actor")
-	require.Equal(t, tag, drawn.body["actor"].(map[string]any)["tag"])
-	for user, status := range map[string]int{anna: 201, other: 409, "acc_1/ben/admin": 409, "acc_1a/nna/admin": 409} {
-		a := e.do(request{user: user, method: "POST", path: "/keys", body: map[string]any{"mode": "live"}, header: map[string]string{"Apikey-Actor": tag}})
-		require.Equal(t, status, a.status, "%s: %s", user, a.text)
-		if status == 409 {
-			require.Equal(t, "other_actor", a.body["code"], user)
-		}
-	}
-	require.Len(t, e.do(request{path: "/keys"}).body["data"], 1)
-	require.Empty(t, e.do(request{user: other, path: "/keys"}).body["data"])
-	require.Equal(t, 409, e.do(request{path: "/keys", header: map[string]string{"Apikey-Actor": ""}}).status)
-}
-
 // Whoever is not named is not let in, and a client is not told why it could not be found
 // out who asks.
 func TestActorFailsClosed(t *testing.T) {
@@ -114,4 +96,32 @@ func TestActorFailsClosed(t *testing.T) {
 	}
 	require.Empty(t, e.do(request{path: "/keys"}).body["data"])
 	require.Contains(t, e.log.String(), "10.1.2.3", "the log says why")
+}
+
+// A wrong field has the name under which the request has it, and the bound that holds.
+func TestWrongFieldsAreNamedAsSent(t *testing.T) {
+	e := newEnv(t, func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.StepUp = apikey.GuardRotate("password") })
+	key := e.issue("acc_1", func(r *apikey.IssueRequest) { r.ExpiresAt = e.program.Clock.Now().Add(time.Hour) })
+	for name, want := range map[string]struct {
+		seconds int64
+		code    string
+	}{
+		"too long": {8 * 24 * 3600, "out_of_range"}, "far too long": {1 << 62, "out_of_range"}, "negative": {-1, "out_of_range"}, "after its expiry": {7200, "after_expiry"},
+	} {
+		for _, approval := range []map[string]any{nil, {"factor": "password"}} {
+			body := map[string]any{"overlap_seconds": want.seconds}
+			if approval != nil {
+				body["approval"] = approval
+			}
+			a := e.do(request{method: "POST", path: "/keys/" + key.Key.ID.String() + "/rotate", header: map[string]string{"If-Match": `"1"`}, body: body})
+			require.Equal(t, 400, a.status, "%s: %s", name, a.text)
+			field := a.body["fields"].([]any)[0].(map[string]any)
+			require.Equal(t, "overlap_seconds", field["field"], a.text)
+			require.Equal(t, want.code, field["code"], a.text)
+			if want.code == "out_of_range" {
+				require.EqualValues(t, 604800, field["max"], a.text)
+			}
+			require.NotContains(t, a.body["detail"], "overlap:")
+		}
+	}
 }
