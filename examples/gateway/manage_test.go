@@ -262,3 +262,19 @@ func TestRevealAfterARestart(t *testing.T) {
 	require.GreaterOrEqual(t, away.status, 500, away.body)
 	require.Equal(t, 200, third.call(made.body["token"].(string), "GET", "/v1/balance", "").status)
 }
+
+// What a program adds for management is short: the sign-in of this example included.
+func TestManagementIsShort(t *testing.T) {
+	lines := 0
+	for _, file := range []string{"manage.go", "signin.go"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
+				lines++
+			}
+		}
+	}
+	require.Greater(t, lines, 30)
+	require.LessOrEqual(t, lines, 60, "lines of code")
+}
