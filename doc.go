@@ -156,7 +156,8 @@
 //     not passed on to credentials, actors and Revealed.
 //
 // The body of a request that makes a key reads into [IssueRequest], and that of a PATCH
-// request into [UpdateRequest]; see [Field]. The other requests have no JSON. JSON has the
+// request into [UpdateRequest]; see [Field]. httpauth.ReadJSON reads both strictly. The
+// other requests have no JSON. Package admin is all of this as a JSON API. JSON has the
 // key's state and its times. What follows from them at an instant is [Info.Status], which
 // the program adds:
 //

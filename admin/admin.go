@@ -31,8 +31,8 @@
 //
 // A new token is in one answer and nowhere else. Create a key with the header
 // Idempotency-Key, and a repeated request is 409 already_issued, with the key. A rotation
-// has the version of the key in If-Match: repeated, it is 412, with "done": true if it was
-// made by the same person. Its token is lost then; rotate again.
+// has the version of the key in If-Match: repeated, it is 412, with "done": true if the same
+// person has rotated that version. The token that nobody has is lost; rotate again.
 //
 // # Cross-site requests
 //

@@ -174,7 +174,7 @@ type enrollmentAnswer struct {
 type refusal struct {
 	httpauth.Problem
 	Key  *keyAnswer `json:"key,omitempty"`  // that an earlier request with this idempotency key made
-	Done bool       `json:"done,omitempty"` // the same person has done this before
+	Done bool       `json:"done,omitempty"` // the same person has done the same action to that version
 
 	cause error // for the log
 }
@@ -200,8 +200,9 @@ func (c *call) already(err error, info apikey.Info) error {
 	return &refusal{Problem: httpauth.Refused(err), Key: &key, cause: err}
 }
 
-// mayBeDone says in the error of a version that has passed whether this person has made
-// the request before: then the answer to it was lost, and with it the new token. Somebody
+// mayBeDone says in the error of a version that has passed whether this person has done
+// the same to that version: this very request, whose answer was lost, and with it the new
+// token; or, in another tab, one with other values. The log does not say which. Somebody
 // who may not read the log is not told, and the question leaves no trace in it.
 func (c *call) mayBeDone(err error, id apikey.KeyID, action apikey.Action) error {
 	if _, passed := errors.AsType[*apikey.VersionError](err); !passed {
@@ -223,7 +224,7 @@ func (c *call) mayBeDone(err error, id apikey.KeyID, action apikey.Action) error
 	// A rotation that replaces a planned one calls that off first.
 	r.Done = did(action, c.version+1) || did(apikey.ActionCancelRotation, c.version+1) && did(action, c.version+2)
 	if r.Done {
-		r.Detail = "You have done this already, and the answer did not reach you. Look at the key: if a new token was made, it is lost, so make another one."
+		r.Detail = "You have done the same since, perhaps with this very request, whose answer did not reach you. Look at the key. If a new token was made that you do not have, make another one."
 	}
 	return r
 }

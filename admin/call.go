@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -82,7 +83,26 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
 	if err == nil {
 		ans, err = to.do(c)
 	}
-	c.write(w, ans, err)
+	c.write(w, ans, asNamedHere(err))
+}
+
+// namesHere are the fields that a request has here under another name than in the Manager.
+var namesHere = map[string]string{"overlap": "overlap_seconds"}
+
+// asNamedHere makes an error about wrong fields call each by the name that the client has
+// sent it under, so that a page can mark it.
+func asNamedHere(err error) error {
+	fields := apikey.InvalidFields(err)
+	if !slices.ContainsFunc(fields, func(f *apikey.InvalidError) bool { return namesHere[f.Field] != "" }) {
+		return err
+	}
+	named := make([]error, len(fields))
+	for i, f := range fields {
+		field := *f
+		field.Field = cmp.Or(namesHere[f.Field], f.Field)
+		named[i] = &field
+	}
+	return errors.Join(named...)
 }
 
 // admit makes all checks that do not depend on the route's own request: where the request

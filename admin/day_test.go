@@ -81,6 +81,7 @@ func TestADayOfAKey(t *testing.T) {
 	old := key["credential"].(string)
 	require.Equal(t, 204, e.post(path+"/credentials/"+old+"/retire", nil).status)
 	require.ErrorIs(t, use(token), apikey.ErrCredentialEnded)
+	require.Equal(t, 204, e.post(path+"/credentials/"+old+"/retire", nil).status, "again")
 
 	planned := e.do(request{method: "POST", path: path + "/rotate", header: map[string]string{"If-Match": `"6"`}, body: map[string]any{"at": e.program.Clock.Now().Add(time.Hour)}})
 	require.Equal(t, 200, planned.status, planned.text)

@@ -170,11 +170,11 @@ func (c *call) rotate() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	overlap, err := seconds("overlap_seconds", body.OverlapSeconds)
-	if err != nil {
-		return answer{}, err
+	// The Manager would look at the version first.
+	if most := int(c.Manager.Rules().Limits.Overlap / time.Second); body.OverlapSeconds < 0 || body.OverlapSeconds > int64(most) {
+		return answer{}, &apikey.InvalidError{Field: "overlap_seconds", Code: apikey.InvalidOutOfRange, Max: most}
 	}
-	req := apikey.RotateRequest{Key: id, IfVersion: c.version, At: body.At, Overlap: overlap, Replace: body.Replace}
+	req := apikey.RotateRequest{Key: id, IfVersion: c.version, At: body.At, Overlap: seconds(body.OverlapSeconds), Replace: body.Replace}
 	var issued apikey.Issued
 	return c.act(body.Approval, req, func(g apikey.Grant) (err error) {
 		req.Grant = g
@@ -185,15 +185,10 @@ func (c *call) rotate() (answer, error) {
 	})
 }
 
-// maxSeconds is 100 years: a longer time is refused by the Manager too, and in seconds it
-// fits into a time.Duration.
-const maxSeconds = 100 * 365 * 24 * 60 * 60
-
-func seconds(field string, n int64) (time.Duration, error) {
-	if n < 0 || n > maxSeconds {
-		return 0, &apikey.InvalidError{Field: field, Code: apikey.InvalidOutOfRange, Max: maxSeconds}
-	}
-	return time.Duration(n) * time.Second, nil
+// seconds makes a duration of seconds. What does not fit is as long as 100 years, and what
+// is negative as long as -1 s: the Manager refuses both, and says what it accepts.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(max(n, -1), 100*365*24*60*60)) * time.Second
 }
 
 func (c *call) retire() (answer, error) {

@@ -165,10 +165,7 @@ func (q *query) number(name string) int { return read(q, name, strconv.Atoi) }
 func (q *query) seconds(name string) time.Duration {
 	return read(q, name, func(text string) (time.Duration, error) {
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		return seconds(name, n)
+		return seconds(n), err
 	})
 }
 

@@ -3,7 +3,9 @@
 //	go run ./examples/gateway
 //
 // The first start makes a merchant and their keys, prints the keys, and prints curl
-// commands to try them with. In production, put a TLS proxy before this program.
+// commands to try them with. Each start prints a link to sign in with, and commands that
+// manage keys. In production, put a TLS proxy before this program, and let people sign in
+// as they do in your dashboard.
 package main
 
 import (
@@ -43,7 +45,7 @@ func main() {
 }
 
 type config struct {
-	addr, db, pepperFile string
+	addr, db, pepperFile, kekFile string
 
 	issue     apikey.Mode // zero: serve
 	abilities []string    // nil: defaultAbilities
@@ -56,6 +58,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	f.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`host:port` to listen on; port 0 is any that is free")
 	f.StringVar(&c.db, "db", "apikey-gateway.db", "`file` of the database; made if it does not exist")
 	f.StringVar(&c.pepperFile, "pepper-file", "", "`file` of the pepper; made with a new database (default: beside the database, named .pepper)")
+	f.StringVar(&c.kekFile, "kek-file", "", "`file` of the KEK, which seals tokens that can be shown again; made if it does not exist (default: beside the database, named .kek)")
 	f.Func("issue", "issue one more secret key, `live or test` (default live), print it, and exit", func(s string) error {
 		return c.issue.UnmarshalText([]byte(s))
 	})
@@ -73,6 +76,9 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	}
 	if c.pepperFile == "" {
 		c.pepperFile = strings.TrimSuffix(c.db, ".db") + ".pepper"
+	}
+	if c.kekFile == "" {
+		c.kekFile = strings.TrimSuffix(c.db, ".db") + ".kek"
 	}
 	_, _, badAddr := net.SplitHostPort(c.addr)
 	wrong := ""
@@ -121,7 +127,7 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 		return fmt.Errorf("%w: choose another address with -addr", err)
 	}
 	defer l.Close()
-	g, err := open(ctx, c, log)
+	g, err := open(ctx, c, out, log)
 	if err != nil {
 		return err
 	}
@@ -130,13 +136,29 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 	if err := g.provision(ctx, func(k merchantKeys) error { return printKeys(out, c, k, url) }); err != nil {
 		return fmt.Errorf("database %s: %w", c.db, err)
 	}
-	if _, err := fmt.Fprintf(out, "listening on %s\n", url); err != nil {
+	mux := newMux(api{g.ledger, log}, newGuard(g.live, g.test, log))
+	day := noManagement
+	if onLoopback(l.Addr()) {
+		link, err := addManagement(mux, g.manager, log)
+		if err != nil {
+			return err
+		}
+		day = strings.NewReplacer("URL", url, "LINK", link).Replace(management)
+	}
+	if _, err := fmt.Fprint(out, day, "listening on ", url, "\n"); err != nil {
 		return err
 	}
 	purging, stop := context.WithCancel(ctx)
 	defer stop() // before the database is closed
 	go g.store.PurgeDaily(purging, keepRevoked, log)
-	return serve(ctx, l, newHandler(api{g.ledger, log}, newGuard(g.live, g.test, log)), log)
+	return serve(ctx, l, withProblems(mux), log)
+}
+
+// onLoopback reports whether only this machine can connect. Without TLS, the sign-in link
+// and the cookie of a session must not cross a network.
+func onLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // keepRevoked is how long merchants see their revoked keys.
@@ -166,7 +188,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 }
 
 func issueOne(ctx context.Context, c config, out io.Writer, log *slog.Logger) (err error) {
-	g, err := open(ctx, c, log)
+	g, err := open(ctx, c, out, log)
 	if err != nil {
 		return err
 	}
@@ -189,7 +211,7 @@ func printKeys(out io.Writer, c config, keys merchantKeys, url string) error {
 	if len(keys.secret) == 0 {
 		news = "has the keys that it had. For another secret key: -issue live, or -issue test."
 	}
-	if _, err := fmt.Fprintf(out, "# database %s, pepper %s\n# Merchant %s %s\n", c.db, c.pepperFile, merchant, news); err != nil {
+	if _, err := fmt.Fprintf(out, "# database %s, pepper %s, KEK %s\n# Merchant %s %s\n", c.db, c.pepperFile, c.kekFile, merchant, news); err != nil {
 		return err
 	}
 	for _, k := range append(keys.secret, keys.publishable.Live, keys.publishable.Test) {
@@ -203,18 +225,3 @@ func printKeys(out io.Writer, c config, keys merchantKeys, url string) error {
 	_, err := fmt.Fprint(out, strings.ReplaceAll(commands, "URL", url))
 	return err
 }
-
-const commands = `#
-# Paste the four keys above into a shell, then
-# a payment, which can be looked up and refunded in part:
-PAYMENT=$(curl -sS "URL/v1/checkouts" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"amount":1250,"currency":"EUR"}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
-curl -sS "URL/v1/payments/$PAYMENT" -H "Authorization: Bearer $LIVE_SECRET_KEY"
-curl -sS "URL/v1/refunds" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"payment":"'$PAYMENT'","amount":500}'
-curl -sS "URL/v1/balance" -H "Authorization: Bearer $LIVE_SECRET_KEY"
-# what the key may not do, and what the sandbox does not see:
-curl -sS "URL/v1/payouts" -H "Authorization: Bearer $LIVE_SECRET_KEY" -d '{"amount":100,"currency":"EUR"}'
-curl -sS "URL/v1/payments/$PAYMENT" -H "Authorization: Bearer $TEST_SECRET_KEY"
-# and what a visitor of the shop may do with the key in the page:
-curl -sS "URL/v1/tokens" -H "Authorization: Bearer $TEST_PUBLISHABLE_KEY" -d '{"number":"4242424242424242","exp_month":12,"exp_year":2040}'
-#
-`

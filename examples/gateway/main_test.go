@@ -58,6 +58,7 @@ type process struct {
 	listening chan struct{} // closed when url, lines and keys are set
 	url       string
 	lines     []string          // stdout, up to "listening on"
+	mails     buffer            // stdout after that
 	keys      map[string]string // the lines NAME=token
 	ended     chan struct{}
 }
@@ -111,7 +112,7 @@ func (p *process) follow(stdout io.Reader) {
 		}
 	}
 	for scan.Scan() {
-		p.lines = append(p.lines, scan.Text())
+		fmt.Fprintln(&p.mails, scan.Text())
 	}
 }
 
@@ -138,15 +139,28 @@ func (p *process) stop(s os.Signal) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// keepsSecrets fails the test if a token, a pepper or a card number is in the log. It is
+// keepsSecrets fails the test if a token, a pepper, a KEK, a code, a
+// sign-in link or a card number is in the log. It is
 // called at the end of every test.
 func (p *process) keepsSecrets() {
 	secrets := []string{cardNumber, "Bearer", "Authorization"}
 	for _, token := range p.keys {
 		secrets = append(secrets, token)
 	}
-	if pepper, err := os.ReadFile(filepath.Join(p.cmd.Dir, "keys.pepper")); err == nil {
-		secrets = append(secrets, strings.TrimSpace(string(pepper)))
+	for _, file := range []string{"keys.pepper", "keys.kek"} {
+		if text, err := os.ReadFile(filepath.Join(p.cmd.Dir, file)); err == nil {
+			secrets = append(secrets, strings.TrimSpace(string(text)))
+		}
+	}
+	for _, line := range p.lines {
+		if _, once, ok := strings.Cut(line, "once="); ok {
+			secrets = append(secrets, strings.Trim(once, `"`))
+		}
+	}
+	for line := range strings.Lines(p.mails.String()) {
+		if code, ok := strings.CutPrefix(strings.TrimSpace(line), "CODE="); ok {
+			secrets = append(secrets, code)
+		}
 	}
 	for _, s := range secrets {
 		if strings.Contains(p.stderr.String(), s) {

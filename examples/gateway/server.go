@@ -26,8 +26,8 @@ type api struct {
 	log    *slog.Logger
 }
 
-// newHandler returns the whole API: each route, with the ability that its key needs.
-func newHandler(a api, guard *httpauth.Guard) http.Handler {
+// newMux returns the API for keys: each route, with the ability that its key needs.
+func newMux(a api, guard *httpauth.Guard) *http.ServeMux {
 	mux := http.NewServeMux()
 	route := func(pattern string, status int, do action, require func(http.Handler) http.Handler) {
 		mux.Handle(pattern, require(a.serve(status, do)))
@@ -43,7 +43,7 @@ func newHandler(a api, guard *httpauth.Guard) http.Handler {
 	tokenise := guard.AllowPublishable().Require(apikey.Scope("card:tokenise"))
 	route("POST /v1/tokens", 201, a.tokenise, func(next http.Handler) http.Handler { return forBrowsers(tokenise(next)) })
 	mux.Handle("OPTIONS /v1/tokens", forBrowsers(http.NotFoundHandler()))
-	return withProblems(mux)
+	return mux
 }
 
 // newGuard accepts live and test keys on the same routes. Each mode has its own Verifier

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"path/filepath"
@@ -27,18 +28,19 @@ type gateway struct {
 	ledger     ledger
 	store      *sqlstore.Store
 	live, test *apikey.Verifier // the data plane
-	manager    *apikey.Manager  // the control plane: used only for the set-up and for -issue
+	manager    *apikey.Manager  // the control plane: the set-up, -issue, and people who are signed in
 }
 
-// open opens the database. If there is none, open makes a database and its pepper.
-func open(ctx context.Context, c config, log *slog.Logger) (*gateway, error) {
-	peppers, err := openFiles(c)
+// open opens the database. If there is none, open makes a database and its pepper. The
+// codes that approve an action are written to out.
+func open(ctx context.Context, c config, out io.Writer, log *slog.Logger) (*gateway, error) {
+	peppers, keks, err := openFiles(c)
 	if err != nil {
 		return nil, err
 	}
 	g := &gateway{}
 	if err = g.openStore(ctx, c.db); err == nil {
-		err = g.openKeys(ctx, peppers, log)
+		err = g.openKeys(ctx, peppers, keks, out, log)
 	}
 	if err != nil {
 		g.close(context.WithoutCancel(ctx))
@@ -70,8 +72,12 @@ func (g *gateway) openStore(ctx context.Context, path string) (err error) {
 	return g.ledger.migrate(ctx)
 }
 
-func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *slog.Logger) error {
+func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, keks []apikey.KEK, out io.Writer, log *slog.Logger) error {
 	hasher, err := apikey.NewArgon2id(apikey.Argon2idConfig{})
+	if err != nil {
+		return err
+	}
+	code, err := apikey.NewEmailCode(printer{out}, peppers...)
 	if err != nil {
 		return err
 	}
@@ -80,7 +86,10 @@ func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *sl
 		Trace: &apikey.Trace{InactiveKey: func(key apikey.Info, err error) {
 			log.Warn("somebody uses a dead key: an old deployment, or a leak", "key", key.ID, "credential", key.Credential, "error", err)
 		}},
-	}, apikey.ManagerConfig{})
+	}, apikey.ManagerConfig{
+		KEKs:   keks, // they seal the tokens that can be shown again
+		StepUp: stepUp, Factors: map[string]apikey.Factor{"email": code},
+	})
 	if err != nil {
 		return err
 	}
@@ -92,6 +101,15 @@ func (g *gateway) openKeys(ctx context.Context, peppers []apikey.Pepper, log *sl
 	c.Mode = apikey.Test
 	g.test, err = g.manager.NewVerifier(ctx, c)
 	return err
+}
+
+// stepUp asks for a code before a token is shown again, and before somebody helps another
+// person, for example with a lock.
+func stepUp(action apikey.Action, mode apikey.Mode) []string {
+	if action == apikey.ActionReveal {
+		return []string{"email"}
+	}
+	return apikey.GuardForAnother("email")(action, mode)
 }
 
 // close closes everything. The Manager closes its Verifiers, which write their "last used"

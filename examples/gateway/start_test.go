@@ -25,8 +25,6 @@ func TestFirstStart(t *testing.T) {
 
 	require.Regexp(t, `^http://127\.0\.0\.1:\d+$`, p.url)
 	out := strings.Join(p.lines, "\n")
-	require.Contains(t, out, "keys.db")
-	require.Contains(t, out, "keys.pepper")
 	for name, want := range map[string]struct {
 		kind apikey.Kind
 		mode apikey.Mode
@@ -41,7 +39,8 @@ func TestFirstStart(t *testing.T) {
 		require.Equal(t, 1, strings.Count(out, token.Reveal()), name)
 	}
 	require.Len(t, p.keys, 4)
-	for _, file := range []string{"keys.db", "keys.pepper"} {
+	for _, file := range []string{"keys.db", "keys.pepper", "keys.kek"} {
+		require.Contains(t, out, file)
 		info, err := os.Stat(filepath.Join(dir, file))
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode(), file)
@@ -56,7 +55,8 @@ func TestFirstStart(t *testing.T) {
 	require.Empty(t, p.stderr.String())
 }
 
-// All that the program prints works if it is pasted into a shell.
+// The commands of a program that has a key work if they are pasted into a shell. Those of
+// a person are in TestADayOfAKey.
 func TestPrintedCommands(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -65,7 +65,8 @@ func TestPrintedCommands(t *testing.T) {
 	p := start(t, t.TempDir())
 	sh := exec.Command("sh")
 	sh.Env = append(os.Environ(), "no_proxy=*")
-	sh.Stdin = strings.NewReader(strings.Join(p.lines, "\n") + "\n")
+	data, _ := p.printed()
+	sh.Stdin = strings.NewReader(strings.Join(data, "\n") + "\n")
 	var diagnostics buffer
 	sh.Stderr = &diagnostics
 	out, err := sh.Output()
@@ -253,6 +254,8 @@ var doNotStart = []struct {
 	{name: "pepper is empty", args: free, pepper: as("\n"), code: 1, says: "there is none in the text", advises: "-pepper-file"},
 	{name: "pepper is zeros", args: free, pepper: as(strings.Repeat("0", 64)), code: 1, says: "all zeros", advises: "random"},
 	{name: "pepper is public", args: free, mode: 0o644, code: 1, says: "can be read by others", advises: "chmod 600"},
+	{name: "KEK's directory is missing", args: free + "-kek-file no/kek", code: 1, says: "no such file", advises: "-kek-file"},
+	{name: "KEK is something else", args: free + "-kek-file junk", code: 1, says: "junk is not a KEK file", advises: "-kek-file"},
 	{name: "issue before the first start", fresh: true, args: "-issue live", code: 1, says: "keys.db", advises: "start once without -issue"},
 	{name: "issue with another pepper", args: "-issue live", pepper: as(otherPepper), code: 1, says: "does not hold the pepper", advises: "-pepper-file"},
 	{name: "issue for no mode", args: "-issue prod", code: 2, says: "prod", advises: "[live test]"},
@@ -351,7 +354,7 @@ func TestStrangePath(t *testing.T) {
 	require.Equal(t, 0, p.stop(syscall.SIGINT))
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", "*"))
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{filepath.Join(dir, "keys.db"), filepath.Join(dir, "keys.pepper")}, left)
+	require.ElementsMatch(t, []string{filepath.Join(dir, "keys.db"), filepath.Join(dir, "keys.pepper"), filepath.Join(dir, "keys.kek")}, left)
 }
 
 // -issue without a value means a live key; with a value it means a key of that mode.

@@ -45,9 +45,9 @@ var only = map[string][]string{
 
 	"unsafe":       {".", "internal/apitest"},
 	"net/http":     {"httpauth", "admin", "examples/"}, // the domain knows no transport
-	"database/sql": {"sqlstore", "examples/"},                                // nor an engine
-	"testing":      {"storetest", "apikeytest"},                              // linked into a server it registers flags
-	"math/rand":    {".", "sqlstore", "storetest"},                           // for jitter; secrets come from crypto/rand
+	"database/sql": {"sqlstore", "examples/"},          // nor an engine
+	"testing":      {"storetest", "apikeytest"},        // linked into a server it registers flags
+	"math/rand":    {".", "sqlstore", "storetest"},     // for jitter; secrets come from crypto/rand
 }
 
 // onlyInTests lists what test files may import besides.

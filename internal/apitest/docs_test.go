@@ -18,7 +18,7 @@ var (
 	// A file has an extension that this repository has. A path is told from other words
 	// with a slash by its first part, which is a folder at the root.
 	namedFile = regexp.MustCompile(`[\w./-]*\w\.(go|mod|sum|md|svg|json|sql|sh|py|yaml|yml|patch)\b`)
-	namedPath = regexp.MustCompile(`\b(docs|examples|httpauth|internal|memstore|pgnotify|sqlstore|storetest)(/[\w.-]*\w)+`)
+	namedPath = regexp.MustCompile(`\b(admin|apikeytest|docs|examples|httpauth|internal|memstore|pgnotify|sqlstore|storetest)(/[\w.-]*\w)+`)
 )
 
 // tree is every file of the repository, nested modules included.
@@ -110,7 +110,7 @@ func TestDocsNameWhatExists(t *testing.T) {
 
 var (
 	fence      = regexp.MustCompile("(?ms)^```.*?^```|^    .*?$")
-	webAddress = regexp.MustCompile(`https?://\S+`)
+	webAddress = regexp.MustCompile(`https?://\S+|/v1/\S+`) // and a route of package admin
 	comment    = regexp.MustCompile(`(?m)^\s*//.*$`)
 )
 
