@@ -25,7 +25,7 @@
 	// must reports whether a secret would be lost if its dialog closed now.
 	const must = () => {
 		const s = shown()
-		return s && 'onceOnly' in s.dataset && !s.dataset.saved && s.querySelector('textarea').value !== ''
+		return s && 'shownOnce' in s.dataset && !s.dataset.saved && s.querySelector('textarea').value !== ''
 	}
 	const wipe = () => {
 		for (const area of document.querySelectorAll('[data-secret] textarea')) {
@@ -166,7 +166,7 @@
 		if (!content) return false
 		if (!dialog) open()
 		dialog.replaceChildren(document.importNode(content, true))
-		dialog.setAttribute('closedby', content.querySelector('[data-once-only]') ? 'none' : 'closerequest')
+		dialog.setAttribute('closedby', content.querySelector('[data-shown-once]') ? 'none' : 'closerequest')
 		dialog.setAttribute('aria-labelledby', content.getAttribute('aria-labelledby'))
 		dress(dialog)
 		const target = dialog.querySelector('[data-secret] textarea') || dialog.querySelector('[aria-invalid=true]') ||
