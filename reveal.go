@@ -114,7 +114,7 @@ func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredenti
 	}
 	plain, err := s.vault.open(ctx, cred.Sealed, cred.SealedKEK, sealedAAD(r, cred.ID))
 	if errors.Is(err, ErrCorrupt) {
-		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy does not open"}
+		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy does not open: " + mayBeOtherKEK(cred.SealedKEK)}
 	}
 	if err != nil {
 		return "", err
