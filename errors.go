@@ -155,11 +155,12 @@ var (
 )
 
 // CorruptError names the key whose record cannot be trusted. It wraps ErrCorrupt and
-// holds no secret. It is for operators, never for the client.
+// holds no secret. Its text is for operators, never for the client. Its JSON is the key
+// alone, so that a [KeyList] can be sent to the merchant: log the error itself.
 type CorruptError struct {
-	Key     KeyID  `json:"key,omitzero"`     // zero: the ID could not be read
-	Detail  string `json:"detail"`           // what is wrong, without values
-	Account string `json:"account,omitzero"` // the account in the record; empty: it could not be read
+	Key     KeyID  `json:"key,omitzero"` // zero: the ID could not be read
+	Detail  string `json:"-"`            // what is wrong, without values
+	Account string `json:"-"`            // the account in the record; empty: it could not be read
 }
 
 // Error names the key and what is wrong with its record.
@@ -267,7 +268,7 @@ var because = map[ApprovalCode]string{
 	ApprovalSpent:   "it has had five wrong answers",
 	ApprovalOther:   "it approves another request",
 	ApprovalChanged: "the key has changed since it was approved",
-	ApprovalUnknown: "there is no such one",
+	ApprovalUnknown: "there is no such one: a later one may have replaced it, or it is another actor's",
 }
 
 // AttemptsError says how long an actor has to wait before the next attempt. It wraps
@@ -298,7 +299,7 @@ type WrongAnswerError struct {
 func (e *WrongAnswerError) Error() string {
 	switch e.Left {
 	case 0:
-		return fmt.Sprintf("%v: no attempt is left", ErrWrongAnswer)
+		return fmt.Sprintf("%v: no attempt is left: put a new challenge (Challenge says so if the actor has to wait)", ErrWrongAnswer)
 	case 1:
 		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
 	}

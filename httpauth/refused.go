@@ -3,6 +3,7 @@ package httpauth
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -171,7 +172,10 @@ func Refused(err error) Problem {
 		p.refusal(e)
 	case *apikey.WrongAnswerError:
 		p.AttemptsLeft = &e.Left
-		p.Detail = "The answer is wrong. " + count(e.Left, "attempt is", "attempts are") + " left."
+		p.Detail = "The answer is wrong, and no attempt is left. Ask for a new question or a new code."
+		if e.Left > 0 {
+			p.Detail = "The answer is wrong. " + count(e.Left, "attempt is", "attempts are") + " left."
+		}
 	case *apikey.AttemptsError:
 		p.wait(e.Wait)
 	case *apikey.VersionError:
@@ -290,8 +294,13 @@ func (p *Problem) approval(e *apikey.ChallengeError) {
 
 func (p *Problem) refusal(e *apikey.ApprovalError) {
 	p.Because = e.Code
-	if detail := refusals[e.Code]; detail != "" {
+	switch detail := refusals[e.Code]; {
+	case detail != "":
 		p.Detail = detail
+	case e.Code == apikey.ApprovalUnknown && errors.Is(e, apikey.ErrGrant):
+		p.Detail = "This approval is not known: a later one may have replaced it, or it is of somebody else. Use the latest one, or approve this request anew."
+	case e.Code == apikey.ApprovalUnknown:
+		p.Detail = "This question is not known: a later one may have replaced it, or it is for somebody else. Answer the latest one, or ask for a new one."
 	}
 }
 
