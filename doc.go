@@ -232,6 +232,7 @@
 //	409    ErrRevoked, ErrSuspended, ErrExpired: they are about the key, not the caller
 //	503    ErrBusy                 try again
 //	503 *  ErrUnavailable          the store, a KEK, a mail server (also ErrClosed)
+//	503 *  ErrNotDone              likewise, and it is certain that nothing was done
 //	500 *  ErrCorrupt              the stored record is damaged
 //	500    any other error
 //

@@ -173,11 +173,11 @@ func (s session) attempt(ctx context.Context, action Action, answer string, to a
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
 		defer cancel()
 		err := s.swapping(ctx, t.settle)
-		return t, err
+		return t, mayBeDone(err) // the attempt was charged
 	})
 	switch err {
 	case nil:
-		err = settled.refused
+		err = notDone(settled.refused) // if the factor failed, the charge was given back
 	case context.Canceled, context.DeadlineExceeded, errPanicked:
 		err = unavailable(err)
 	}

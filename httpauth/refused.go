@@ -116,6 +116,7 @@ var problems = []struct {
 	{apikey.ErrConflict, Problem{Status: 503, Code: "conflict", Title: "Changed meanwhile", Detail: "Others changed the same thing at the same time, and nothing was done. Try again.", RetryAfter: time.Second}},
 	{apikey.ErrBusy, Problem{Status: 503, Code: "busy", Title: "Busy", Detail: "Nothing was done. Try again shortly.", RetryAfter: time.Second}},
 	{apikey.ErrUnavailable, away},
+	{apikey.ErrNotDone, undone},
 	{apikey.ErrClosed, away},
 	{context.Canceled, away},
 	{context.DeadlineExceeded, away},
@@ -128,6 +129,7 @@ var problems = []struct {
 var (
 	versionMismatch = Problem{Status: 412, Code: "version_mismatch", Title: "Changed meanwhile", Detail: "Somebody has changed the API key since it was shown. Look at it again."}
 	away            = Problem{Status: 503, Code: "unavailable", Title: "Not available", Detail: "This is not possible at the moment. It may have been done all the same: look before you try again.", RetryAfter: 5 * time.Second}
+	undone          = Problem{Status: 503, Code: "unavailable", Title: "Not available", Detail: "This is not possible at the moment, and nothing was done. Try again shortly.", RetryAfter: 5 * time.Second}
 	broken          = Problem{Status: 500, Code: "internal_error", Title: "Internal error", Detail: "The request could not be processed."}
 )
 

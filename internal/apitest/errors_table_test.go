@@ -42,6 +42,7 @@ var errorAnswers = map[string]struct {
 	"ErrAbility":             {apikey.ErrAbility, 403, "insufficient_scope"},
 	"ErrBusy":                {apikey.ErrBusy, 503, "busy"},
 	"ErrUnavailable":         {apikey.ErrUnavailable, 503, "unavailable"},
+	"ErrNotDone":             {apikey.ErrNotDone, 503, "unavailable"},
 	"ErrCorrupt":             {apikey.ErrCorrupt, 500, "record_damaged"},
 	"ErrClosed":              {apikey.ErrClosed, 503, "unavailable"},
 	"ErrNoActor":             {apikey.ErrNoActor, 401, "signed_out"},
