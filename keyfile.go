@@ -185,7 +185,7 @@ func (l keyLine) wrong(format string, args ...any) error {
 func (l keyLine) pepper(before []keyLine) (Pepper, error) {
 	slot, ok := l.slot()
 	if !ok {
-		return Pepper{}, l.wrong("want a slot from 1 to %d before the colon", MaxPepperSlot)
+		return Pepper{}, l.wrong("want a slot from 1 to %d before the colon (an ID is written there if this is the text of KEKs)", MaxPepperSlot)
 	}
 	for _, other := range before {
 		if taken, _ := other.slot(); taken == slot {
