@@ -94,7 +94,7 @@ func (m *Manager) unmarkedKEKs(ctx context.Context) (missing []StoreItem, err er
 }
 
 // markKEKs writes the marks that are missing. If another node is faster, its mark is
-// compared. A mark that cannot be written stops no start: it only finds a mistake sooner.
+// compared.
 func (m *Manager) markKEKs(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		missing, err := m.unmarkedKEKs(ctx)
@@ -104,11 +104,11 @@ func (m *Manager) markKEKs(ctx context.Context) error {
 		j := ofStore(ActionPepper)
 		j.unlogged = true
 		err = m.own().apply(ctx, Operator("apikey"), j, effect{items: missing})
-		switch {
-		case err == nil:
-			return nil
-		case !errors.Is(err, ErrConflict) || attempt == maxAttempts:
-			m.settings.Logger.Warn("apikey: it cannot be stored which KEKs this database is used with, so a wrong key under one of their IDs is not refused at a start", "error", err)
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if attempt == maxAttempts { // somebody has made the item unwritable, which must not stop a start
+			m.settings.Logger.Warn("apikey: it cannot be stored which KEKs this database is used with, so a wrong key under one of their IDs is not refused at a start: delete the item", "kind", itemKEK, "id", missing[0].ID)
 			return nil
 		}
 	}

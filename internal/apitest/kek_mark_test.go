@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"testing"
 
@@ -110,22 +111,28 @@ func TestStartAsksNoKEK(t *testing.T) {
 	require.NoError(t, e.startedWith(asked))
 }
 
-// readOnly is a store that refuses writes, as a role of the database without the right to
-// write does.
-type readOnly struct{ apikey.Store }
-
-func (readOnly) Apply(context.Context, ...apikey.StoreChange) error {
-	return errors.New("permission denied")
-}
-
-// A mark that cannot be written stops no start, and is in the log.
+// An item that nobody can write any more, because of its version, stops no start, and is
+// in the log.
 func TestMarkThatCannotBeWrittenStopsNoStart(t *testing.T) {
-	e := newEnv(t)
+	store, db := sqliteOf(t)
+	kek := localKEK(t, "kek-1", 41)
+	e := newEnv(t, func(e *env) { e.store = store }, withKEKs(kek))
 	var log bytes.Buffer
 	e.settings.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	e.settings.Store = readOnly{e.settings.Store}
-	require.NoError(t, e.startedWith(localKEK(t, "kek-1", 41)))
+	for _, version := range []int64{0, -1, math.MaxInt64} {
+		_, err := db.Exec("UPDATE apikey_items SET version = ?, data = x'00' WHERE kind = 'kek'", version)
+		require.NoError(t, err)
+		require.NoError(t, e.startedWith(kek))
+	}
 	require.Contains(t, log.String(), "which KEKs this database is used with")
+}
+
+// A start whose store takes no writes fails, as it does for the mark of a pepper.
+func TestStartThatCannotMarkFails(t *testing.T) {
+	var p *proxy
+	e := newEnv(t, through(&p))
+	away(p, false, true)
+	require.ErrorIs(t, e.startedWith(localKEK(t, "kek-1", 41)), apikey.ErrUnavailable)
 }
 
 // Somebody who writes to the database without the pepper cannot stop a start with a mark
