@@ -46,9 +46,11 @@ type ListRequest struct {
 
 // KeyList is one page of keys.
 type KeyList struct {
-	Keys    []Info          `json:"data,omitzero"`
-	Damaged []*CorruptError `json:"damaged,omitempty"` // keys of this page that are damaged or have a wrong MAC
-	Next    Cursor          `json:"next,omitzero"`     // empty: this was the last page
+	Keys []Info `json:"data,omitzero"`
+	// Damaged are the keys of this page that are damaged or have a wrong MAC. Log them for
+	// an operator: in JSON they have their IDs alone.
+	Damaged []*CorruptError `json:"damaged,omitempty"`
+	Next    Cursor          `json:"next,omitzero"` // empty: this was the last page
 }
 
 // List returns a page of keys, including revoked ones unless State says otherwise.

@@ -50,12 +50,13 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	}
 	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
 	defer c.forget()
+	// A challenge that was stored although its call failed has no effect: nobody knows its ID.
 	if err := c.putQuestion(ctx); err != nil {
 		c.giveUp(ctx, err)
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	if err := c.sendCode(ctx); err != nil {
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	return c.question.Challenge, nil
 }

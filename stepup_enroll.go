@@ -336,7 +336,7 @@ func (s session) openEnrolled(ctx context.Context, it StoreItem, a Actor, factor
 	}
 	plain, err := s.vault.open(ctx, sealed, it.SealedKEK, aad)
 	if errors.Is(err, errOpen) {
-		err = errEnrolled
+		err = fmt.Errorf("%w: %s", errEnrolled, mayBeOtherKEK(it.SealedKEK))
 	}
 	return plain, err
 }
