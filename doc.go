@@ -96,8 +96,8 @@
 //
 //   - While a challenge waits, the same request with the same factor returns that
 //     challenge and sends nothing. [Manager.Resend] sends a new code.
-//   - An actor is sent at most five codes an hour that they do not answer rightly, over
-//     all accounts.
+//   - An actor is sent at most five codes an hour that they do not answer rightly, and
+//     twenty in all, over all accounts.
 //   - If the action fails after a right answer, because a KEK was away, say, the same
 //     answer gives another grant for two minutes. An [ApprovalError] says whether a
 //     grant was used or has expired.

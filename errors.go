@@ -277,8 +277,9 @@ var because = map[ApprovalCode]string{
 }
 
 // AttemptsError says how long an actor has to wait before the next attempt. It wraps
-// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes sent to the
-// actor in an hour (over all accounts), or twenty codes sent to the actor's address.
+// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes that were not
+// answered or twenty in all, sent to the actor in an hour (over all accounts), or twenty
+// codes sent to the actor's address.
 type AttemptsError struct {
 	Wait time.Duration // more than 0
 }

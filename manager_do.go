@@ -165,7 +165,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 			}
 		}
 	}
-	empowers := j.widens || s.empowers(plan)
+	empowers := j.widens && r.State() != Revoked || s.empowers(plan)
 	if j.stands || empowers {
 		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
 			return on, err

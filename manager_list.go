@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -94,9 +95,12 @@ func (r ListRequest) filter(account string, asked time.Time) StoreFilter {
 	}
 	switch {
 	case r.Expired:
-		f.State, f.ExpiringBefore = Active, asked.Add(time.Nanosecond) // at asked it has expired
+		f.ExpiringBefore = asked.Add(time.Nanosecond) // at asked it has expired
 	case r.usable():
-		f.State, f.NotExpiredAt = Active, asked
+		f.NotExpiredAt = asked
+	}
+	if r.Expired || r.usable() {
+		f.State = cmp.Or(f.State, Active) // selectable and relatives refuse another one
 	}
 	if r.ExpiringWithin != 0 {
 		f.ExpiringBefore = asked.Add(r.ExpiringWithin)
