@@ -225,7 +225,8 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	}
 	for _, id := range chunk {
 		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: req.Reason}); err != nil {
-			done.Failed, failed = append(done.Failed, id), append(failed, fmt.Errorf("key %s: %w", id, err))
+			// Others may be revoked, so the error of all does not say that nothing was done.
+			done.Failed, failed = append(done.Failed, id), append(failed, fmt.Errorf("key %s: %w", id, mayBeDone(err)))
 			continue
 		}
 		done.Revoked++

@@ -19,9 +19,9 @@ import (
 // Challenge returns that one, and sends nothing: a person who closes a dialog and opens
 // it again goes on where they were. [Manager.Resend] sends a new code. At most three
 // challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
-// an hour are sent to an actor, over all accounts, and twenty to one address, if the
-// Sender is an [Addresser]; one that was answered rightly no longer counts among the
-// five. After an error of the store, a challenge may be stored whose ID nobody knows. Its
+// an hour are sent to an actor, over all accounts; one that was answered rightly no longer
+// counts among the five, but among the twenty that an actor gets at most. One address gets
+// twenty too, if the Sender is an [Addresser]. After an error of the store, a challenge may be stored whose ID nobody knows. Its
 // code was not sent, and the next call makes another challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
@@ -50,12 +50,13 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	}
 	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
 	defer c.forget()
+	// A challenge that was stored although its call failed has no effect: nobody knows its ID.
 	if err := c.putQuestion(ctx); err != nil {
 		c.giveUp(ctx, err)
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	if err := c.sendCode(ctx); err != nil {
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	return c.question.Challenge, nil
 }
@@ -322,7 +323,8 @@ func (s session) markSent(ctx context.Context, id string) {
 }
 
 // withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
-// unless it may come yet. If withdraw fails too, the challenge expires by itself.
+// unless it may come yet. A challenge that is answered stays: its code was sent, whatever
+// the Sender says. If withdraw fails too, the challenge expires by itself.
 func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
@@ -330,6 +332,10 @@ func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
 		it, err := s.item(ctx, itemChallenge, p.ID)
 		if err != nil || it.Version == 0 {
 			return effect{}, err
+		}
+		data, genuine := s.vouched(it)
+		if stored, whole := decodePut(it, data); genuine && whole && stored.answered() {
+			return effect{}, nil // the code has arrived, and the same answer may come again
 		}
 		b, err := s.budgetOf(ctx, a)
 		if err != nil {

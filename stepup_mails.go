@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,8 +25,8 @@ type Addresser interface {
 }
 
 const (
-	mailsAnHour   = 5  // to an actor, over all accounts
-	addressAnHour = 20 // to an address, over all actors
+	mailsAnHour   = 5  // to an actor, over all accounts, that were not answered
+	addressAnHour = 20 // to an actor over all accounts, or to an address over all actors
 )
 
 // itemMails is the kind of the items that count the messages of the last hour: one for
@@ -48,7 +49,9 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreI
 		switch {
 		case err != nil:
 			return nil, err
-		case len(sent) >= of.most:
+		case len(sent.unanswered()) >= of.most:
+			return nil, sent.unanswered().tooMany(now)
+		case len(sent) >= addressAnHour:
 			return nil, sent.tooMany(now)
 		}
 		sent = append(sent, tally{p.ID, now.Add(time.Hour).UnixMicro()})
@@ -57,6 +60,26 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreI
 	}
 	return items, nil
 }
+
+// answeredMail notes that a message was answered. It no longer counts among the five of
+// its actor, the first of p.mails: those are for codes that nobody answers. It goes on
+// counting among the twenty of the actor and of the address: otherwise somebody who earns
+// by each message to their own number would have no bound.
+func (s session) answeredMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
+	if len(p.mails) == 0 { // it sends nothing
+		return nil, nil
+	}
+	it, sent, err := s.mailsOf(ctx, p.mails[0], now)
+	for i := range sent {
+		if sent[i].id == p.ID {
+			sent[i].id = answeredID
+		}
+	}
+	return []StoreItem{swapMails(it, sent, now)}, err
+}
+
+// answeredID is the ID in the tally of a message that was answered.
+const answeredID = ""
 
 // uncountMail takes a message that was never sent off the counts.
 func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
@@ -111,6 +134,11 @@ func (c *core) addressID(address string) string {
 	}
 	sum := k.mac(purposeItem, text.Encoded())
 	return hex.EncodeToString(sum[:])
+}
+
+// unanswered returns the messages that nobody has answered.
+func (l tallies) unanswered() tallies {
+	return slices.DeleteFunc(slices.Clone(l), func(t tally) bool { return t.id == answeredID })
 }
 
 func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreItem, tallies, error) {

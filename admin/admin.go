@@ -47,10 +47,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin/internal/door"
 )
 
 // ErrSignIn is returned by Config.Actor if nobody is signed in. The answer is 401.
@@ -87,10 +87,8 @@ func New(c Config) (http.Handler, error) {
 	case c.Actor == nil:
 		return nil, errors.New("admin: Config.Actor is required: it says who is signed in")
 	}
-	for _, o := range c.Origins {
-		if err := validOrigin(o); err != nil {
-			return nil, fmt.Errorf("admin: Config.Origins: %w", err)
-		}
+	if err := door.ValidOrigins(c.Origins); err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -98,18 +96,9 @@ func New(c Config) (http.Handler, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &api{Config: c, mux: http.NewServeMux()}
+	a := &api{Config: c, mux: http.NewServeMux(), door: door.Door{Actor: c.Actor, SignIn: ErrSignIn, Origins: c.Origins, Logger: c.Logger}}
 	for _, r := range routes {
 		a.mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { a.serve(w, req, r) })
 	}
 	return a, nil
-}
-
-// validOrigin refuses what no browser sends as Origin, which would match nothing.
-func validOrigin(o string) error {
-	u, err := url.Parse(o)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != o {
-		return fmt.Errorf("%q is not sent by any browser: write https://dash.example or http://localhost:3000", o)
-	}
-	return nil
 }

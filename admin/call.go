@@ -1,20 +1,15 @@
 package admin
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin/internal/door"
 	"github.com/go-apikey/apikey/httpauth"
 	"github.com/go-apikey/apikey/internal/requestid"
 )
@@ -22,7 +17,8 @@ import (
 // api is the handler that New returns.
 type api struct {
 	Config
-	mux *http.ServeMux
+	door door.Door
+	mux  *http.ServeMux
 }
 
 // call is one request, once it was admitted.
@@ -31,6 +27,7 @@ type call struct {
 	r     *http.Request
 	ctx   context.Context // of the request, with the actor
 	actor apikey.Actor
+	tag   string // of the actor; empty: nobody was let in
 	id    string // of the request, for the answer and the log
 
 	version        uint64 // of If-Match; 0: there is none
@@ -76,50 +73,30 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
 	c := &call{api: a, r: r, id: requestid.Of(r.Header.Get("X-Request-ID"))}
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	err := c.admit(to)
-	if c.actor.ID != "" {
-		w.Header().Set(actorHeader, tagOf(c.actor))
+	if c.tag != "" {
+		w.Header().Set(actorHeader, c.tag)
 	}
 	var ans answer
 	if err == nil {
 		ans, err = to.do(c)
 	}
-	c.write(w, ans, asNamedHere(err))
-}
-
-// namesHere are the fields that a request has here under another name than in the Manager.
-var namesHere = map[string]string{"overlap": "overlap_seconds"}
-
-// asNamedHere makes an error about wrong fields call each by the name that the client has
-// sent it under, so that a page can mark it.
-func asNamedHere(err error) error {
-	fields := apikey.InvalidFields(err)
-	if !slices.ContainsFunc(fields, func(f *apikey.InvalidError) bool { return namesHere[f.Field] != "" }) {
-		return err
-	}
-	named := make([]error, len(fields))
-	for i, f := range fields {
-		field := *f
-		field.Field = cmp.Or(namesHere[f.Field], f.Field)
-		named[i] = &field
-	}
-	return errors.Join(named...)
+	c.write(w, ans, err)
 }
 
 // admit makes all checks that do not depend on the route's own request: where the request
-// comes from, who makes it, whether it is the person whom the page was drawn for, and its
-// headers. Where it comes from is first, so that another site cannot even prolong a
-// session.
+// comes from and who makes it (door.Enter), whether it is the person whom the page was
+// drawn for, and its headers.
 func (c *call) admit(to route) error {
 	if to.open {
 		return nil
 	}
-	if err := c.sameSite(); err != nil {
-		return err
+	guest, id, err := c.door.Enter(c.r)
+	c.id = id
+	if err != nil {
+		return outside(err)
 	}
-	if err := c.identify(); err != nil {
-		return err
-	}
-	if tags := c.r.Header.Values(actorHeader); len(tags) > 1 || len(tags) == 1 && tags[0] != tagOf(c.actor) {
+	c.actor, c.ctx, c.tag = guest.Actor, guest.Context, guest.Tag
+	if tags := c.r.Header.Values(actorHeader); len(tags) > 1 || len(tags) == 1 && tags[0] != c.tag {
 		return otherActor
 	}
 	var wrong []error
@@ -131,91 +108,9 @@ func (c *call) admit(to route) error {
 	return errors.Join(wrong...)
 }
 
-// identify sets the actor. It fails closed: whoever is not named is not let in.
-func (c *call) identify() error {
-	actor, err := c.Actor(c.r)
-	switch {
-	case errors.Is(err, ErrSignIn):
-		return apikey.ErrNoActor
-	case err != nil:
-		return &refusal{Problem: httpauth.Refused(apikey.ErrBusy), cause: fmt.Errorf("Config.Actor: %w", err)}
-	case actor.IsOperator():
-		return operatorRefused
-	case actor.ID == "" || actor.Account == "":
-		c.Logger.Error("apikey admin: Config.Actor returned an Actor without an ID or an Account; return ErrSignIn if nobody is signed in", "request_id", c.id)
-		return apikey.ErrNoActor
-	}
-	if actor.RequestID != "" {
-		c.id = actor.RequestID
-	}
-	actor.RequestID = c.id
-	if actor.UserAgent == "" {
-		actor.UserAgent = c.r.UserAgent()
-	}
-	if actor.Addr == "" {
-		actor.Addr = c.r.RemoteAddr
-		if host, _, err := net.SplitHostPort(actor.Addr); err == nil {
-			actor.Addr = host
-		}
-	}
-	c.actor, c.ctx = actor, apikey.WithActor(c.r.Context(), actor)
-	return nil
-}
-
 // actorHeader is in every answer to somebody who is signed in. A page sends it back with
-// each request. If somebody else has signed in meanwhile in another tab, the request is
-// refused, instead of making a key in the wrong account.
+// each request: see door.TagOf.
 const actorHeader = "Apikey-Actor"
-
-// tagOf is the value of actorHeader: a hash of account and person. It is no secret, and
-// proves nothing.
-func tagOf(a apikey.Actor) string {
-	sum := sha256.Sum256([]byte("apikey admin actor v1\x00" + strconv.Itoa(len(a.Account)) + "\x00" + a.Account + a.ID))
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
-}
-
-// sameSite refuses a request of another site: cross-site request forgery. A cookie that
-// is sent along says who is signed in, not who has made the request. To read is allowed
-// without proof, because the browser gives another site no answer to read, but not if the
-// browser says that another site asks.
-func (c *call) sameSite() error {
-	origins, site := c.r.Header["Origin"], c.r.Header.Values("Sec-Fetch-Site")
-	reads := c.r.Method == http.MethodGet || c.r.Method == http.MethodHead
-	switch {
-	case len(origins) > 1 || len(site) > 1:
-		return crossSite("It has the header Origin or Sec-Fetch-Site more than once.")
-	case reads && (len(site) == 0 || site[0] == "same-origin" || site[0] == "none"):
-		return nil
-	case len(origins) == 1 && len(c.Origins) > 0:
-		if !slices.Contains(c.Origins, origins[0]) {
-			return crossSite("Its header Origin is not one of those that are allowed.")
-		}
-		return nil
-	case reads:
-		return crossSite("Its header Sec-Fetch-Site says that another site asks.")
-	case len(site) == 1 && site[0] != "same-origin":
-		return crossSite("Its header Sec-Fetch-Site says that another site asks.")
-	case len(origins) == 0 && len(site) == 0:
-		return crossSite("It has neither the header Origin nor Sec-Fetch-Site: a browser sends one of them, and a script has to send Origin.")
-	case len(origins) == 1 && !c.ownOrigin(origins[0]):
-		return crossSite("Its header Origin is not that of the Host that the request names. Behind a proxy, pass the header Host on.")
-	}
-	return nil
-}
-
-// ownOrigin reports whether the origin is that of the request's host. Without TLS here
-// there may be a proxy with TLS before us, so either scheme is taken.
-func (c *call) ownOrigin(origin string) bool {
-	host, https := strings.CutPrefix(origin, "https://")
-	if !https {
-		var http bool
-		host, http = strings.CutPrefix(origin, "http://")
-		if !http || c.r.TLS != nil {
-			return false
-		}
-	}
-	return strings.EqualFold(host, c.r.Host)
-}
 
 // need says what a route does with a header.
 type need uint8
@@ -270,6 +165,20 @@ func idempotencyKeyIn(values []string, allowed bool, wrong []error) (string, []e
 		return values[0], wrong
 	}
 	return "", append(wrong, &apikey.InvalidError{Field: "Idempotency-Key", Code: code})
+}
+
+// outside is the answer to somebody who is not let in.
+func outside(err error) error {
+	var cross *door.CrossSiteError
+	switch {
+	case errors.As(err, &cross):
+		return crossSite(cross.Why)
+	case errors.Is(err, door.ErrOperator):
+		return operatorRefused
+	case errors.Is(err, door.ErrSession):
+		return &refusal{Problem: httpauth.Refused(apikey.ErrBusy), cause: err}
+	}
+	return err
 }
 
 // read reads the body of the request: see httpauth.ReadJSON.

@@ -19,7 +19,7 @@ type nothing struct{}
 
 func (c *call) rules() (answer, error) {
 	return answer{body: rulesAnswer{
-		Actor: actorAnswer{c.actor.ID, c.actor.Account, c.actor.Role, tagOf(c.actor)},
+		Actor: actorAnswer{c.actor.ID, c.actor.Account, c.actor.Role, c.tag},
 		Rules: c.Manager.Rules(),
 	}}, nil
 }

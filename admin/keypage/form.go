@@ -41,13 +41,10 @@ func (v *visit) newKey() screen {
 	d.Mode, d.Active = modeOf(v.r.URL.Query()), true
 	d.Reveal = v.Config.Recoverable == Always
 	d.Idempotent = rand.Text()
-	if product := v.r.URL.Query().Get("product"); product != "" {
-		d.Product = product
-		for i := range d.Products {
-			if d.Products[i].Value == product {
-				d.Products[i].Level = "write"
-			}
-		}
+	if i := slices.IndexFunc(d.Products, func(a ability) bool { return a.Value == v.r.URL.Query().Get("product") }); i >= 0 {
+		d.Products[i].Level = "write"
+		d.Name = d.Products[i].Title
+		d.only(d.Products[i].Value)
 	}
 	if !v.may(apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}) {
 		return v.refused(v.Manager.May(v.guest.Context, apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}))
@@ -57,7 +54,10 @@ func (v *visit) newKey() screen {
 
 func (v *visit) formScreen(d formData, status int) screen {
 	title := v.T("new.title")
-	if !d.New {
+	switch {
+	case d.Product != "":
+		title = v.T("new.for_product")
+	case !d.New:
 		title = v.T("edit.title")
 	}
 	return screen{name: "form", title: title, data: d, status: status}
@@ -108,6 +108,12 @@ func (d *formData) choose(v *visit, held []string) {
 	}
 }
 
+// only makes it the form of a key for one product.
+func (d *formData) only(product string) {
+	d.Product, d.Scopes = product, nil
+	d.Products = slices.DeleteFunc(d.Products, func(a ability) bool { return a.Value != product })
+}
+
 // filled is the form as somebody has filled it in.
 func (v *visit) filled(d formData) formData {
 	d.Name, d.Expires = v.form.Get("name"), v.form.Get("expires")
@@ -142,8 +148,14 @@ func (v *visit) expiryIn() (t time.Time, wrong string) {
 }
 
 func (v *visit) create() screen {
+	if v.Layout == SinglePair {
+		return v.createPair()
+	}
 	d := v.filled(v.formOf(nil))
-	d.Mode, d.Idempotent, d.Product = modeOf(v.form), v.form.Get("idempotent"), v.form.Get("product")
+	d.Mode, d.Idempotent = modeOf(v.form), v.form.Get("idempotent")
+	if product := v.form.Get("product"); product != "" {
+		d.only(product)
+	}
 	req := apikey.IssueRequest{
 		Mode: d.Mode, Name: d.Name, Abilities: v.abilitiesIn(), Disabled: !d.Active, IdempotencyKey: d.Idempotent,
 		Recoverable: v.Config.Recoverable == Always || v.Config.Recoverable == Ask && d.Reveal,
@@ -161,12 +173,17 @@ func (v *visit) create() screen {
 		wrong["expires_at"] = []string{text}
 	}
 	req.ExpiresAt = expires
-	if strings.TrimSpace(d.Name) == "" && v.Layout != SinglePair {
+	if strings.TrimSpace(d.Name) == "" {
 		wrong["name"] = []string{v.T("invalid.required")}
 	}
 	if len(wrong) > 0 && !v.form.Has("cancel") {
 		return form(wrong)
 	}
+	return v.issue(req, form)
+}
+
+// issue issues a key. form is shown again if that is refused.
+func (v *visit) issue(req apikey.IssueRequest, form func(problems) screen) screen {
 	var issued apikey.Issued
 	return v.approve(request{
 		Guarded: req,
@@ -180,6 +197,46 @@ func (v *visit) create() screen {
 		},
 		done: func() screen { return v.secretScreen("secret.created", issued.Token, issued.Key, 0) },
 		form: form,
+	})
+}
+
+// createPair makes the one key of a mode, with all abilities of the Catalog. The
+// idempotency key is made of what there was before, so that two tabs make one key.
+func (v *visit) createPair() screen {
+	mode := modeOf(v.form)
+	list, err := v.Manager.List(v.guest.Context, apikey.ListRequest{Mode: mode, Kind: apikey.Secret, Limit: pageOf})
+	if err != nil {
+		return v.refused(err)
+	}
+	before := "none"
+	for i, k := range list.Keys {
+		if i == 0 {
+			before = k.ID.String()
+		}
+		if k.State != apikey.Revoked {
+			return v.lostScreen(k.ID)
+		}
+	}
+	req := apikey.IssueRequest{
+		Mode: mode, Name: v.T("pair.name"), IdempotencyKey: "pair after " + before, Recoverable: v.Config.Recoverable == Always,
+	}
+	for _, e := range v.rules.Catalog {
+		switch {
+		case e.Scope != "":
+			req.Abilities = append(req.Abilities, e.Scope)
+		case e.Product != "":
+			req.Abilities = append(req.Abilities, e.Product+"=write")
+		}
+	}
+	return v.issue(req, func(wrong problems) screen {
+		s := screen{to: v.url("?mode=" + mode.String())}
+		if texts := wrong[""]; len(texts) > 0 {
+			s = v.message("invalid_request", 409)
+			m := s.data.(message)
+			m.Detail = texts[0]
+			s.data = m
+		}
+		return s
 	})
 }
 

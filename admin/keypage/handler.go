@@ -43,6 +43,7 @@ type screen struct {
 	data   any
 	status int    // 0: 200
 	to     string // instead: where to go
+	keep   bool   // the script leaves the form as it is, and says beside it what this screen says
 }
 
 type action func(*visit) screen
@@ -154,7 +155,7 @@ func (v *visit) admit() (refusal screen, ok bool) {
 	}
 	v.form = v.r.PostForm
 	if v.form.Get("tag") != v.guest.Tag {
-		return v.message("other_actor", 409), false
+		return v.kept(v.message("other_actor", 409)), false
 	}
 	return screen{}, true
 }
@@ -169,16 +170,9 @@ func (v *visit) outside(err error) screen {
 			m := s.data.(message)
 			m.Link, m.LinkText = v.SignIn(v.r, v.back()), v.T("sign_in")
 			m.NewTab = v.r.Method == http.MethodPost
-			if m.NewTab { // what was typed is kept, and sent again after signing in
-				v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
-				if v.r.ParseForm() == nil {
-					m.Again, m.Fields = v.r.URL.Path, fieldsOf(v.r.PostForm)
-					m.Again = v.Path + m.Again
-				}
-			}
 			s.data = m
 		}
-		return s
+		return v.kept(s)
 	case errors.Is(err, door.ErrOperator):
 		return v.message("operator", 403)
 	case errors.As(err, &cross):
@@ -190,6 +184,18 @@ func (v *visit) outside(err error) screen {
 	}
 	v.Logger.Error("apikey keypage: a request failed", "request_id", v.id, "error", err)
 	return v.message("unavailable", 503)
+}
+
+// kept makes a screen keep the form that could not be taken, so that nothing has to be typed
+// again: not the answer to a challenge, which is a secret.
+func (v *visit) kept(s screen) screen {
+	m := s.data.(message)
+	v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
+	if v.r.Method == http.MethodPost && v.r.ParseForm() == nil {
+		m.Again, m.Fields, m.Tag = v.Path+v.r.URL.Path, fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
+	}
+	s.data, s.keep = m, true
+	return s
 }
 
 // back is where somebody returns to after they have signed in: a screen that a GET shows.
@@ -230,6 +236,9 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 		}
 		whole = "fragment"
 	}
+	if s.keep {
+		header.Set("Apikey-Keep", "1")
+	}
 	header.Set("Content-Type", "text/html; charset=utf-8")
 	if err := templates[s.name].ExecuteTemplate(&page, whole, &view{visit: v, Title: s.title, Screen: s.name, D: s.data}); err != nil {
 		v.Logger.Error("apikey keypage: a screen could not be rendered", "request_id", v.id, "screen", s.name, "error", err)
@@ -249,6 +258,7 @@ type message struct {
 	NewTab         bool
 	Again          string // where Fields are sent again; empty: nowhere
 	Fields         []field
+	Tag            string // for Again
 	Request        string
 }
 

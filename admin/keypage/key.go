@@ -100,13 +100,14 @@ func tokensOf(k apikey.Info, now time.Time) (tokens []tokenData, p *plan) {
 
 // secretData is the data of a screen that shows a secret.
 type secretData struct {
-	Secret string
-	Once   bool // it is never shown again
-	Hide   int  // seconds after which it is hidden; 0: never
-	Key    row
-	Env    string // the name of a variable in a .env file
-	From   time.Time
-	Back   string
+	Secret   string
+	Once     bool // it is never shown again
+	Hide     int  // seconds after which it is hidden; 0: never
+	Key      row
+	Env      string // the name of a variable in a .env file
+	From     time.Time
+	Back     string
+	BackMode string // for the list
 }
 
 func (v *visit) secretScreen(title string, token apikey.Token, k apikey.Info, hide time.Duration) screen {
@@ -118,7 +119,7 @@ func (v *visit) secretScreen(title string, token apikey.Token, k apikey.Info, hi
 		d.Env = "TEST_API_KEY"
 	}
 	if v.Layout == SinglePair {
-		d.Back = v.url("") + "?mode=" + k.Mode.String()
+		d.Back, d.BackMode = v.url(""), k.Mode.String()
 	}
 	return screen{name: "secret", title: v.T(title), data: d}
 }

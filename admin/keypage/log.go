@@ -93,15 +93,35 @@ func (v *visit) logRow(e apikey.Event) logRow {
 		r.Who = v.T("log.operator")
 	}
 	for _, field := range e.Changed {
-		if name := "field." + field; v.text.has(name) {
-			field = v.T(name)
+		if text := v.changed(field); text != "" {
+			r.Fields = append(r.Fields, text)
 		}
-		r.Fields = append(r.Fields, field)
 	}
 	if !e.Key.IsZero() {
 		r.KeyURL = v.keyURL(e.Key, "")
 	}
 	return r
+}
+
+// changed says what an event is about: a field of a key, or, as in "factor:totp", something
+// that is no key. Empty: the action says it already.
+func (v *visit) changed(what string) string {
+	kind, value, about := strings.Cut(what, ":")
+	switch {
+	case about && kind == "approves" && v.text.has("action."+value):
+		return v.T("action." + value)
+	case about && kind == "factor":
+		return v.factorText(value, "title")
+	case about && kind == "actor" && v.Config.People != nil:
+		return marked(v.Config.People(value))
+	case about:
+		return marked(value)
+	case what == "revoked_at":
+		return ""
+	case v.text.has("field." + what):
+		return v.T("field." + what)
+	}
+	return marked(what)
 }
 
 // check verifies the events of one key.

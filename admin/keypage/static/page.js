@@ -187,6 +187,11 @@
 			location.reload()
 			return
 		}
+		if (res.headers.get('Apikey-Keep') && from) { // signed out meanwhile: what was typed stays
+			const said = new DOMParser().parseFromString(await res.text(), 'text/html')
+			failed(from, said.querySelector('[role=alert]')?.textContent, said.querySelector('a.ak-button[target]'))
+			return
+		}
 		if (res.redirected) { // it was done
 			const to = res.url
 			if (dialog) close(to)
@@ -196,8 +201,9 @@
 		if (!show(await res.text())) failed(from)
 	}
 
-	// failed says that the server was not reached. The form stays as it is.
-	const failed = (form) => {
+	// failed says why a form was not taken, by default that the server was not reached. The
+	// form stays as it is, and can be sent again.
+	const failed = (form, words, link) => {
 		const at = form || dialog || main
 		let alert = at.querySelector('.ak-unreached')
 		if (!alert) {
@@ -206,7 +212,8 @@
 			alert.setAttribute('role', 'alert')
 			at.prepend(alert)
 		}
-		alert.textContent = text.failed
+		alert.textContent = (words || text.failed) + ' '
+		if (link) alert.append(document.importNode(link, true))
 	}
 
 	const send = (form, submitter) => {
@@ -226,10 +233,9 @@
 		if (button) { copy(button); return }
 		const link = e.target.closest('a[href]')
 		if (!link || e.defaultPrevented || e.button || e.metaKey || e.ctrlKey || e.shiftKey) return
-		if (dialog?.contains(link) && ('cancel' in link.dataset || 'done' in link.dataset)) {
+		if (dialog?.contains(link) && 'cancel' in link.dataset) {
 			e.preventDefault()
-			const to = 'done' in link.dataset ? link.href : ''
-			close(to)
+			close()
 		} else if ('dialog' in link.dataset && !dialog) {
 			e.preventDefault()
 			opener = link
@@ -238,7 +244,15 @@
 	})
 	document.addEventListener('submit', (e) => {
 		const form = e.target
-		if (form.method !== 'post' || e.defaultPrevented) return
+		if (e.defaultPrevented) return
+		if (form.method === 'get') {
+			if ('dialog' in form.dataset && !dialog) {
+				e.preventDefault()
+				opener = e.submitter
+				ask(form.action, {}, null)
+			}
+			return
+		}
 		if (dialog?.contains(form) || 'dialog' in form.dataset) {
 			e.preventDefault()
 			if (!dialog) opener = e.submitter
