@@ -153,6 +153,8 @@ type seeded struct {
 	Status   string    `json:"status"`
 	LastUsed time.Time `json:"last_used"`
 	Expires  time.Time `json:"expires_at"`
+
+	Abilities []string `json:"abilities"`
 }
 
 func names(keys []seeded) (all []string) {
@@ -268,6 +270,21 @@ func TestXenditBeginsWithPublicKeysOnly(t *testing.T) {
 	}
 	slices.Sort(kinds)
 	require.Equal(t, []string{"live publishable", "test publishable"}, kinds)
+}
+
+// Okto has one secret in each mode, which can do all.
+func TestOktoHasOneSecret(t *testing.T) {
+	p := start(t, "-page", "okto")
+	before := p.browser().as("admin")
+	_, created := before.submit("Get App Secret", nil).approve("admin")
+	token := created.secret()
+	again := before.submit("Get App Secret", nil) // from a tab that still shows the button
+	require.Equal(t, 409, again.status, again.body)
+	require.Equal(t, 200, p.calls("GET", "/live/ping", token))
+	keys := keysIn(t, before.browser, url.Values{})
+	require.Len(t, keys, 1)
+	require.Equal(t, []string{"wallet:read", "wallet:transfer"}, keys[0].Abilities)
+	require.True(t, before.open(path+"?mode=test").has("Get App Secret"))
 }
 
 // Products that nobody has enabled for the account are refused.
