@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/admin"
 	"github.com/go-apikey/apikey/examples/stepup/sink"
 )
@@ -309,6 +310,10 @@ func TestPINRefusesWhatIsNotEnabled(t *testing.T) {
 	}
 	require.Equal(t, 403, s.status, s.body)
 	require.NotContains(t, s.body, "ak-secret")
+
+	standing := presets["pin"].Standing
+	require.NoError(t, standing.Allowed(account, apikey.Live))
+	require.Error(t, standing.Allowed("acc_new", apikey.Live), "an account that is not approved")
 }
 
 func TestSignIn(t *testing.T) {
