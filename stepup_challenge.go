@@ -250,13 +250,6 @@ func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time
 	return put{}, nil
 }
 
-// isSending reports whether another request in this process is sending the message of a
-// challenge: a second click must not send a second message.
-func (m *Manager) isSending(challenge string) bool {
-	_, ok := m.sending.Load(challenge)
-	return ok
-}
-
 // begun asks the factor for a challenge's state and the function that sends its code.
 func (c *challengeCall) begun(ctx context.Context, p put, may []string) (question, error) {
 	q := question{put: p}
@@ -297,59 +290,6 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 		err = end(oldest)
 	}
 	return items, err
-}
-
-// markSent notes that a challenge's message went out: from now on the same request
-// finds this challenge. If the note is not stored, the next such request makes another
-// one.
-func (s session) markSent(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
-	defer cancel()
-	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		p, err := s.putTo(ctx, a, id, s.settings.Now())
-		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.answered()) { // or ended meanwhile
-			return effect{}, nil
-		}
-		if err != nil {
-			return effect{}, err
-		}
-		p.sent = true
-		return effect{items: []StoreItem{s.vouch(p.item, p.encode())}}, nil
-	})
-	if err != nil {
-		s.settings.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
-	}
-}
-
-// withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
-// unless it may come yet. If withdraw fails too, the challenge expires by itself.
-func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
-	defer cancel()
-	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		it, err := s.item(ctx, itemChallenge, p.ID)
-		if err != nil || it.Version == 0 {
-			return effect{}, err
-		}
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		b.closed(p.ID)
-		now := s.settings.Now()
-		items := []StoreItem{it.deleted(), b.swap(now)}
-		if !mayCome {
-			uncounted, err := s.uncountMail(ctx, p, now)
-			if err != nil {
-				return effect{}, err
-			}
-			items = append(items, uncounted...)
-		}
-		return effect{items: items}, nil
-	})
-	if err != nil {
-		s.settings.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
-	}
 }
 
 // itemChallenge is the kind of the items that keep challenges.

@@ -142,7 +142,7 @@ var stepUpMutants = []mutant{
 		old:   "sent = make(tallies, addressAnHour)",
 		new:   "sent = make(tallies, 0*addressAnHour)",
 		tests: "TestFound09DamagedCountIsFull"},
-	{name: "a code that was not sent stays counted", file: "stepup_challenge.go",
+	{name: "a code that was not sent stays counted", file: "stepup_mails.go",
 		old:   "items = append(items, uncounted...)",
 		new:   "_ = uncounted",
 		tests: "TestMailServerIsDown"},
