@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // Event is one entry of the activity log. It never holds a secret, nor the values of
@@ -279,3 +281,62 @@ func byColumns(e *StoreEvent) Event {
 
 // newEventID makes an ID that sorts by time.
 func newEventID() EventID { return EventID(uuid.Must(uuid.NewV7())) }
+
+// recordDenial writes a refusal to the activity log, outside every chain. For an actor,
+// action, key and minute it writes at most one, so that refusals can neither fill the
+// log nor hold up a revocation. The event's ID is a hash of those four, so that all
+// nodes write the same event without talking to each other.
+func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
+	now := s.settings.Now()
+	var c canon.Writer
+	c.Text("apikey denial v1")
+	c.Text(a.ID)
+	c.Text(a.Account)
+	c.Text(string(j.action))
+	c.Bytes(about.ID[:])
+	c.Uint(uint64(now.Unix() / 60))
+	sum := c.Sum()
+	id := EventID(sum[:16])
+	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
+	if s.inHand != nil || s.joined || !s.denials.isNew(id, a.Account, now) {
+		return // May only asks; the caller's transaction would roll it back; or it is there already
+	}
+	ev := s.record(Event{
+		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
+		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
+	}, madeBy(s.minting()), [32]byte{})
+	// An actor who is refused must not escape the log by hanging up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
+		s.settings.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
+	}
+}
+
+// denials remembers which refusals of this minute were written. Their number is
+// bounded, and so is that of each account, so that no account can crowd out the others.
+type denials struct {
+	mu     sync.Mutex
+	minute int64
+	seen   map[EventID]struct{}
+	from   map[string]int
+}
+
+const (
+	denialsAMinute = 10_000
+	denialsFrom    = 200 // one account
+)
+
+func (d *denials) isNew(id EventID, account string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
+		d.minute, d.seen, d.from = m, map[EventID]struct{}{}, map[string]int{}
+	}
+	if _, ok := d.seen[id]; ok || len(d.seen) >= denialsAMinute || d.from[account] >= denialsFrom {
+		return false
+	}
+	d.seen[id] = struct{}{}
+	d.from[account]++
+	return true
+}
