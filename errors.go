@@ -367,12 +367,6 @@ func (s *sentinel) Error() string { return s.text }
 
 func (s *sentinel) Unwrap() error { return s.category }
 
-// invalid is an ErrInvalid that is about no field of a request, but about a
-// configuration or a bug of the program. It says what to do.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
-}
-
 // unavailable wraps what a store answered so that callers can tell "we failed"
 // from "you are wrong". Errors that already say which of the two pass through.
 func unavailable(err error) error {
@@ -395,11 +389,3 @@ func storeError(err error) error {
 
 // joined is a sentinel with what caused it.
 func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
-
-// quote shows a caller's text in an error without letting it flood a log.
-func quote(s string) string {
-	if len(s) > quotedBytes {
-		return fmt.Sprintf("%.*q…", quotedBytes, s)
-	}
-	return fmt.Sprintf("%q", s)
-}
