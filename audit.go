@@ -182,7 +182,7 @@ func (m *Manager) logPage(ctx context.Context, f StoreEventFilter, cursor Cursor
 	same := f
 	same.Limit = 0
 	bind := fmt.Sprintf("events %#v", same)
-	after, err := openCursor(cursor, bind)
+	after, err := unbindCursor(cursor, bind)
 	if err := allWrong(f.selectable(), err); err != nil {
 		return StoreEventPage{}, err
 	}
@@ -194,7 +194,7 @@ func (m *Manager) logPage(ctx context.Context, f StoreEventFilter, cursor Cursor
 	if !f.Key.IsZero() && after == "" && len(page.Events) == 0 {
 		return StoreEventPage{}, m.everLogged(ctx, f)
 	}
-	page.Next = sealCursor(page.Next, bind)
+	page.Next = bindCursor(page.Next, bind)
 	return page, nil
 }
 

@@ -202,7 +202,7 @@ func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor, ref
 		}
 		believed = append(believed, page.Records[i])
 	}
-	page.Records, page.Next = believed, sealCursor(page.Next, bind)
+	page.Records, page.Next = believed, bindCursor(page.Next, bind)
 	return page, nil
 }
 
@@ -233,16 +233,16 @@ func (f StoreFilter) placed(cursor Cursor) (placed StoreFilter, bind string, err
 	f.Limit = 0
 	bind = fmt.Sprint("keys", f)
 	f.Limit = limit
-	after, err := openCursor(cursor, bind)
+	after, err := unbindCursor(cursor, bind)
 	err = allWrong(f.selectable(), err)
 	f.After = after
 	return f, bind, err
 }
 
-// sealCursor binds a store's cursor to one list: that of an account and its filter.
+// bindCursor binds a store's cursor to one list: that of an account and its filter.
 // Nothing in a cursor is secret, and accounts are compared anyway. The binding makes a
 // cursor of another list an error instead of a wrong page.
-func sealCursor(c Cursor, bind string) Cursor {
+func bindCursor(c Cursor, bind string) Cursor {
 	if c == "" {
 		return ""
 	}
@@ -250,12 +250,12 @@ func sealCursor(c Cursor, bind string) Cursor {
 	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
 }
 
-func openCursor(c Cursor, bind string) (Cursor, error) {
+func unbindCursor(c Cursor, bind string) (Cursor, error) {
 	if c == "" {
 		return "", nil
 	}
 	_, inner, _ := strings.Cut(string(c), ".")
-	if inner == "" || sealCursor(Cursor(inner), bind) != c {
+	if inner == "" || bindCursor(Cursor(inner), bind) != c {
 		return "", otherList()
 	}
 	return Cursor(inner), nil
@@ -266,7 +266,7 @@ func otherList() error {
 }
 
 // pageError makes an error of a store's list one of ours. The binding in a cursor is no
-// MAC: somebody can write a cursor that openCursor takes and the store does not.
+// MAC: somebody can write a cursor that unbindCursor takes and the store does not.
 func pageError(after Cursor, err error) error {
 	if after != "" && errors.Is(err, ErrInvalid) {
 		return otherList()

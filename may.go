@@ -35,7 +35,7 @@ import (
 // equals before. Errors: those of the action, and ErrInvalid for an action that no actor
 // asks for (ActionRevokeToken, ActionLock) or that does not exist.
 func (m *Manager) May(ctx context.Context, action Action, k Info) error {
-	ask, known := questions[action]
+	ask, known := plainJobs[action]
 	if !known {
 		return wrong("action", InvalidUnknown, "%s is no action that an actor may or may not do", quote(string(action))).part(string(action))
 	}
@@ -58,8 +58,8 @@ func (m *Manager) May(ctx context.Context, action Action, k Info) error {
 	return refused
 }
 
-// questions are the jobs of the actions, each with the plainest request.
-var questions = map[Action]func(session, Info) job{
+// plainJobs are the jobs of the actions, each with the plainest request.
+var plainJobs = map[Action]func(session, Info) job{
 	ActionIssue: func(_ session, k Info) job {
 		j := newIssuing(requestOf(k)).approval().job
 		j.refuses = nil // what is stored: idempotency keys and limits

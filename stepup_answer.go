@@ -13,18 +13,18 @@ type answeredChallenge struct {
 	session
 	id, answer string
 	// Set by count.
-	charged put       // the challenge, with this attempt counted
-	before  StoreItem // the enrolment at that time
+	charged storedChallenge // the challenge, with this attempt counted
+	before  StoreItem       // the enrolment at that time
 	// Set by compare.
-	open *put      // the challenge as it is stored; nil: it has ended, or was not read
-	kept StoreItem // the enrolment as it is stored
-	next []byte    // what replaces kept; nil: nothing does
+	open *storedChallenge // the challenge as it is stored; nil: it has ended, or was not read
+	kept StoreItem        // the enrolment as it is stored
+	next []byte           // what replaces kept; nil: nothing does
 
 	grant Grant // set by right, anew at each try
 }
 
 func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now time.Time) ([]StoreItem, error) {
-	p, err := c.putTo(ctx, a, c.id, now)
+	p, err := c.challengeOf(ctx, a, c.id, now)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (c *answeredChallenge) count(ctx context.Context, a Actor, b *budget, now t
 
 func (c *answeredChallenge) compare(ctx context.Context, a Actor, now time.Time) error {
 	c.open = nil
-	open, err := c.putTo(ctx, a, c.id, now)
+	open, err := c.challengeOf(ctx, a, c.id, now)
 	switch {
 	case errors.Is(err, ErrChallenge):
 		return c.compareLate(ctx, a)
@@ -78,7 +78,7 @@ func (c *answeredChallenge) compareWith(ctx context.Context, a Actor, kept Store
 
 func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (e effect, err error) {
 	c.grant = newGrant()
-	if c.open.answered() {
+	if c.open.approved() {
 		e.items, err = c.again(ctx)
 	} else {
 		e, err = c.first(ctx, a)
@@ -147,7 +147,7 @@ func (c *answeredChallenge) void(b *budget) []StoreItem {
 		return nil
 	}
 	p := *c.open
-	if p.attempts == wrongAnswers && !p.answered() {
+	if p.attempts == wrongAnswers && !p.approved() {
 		b.opened(p.Challenge) // this was its last attempt: it waits again
 	}
 	p.attempts--

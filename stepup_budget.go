@@ -25,12 +25,12 @@ import (
 // An item is protected no better than the database: somebody who may delete its rows
 // can empty a budget, and guess on.
 type budget struct {
-	item  StoreItem
-	all   uint64  // charges that count towards the lock: not given back, not lifted
-	last  int64   // time of the newest charge that has left hour, Unix seconds
-	hour  tallies // charges of the last hour, which may still be given back
-	asked tallies // challenges that wait for an answer, by their expiry
-	lifts tallies // of the last thirty days
+	item    StoreItem
+	all     uint64  // charges that count towards the lock: not given back, not lifted
+	last    int64   // time of the newest charge that has left hour, Unix seconds
+	hour    tallies // charges of the last hour, which may still be given back
+	waiting tallies // challenges that wait for an answer, by their expiry
+	lifts   tallies // of the last thirty days
 }
 
 const (
@@ -57,7 +57,7 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	}
 	u := canon.NewReader(it.Data)
 	b.all, b.last = u.Uint(), int64(u.Uint())
-	b.hour, b.asked = readTallies(&u), readTallies(&u)
+	b.hour, b.waiting = readTallies(&u), readTallies(&u)
 	readTallies(&u) // the mails that earlier versions counted here
 	if u.More() {   // an actor whose lock was never lifted has no such list
 		b.lifts = readTallies(&u)
@@ -80,7 +80,7 @@ func (b *budget) forget(now time.Time) {
 		}
 	}
 	b.hour.forget(now, time.Hour)
-	b.asked.forget(now, challengeTime)
+	b.waiting.forget(now, challengeTime)
 	b.lifts.forget(now, liftsFor)
 	if !b.locked() && len(b.hour) == 0 && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
 		b.all = 0
@@ -93,7 +93,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 	c.Uint(b.all)
 	c.Uint(uint64(b.last))
 	b.hour.write(&c)
-	b.asked.write(&c)
+	b.waiting.write(&c)
 	tallies(nil).write(&c)
 	if len(b.lifts) > 0 {
 		b.lifts.write(&c)
@@ -131,15 +131,15 @@ func (b *budget) left() int {
 
 // opened counts a challenge as waiting.
 func (b *budget) opened(c Challenge) {
-	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.UnixMicro()})
+	b.waiting = append(b.waiting, tally{c.ID, c.ExpiresAt.UnixMicro()})
 }
 
 // oldest returns the challenge that has waited longest, if no further one may wait.
 func (b *budget) oldest() (id string, full bool) {
-	if len(b.asked) < openAtOnce {
+	if len(b.waiting) < openAtOnce {
 		return "", false
 	}
-	return b.asked.earliest().id, true
+	return b.waiting.earliest().id, true
 }
 
 // charge counts an attempt as wrong, under an ID of its own, before it is compared.
@@ -163,10 +163,10 @@ func (b *budget) refund(id string) {
 }
 
 // waits reports whether a challenge waits for an answer.
-func (b *budget) waits(id string) bool { return b.asked.have(id) }
+func (b *budget) waits(id string) bool { return b.waiting.have(id) }
 
 // closed takes a challenge off those that wait.
-func (b *budget) closed(id string) { b.asked.drop(id) }
+func (b *budget) closed(id string) { b.waiting.drop(id) }
 
 // lift ends a lock. It gives ten more guesses and not a hundred, and the charges of the
 // hour go on counting: otherwise two hijacked sessions could lift each other's lock,

@@ -38,7 +38,7 @@ const itemMails StoreItemKind = "mails"
 
 // countMail counts the message of a challenge, or refuses it. It returns the items to
 // write with the challenge. p.mails keeps their IDs for uncountMail.
-func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreItem, error) {
+func (s session) countMail(ctx context.Context, p *storedChallenge, now time.Time) ([]StoreItem, error) {
 	counters, err := s.mailCounters(ctx, p.actor, p.Factor)
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreI
 }
 
 // uncountMail takes a message that was never sent off the counts.
-func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
+func (s session) uncountMail(ctx context.Context, p storedChallenge, now time.Time) ([]StoreItem, error) {
 	var items []StoreItem
 	for _, id := range p.mails {
 		it, sent, err := s.mailsOf(ctx, id, now)
@@ -153,8 +153,8 @@ func (s session) markSent(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
 	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		p, err := s.putTo(ctx, a, id, s.settings.Now())
-		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.answered()) { // or ended meanwhile
+		p, err := s.challengeOf(ctx, a, id, s.settings.Now())
+		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.approved()) { // or ended meanwhile
 			return effect{}, nil
 		}
 		if err != nil {
@@ -170,7 +170,7 @@ func (s session) markSent(ctx context.Context, id string) {
 
 // withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
 // unless it may come yet. If withdraw fails too, the challenge expires by itself.
-func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
+func (s session) withdraw(ctx context.Context, p storedChallenge, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
 	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {

@@ -46,7 +46,7 @@ var stepUpMutants = []mutant{
 		new:   "items: append(uncounted[:0], c.give(",
 		tests: "TestAnsweredCodesDoNotCount"},
 	{name: "a code that was never sent stays counted", file: "stepup_challenge.go",
-		old:   "\t\tc.withdraw(ctx, q.put, false)\n",
+		old:   "\t\tc.withdraw(ctx, q.storedChallenge, false)\n",
 		new:   "",
 		more:  [][2]string{{"for _, q := range c.tried {\n\t}", "for range c.tried {\n\t}"}},
 		tests: "TestAnOutageCostsNoSecondCode"},
