@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// Every management call passes through do. It finds the actor, compares the actor's
-// account with the key's, asks Policy and Standing, redeems the grant, writes record
-// and event together, and tells this node's Verifiers before it returns. No method can
-// forget one of these steps, because only do takes them. Three writes do not pass
-// through do, and none of them changes what a key may do: the mark of a pepper
-// (pepper_mark.go), the event of a refusal (recordDenial) and a value that is sealed
-// again (reveal.go).
+// do does a job; every management call passes through it. do finds the actor, compares
+// the actor's account with the key's, asks Policy and Standing, redeems the grant,
+// writes record and event together, and tells this node's Verifiers before it returns.
+// No method can forget one of these steps, because only do takes them. Four writes do
+// not pass through do, and none of them changes what a key may do: the mark of a pepper
+// (pepper_mark.go), the shared Settings (settings_shared.go), the event of a refusal
+// (recordDenial) and a value that is sealed again (reveal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
@@ -24,6 +24,8 @@ func (s session) do(ctx context.Context, j job) error {
 	return s.doAs(ctx, a, j)
 }
 
+// doAs is do for a known actor. It repeats the attempt after a conflict, and for a job
+// that takes power away also while the store cannot be reached.
 func (s session) doAs(ctx context.Context, a Actor, j job) error {
 	switch {
 	case s.closed.Load():
@@ -41,23 +43,36 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 	var cause error // error of the attempt before: the last one may only have run out of time
 	for attempt := 1; ; attempt++ {
 		err := s.once(ctx, a, j)
-		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
 		switch {
-		case err != nil && cause != nil && ctx.Err() != nil:
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && cause != nil:
 			return fmt.Errorf("%w, after: %v", err, cause)
-		case err == nil || s.joined || ctx.Err() != nil || isVersion(err), // the next attempt cannot change the version
-			errors.Is(err, ErrDenied), // a Policy's own error may wrap anything
-			!conflict && !(down && j.aim == toLessen),
-			attempt == maxAttempts && j.aim != toLessen:
+		case ctx.Err() != nil, !s.repeatable(j, err), attempt == maxAttempts && j.aim != toLessen:
 			return err
-		case j.aim == toLessen && conflict: // at once
-		default:
-			cause = err
-			// The pause grows: on a slow cluster, sixteen callers that change one key would
-			// conflict again.
-			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
+		case j.aim == toLessen && errors.Is(err, ErrConflict):
+			continue // at once
 		}
+		cause = err
+		// The pause grows: on a slow cluster, sixteen callers that change one key would
+		// conflict again.
+		pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
 	}
+}
+
+// repeatable reports whether another attempt at a job may succeed after this error.
+func (s session) repeatable(j job, err error) bool {
+	switch {
+	case s.joined: // in a caller's transaction nothing is repeated
+		return false
+	case isVersion(err): // the next attempt cannot change the version
+		return false
+	case errors.Is(err, ErrDenied): // a Policy's own error may wrap anything
+		return false
+	case errors.Is(err, ErrConflict):
+		return true
+	}
+	return j.aim == toLessen && errors.Is(err, ErrUnavailable)
 }
 
 const (

@@ -318,6 +318,6 @@ var stepUpMutants = []mutant{
 		tests: "TestADayLeavesNoSecret", pkg: here},
 	{name: "a suspension gives up when it is outrun", file: "manager_do.go",
 		old:   "attempt == maxAttempts && j.aim != toLessen:",
-		new:   "conflict && j.aim == toLessen, attempt == maxAttempts && j.aim != toLessen:",
+		new:   "errors.Is(err, ErrConflict) && j.aim == toLessen, attempt == maxAttempts && j.aim != toLessen:",
 		tests: "TestSuspendAlwaysWorks", pkg: here},
 }
