@@ -1,7 +1,6 @@
 package apikey
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -100,8 +99,9 @@ const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
-// storedGrant is a grant as it is stored. When the grant is redeemed, its item is not deleted but
-// marked as used, until it expires: whoever presents the grant again is told so.
+// storedGrant is a grant as it is stored. When the grant is redeemed, its item is not
+// deleted but marked as used, until it expires: whoever presents the grant again is told
+// so.
 type storedGrant struct {
 	bound  bound
 	factor string
@@ -199,8 +199,8 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 }
 
 // redeem checks the grant of a job that turned out to be these actions. It returns the
-// item of the used grant, which goes into the Apply of the action. The grant's factor
-// has to approve each of the actions that are guarded.
+// item of the used grant, which goes into the Apply of the action; none, if nothing is
+// guarded. The grant's factor has to approve each of the actions that are guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *StoreRecord, acts ...Action) ([]StoreItem, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
@@ -213,7 +213,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	if !guarded {
 		return nil, nil
 	}
-	first := slices.IndexFunc(acts, func(act Action) bool {
+	first := slices.IndexFunc(acts, func(act Action) bool { // errors name the first that is guarded
 		_, guarded := inCommon(stepUp, modes, []Action{act})
 		return guarded
 	})
@@ -225,25 +225,36 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 		}
 		return nil, s.unapproved(ctx, a, j, acts[first], factors)
 	}
-	g, ok, err := s.grantOf(ctx, grantID(j.grant))
+	g, err := s.presented(ctx, a, j, r)
 	if err != nil {
 		return nil, err
-	}
-	err = error(&ApprovalError{ApprovalUnknown, ErrGrant})
-	if ok {
-		err = g.approves(binding(a, accountOf(a, j.account), j.asks, j.mode, r), s.settings.Now())
-	}
-	if err != nil {
-		s.settings.Trace.denied(a, j.action, j.key, err)
-		return nil, err
-	}
-	if b, err := s.budgetOf(ctx, a); err != nil || b.locked() {
-		return nil, cmp.Or(err, ErrLocked)
 	}
 	if !slices.Contains(factors, g.factor) {
 		return nil, s.unapproved(ctx, a, j, acts[first], factors)
 	}
 	return []StoreItem{s.spend(g)}, nil
+}
+
+// presented reads the grant of a job. It refuses a grant that does not approve the job,
+// and every grant of an actor who is locked.
+func (s session) presented(ctx context.Context, a Actor, j job, r *StoreRecord) (storedGrant, error) {
+	g, ok, err := s.grantOf(ctx, grantID(j.grant))
+	if err != nil {
+		return storedGrant{}, err
+	}
+	var refused error = &ApprovalError{ApprovalUnknown, ErrGrant}
+	if ok {
+		refused = g.approves(binding(a, accountOf(a, j.account), j.asks, j.mode, r), s.settings.Now())
+	}
+	if refused != nil {
+		s.settings.Trace.denied(a, j.action, j.key, refused)
+		return storedGrant{}, refused
+	}
+	b, err := s.budgetOf(ctx, a)
+	if err == nil && b.locked() {
+		err = ErrLocked
+	}
+	return g, err
 }
 
 // unapproved returns the error of an action that has to be approved first.
