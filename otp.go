@@ -59,8 +59,8 @@ const (
 //
 // If what followed failed, or the grant was lost, confirm again with the same answer.
 // Within the two minutes of the grant, if it was not used, Confirm returns another in
-// its place, which ends at the same time. Nobody needs a second code because a KEK or
-// the store was away.
+// its place, which ends at the same time. So nobody needs a second code because a KEK or
+// the store could not be reached.
 //
 // A wrong answer is charged: after five the challenge is spent, after ten in an hour
 // the actor waits, and after a hundred the actor's guarded actions are locked until

@@ -8,7 +8,9 @@ import (
 	"time"
 )
 
-// answeredChallenge is a challenge with an answer to it, for which a grant is made.
+// answeredChallenge is a challenge with an answer to it. If the answer is right, a grant
+// is made. It is one of the two implementations of answered, which says what each method
+// does; the other is answeredEnrollment.
 type answeredChallenge struct {
 	session
 	id, answer string
@@ -112,11 +114,10 @@ func (c *answeredChallenge) first(ctx context.Context, a Actor) (effect, error) 
 	return e, nil
 }
 
-// again is right for an answer that comes again: what followed the first one failed, or
-// its own result was lost. Nobody needs a second code because a KEK was away. The grant
-// that was not used is replaced by a new one, which ends at the same time: so there is
-// never more than one, and the store needs no more than a hash of it. If the grant was
-// used, the action was done.
+// again is right for an answer that comes again, because the action failed after the
+// first one, or the grant was lost. The grant that was not used is replaced by a new
+// one, which ends at the same time: so there is never more than one, and the store needs
+// no more than a hash of it. If the grant was used, the action was done.
 func (c *answeredChallenge) again(ctx context.Context) ([]StoreItem, error) {
 	g, ok, err := c.grantOf(ctx, c.open.grant)
 	switch {

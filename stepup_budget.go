@@ -34,18 +34,19 @@ type budget struct {
 }
 
 const (
-	wrongAnHour   = 10
-	wrongEver     = 100
+	wrongAnHour   = 10                  // then the actor waits
+	wrongEver     = 100                 // then the actor is locked
 	forgivenAfter = 30 * 24 * time.Hour // without a wrong answer
-	openAtOnce    = 3
-	liftGives     = 10 // guesses
-	liftsAMonth   = 3  // in liftsFor, by others than an Operator
+	openAtOnce    = 3                   // challenges that wait for an answer
+	liftGives     = 10                  // guesses
+	liftsAMonth   = 3                   // in liftsFor, by others than an Operator
 	liftsFor      = 30 * 24 * time.Hour
 )
 
 // itemBudget is the kind of the items that keep budgets.
 const itemBudget StoreItemKind = "budget"
 
+// budgetOf reads the budget of an actor, without what no longer counts.
 func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	it, err := s.item(ctx, itemBudget, itemID(a.Account, 0, a.ID))
 	if err != nil {
@@ -111,6 +112,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 // locked reports whether the budget is locked. Only another person can lift the lock.
 func (b *budget) locked() bool { return b.all >= wrongEver }
 
+// allowed returns why the actor may give no answer now; nil: they may.
 func (b *budget) allowed(now time.Time) error {
 	switch {
 	case b.locked():
@@ -152,6 +154,7 @@ func (b *budget) charge(id string, now time.Time) error {
 	return nil
 }
 
+// charged reports whether the charge with this ID counts, and may still be given back.
 func (b *budget) charged(id string) bool { return b.hour.have(id) }
 
 // refund gives the charge with this ID back, never another one, and never twice.

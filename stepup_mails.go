@@ -79,6 +79,8 @@ type counter struct {
 	most int
 }
 
+// mailCounters returns the items in which a message of this factor to an actor counts:
+// that of the actor, and that of their address if the factor knows it.
 func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]counter, error) {
 	var c canon.Writer
 	c.Text("actor")
@@ -114,6 +116,7 @@ func (c *core) addressID(address string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// mailsOf reads an item that counts messages, without those that no longer count.
 func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreItem, tallies, error) {
 	it, err := s.item(ctx, itemMails, id)
 	if err != nil || it.Version == 0 {
@@ -131,6 +134,7 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreIt
 	return it, sent, nil
 }
 
+// swapMails returns the item to write.
 func swapMails(it StoreItem, sent tallies, now time.Time) StoreItem {
 	var c canon.Writer
 	sent.write(&c)

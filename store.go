@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A Store keeps keys. This comment and those below are the whole contract: a store
-// author needs nothing else. Package storetest checks every sentence that can be tried
+// A Store keeps keys. The comments of Store and of the types whose names begin with
+// Store are the whole contract, with that of Cursor: a store author needs nothing else. Package storetest checks every sentence that can be tried
 // through the interface. The rest is for the store's own tests: a lost connection, a
 // damaged row, and a process or machine that stops in the middle.
 //

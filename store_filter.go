@@ -72,6 +72,7 @@ func (f StoreFilter) Match(r *StoreRecord) bool {
 	return true
 }
 
+// foldASCII makes the ASCII letters of a text lower case.
 func foldASCII(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
