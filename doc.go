@@ -96,8 +96,8 @@
 //
 //   - While a challenge waits, the same request with the same factor returns that
 //     challenge and sends nothing. [Manager.Resend] sends a new code.
-//   - An actor is sent at most five codes an hour that they do not answer rightly, over
-//     all accounts.
+//   - An actor is sent at most five codes an hour that they do not answer rightly, and
+//     twenty in all, over all accounts.
 //   - If the action fails after a right answer, because a KEK was away, say, the same
 //     answer gives another grant for two minutes. An [ApprovalError] says whether a
 //     grant was used or has expired.
@@ -147,8 +147,10 @@
 //     null. Credentials are absent from the Info of a verification.
 //   - The token of a publishable key is written whole. A secret token is redacted: to
 //     show it once, put Token.Reveal into the answer yourself.
-//   - json.Unmarshal reads back what was written, with three exceptions. A credential's
-//     pepper slot is internal and not written. An [Actor] says "operator": true, but
+//   - A damaged key in a list ([KeyList]) is its ID alone. What is wrong with it is for
+//     operators, and only in the [CorruptError] itself.
+//   - json.Unmarshal reads back what was written, with four exceptions. A credential's
+//     pepper slot and the details of a CorruptError are not written. An [Actor] says "operator": true, but
 //     reading never makes an Operator. A secret token was redacted and is read as none.
 //   - An ability is its text. Scopes and product levels are read by json.Unmarshal, forms
 //     of the program's own by [Catalog.ParseInfo].
@@ -230,6 +232,7 @@
 //	409    ErrRevoked, ErrSuspended, ErrExpired: they are about the key, not the caller
 //	503    ErrBusy                 try again
 //	503 *  ErrUnavailable          the store, a KEK, a mail server (also ErrClosed)
+//	503 *  ErrNotDone              likewise, and it is certain that nothing was done
 //	500 *  ErrCorrupt              the stored record is damaged
 //	500    any other error
 //

@@ -74,6 +74,11 @@ var (
 	// than MaxStale; or a KEK, a mail server or a password check that the request needs
 	// failed. It wraps the cause. From every method that reads or writes.
 	ErrUnavailable = errors.New("apikey: unavailable")
+	// ErrNotDone: an ErrUnavailable after which it is certain that nothing was changed, so
+	// nobody has to look before they try again. What was to be changed was not written yet
+	// when the read, the KEK or the mail failed. A mail may have been sent all the same. From
+	// every Manager method but RevokeToken and those that do a batch.
+	ErrNotDone = wrap("apikey: unavailable, nothing was done", ErrUnavailable)
 	// ErrCorrupt: a stored record is damaged, was changed without this library, or
 	// needs a newer version of it; see [CorruptError]. From every method that reads a
 	// key.
@@ -155,11 +160,12 @@ var (
 )
 
 // CorruptError names the key whose record cannot be trusted. It wraps ErrCorrupt and
-// holds no secret. It is for operators, never for the client.
+// holds no secret. Its text is for operators, never for the client. Its JSON is the key
+// alone, so that a [KeyList] can be sent to the merchant: log the error itself.
 type CorruptError struct {
-	Key     KeyID  `json:"key,omitzero"`     // zero: the ID could not be read
-	Detail  string `json:"detail"`           // what is wrong, without values
-	Account string `json:"account,omitzero"` // the account in the record; empty: it could not be read
+	Key     KeyID  `json:"key,omitzero"` // zero: the ID could not be read
+	Detail  string `json:"-"`            // what is wrong, without values
+	Account string `json:"-"`            // the account in the record; empty: it could not be read
 }
 
 // Error names the key and what is wrong with its record.
@@ -267,12 +273,13 @@ var because = map[ApprovalCode]string{
 	ApprovalSpent:   "it has had five wrong answers",
 	ApprovalOther:   "it approves another request",
 	ApprovalChanged: "the key has changed since it was approved",
-	ApprovalUnknown: "there is no such one",
+	ApprovalUnknown: "there is no such one: a later one may have replaced it, or it is another actor's",
 }
 
 // AttemptsError says how long an actor has to wait before the next attempt. It wraps
-// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes sent to the
-// actor in an hour (over all accounts), or twenty codes sent to the actor's address.
+// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes that were not
+// answered or twenty in all, sent to the actor in an hour (over all accounts), or twenty
+// codes sent to the actor's address.
 type AttemptsError struct {
 	Wait time.Duration // more than 0
 }
@@ -298,7 +305,7 @@ type WrongAnswerError struct {
 func (e *WrongAnswerError) Error() string {
 	switch e.Left {
 	case 0:
-		return fmt.Sprintf("%v: no attempt is left", ErrWrongAnswer)
+		return fmt.Sprintf("%v: no attempt is left: put a new challenge (Challenge says so if the actor has to wait)", ErrWrongAnswer)
 	case 1:
 		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
 	}
@@ -376,6 +383,42 @@ func unavailable(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// notDoneError is an ErrUnavailable after which nothing was done. Its text is that of err.
+type notDoneError struct{ err error }
+
+func (e *notDoneError) Error() string { return e.err.Error() }
+
+func (e *notDoneError) Unwrap() []error { return []error{ErrNotDone, e.err} }
+
+// notDone says of an ErrUnavailable that nothing was done. Other errors are what they are.
+func notDone(err error) error {
+	if _, is := err.(*notDoneError); is || !isUnavailable(err) {
+		return err
+	}
+	return &notDoneError{err}
+}
+
+// mayBeDone takes back what notDone has said of a part of a call.
+func mayBeDone(err error) error {
+	if e, is := err.(*notDoneError); is {
+		return e.err
+	}
+	return err
+}
+
+// isUnavailable reports whether an error of ours is an ErrUnavailable, and not another one
+// that has it as a cause, as an ErrForbidden because a Policy could not ask its database.
+func isUnavailable(err error) bool {
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return isUnavailable(e.Unwrap())
+	case interface{ Unwrap() []error }: // the first part says what an error is
+		parts := e.Unwrap()
+		return len(parts) > 0 && isUnavailable(parts[0])
+	}
+	return err == ErrUnavailable
 }
 
 // storeError makes any error of a store one of ours. A store knows no fields of a

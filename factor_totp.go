@@ -57,15 +57,12 @@ func (f *TOTP) Check(_ context.Context, _ Actor, c Challenge, enrolled, _ []byte
 		return nil, false, errEnrolled
 	}
 	code := Digits(answer)
-	same := subtle.ConstantTimeCompare([]byte(totp.Code(k.seed, k.step)), []byte(code)) == 1
-	step, matches := totp.Match(k.seed, code, f.now(), k.step)
-	switch {
-	case matches:
-		return totpKept{k.seed, step, c.ID}.encode(), true, nil
-	case same && k.challenge == c.ID && c.ID != "": // the first code of an enrolment answers none
-		return nil, true, nil
+	again := k.answered(c.ID, code)
+	step, matches := totp.Match(k.seed, code, f.now(), k.matched[0].step)
+	if matches {
+		return k.with(totpMatch{step, c.ID}).encode(), true, nil
 	}
-	return nil, false, nil
+	return nil, again, nil
 }
 
 // Enroll draws a seed of 160 bits (RFC 4226, section 4) and returns it as the URI that
@@ -85,7 +82,7 @@ func (f *TOTP) Enroll(_ context.Context, a Actor) ([]byte, string, error) {
 	// The label has one colon, also for apps that decode it before they cut it there.
 	label := percent(f.issuer) + ":" + percent(strings.ReplaceAll(name, ":", "-"))
 	secret := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(seed)
-	return totpKept{seed: seed}.encode(), "otpauth://totp/" + label + "?secret=" + secret + "&issuer=" + percent(f.issuer), nil
+	return totpKept{seed, []totpMatch{{}}}.encode(), "otpauth://totp/" + label + "?secret=" + secret + "&issuer=" + percent(f.issuer), nil
 }
 
 // percent escapes everything but RFC 3986's unreserved characters, so that the text is
@@ -94,26 +91,67 @@ func percent(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+
 
 // totpKept is what TOTP stores for an actor.
 type totpKept struct {
-	seed      []byte
-	step      uint64 // the last that matched; 0: none
-	challenge string // the one that it answered; "": none
+	seed []byte
+	// matched are the steps that matched, the last one first. The others are kept while
+	// the challenges that they answered may be answered again. There is at least one.
+	matched []totpMatch
+}
+
+// totpMatch is a step that matched (0: none has), and the challenge that it answered; "":
+// none, also for the first code of an enrolment.
+type totpMatch struct {
+	step      uint64
+	challenge string
+}
+
+// totpAgain is how many steps a code may be older than the last one that matched, and yet
+// come again: as many as Check and the grant last, and one for each end.
+const totpAgain = uint64((checkTime+grantTime)/totp.Period) + 2
+
+// with returns what is stored after another step has matched. For each challenge the
+// last code that answered it may come again.
+func (k totpKept) with(last totpMatch) totpKept {
+	matched := []totpMatch{last}
+	for _, m := range k.matched {
+		if m.challenge != "" && m.challenge != last.challenge && last.step-m.step <= totpAgain {
+			matched = append(matched, m)
+		}
+	}
+	return totpKept{k.seed, matched}
+}
+
+// answered reports whether this code has answered the challenge.
+func (k totpKept) answered(challenge, code string) (again bool) {
+	for _, m := range k.matched {
+		same := subtle.ConstantTimeCompare([]byte(totp.Code(k.seed, m.step)), []byte(code)) == 1
+		if same && m.challenge == challenge && challenge != "" {
+			again = true
+		}
+	}
+	return again
 }
 
 func (k totpKept) encode() []byte {
 	var c canon.Writer
 	c.Bytes(k.seed)
-	c.Uint(k.step)
-	c.Text(k.challenge)
+	for _, m := range k.matched {
+		c.Uint(m.step)
+		c.Text(m.challenge)
+	}
 	return c.Encoded()
 }
 
 func readTOTP(enrolled []byte) (k totpKept, ok bool) {
 	u := canon.NewReader(enrolled)
-	k.seed, k.step = []byte(u.Text()), u.Uint()
-	if u.More() { // earlier versions did not store the challenge
-		k.challenge = u.Text()
+	k.seed = []byte(u.Text())
+	for u.More() {
+		m := totpMatch{step: u.Uint()}
+		if u.More() { // earlier versions did not store the challenge
+			m.challenge = u.Text()
+		}
+		k.matched = append(k.matched, m)
 	}
-	return k, u.Complete() && len(k.seed) >= 16
+	return k, u.Complete() && len(k.seed) >= 16 && len(k.matched) > 0
 }
 
 var _ Enroller = (*TOTP)(nil)

@@ -13,8 +13,10 @@ import (
 // A Manager method checks all fields before it returns: its error has one InvalidError
 // for each wrong field. [InvalidFields] lists them.
 type InvalidError struct {
-	// Field is the name of the request's field in JSON: "expires_at", "networks"; for an
-	// argument that is no request, its name: "limit". A field of the [Actor] in the
+	// Field is the name of the request's field in JSON: "expires_at", "networks"; in a
+	// request without JSON, that of the field in snake case: "unused_since". For
+	// RotateRequest.Overlap it is "overlap_seconds". For an argument that is no request it
+	// is its name: "limit", "answer". A field of the [Actor] in the
 	// context has the prefix "actor."; the factor of [Manager.Challenge] is
 	// "approval.factor", because the request may have a factor too. Empty: the function
 	// does not know the field (ParseScope, Catalog.Parse), or the program is not

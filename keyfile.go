@@ -102,9 +102,12 @@ func ParseKEK(text string) (*LocalKEK, error) {
 // ReadSecretFile returns the text of a file of peppers or KEKs, for [ParsePeppers] and
 // [ParseKEKs]. It refuses a file that users outside its group can read or change, or
 // that its group can change (permission bits 027; not on Windows, which has none), and
-// one that is larger than 64 KiB. Both are ErrInvalid. Any other error is that of
-// package os, such as fs.ErrNotExist.
+// one that is larger than 64 KiB. Both are ErrInvalid, and so is an empty path. Any other
+// error is that of package os, such as fs.ErrNotExist.
 func ReadSecretFile(path string) (string, error) {
+	if path == "" {
+		return "", invalid("ReadSecretFile was given no path: mostly the environment variable that names the file of peppers or KEKs is not set")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -182,7 +185,7 @@ func (l keyLine) wrong(format string, args ...any) error {
 func (l keyLine) pepper(before []keyLine) (Pepper, error) {
 	slot, ok := l.slot()
 	if !ok {
-		return Pepper{}, l.wrong("want a slot from 1 to %d before the colon", MaxPepperSlot)
+		return Pepper{}, l.wrong("want a slot from 1 to %d before the colon (an ID is written there if this is the text of KEKs)", MaxPepperSlot)
 	}
 	for _, other := range before {
 		if taken, _ := other.slot(); taken == slot {

@@ -44,7 +44,7 @@ type ManagerConfig struct {
 	StepUp  StepUp
 	Factors map[string]Factor // by the names that StepUp uses
 	// KEKs seal the tokens of Recoverable keys and TOTP seeds: the first wraps, all
-	// unwrap; see [Manager.Reseal].
+	// unwrap; see [Manager.Reseal]. None has the key of a pepper.
 	KEKs []KEK
 	// InsecureRevealWithoutStepUp lets Reveal succeed if StepUp names no factor for
 	// ActionReveal: then everybody who has a session can read the secret.
@@ -69,8 +69,9 @@ type ManagerConfig struct {
 
 // NewManager checks the configuration, and compares the Settings with those that other
 // Managers of this database use. Errors:
-//   - ErrInvalid: the configuration is wrong, the Prefix is not that of this database, or
-//     no Hasher reads the hashes of its Managers
+//   - ErrInvalid: the configuration is wrong, the Prefix is not that of this database, no
+//     Hasher reads the hashes of its Managers, or a [LocalKEK] has another key than the
+//     one that was used with this database under its ID
 //   - ErrUnavailable: the store is down
 //   - ErrPepper: the peppers are not those of this database
 func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, error) {
@@ -96,6 +97,9 @@ func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, err
 	if err := c.validStepUp(); err != nil {
 		return nil, err
 	}
+	if err := c.keksApart(&core.settings); err != nil {
+		return nil, err
+	}
 	if c.Policy == nil {
 		c.Policy = RolePolicy{}
 	}
@@ -110,10 +114,16 @@ func NewManager(ctx context.Context, s Settings, c ManagerConfig) (*Manager, err
 	if _, _, err := m.checkShared(ctx); err != nil { // before anything is written
 		return nil, err
 	}
+	if _, err := m.unmarkedKEKs(ctx); err != nil {
+		return nil, err
+	}
 	if err := m.mark(ctx, marks); err != nil {
 		return nil, err
 	}
 	if err := m.storeShared(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.markKEKs(ctx); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -29,7 +29,7 @@ func (s session) do(ctx context.Context, j job) error {
 func (s session) doAs(ctx context.Context, a Actor, j job) error {
 	switch {
 	case s.closed.Load():
-		return ErrClosed
+		return notDone(ErrClosed)
 	case s.unfit != nil:
 		return s.unfit
 	}
@@ -41,15 +41,20 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 		}
 	}
 	var cause error // error of the attempt before: the last one may only have run out of time
-	for attempt := 1; ; attempt++ {
-		err := s.once(ctx, a, j)
+	for unsure, attempt := false, 1; ; attempt++ {
+		wrote, err := s.once(ctx, a, j)
+		unsure = unsure || wrote && err != nil // it may have been committed
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil && cause != nil:
-			return fmt.Errorf("%w, after: %v", err, cause)
 		case ctx.Err() != nil, !s.repeatable(j, err), attempt == maxAttempts && j.aim != toLessen:
-			return err
+			if cause != nil && ctx.Err() != nil {
+				err = fmt.Errorf("%w, after: %v", err, cause)
+			}
+			if unsure {
+				return err
+			}
+			return notDone(err)
 		case j.aim == toLessen && errors.Is(err, ErrConflict):
 			continue // at once
 		}
@@ -85,45 +90,49 @@ func isVersion(err error) bool {
 	return is
 }
 
-// once is one attempt of do, on what is stored now.
-func (s session) once(ctx context.Context, a Actor, j job) error {
+// once is one attempt of do, on what is stored now. wrote: it has passed a change to the
+// store. If err is not nil, the change may have been committed all the same.
+func (s session) once(ctx context.Context, a Actor, j job) (wrote bool, err error) {
 	start := s.settings.Now()
 	on, err := s.admit(ctx, a, j)
 	if err != nil {
-		return err
+		return false, err
 	}
 	r, modes := on.record, j.modesOf(on.about)
 	var spent []StoreItem
 	if !j.idle(a, r) {
 		spent, err = s.redeem(ctx, a, j, modes, r, j.action) // before the work, which may open a secret
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
 	e, err := j.work(a, r)
 	switch {
 	case err != nil || j.aim == toRead || j.aim == toInspect:
-		return err
+		return false, err
 	case !e.nothing():
 		if e.also != "" && e.also != j.action {
 			if err := s.permit(ctx, a, ofKey(e.also, j.key), on.asked); err != nil {
-				return err
+				return false, err
 			}
 		}
 		if beyond := e.beyond(); len(beyond) > 0 {
 			if spent, err = s.redeem(ctx, a, j, modes, r, append([]Action{j.action}, beyond...)...); err != nil {
-				return err
+				return false, err
 			}
 		}
 		e.items = append(e.items, spent...)
-		return s.apply(ctx, a, j, e)
+		err := s.apply(ctx, a, j, e)
+		// A conflict of a change with an event shows that the change was not written: see
+		// Store.Apply.
+		return !errors.Is(err, ErrConflict) || j.unlogged, err
 	case r != nil:
 		// There is nothing to write, because another node has done it, or an earlier attempt
 		// of ours whose answer was lost. This node's Verifiers may not know yet, and after a
 		// Revoke that returned nil they have to.
 		s.announce(ctx, notice{action: j.action, changes: []StoreChange{{Record: r}}, start: start})
 	}
-	return nil
+	return false, nil
 }
 
 // matter is what one attempt at a job is about.
@@ -167,7 +176,7 @@ func (s session) admit(ctx context.Context, a Actor, j job) (on matter, err erro
 			}
 		}
 	}
-	empowers := j.widens || s.empowers(plan)
+	empowers := j.widens && r.State() != Revoked || s.empowers(plan)
 	if j.stands || empowers {
 		if err := s.stand(a, j, on.about.Account, on.about.Mode); err != nil {
 			return on, err

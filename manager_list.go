@@ -1,6 +1,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -46,9 +47,11 @@ type ListRequest struct {
 
 // KeyList is one page of keys.
 type KeyList struct {
-	Keys    []Info          `json:"data,omitzero"`
-	Damaged []*CorruptError `json:"damaged,omitempty"` // keys of this page that are damaged or have a wrong MAC
-	Next    Cursor          `json:"next,omitzero"`     // empty: this was the last page
+	Keys []Info `json:"data,omitzero"`
+	// Damaged are the keys of this page that are damaged or have a wrong MAC. Log them for
+	// an operator: in JSON they have their IDs alone.
+	Damaged []*CorruptError `json:"damaged,omitempty"`
+	Next    Cursor          `json:"next,omitzero"` // empty: this was the last page
 }
 
 // List returns a page of keys, including revoked ones unless State says otherwise.
@@ -92,9 +95,12 @@ func (r ListRequest) filter(account string, asked time.Time) StoreFilter {
 	}
 	switch {
 	case r.Expired:
-		f.State, f.ExpiringBefore = Active, asked.Add(time.Nanosecond) // at asked it has expired
+		f.ExpiringBefore = asked.Add(time.Nanosecond) // at asked it has expired
 	case r.usable():
-		f.State, f.NotExpiredAt = Active, asked
+		f.NotExpiredAt = asked
+	}
+	if r.Expired || r.usable() {
+		f.State = cmp.Or(f.State, Active) // selectable and relatives refuse another one
 	}
 	if r.ExpiringWithin != 0 {
 		f.ExpiringBefore = asked.Add(r.ExpiringWithin)

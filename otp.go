@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/base62"
@@ -53,9 +54,10 @@ const (
 	maxAnswer      = 1024 // bytes; a longer one is wrong
 )
 
-// Confirm answers a challenge; challenge is its ID. If the answer is right, Confirm
-// returns a grant for the challenged request. [TOTP], [EmailCode] and [NewPIN] read
-// digits as [Digits] does: blanks in a code do not matter.
+// Confirm answers a challenge; challenge is its ID. An answer that is empty, or white
+// space alone, is refused and not charged. If the answer is right, Confirm returns a
+// grant for the challenged request. [TOTP], [EmailCode] and [NewPIN] read digits as
+// [Digits] does: blanks in a code do not matter.
 //
 // If what followed failed, or the grant was lost, confirm again with the same answer.
 // Within the two minutes of the grant, if it was not used, Confirm returns another in
@@ -66,6 +68,7 @@ const (
 // the actor waits, and after a hundred the actor's guarded actions are locked until
 // somebody else lifts the lock ([Manager.LiftLock]). Errors: those of the table in the
 // package documentation, and:
+//   - ErrInvalid: when there is no answer; the field is "answer"
 //   - ErrChallenge (as *[ApprovalError], which says whether it has expired, was used or
 //     was spent by wrong answers)
 //   - ErrWrongAnswer (as *[WrongAnswerError], with the attempts that are left)
@@ -75,7 +78,7 @@ const (
 func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant, error) {
 	s := m.own()
 	to := &answeredChallenge{session: s, id: challenge, answer: answer}
-	err := s.attempt(ctx, ActionConfirm, to)
+	err := s.attempt(ctx, ActionConfirm, answer, to)
 	if wrong, ok := errors.AsType[*WrongAnswerError](err); ok {
 		wrong.Left = min(wrong.Left, wrongAnswers-int(to.charged.attempts))
 	}
@@ -92,9 +95,18 @@ func (m *Manager) Confirm(ctx context.Context, challenge, answer string) (Grant,
 func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) error {
 	s := m.own()
 	if _, err := s.enroller(factor); err != nil {
-		return err
+		return allWrong(err, required(answer))
 	}
-	return s.attempt(ctx, ActionConfirmEnrollment, &answeredEnrollment{session: s, factor: factor, answer: answer})
+	return s.attempt(ctx, ActionConfirmEnrollment, answer, &answeredEnrollment{session: s, factor: factor, answer: answer})
+}
+
+// required refuses an answer that nobody has typed: a form that was sent too soon must not
+// cost one of five attempts. Other texts that can be no code are wrong answers.
+func required(answer string) error {
+	if strings.TrimSpace(answer) != "" {
+		return nil
+	}
+	return wrong("answer", InvalidRequired, "there is no answer: pass the code or password that the person has typed")
 }
 
 // attempt is one answer to a challenge or to an enrolment, from its arrival until the
@@ -112,7 +124,8 @@ func (m *Manager) ConfirmEnrollment(ctx context.Context, factor, answer string) 
 // guess. After a conflict a step runs again, on what is stored then.
 type attempt struct {
 	session
-	to answered
+	answer string
+	to     answered
 	// id is the ID of the charge. It is drawn before the first try. If the answer of a
 	// COMMIT is lost, the next try finds the charge by this ID, and charges nothing more.
 	id      string
@@ -146,8 +159,8 @@ type answered interface {
 }
 
 // attempt takes an answer through both steps. action is the one for Trace.Denied.
-func (s session) attempt(ctx context.Context, action Action, to answered) error {
-	t := attempt{session: s, to: to, id: string(base62.AppendRandom(nil, chargeIDLen))}
+func (s session) attempt(ctx context.Context, action Action, answer string, to answered) error {
+	t := attempt{session: s, answer: answer, to: to, id: string(base62.AppendRandom(nil, chargeIDLen))}
 	if err := s.swapping(ctx, t.charge); err != nil {
 		return err
 	}
@@ -158,11 +171,11 @@ func (s session) attempt(ctx context.Context, action Action, to answered) error 
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTime+flightTime)
 		defer cancel()
 		err := s.swapping(ctx, t.settle)
-		return t, err
+		return t, mayBeDone(err) // the attempt was charged
 	})
 	switch err {
 	case nil:
-		err = settled.refused
+		err = notDone(settled.refused) // if the factor failed, the charge was given back
 	case context.Canceled, context.DeadlineExceeded, errPanicked:
 		err = unavailable(err)
 	}
@@ -175,6 +188,9 @@ func (s session) attempt(ctx context.Context, action Action, to answered) error 
 
 // charge is the step from attemptWaits to attemptCharged.
 func (t *attempt) charge(ctx context.Context, a Actor) (effect, error) {
+	if err := required(t.answer); err != nil {
+		return effect{}, err
+	}
 	now := t.settings.Now()
 	b, err := t.budgetOf(ctx, a)
 	if err != nil || b.charged(t.id) { // by a COMMIT whose answer was lost
@@ -228,7 +244,7 @@ func (t *attempt) settle(ctx context.Context, a Actor) (effect, error) {
 
 // check asks a factor, and tells the factor's failure from a wrong answer.
 func (s session) check(ctx context.Context, a Actor, c Challenge, enrolled, state []byte, answer string) ([]byte, error) {
-	if answer == "" || len(answer) > maxAnswer {
+	if len(answer) > maxAnswer {
 		return nil, ErrWrongAnswer
 	}
 	next, err := bounded(ctx, checkTime, func(ctx context.Context) ([]byte, error) {

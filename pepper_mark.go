@@ -287,7 +287,7 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 			return err
 		}))
 		if err != nil {
-			return renewed, errors.Join(append(failed, err)...)
+			return renewed, errors.Join(append(failed, mayBeDone(err))...)
 		}
 		for _, d := range page.Damaged {
 			failed = append(failed, d)
@@ -297,7 +297,7 @@ func (m *Manager) Remac(ctx context.Context, limit int) (renewed int, err error)
 				break
 			}
 			if err := s.remac(ctx, page.Records[i].ID); err != nil {
-				failed = append(failed, err)
+				failed = append(failed, mayBeDone(err))
 				continue
 			}
 			renewed++

@@ -114,7 +114,7 @@ func (s session) unseal(ctx context.Context, r *StoreRecord, cred *StoreCredenti
 	}
 	plain, err := s.vault.open(ctx, cred.Sealed, cred.SealedKEK, sealedAAD(r, cred.ID))
 	if errors.Is(err, ErrCorrupt) {
-		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy does not open"}
+		return "", &CorruptError{Key: r.ID, Detail: "the sealed copy does not open: " + mayBeOtherKEK(cred.SealedKEK)}
 	}
 	if err != nil {
 		return "", err
@@ -158,6 +158,7 @@ func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 		}
 		return err
 	}))
+	err = mayBeDone(err) // here as below: other values may have been sealed
 	if done = limit - batch.left; done > 0 {
 		// The values are sealed again already: their event is written as soon as the store
 		// takes it.
@@ -165,7 +166,7 @@ func (m *Manager) Reseal(ctx context.Context, limit int) (done int, err error) {
 			return effect{note: s.note(a, ActionReseal, "", fmt.Sprintf("sealed:%d", done))}, nil
 		})
 		j.aim = toLessen
-		err = errors.Join(err, s.do(ctx, j))
+		err = errors.Join(err, mayBeDone(s.do(ctx, j)))
 	}
 	if batch.more > 0 {
 		batch.failed = append(batch.failed, fmt.Errorf("and %d more", batch.more))

@@ -221,7 +221,7 @@ func (m *Manager) RevokeAll(ctx context.Context, req RevokeAllRequest) (done Rev
 	}
 	for _, id := range chunk {
 		if err := s.revoke(ctx, RevokeRequest{Key: id, Reason: req.Reason}); err != nil {
-			failed = append(failed, fmt.Errorf("key %s: %w", id, err))
+			failed = append(failed, fmt.Errorf("key %s: %w", id, mayBeDone(err))) // others may be revoked
 			continue
 		}
 		done.Revoked++

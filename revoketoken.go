@@ -53,7 +53,7 @@ func (m *Manager) RevokeToken(ctx context.Context, presented string, reason Reas
 	// others have joined. So a caller with time left tries again.
 	for {
 		_, err := m.exits.shared(ctx, sha256.Sum256([]byte(p.text)), func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, m.endToken(ctx, p, reason)
+			return struct{}{}, mayBeDone(m.endToken(ctx, p, reason)) // an earlier try may have done it
 		})
 		if _, patient := ctx.Deadline(); !patient || ctx.Err() != nil || !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
 			return err

@@ -29,7 +29,8 @@ type RotateRequest struct {
 	// never past the key's expiry or the year 9999. Overlap counts from At. Without At it
 	// counts from now: the time when the new token has been hashed and the rotation is
 	// about to be written, however long the hash had to wait. In a [Tx] that is before the
-	// caller commits. Overlap never prolongs a token that was to end sooner.
+	// caller commits. Overlap never prolongs a token that was to end sooner. An
+	// [InvalidError] names it "overlap_seconds", as the JSON of [Rules] does.
 	Overlap time.Duration
 	// Replace ends a pending rotation, and an older token that still overlaps. Without
 	// Replace they make a rotation with At or Overlap fail; a rotation now without overlap

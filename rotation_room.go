@@ -86,12 +86,16 @@ func (p roomPlan) madeIn(stored *StoreRecord) *StoreRecord {
 	return &r
 }
 
+// overlapField is the name of RotateRequest.Overlap in an InvalidError: that of the limit in
+// the JSON of Rules.
+const overlapField = "overlap_seconds"
+
 // validTimes refuses times of a request that no key could be rotated at.
 func (s session) validTimes(req RotateRequest, until, now time.Time) error {
 	most := s.limits.Overlap
 	var overlap, at, end error
 	if req.Overlap < 0 || req.Overlap > most {
-		overlap = wrong("overlap", InvalidOutOfRange, "Overlap %v: want 0 to %v", req.Overlap, most).within(0, int(most/time.Second))
+		overlap = wrong(overlapField, InvalidOutOfRange, "Overlap %v: want 0 to %v", req.Overlap, most).within(0, int(most/time.Second))
 	}
 	if at = notTooFar("at", "At", req.At); at == nil && !req.At.IsZero() && !req.At.After(now) {
 		at = wrong("at", InvalidPast, "At %s is not in the future; leave it out to rotate now", req.At.UTC().Format(time.RFC3339))
@@ -99,7 +103,7 @@ func (s session) validTimes(req RotateRequest, until, now time.Time) error {
 	if overlap == nil && at == nil {
 		field := "at"
 		if req.Overlap > 0 {
-			field = "overlap"
+			field = overlapField
 		}
 		end = notTooFar(field, "the end of the older token (At + Overlap, or At + Skew if that is later)", until)
 	}
@@ -143,7 +147,7 @@ func (req RotateRequest) within(expiry, until, now time.Time) error {
 	case !req.begins(now).Before(expiry):
 		field = "at"
 	case req.Overlap > 0 && until.After(expiry):
-		field = "overlap"
+		field = overlapField
 	}
 	if field == "" {
 		return nil

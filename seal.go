@@ -41,10 +41,12 @@ type KEK interface {
 type LocalKEK struct {
 	id   string
 	aead func() cipher.AEAD // in a closure, where no printer follows
+	keys *pepperKeys        // of the same key, to compare it with others: see kek_mark.go
 }
 
 // NewLocalKEK makes a KEK of 32 secret random bytes. Keep them where the database's
-// backups are not. The id has 1 to 255 bytes and must change whenever the key does.
+// backups are not. The id has 1 to 255 bytes and must change whenever the key does: a
+// Manager refuses to start if its LocalKEK has the ID of another key of its database.
 // Errors: ErrInvalid.
 func NewLocalKEK(id string, key []byte) (*LocalKEK, error) {
 	if id == "" || len(id) > 255 || !storable(id) {
@@ -54,7 +56,7 @@ func NewLocalKEK(id string, key []byte) (*LocalKEK, error) {
 		return nil, invalid("KEK %s: want 32 random bytes, not zeros; got %d bytes (is the text still base64 or hex?)", quote(id), len(key))
 	}
 	aead := gcm(key)
-	return &LocalKEK{id, func() cipher.AEAD { return aead }}, nil
+	return &LocalKEK{id, func() cipher.AEAD { return aead }, newPepperKeys(0, [32]byte(key))}, nil
 }
 
 // ID returns the name that NewLocalKEK was given.
@@ -186,7 +188,7 @@ func (v *vault) open(ctx context.Context, sealed []byte, kek string, aad []byte)
 	wrapped, bound := slices.Clone(sealed[3:3+n]), slices.Clone(aad)
 	dek, err := bounded(ctx, kekTime, func(ctx context.Context) ([]byte, error) { return v.keks[i].Unwrap(ctx, wrapped, bound) })
 	if errors.Is(err, ErrCorrupt) {
-		return nil, err
+		return nil, fmt.Errorf("%w: %s", err, mayBeOtherKEK(kek))
 	}
 	if err != nil {
 		return nil, kekError(kek, err)
@@ -195,6 +197,13 @@ func (v *vault) open(ctx context.Context, sealed []byte, kek string, aad []byte)
 		return nil, errOpen
 	}
 	return unlock(gcm(dek), sealed[3+n:], aad)
+}
+
+// mayBeOtherKEK is what an operator reads about a value that the KEK of this ID does not
+// unwrap. A wrong KEK looks like damage: AES-GCM does not tell the two apart, and a key
+// service may not either.
+func mayBeOtherKEK(id string) string {
+	return "it is damaged, or the KEK " + quote(id) + " in ManagerConfig.KEKs is another key than the one that sealed it under this ID"
 }
 
 // errKEK: a KEK could not be asked.

@@ -98,18 +98,14 @@ func (c *answeredChallenge) right(ctx context.Context, a Actor, b *budget) (e ef
 }
 
 // first is right for the first time. The two minutes of the grant begin now, because a
-// factor may have compared for half a minute. The message of the challenge no longer
-// counts among the five of the actor's hour, the first of p.mails: those are for codes
-// that nobody answers. It still counts among the twenty of its address: otherwise
-// somebody who earns by each message to their own number would have no bound.
+// factor may have compared for half a minute.
 func (c *answeredChallenge) first(ctx context.Context, a Actor) (effect, error) {
 	p, now := *c.open, c.settings.Now()
-	p.mails = p.mails[:min(1, len(p.mails))]
-	uncounted, err := c.uncountMail(ctx, p, now)
+	counted, err := c.answeredMail(ctx, p, now)
 	if err != nil {
 		return effect{}, err
 	}
-	e := effect{items: append(uncounted, c.give(now.Add(grantTime))...), note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
+	e := effect{items: append(counted, c.give(now.Add(grantTime))...), note: c.note(a, ActionConfirm, p.Account, "factor:"+p.Factor, "approves:"+string(p.Action))}
 	e.note.Key, e.note.Mode = p.Key, p.Mode
 	return e, nil
 }

@@ -18,11 +18,14 @@ import (
 // If a challenge for the same request by the same factor waits for an answer already,
 // Challenge returns that one, and sends nothing: a person who closes a dialog and opens
 // it again goes on where they were. [Manager.Resend] sends a new code. At most three
-// challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
-// an hour are sent to an actor, over all accounts, and twenty to one address, if the
-// Sender is an [Addresser]; one that was answered rightly no longer counts among the
-// five. After an error of the store, a challenge may be stored whose ID nobody knows. Its
-// code was not sent, and the next call makes another challenge.
+// challenges of an actor wait at a time; a fourth ends the oldest.
+//
+// At most five codes an hour are sent to an actor, over all accounts; one that was
+// answered rightly no longer counts among the five, but among the twenty that an actor
+// gets at most. One address gets twenty too, if the Sender is an [Addresser].
+//
+// After an error of the store, a challenge may be stored whose ID nobody knows. Its code
+// was not sent, and the next call makes another challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
 //   - ErrInvalid: also when the factor does not approve the action; then the field is
@@ -50,12 +53,13 @@ func (m *Manager) challenge(ctx context.Context, factor string, what Guarded, an
 	}
 	c := challengeCall{session: m.own(), factor: factor, ask: what.guarded(), anew: anew}
 	defer c.forget()
+	// A challenge that was stored although its call failed has no effect: nobody knows its ID.
 	if err := c.putQuestion(ctx); err != nil {
 		c.giveUp(ctx, err)
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	if err := c.sendCode(ctx); err != nil {
-		return Challenge{}, err
+		return Challenge{}, notDone(err)
 	}
 	return c.question.Challenge, nil
 }

@@ -164,8 +164,9 @@ func (m *Manager) enroller(factor string) (Enroller, error) {
 
 // Disable takes a factor away: the caller's own with a grant of that very factor,
 // or another actor's as an admin of the account. An actor who has no other factor
-// needs [Manager.AllowEnrollment] as well. A grant that the factor has approved stays
-// valid for its two minutes. If the factor is not enrolled, Disable returns nil and
+// needs [Manager.AllowEnrollment] as well. A grant that the factor has approved is refused
+// (ErrStepUpRequired) from then on, unless the factor is enrolled again within the grant's
+// two minutes. If the factor is not enrolled, Disable returns nil and
 // writes nothing. Its errors are those of [Manager.Enroll], with ErrNotFound if the
 // other actor belongs to another account.
 func (m *Manager) Disable(ctx context.Context, req DisableRequest) error {
@@ -336,7 +337,7 @@ func (s session) openEnrolled(ctx context.Context, it StoreItem, a Actor, factor
 	}
 	plain, err := s.vault.open(ctx, sealed, it.SealedKEK, aad)
 	if errors.Is(err, errOpen) {
-		err = errEnrolled
+		err = fmt.Errorf("%w: %s", errEnrolled, mayBeOtherKEK(it.SealedKEK))
 	}
 	return plain, err
 }

@@ -229,7 +229,13 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(factors, g.factor) {
+	// A factor that was taken away approves nothing any more: whoever has stolen a phone
+	// must not enrol their own with a grant of it that they have kept.
+	usable, _, err := s.usable(ctx, a, []string{g.factor})
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(factors, g.factor) || len(usable) == 0 {
 		return nil, s.unapproved(ctx, a, j, acts[first], factors)
 	}
 	return []StoreItem{s.spend(g)}, nil

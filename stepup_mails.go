@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +26,8 @@ type Addresser interface {
 }
 
 const (
-	mailsAnHour   = 5  // to an actor, over all accounts
-	addressAnHour = 20 // to an address, over all actors
+	mailsAnHour   = 5  // to an actor, over all accounts, that were not answered
+	addressAnHour = 20 // to an actor over all accounts, or to an address over all actors
 )
 
 // itemMails is the kind of the items that count the messages of the last hour: one for
@@ -49,7 +50,9 @@ func (s session) countMail(ctx context.Context, p *storedChallenge, now time.Tim
 		switch {
 		case err != nil:
 			return nil, err
-		case len(sent) >= of.most:
+		case len(sent.unanswered()) >= of.most:
+			return nil, sent.unanswered().tooMany(now)
+		case len(sent) >= addressAnHour:
 			return nil, sent.tooMany(now)
 		}
 		sent = append(sent, tally{p.ID, now.Add(time.Hour).UnixMicro()})
@@ -58,6 +61,26 @@ func (s session) countMail(ctx context.Context, p *storedChallenge, now time.Tim
 	}
 	return items, nil
 }
+
+// answeredMail notes that a message was answered. It no longer counts among the five of
+// its actor, the first of p.mails: those are for codes that nobody answers. It goes on
+// counting among the twenty of the actor and of the address: otherwise somebody who earns
+// by each message to their own number would have no bound.
+func (s session) answeredMail(ctx context.Context, p storedChallenge, now time.Time) ([]StoreItem, error) {
+	if len(p.mails) == 0 { // it sends nothing
+		return nil, nil
+	}
+	it, sent, err := s.mailsOf(ctx, p.mails[0], now)
+	for i := range sent {
+		if sent[i].id == p.ID {
+			sent[i].id = answeredID
+		}
+	}
+	return []StoreItem{swapMails(it, sent, now)}, err
+}
+
+// answeredID is the ID in the tally of a message that was answered.
+const answeredID = ""
 
 // uncountMail takes a message that was never sent off the counts.
 func (s session) uncountMail(ctx context.Context, p storedChallenge, now time.Time) ([]StoreItem, error) {
@@ -114,6 +137,11 @@ func (c *core) addressID(address string) string {
 	}
 	sum := k.mac(purposeItem, text.Encoded())
 	return hex.EncodeToString(sum[:])
+}
+
+// unanswered returns the messages that nobody has answered.
+func (l tallies) unanswered() tallies {
+	return slices.DeleteFunc(slices.Clone(l), func(t tally) bool { return t.id == answeredID })
 }
 
 // mailsOf reads an item that counts messages, without those that no longer count.
@@ -173,7 +201,8 @@ func (s session) markSent(ctx context.Context, id string) {
 }
 
 // withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
-// unless it may come yet. If withdraw fails too, the challenge expires by itself.
+// unless it may come yet. A challenge that is answered rightly stays: its code was sent,
+// whatever the Sender says. If withdraw fails too, the challenge expires by itself.
 func (s session) withdraw(ctx context.Context, p storedChallenge, mayCome bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
 	defer cancel()
@@ -181,6 +210,10 @@ func (s session) withdraw(ctx context.Context, p storedChallenge, mayCome bool) 
 		it, err := s.item(ctx, itemChallenge, p.ID)
 		if err != nil || it.Version == 0 {
 			return effect{}, err
+		}
+		data, genuine := s.vouched(it)
+		if stored, whole := decodeChallenge(it, data); genuine && whole && stored.approved() {
+			return effect{}, nil // the code has arrived, and the same answer may come again
 		}
 		b, err := s.budgetOf(ctx, a)
 		if err != nil {

@@ -232,6 +232,8 @@ func (c *core) widens(stored, edited *StoreRecord) bool {
 	before, after := c.describe(stored, CredentialID{}), c.describe(edited, CredentialID{})
 	beyond := func(end, was time.Time) bool { return !was.IsZero() && (end.IsZero() || end.After(was)) }
 	switch {
+	case edited.State() == Revoked: // for ever: it does no more, whatever was edited
+		return false
 	case canAll(before.Abilities.s, after.Abilities.s) != nil,
 		beyond(edited.ExpiresAt, stored.ExpiresAt),
 		stored.Disabled && !edited.Disabled:

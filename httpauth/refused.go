@@ -3,6 +3,7 @@ package httpauth
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -115,6 +116,7 @@ var problems = []struct {
 	{apikey.ErrConflict, Problem{Status: 503, Code: "conflict", Title: "Changed meanwhile", Detail: "Others changed the same thing at the same time, and nothing was done. Try again.", RetryAfter: time.Second}},
 	{apikey.ErrBusy, Problem{Status: 503, Code: "busy", Title: "Busy", Detail: "Nothing was done. Try again shortly.", RetryAfter: time.Second}},
 	{apikey.ErrUnavailable, away},
+	{apikey.ErrNotDone, undone},
 	{apikey.ErrClosed, away},
 	{context.Canceled, away},
 	{context.DeadlineExceeded, away},
@@ -127,6 +129,7 @@ var problems = []struct {
 var (
 	versionMismatch = Problem{Status: 412, Code: "version_mismatch", Title: "Changed meanwhile", Detail: "Somebody has changed the API key since it was shown. Look at it again."}
 	away            = Problem{Status: 503, Code: "unavailable", Title: "Not available", Detail: "This is not possible at the moment. It may have been done all the same: look before you try again.", RetryAfter: 5 * time.Second}
+	undone          = Problem{Status: 503, Code: "unavailable", Title: "Not available", Detail: "This is not possible at the moment, and nothing was done. Try again shortly.", RetryAfter: 5 * time.Second}
 	broken          = Problem{Status: 500, Code: "internal_error", Title: "Internal error", Detail: "The request could not be processed."}
 )
 
@@ -171,7 +174,10 @@ func Refused(err error) Problem {
 		p.refusal(e)
 	case *apikey.WrongAnswerError:
 		p.AttemptsLeft = &e.Left
-		p.Detail = "The answer is wrong. " + count(e.Left, "attempt is", "attempts are") + " left."
+		p.Detail = "The answer is wrong, and no attempt is left. Ask for a new question or a new code."
+		if e.Left > 0 {
+			p.Detail = "The answer is wrong. " + count(e.Left, "attempt is", "attempts are") + " left."
+		}
 	case *apikey.AttemptsError:
 		p.wait(e.Wait)
 	case *apikey.VersionError:
@@ -290,8 +296,13 @@ func (p *Problem) approval(e *apikey.ChallengeError) {
 
 func (p *Problem) refusal(e *apikey.ApprovalError) {
 	p.Because = e.Code
-	if detail := refusals[e.Code]; detail != "" {
+	switch detail := refusals[e.Code]; {
+	case detail != "":
 		p.Detail = detail
+	case e.Code == apikey.ApprovalUnknown && errors.Is(e, apikey.ErrGrant):
+		p.Detail = "This approval is not known: a later one may have replaced it, or it is of somebody else. Use the latest one, or approve this request anew."
+	case e.Code == apikey.ApprovalUnknown:
+		p.Detail = "This question is not known: a later one may have replaced it, or it is for somebody else. Answer the latest one, or ask for a new one."
 	}
 }
 

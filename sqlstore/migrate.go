@@ -34,6 +34,10 @@ var errTampered = errors.New("apikey: sqlstore: the schema was not made by this 
 // one of them works and the others wait. If the process stops halfway, the work is
 // rolled back, or continued by the next call.
 //
+// If another process migrates, Migrate waits for it: ten times as long as the engine waits
+// for a lock, but it does not begin to wait again after a minute. Its context can end that
+// earlier.
+//
 // Every file of [Schema] is applied once and recorded with its checksum. If a file was
 // applied with other contents, Migrate returns an error and changes nothing: somebody
 // edited the schema, or two programs share these tables. A schema that is newer than
@@ -43,7 +47,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.retry(ctx, "migrate", func() error {
+	// Another process that migrates may hold the lock for long, while it builds an index.
+	return s.retryFor(ctx, migrateTime, "migrate", func() error {
 		// Most programs start with nothing to migrate. They do not wait for the lock
 		// then, and need no right to create tables.
 		todo, err := s.pending(ctx, s.db, files)
@@ -67,6 +72,9 @@ func (s *Store) Migrate(ctx context.Context) error {
 		})
 	})
 }
+
+// migrateTime is how long after its begin Migrate may try again.
+const migrateTime = time.Minute
 
 // pending compares the applied migrations with the files, and returns the files that are
 // not applied yet.

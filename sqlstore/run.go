@@ -80,16 +80,28 @@ func read[T any](ctx context.Context, s *Store, op string, q query, scan func(*T
 
 // tries bounds the attempts at one operation. The pauses between them add up to less than
 // half a second. An engine that waits for locks by itself adds its own time to each
-// attempt. The context can end all of it earlier.
-const tries = 10
+// attempt, so no attempt begins later than retryTime after the first: otherwise the
+// operation would wait ten times as long as the program has allowed the engine to.
+// retryTime is longer than the second after which PostgreSQL finds a deadlock: its victim
+// has waited for nothing that is still there. The context can end all of it earlier.
+const (
+	tries     = 10
+	retryTime = 1500 * time.Millisecond
+)
 
 // retry runs one unit of work until it succeeds, or fails for a reason that another
 // attempt would not remove. The work must be safe to repeat even after a commit whose
 // answer was lost.
 func (s *Store) retry(ctx context.Context, op string, work func() error) error {
+	return s.retryFor(ctx, retryTime, op, work)
+}
+
+// retryFor is retry with another time after which no attempt begins.
+func (s *Store) retryFor(ctx context.Context, most time.Duration, op string, work func() error) error {
+	began := time.Now()
 	for try := 1; ; try++ {
 		err := work()
-		again := err != nil && s.tx == nil && try < tries && s.mayPass(err)
+		again := err != nil && s.tx == nil && try < tries && time.Since(began) < most && s.mayPass(err)
 		if !again || !pause(ctx, try) {
 			return s.failure(ctx, op, err)
 		}

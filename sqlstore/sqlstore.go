@@ -44,8 +44,10 @@
 //
 // If a context ends while SQLite waits for the lock, the call returns only when
 // busy_timeout is over, so set that no longer than a caller can wait. A change that
-// still finds the database locked is begun again, ten times in all, while its context
-// lasts.
+// still finds the database locked is begun again, ten times in all, but not later than
+// 1.5 s after its begin. So with a busy_timeout of 2 s or 5 s it waits that long once, and
+// then is apikey.ErrUnavailable. Suspend, Revoke and Retire try again all the same, until
+// their context ends.
 //
 // Several processes on one machine may share the file; do not put it on a network file
 // system. The pool may have any size; four to eight connections are plenty, since only

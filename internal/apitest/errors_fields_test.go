@@ -133,8 +133,8 @@ func (e *env) shared(m issuer, key apikey.Info) []refusal {
 			"name": "too_long", "abilities": "malformed", "expires_at": "past", "networks": "empty", "origins": "empty", "metadata": "value_too_long", "rotate_months": "out_of_range",
 		}},
 		{"Update with empty values", zero, func() error { return drop(m.Update(e.ctx, zero)) }, wrongs{"expires_at": "empty", "name": "not_text"}},
-		{"Rotate", rotate, func() error { return drop(m.Rotate(e.ctx, rotate)) }, wrongs{"at": "past", "overlap": "out_of_range"}},
-		{"Rotate late", late, func() error { return drop(m.Rotate(e.ctx, late)) }, wrongs{"at": "too_late", "overlap": "out_of_range"}},
+		{"Rotate", rotate, func() error { return drop(m.Rotate(e.ctx, rotate)) }, wrongs{"at": "past", "overlap_seconds": "out_of_range"}},
+		{"Rotate late", late, func() error { return drop(m.Rotate(e.ctx, late)) }, wrongs{"at": "too_late", "overlap_seconds": "out_of_range"}},
 		{"Revoke", apikey.RevokeRequest{}, func() error { return m.Revoke(e.ctx, apikey.RevokeRequest{Key: key.ID, Reason: "\x00"}) }, wrongs{"reason": "not_text"}},
 	}
 }
@@ -175,7 +175,9 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 			return drop(m.Resend(staff(), "fax", apikey.DisableRequest{Factor: "palm", Actor: long, Account: "a\x00"}))
 		}, other.and(wrongs{"approval.factor": "unknown"})},
 		{"Enroll", apikey.EnrollRequest{}, func() error { return drop(m.Enroll(e.ctx, apikey.EnrollRequest{Factor: "palm"})) }, wrongs{"factor": "unknown"}},
-		{"ConfirmEnrollment", nil, func() error { return m.ConfirmEnrollment(e.ctx, "palm", "") }, wrongs{"factor": "unknown"}},
+		{"ConfirmEnrollment", nil, func() error { return m.ConfirmEnrollment(e.ctx, "palm", "") }, wrongs{"factor": "unknown", "answer": "required"}},
+		{"ConfirmEnrollment of nothing", nil, func() error { return m.ConfirmEnrollment(e.ctx, "totp", " ") }, wrongs{"answer": "required"}},
+		{"Confirm", nil, func() error { return drop(m.Confirm(e.ctx, "no such challenge", "\u00a0\n")) }, wrongs{"answer": "required"}},
 		{"Disable", apikey.DisableRequest{}, func() error {
 			return m.Disable(staff(), apikey.DisableRequest{Factor: "palm", Actor: long, Account: "a\x00"})
 		}, other},
@@ -204,7 +206,7 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 
 // sound are the methods that refuse no field: what they name exists or does not.
 var sound = []string{
-	"Get", "Suspend", "Resume", "CancelRotation", "Retire", "Reveal", "VerifyEvents", "Enrolled", "Confirm", "Close", "Tx", "Committed", "NewVerifier", "Rules",
+	"Get", "Suspend", "Resume", "CancelRotation", "Retire", "Reveal", "VerifyEvents", "Enrolled", "Close", "Tx", "Committed", "NewVerifier", "Rules",
 }
 
 // neverWrong are the fields of requests that have no wrong value: a key that is named
@@ -233,7 +235,9 @@ func TestEveryWrongFieldIsNamed(t *testing.T) {
 		if row.req != nil {
 			typ := reflect.TypeOf(row.req).Name()
 			named[typ] = true
+			fields := namesInJSON(reflect.TypeOf(row.req))
 			for field := range row.want {
+				require.Contains(t, fields, field, "%s: no field of %s is called so", row.name, typ)
 				named[typ+"."+field] = true
 			}
 		}
@@ -269,7 +273,7 @@ func requireFieldsNamed(t *testing.T, typ reflect.Type, named map[string]bool, t
 	}
 	require.True(t, named[typ.Name()], "no row has a %s", typ.Name())
 	for i := range typ.NumField() {
-		field := nameInJSON(typ.Field(i))
+		field := namesInJSON(typ)[i]
 		if isIn(neverWrong, field) || isIn(neverWrong, typ.Name()+"."+field) {
 			continue
 		}
@@ -278,6 +282,20 @@ func requireFieldsNamed(t *testing.T, typ reflect.Type, named map[string]bool, t
 }
 
 var capital = regexp.MustCompile(`([a-z])([A-Z])`)
+
+// namesInJSON are the names of a type's fields in an InvalidError: those of the tags, and
+// without tags the names in snake case. The overlap of a rotation is called as in the JSON
+// of Rules.
+func namesInJSON(typ reflect.Type) (names []string) {
+	for i := range typ.NumField() {
+		name := nameInJSON(typ.Field(i))
+		if typ == reflect.TypeFor[apikey.RotateRequest]() && name == "overlap" {
+			name = "overlap_seconds"
+		}
+		names = append(names, name)
+	}
+	return names
+}
 
 func nameInJSON(f reflect.StructField) string {
 	if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
@@ -332,15 +350,15 @@ func TestFieldsComeBeforeStates(t *testing.T) {
 	key := e.issue(func(r *apikey.IssueRequest) { r.IdempotencyKey = "i" }).Key
 	require.NoError(t, e.manager.Revoke(e.ctx, apikey.RevokeRequest{Key: key.ID}))
 	_, err := e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: key.ID, At: e.clock.now(), Overlap: -1})
-	requireWrong(t, wrongs{"at": "past", "overlap": "out_of_range"}, err, "Rotate")
+	requireWrong(t, wrongs{"at": "past", "overlap_seconds": "out_of_range"}, err, "Rotate")
 	_, err = e.manager.Rotate(e.ctx, apikey.RotateRequest{Key: key.ID})
 	require.ErrorIs(t, err, apikey.ErrRevoked)
 	_, err = e.manager.Issue(e.ctx, apikey.IssueRequest{Mode: apikey.Live, Name: "a\x00", IdempotencyKey: "i"})
 	require.ErrorIs(t, err, apikey.ErrIdempotencyMismatch)
 	expiring := e.issue(func(r *apikey.IssueRequest) { r.ExpiresAt = e.clock.now().Add(time.Hour) }).Key
 	for field, req := range map[string]apikey.RotateRequest{
-		"at":      {Key: expiring.ID, At: e.clock.now().Add(2 * time.Hour)},
-		"overlap": {Key: expiring.ID, Overlap: 2 * time.Hour},
+		"at":              {Key: expiring.ID, At: e.clock.now().Add(2 * time.Hour)},
+		"overlap_seconds": {Key: expiring.ID, Overlap: 2 * time.Hour},
 	} {
 		_, err = e.manager.Rotate(e.ctx, req)
 		requireWrong(t, wrongs{field: "after_expiry"}, err, "Rotate")

@@ -42,6 +42,7 @@ var errorAnswers = map[string]struct {
 	"ErrAbility":             {apikey.ErrAbility, 403, "insufficient_scope"},
 	"ErrBusy":                {apikey.ErrBusy, 503, "busy"},
 	"ErrUnavailable":         {apikey.ErrUnavailable, 503, "unavailable"},
+	"ErrNotDone":             {apikey.ErrNotDone, 503, "unavailable"},
 	"ErrCorrupt":             {apikey.ErrCorrupt, 500, "record_damaged"},
 	"ErrClosed":              {apikey.ErrClosed, 503, "unavailable"},
 	"ErrNoActor":             {apikey.ErrNoActor, 401, "signed_out"},
@@ -204,6 +205,8 @@ func TestAnswersHaveTheirValues(t *testing.T) {
 	require.Contains(t, live.Detail, "test")
 	none := httpauth.Refused(&apikey.WrongAnswerError{})
 	require.NotNil(t, none.AttemptsLeft, "none left is not the same as not told")
+	require.Contains(t, none.Detail, "Ask for a new question or a new code.")
+	require.NotContains(t, none.Detail, "0")
 
 	recorder := httptest.NewRecorder()
 	p := of("LimitError")
@@ -276,4 +279,31 @@ func TestEveryInvalidCodeIsTold(t *testing.T) {
 		seen[p.Fields[0].Detail] = code
 		require.Equal(t, "name: "+p.Fields[0].Detail, p.Detail)
 	}
+}
+
+// Each code of an ApprovalError has a sentence of its own that says what to do: for a
+// grant, and for a challenge.
+func TestEveryApprovalCodeIsTold(t *testing.T) {
+	var f *factors
+	e := newEnv(t, withFactors(&f, guardedBy("password")))
+	req := apikey.RotateRequest{Key: e.issue().Key.ID}
+	_, challenge := e.manager.Confirm(e.ctx, "no such challenge", "1")
+	req.Grant = apikey.ParseGrant("no such grant")
+	_, grant := e.manager.Rotate(e.ctx, req)
+	seen := map[string]bool{
+		httpauth.Refused(apikey.ErrGrant).Detail: true, httpauth.Refused(apikey.ErrChallenge).Detail: true,
+	}
+	for _, err := range []error{
+		challenge, grant, &apikey.ApprovalError{Code: apikey.ApprovalExpired}, &apikey.ApprovalError{Code: apikey.ApprovalUsed},
+		&apikey.ApprovalError{Code: apikey.ApprovalSpent}, &apikey.ApprovalError{Code: apikey.ApprovalOther}, &apikey.ApprovalError{Code: apikey.ApprovalChanged},
+	} {
+		p := httpauth.Refused(err)
+		require.NotEmpty(t, p.Because, "%v", err)
+		require.False(t, seen[p.Detail], "%s: %s", p.Because, p.Detail)
+		require.Regexp(t, "Approve|approve|Ask|ask|Look", p.Detail)
+		seen[p.Detail] = true
+		requireForPeople(t, p)
+	}
+	require.Equal(t, apikey.ApprovalUnknown, httpauth.Refused(challenge).Because)
+	require.Equal(t, apikey.ApprovalUnknown, httpauth.Refused(grant).Because)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/storetest"
 )
 
 // readsBack writes a value and reads it again.
@@ -252,4 +253,24 @@ func TestOperatorIsSaidAndNeverRead(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(`{"actor":{"id":"ops_1","operator":true}}`), &ev))
 	require.False(t, ev.Actor.IsOperator())
 	require.Error(t, json.Unmarshal([]byte(`{"actor":"ops_1"}`), &ev))
+}
+
+// A page of keys may be sent to the merchant: of a damaged key it says the ID alone.
+func TestDamagedKeysInJSON(t *testing.T) {
+	e := newEnv(t)
+	key := e.issue().Key
+	stored, err := e.store.Get(background, key.ID)
+	require.NoError(t, err)
+	stored.Version++
+	stored.MAC[1] ^= 1
+	event := apikey.StoreEvent{ID: apikey.EventID(storetest.NewKeyID()), Time: stored.CreatedAt, Account: stored.Account, Key: stored.ID, Seq: 2}
+	require.NoError(t, e.store.Apply(background, apikey.StoreChange{ID: event.ID, Record: &stored, Event: &event}))
+	list, err := e.manager.List(e.ctx, apikey.ListRequest{})
+	require.NoError(t, err)
+	require.Len(t, list.Damaged, 1)
+	require.NotEmpty(t, list.Damaged[0].Detail)
+	list.Damaged[0].Account = "acc_1"
+	b, err := json.Marshal(list)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"data":[],"damaged":[{"key":"`+key.ID.String()+`"}]}`, string(b))
 }

@@ -277,6 +277,8 @@ func TestRelativeFiltersContradict(t *testing.T) {
 	}{
 		{apikey.ListRequest{Usable: true, Expired: true}, wrongs{"expired": "contradiction"}},
 		{apikey.ListRequest{Usable: true, State: apikey.Suspended}, wrongs{"usable": "contradiction"}},
+		{apikey.ListRequest{Usable: true, State: 77}, wrongs{"state": "unknown"}},
+		{apikey.ListRequest{Expired: true, State: 77}, wrongs{"state": "unknown"}},
 		{apikey.ListRequest{Usable: true, NotExpiredAt: at}, wrongs{"usable": "contradiction"}},
 		{apikey.ListRequest{Expired: true, State: apikey.Revoked}, wrongs{"expired": "contradiction"}},
 		{apikey.ListRequest{Expired: true, ExpiringBefore: at}, wrongs{"expired": "contradiction"}},

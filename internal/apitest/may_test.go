@@ -332,6 +332,7 @@ func mayStates() map[string]mayState {
 		"ended by Standing":                 {refused: unpaid},
 		"suspended, ended by Standing":      {prepare: suspend, refused: unpaid},
 		"revoked, ended by Standing":        {prepare: revoke, refused: unpaid},
+		"suspended and revoked, unpaid":     {prepare: all(suspend, revoke), refused: unpaid, product: errUnpaid},
 		"its product was taken away":        {product: errUnpaid},
 		"suspended, its product taken away": {prepare: suspend, product: errUnpaid},
 	}

@@ -225,7 +225,7 @@ func TestHostileAnswers(t *testing.T) {
 	req := apikey.RotateRequest{Key: e.issue().Key.ID}
 	for _, factor := range []string{"email", "totp", "password"} {
 		for name, answer := range map[string]func(right string) string{
-			"empty":          func(string) string { return "" },
+			"without digits": func(string) string { return " - " },
 			"letters":        func(string) string { return "secret" },
 			"circled digits": func(right string) string { return "①" + right[1:] },
 			"with a NUL":     func(right string) string { return right + "\x00" },
@@ -367,4 +367,29 @@ func TestAttemptIsChargedBeforeItIsCompared(t *testing.T) {
 	require.Equal(t, 10, compared)
 	_, err = m.Challenge(e.ctx, "password", req)
 	require.ErrorIs(t, err, apikey.ErrTooManyAttempts)
+}
+
+// An answer that nobody has typed is refused before it is charged.
+func TestEmptyAnswerIsNotCharged(t *testing.T) {
+	var f *factors
+	e := newEnv(t, withFactors(&f, guardedBy("password")))
+	c, err := e.manager.Challenge(e.ctx, "password", apikey.RotateRequest{Key: e.issue().Key.ID})
+	require.NoError(t, err)
+	begin := apikey.EnrollRequest{Factor: "totp"}
+	begin.Grant = e.approve(f, e.ctx, "password", begin)
+	_, err = e.manager.Enroll(e.ctx, begin)
+	require.NoError(t, err)
+	before := e.itemsOf("budget")
+	for range 6 {
+		for _, blank := range []string{"", " ", "\t\r\n", "\u00a0\u2003"} {
+			_, err := e.manager.Confirm(e.ctx, c.ID, blank)
+			requireWrong(t, wrongs{"answer": "required"}, err, "Confirm")
+			requireWrong(t, wrongs{"answer": "required"}, e.manager.ConfirmEnrollment(e.ctx, "totp", blank), "ConfirmEnrollment")
+		}
+	}
+	require.Equal(t, before, e.itemsOf("budget"))
+	var wrong *apikey.WrongAnswerError
+	_, err = e.manager.Confirm(e.ctx, c.ID, "-")
+	require.ErrorAs(t, err, &wrong, "an answer without digits is an answer")
+	require.Equal(t, 4, wrong.Left)
 }

@@ -223,6 +223,112 @@ func TestAnsweredCodesDoNotCount(t *testing.T) {
 	})
 }
 
+// Also a person whose address nobody knows, or who has a new one each time, gets twenty
+// codes an hour at most, however many they answer: each message may earn them something.
+func TestAnsweredCodesHaveABound(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		n := 0
+		for name, address := range map[string]func(string) (string, error){
+			"none":         func(string) (string, error) { return "", nil },
+			"another each": func(string) (string, error) { n++; return fmt.Sprint(n, "@shop.example"), nil },
+		} {
+			var m *mailbox
+			e := newEnv(t, on, addressed(&m, address))
+			for i := range 20 {
+				e.approve(m.factors, of(fmt.Sprint("acc_", i), admin.ID), "email", request(i))
+			}
+			_, err := e.manager.Challenge(e.ctx, "email", request(20))
+			var wait *apikey.AttemptsError
+			require.ErrorAs(t, err, &wait, name)
+			require.Equal(t, time.Hour, wait.Wait)
+			require.Len(t, m.mails, 20)
+			e.clock.move(time.Hour)
+			e.approve(m.factors, e.ctx, "email", request(20))
+		}
+	})
+}
+
+// Whoever has answered while the Sender was still at work has the code: that the Sender
+// failed afterwards, or that the first click was given up, takes nothing back.
+func TestASlowSenderTakesNoAnswerBack(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		for _, fails := range []error{context.Canceled, errors.New("421 try again later")} {
+			var m *mailbox
+			e := newEnv(t, on, addressed(&m, func(string) (string, error) { return "anna@shop.example", nil }))
+			in, gate := make(chan struct{}), make(chan struct{})
+			code, err := apikey.NewEmailCode(slow{m, func() error { close(in); <-gate; return fails }}, e.settings.Peppers...)
+			require.NoError(t, err)
+			sends := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"email": code} })
+			req := request(0)
+			done := make(chan error)
+			go func() { done <- drop(sends.Challenge(e.ctx, "email", req)) }()
+			<-in
+			put, err := sends.Challenge(e.ctx, "email", req) // a second click, while the first waits
+			require.NoError(t, err)
+			_, err = e.manager.Confirm(e.ctx, put.ID, m.code())
+			require.NoError(t, err)
+			close(gate)
+			require.ErrorIs(t, <-done, apikey.ErrUnavailable)
+			req.Grant, err = e.manager.Confirm(e.ctx, put.ID, m.code())
+			require.NoError(t, err, fails)
+			_, err = e.manager.Issue(e.ctx, req)
+			require.NoError(t, err)
+			for i := range 19 { // that code was sent: it counts for the address
+				e.approve(m.factors, e.ctx, "email", request(1+i))
+			}
+			require.ErrorIs(t, drop(e.manager.Challenge(e.ctx, "email", request(20))), apikey.ErrTooManyAttempts)
+		}
+	})
+}
+
+// slow is a mailbox whose Send goes on after the code has arrived.
+type slow struct {
+	*mailbox
+	after func() error
+}
+
+func (s slow) Send(ctx context.Context, actorID string, m apikey.Message) error {
+	if err := s.mailbox.Send(ctx, actorID, m); err != nil {
+		return err
+	}
+	return s.after()
+}
+
+// Somebody who approves two requests, one after the other, may answer the first again.
+// Each code comes again for its own challenge, until its grant ends.
+func TestACodeComesAgainAfterAnother(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		var f *factors
+		e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("totp")))
+		e.enroll(f, e.ctx, admin.ID)
+		var puts, codes []string
+		for range 4 {
+			put, err := e.manager.Challenge(e.ctx, "totp", apikey.RotateRequest{Key: e.issue().Key.ID})
+			require.NoError(t, err)
+			puts, codes = append(puts, put.ID), append(codes, f.app(admin.ID))
+			_, err = e.manager.Confirm(e.ctx, put.ID, codes[len(codes)-1])
+			require.NoError(t, err)
+			e.clock.move(totp.Period)
+		}
+		e.clock.move(-time.Second) // the last of the two minutes
+		for i, put := range puts {
+			_, err := e.manager.Confirm(e.ctx, put, codes[i])
+			require.NoError(t, err, i)
+			_, err = e.manager.Confirm(e.ctx, put, codes[(i+1)%4])
+			require.ErrorIs(t, err, apikey.ErrWrongAnswer, i)
+		}
+		e.clock.move(time.Second)
+		for range 20 { // what is kept of them has a bound
+			put, err := e.manager.Challenge(e.ctx, "totp", apikey.RotateRequest{Key: e.issue().Key.ID})
+			require.NoError(t, err)
+			_, err = e.manager.Confirm(e.ctx, put.ID, f.app(admin.ID))
+			require.NoError(t, err)
+			e.clock.move(totp.Period)
+		}
+		require.Less(t, len(e.itemsOf("enrolled")[0].Data), 700)
+	})
+}
+
 // A Revoke whose answer was lost is repeated without a second approval. If the record is
 // not sound, somebody may have written revoked_at: then it is approved and written.
 func TestRevokeOfARevokedKeyNeedsNoGrant(t *testing.T) {

@@ -286,3 +286,33 @@ func TestSealedSeedIsBoundToItsRow(t *testing.T) {
 	require.Zero(t, open)
 	require.True(t, opens(mine.Data))
 }
+
+// Whoever has stolen a session and a phone answers challenges ahead. When somebody else
+// then takes the factor away, these grants are worth nothing: they neither rotate a key
+// nor enrol the thief's own phone.
+func TestATakenFactorApprovesNothing(t *testing.T) {
+	onStores(t, func(t *testing.T, on func(*env)) {
+		for _, other := range []string{"totp", "password"} { // the factor of the grants
+			var f *factors
+			e := newEnv(t, on, withFactors(&f, apikey.GuardRotate("totp", "password")))
+			e.enroll(f, e.ctx, admin.ID)
+			rotate, enroll := apikey.RotateRequest{Key: e.issue().Key.ID}, apikey.EnrollRequest{Factor: "totp"}
+			rotate.Grant = e.approve(f, e.ctx, other, rotate)
+			e.clock.move(totp.Period)
+			enroll.Grant = e.approve(f, e.ctx, "totp", enroll)
+			require.NoError(t, e.manager.Disable(staff(), apikey.DisableRequest{Factor: "totp", Account: admin.Account, Actor: admin.ID}))
+			_, err := e.manager.Enroll(e.ctx, enroll)
+			var ask *apikey.ChallengeError
+			require.ErrorAs(t, err, &ask)
+			require.NotContains(t, ask.Factors, "totp")
+			_, err = e.manager.Rotate(e.ctx, rotate)
+			if other == "password" {
+				require.NoError(t, err)
+				continue
+			}
+			require.ErrorAs(t, err, &ask)
+			require.Equal(t, []string{"password"}, ask.Factors)
+			require.Len(t, e.eventsOf(apikey.ActionEnroll), 1)
+		}
+	})
+}

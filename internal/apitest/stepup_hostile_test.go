@@ -241,9 +241,9 @@ func TestEmptyAnswerIsNotAsked(t *testing.T) {
 	m := e.newManager(func(c *managerConfig) { c.Factors = map[string]apikey.Factor{"password": p} })
 	c, err := m.Challenge(e.ctx, "password", apikey.RotateRequest{Key: key})
 	require.NoError(t, err)
-	for _, a := range []string{"", strings.Repeat("x", 5000)} {
+	for a, refused := range map[string]error{"": apikey.ErrInvalid, " ": apikey.ErrInvalid, strings.Repeat("x", 5000): apikey.ErrWrongAnswer} {
 		_, err = m.Confirm(e.ctx, c.ID, a)
-		require.ErrorIs(t, err, apikey.ErrWrongAnswer)
+		require.ErrorIs(t, err, refused)
 	}
 	require.Empty(t, got)
 }

@@ -367,7 +367,7 @@ func TestFound25AttemptsLeft(t *testing.T) {
 			require.Equal(t, 9-n, left(e.manager.ConfirmEnrollment(colleague, "totp", "wrong")))
 		}
 	})
-	for n, text := range map[int]string{0: "no attempt is left", 1: "1 attempt is left", 3: "3 attempts are left"} {
+	for n, text := range map[int]string{0: "no attempt is left: put a new challenge (Challenge says so if the actor has to wait)", 1: "1 attempt is left", 3: "3 attempts are left"} {
 		require.Equal(t, fmt.Sprint("apikey: wrong answer: ", text), (&apikey.WrongAnswerError{Left: n}).Error())
 	}
 }

@@ -460,13 +460,13 @@ var mutants = []mutant{
 // said is what a test says first, usually why it fails.
 var said = regexp.MustCompile(`(?m)\w+_test\.go:\d+: .*$`)
 
-// hasTurn says whether it is a mutant's turn: a sixteenth of them have it, and others
+// hasTurn says whether it is a mutant's turn: one of 24 has it, and others
 // after each change of the file. With -full all have, which takes long: each is a build.
 func (m mutant) hasTurn(source []byte) bool {
 	h := fnv.New32a()
 	h.Write(source)
 	fmt.Fprint(h, m)
-	return *full || h.Sum32()%16 == 0
+	return *full || h.Sum32()%24 == 0
 }
 
 func allMutants() []mutant {
