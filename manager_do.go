@@ -13,9 +13,9 @@ import (
 // the actor's account with the key's, asks Policy and Standing, redeems the grant,
 // writes record and event together, and tells this node's Verifiers before it returns.
 // No method can forget one of these steps, because only do takes them. Four writes do
-// not pass through do, and none of them changes what a key may do: the mark of a pepper
-// (pepper_mark.go), the shared Settings (settings_shared.go), the event of a refusal
-// (recordDenial) and a value that is sealed again (reveal.go).
+// not pass through do, and none of them changes what a key may do: the marks of peppers
+// and KEKs (pepper_mark.go, kek_mark.go), the shared Settings (settings_shared.go), the
+// event of a refusal (recordDenial) and a value that is sealed again (reveal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
