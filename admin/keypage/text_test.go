@@ -349,8 +349,8 @@ func TestTheTextsAreThoseThatAreUsed(t *testing.T) {
 	require.Empty(t, unused, "en.json has texts that nothing uses, or a .one of a text that does not depend on a number")
 }
 
-// What is filled in has the placeholders that the code passes.
-func TestEachTextIsFilledIn(t *testing.T) {
+// Numbers are written in the digits of the language.
+func TestTimesInEachLanguage(t *testing.T) {
 	all, err := readLanguages(nil)
 	require.NoError(t, err)
 	for code, l := range all {
