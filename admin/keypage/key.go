@@ -226,6 +226,9 @@ func (v *visit) revokeForm(k apikey.Info, wrong string, status int) screen {
 	return screen{name: "revoke", title: v.T("revoke.title"), data: d, status: status}
 }
 
+// isReason reports whether a form has one of the two reasons.
+func isReason(chosen string) bool { return chosen == "unneeded" || chosen == "leaked" }
+
 // reasonOf is the reason of a revocation. That of a leak is never guarded: who has found
 // their key in public must not wait for a mail.
 func reasonOf(chosen string) apikey.Reason {
@@ -241,7 +244,7 @@ func (v *visit) revoke() screen {
 		return v.refused(err)
 	}
 	chosen := v.form.Get("reason")
-	if chosen != "unneeded" && chosen != "leaked" {
+	if !isReason(chosen) {
 		return v.revokeForm(k, v.T("revoke.reason_required"), 400)
 	}
 	req := apikey.RevokeRequest{Key: k.ID, Reason: reasonOf(chosen)}
