@@ -123,6 +123,13 @@ func (h *handler) headers(to http.Header) {
 
 // serve is the one function that the requests of all screens pass.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, do action) {
+	if asked := r.Header.Get("Apikey-Fragment"); asked != "" {
+		w.Header().Set("Apikey-Fragment", h.assets.version)
+		if asked != h.assets.version { // a script of another version of the program asks, which could not read the answer
+			w.WriteHeader(http.StatusConflict)
+			return
+		}
+	}
 	v := &visit{handler: h, r: r, zone: time.UTC, text: h.languageOf(r)}
 	s, ok := v.admit()
 	if ok {
@@ -228,12 +235,7 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 	}
 	var page bytes.Buffer
 	whole := "page"
-	if asked := v.r.Header.Get("Apikey-Fragment"); asked != "" {
-		header.Set("Apikey-Fragment", v.assets.version)
-		if asked != v.assets.version { // a script of another version of the program asks
-			w.WriteHeader(http.StatusConflict)
-			return
-		}
+	if v.r.Header.Get("Apikey-Fragment") != "" {
 		whole = "fragment"
 	}
 	if s.keep {
