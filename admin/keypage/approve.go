@@ -133,7 +133,7 @@ func (v *visit) askAgain(alert string, status int) screen {
 }
 
 func (v *visit) confirm(a approval, status int) screen {
-	a.To, a.Fields = v.Path+v.r.URL.Path, fieldsOf(v.form)
+	a.To, a.Fields = v.here(), fieldsOf(v.form)
 	if _, err := time.Parse(time.RFC3339, a.Until); err != nil {
 		a.Until = ""
 	}

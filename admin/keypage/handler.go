@@ -86,8 +86,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rest = "/"
 	}
 	path, err := url.PathUnescape(rest)
-	if !ok || err != nil || strings.Contains(rest, "//") || strings.Contains(rest, "/.") {
-		h.serve(w, r, (*visit).notFound)
+	// nowhere is what a path that is no screen is answered with. The path is not kept: it
+	// may begin with //, which as an address is another site.
+	nowhere := func() {
+		root := r.Clone(r.Context())
+		root.URL = &url.URL{Path: "/"}
+		h.serve(w, root, (*visit).notFound)
+	}
+	if !ok || err != nil || rest[0] != '/' || strings.Contains(rest, "//") || strings.Contains(rest, "/.") {
+		nowhere()
 		return
 	}
 	if name, isAsset := strings.CutPrefix(path, "/assets/"); isAsset {
@@ -97,7 +104,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner := r.Clone(r.Context())
 	inner.URL.Path, inner.URL.RawPath = path, rest
 	if _, pattern := h.mux.Handler(inner); pattern == "" {
-		h.serve(w, r, (*visit).notFound)
+		nowhere()
 		return
 	}
 	h.mux.ServeHTTP(w, inner)
@@ -199,7 +206,7 @@ func (v *visit) kept(s screen) screen {
 	m := s.data.(message)
 	v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
 	if v.r.Method == http.MethodPost && v.r.ParseForm() == nil {
-		m.Again, m.Fields, m.Tag = v.Path+v.r.URL.Path, fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
+		m.Again, m.Fields, m.Tag = v.here(), fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
 	}
 	s.data, s.keep = m, true
 	return s
@@ -208,7 +215,7 @@ func (v *visit) kept(s screen) screen {
 // back is where somebody returns to after they have signed in: a screen that a GET shows.
 func (v *visit) back() string {
 	if v.r.Method == http.MethodGet {
-		back := v.Path + v.r.URL.Path
+		back := v.here()
 		if v.r.URL.RawQuery != "" {
 			back += "?" + v.r.URL.RawQuery
 		}
@@ -217,10 +224,13 @@ func (v *visit) back() string {
 	return v.url("")
 }
 
+// here is the path of the request, as the browser sees it.
+func (v *visit) here() string { return v.Path + v.r.URL.EscapedPath() }
+
 // url is the path of a screen, as the browser sees it.
 func (h *handler) url(rest string) string {
-	if rest == "" && h.Path == "" {
-		return "/"
+	if h.Path == "" && !strings.HasPrefix(rest, "/") { // the page is at /
+		return "/" + rest
 	}
 	return h.Path + rest
 }
