@@ -128,7 +128,7 @@ type field struct{ Name, Value string }
 // approval or of a button.
 func fieldsOf(form url.Values) (fields []field) {
 	for name, values := range form {
-		if strings.HasPrefix(name, "approval.") || strings.HasPrefix(name, "asked.") || name == "tag" || name == "cancel" {
+		if strings.HasPrefix(name, "approval.") || strings.HasPrefix(name, "asked.") || name == "answer" || name == "tag" || name == "cancel" {
 			continue
 		}
 		for _, value := range values {
