@@ -152,10 +152,10 @@ func (v *visit) factorText(factor, part string) string {
 	if name := "factor." + factor + "." + part; v.text.has(name) {
 		return v.T(name)
 	}
-	if part == "button" {
+	if part != "label" {
 		return factor
 	}
-	return v.T("factor.email." + part)
+	return v.T("factor.email.label")
 }
 
 // problemsOf are the wrong fields of a problem, in the visitor's language.
