@@ -192,7 +192,7 @@ func (v *visit) outside(err error) screen {
 	case errors.As(err, &cross):
 		s := v.message("cross_site", 403)
 		m := s.data.(message)
-		m.Detail += " " + cross.Why
+		m.Developer = cross.Why
 		s.data = m
 		return s
 	}
@@ -272,6 +272,7 @@ type message struct {
 	Fields         []field
 	Tag            string // for Again
 	Request        string
+	Developer      string // a hint for the developer of the page, in English
 }
 
 // message is a screen that says one thing, by its code in the texts.
