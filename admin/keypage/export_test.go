@@ -102,19 +102,6 @@ func isMark(n parse.Node) bool {
 // Version is that of the static files.
 func Version() string { return readAssets().version }
 
-// Texts are the texts of the languages that there are.
-func Texts() map[string]map[string]string {
-	all, err := readLanguages(nil)
-	if err != nil {
-		panic(err)
-	}
-	texts := map[string]map[string]string{}
-	for code, l := range all {
-		texts[code] = l.texts
-	}
-	return texts
-}
-
 // Screens are the names of the templates.
 func Screens() (names []string) {
 	for name := range templates {

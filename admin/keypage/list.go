@@ -57,7 +57,7 @@ type group struct {
 func (v *visit) row(k apikey.Info) row {
 	r := row{Info: k, Status: k.Status(v.Now(), soon), Client: k.ID.String()}
 	if v.ClientID != nil {
-		r.Client = v.ClientID(k)
+		r.Client = marked(v.ClientID(k))
 	}
 	for c := range k.Credentials.All() {
 		if c.ID == k.Credential {
