@@ -111,7 +111,7 @@ type ability struct {
 
 // ability names an ability in the visitor's language.
 func (v *visit) ability(text, description string) ability {
-	a := ability{Value: text, Title: text, Description: description}
+	a := ability{Value: text, Title: marked(text), Description: description}
 	if v.text.has("ability." + text + ".title") {
 		a.Title = v.T("ability." + text + ".title")
 	}
