@@ -58,6 +58,8 @@ type env struct {
 	secret   map[string]bool // tokens and setup keys that were shown
 	settings apikey.Settings // of the program, for another node beside it
 	manager  apikey.ManagerConfig
+
+	unguarded *apikey.Manager
 }
 
 const (
@@ -726,11 +728,12 @@ func (e *env) issue(changes ...func(*apikey.IssueRequest)) apikey.Issued {
 // open is a Manager on the same store that guards nothing.
 func (e *env) open() *apikey.Manager {
 	e.t.Helper()
-	open := e.manager
-	open.StepUp = nil
-	m, err := apikey.NewManager(e.t.Context(), e.settings, open)
-	require.NoError(e.t, err)
-	return m
+	if e.unguarded == nil {
+		open := e.manager
+		open.StepUp = nil
+		e.unguarded = must(apikey.NewManager(e.t.Context(), e.settings, open))
+	}
+	return e.unguarded
 }
 
 // as is the context of a person.
