@@ -87,7 +87,8 @@ func tokensOf(k apikey.Info, now time.Time) (tokens []tokenData, p *plan) {
 	for _, t := range tokens {
 		switch t.State {
 		case "waiting":
-			p = &plan{New: t.NotBefore}
+			// It begins to work a few seconds before the chosen minute (ManagerConfig.Skew).
+			p = &plan{New: t.NotBefore.Add(time.Minute - 1).Truncate(time.Minute)}
 		case "overlapping":
 			if p == nil {
 				p = &plan{}
