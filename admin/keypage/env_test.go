@@ -838,3 +838,8 @@ func (m messages) Open(name string) (fs.File, error) {
 }
 
 type contextOf = context.Context
+
+func bodyOf(res *http.Response) string {
+	defer res.Body.Close()
+	return string(must(io.ReadAll(res.Body)))
+}

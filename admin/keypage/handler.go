@@ -225,7 +225,7 @@ func (v *visit) back() string {
 }
 
 // here is the path of the request, as the browser sees it.
-func (v *visit) here() string { return v.Path + v.r.URL.EscapedPath() }
+func (v *visit) here() string { return v.url(strings.TrimSuffix(v.r.URL.EscapedPath(), "/")) }
 
 // url is the path of a screen, as the browser sees it.
 func (h *handler) url(rest string) string {
@@ -315,15 +315,19 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 	case p.Because != "" && v.text.has("because."+string(p.Because)):
 		return v.T("because." + string(p.Because))
 	case p.AttemptsLeft != nil:
-		return v.T("attempts_left", "n", *p.AttemptsLeft)
-	case p.Limit != "" && v.text.has("limit."+p.Limit):
-		return v.T("limit."+p.Limit, "n", p.Max)
-	case p.RetryAfter > 0 && p.Code == "too_many_attempts":
-		return v.T("problem.too_many_attempts.detail") + " " + v.T("try_again_in", "time", v.span(p.RetryAfter))
-	case v.text.has("problem." + p.Code + ".detail"):
-		return v.T("problem." + p.Code + ".detail")
+		return v.text.count("attempts_left", *p.AttemptsLeft)
 	}
-	return p.Detail
+	text := p.Detail
+	switch {
+	case p.Limit != "" && v.text.has("limit."+p.Limit):
+		text = v.T("limit."+p.Limit, "n", p.Max)
+	case v.text.has("problem." + p.Code + ".detail"):
+		text = v.T("problem." + p.Code + ".detail")
+	}
+	if p.RetryAfter > 0 && p.Status == http.StatusTooManyRequests {
+		text += " " + v.T("try_again_in", "time", v.span(p.RetryAfter))
+	}
+	return text
 }
 
 // hidden reports whether the program leaves an action out.

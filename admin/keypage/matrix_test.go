@@ -251,20 +251,16 @@ func TestSessionEndsInMidForm(t *testing.T) {
 	// Where to return to is a screen of ours.
 	for path, want := range map[string]string{
 		"":                                       e.path(""),
-		"/":                                      e.path("/"),
-		"?mode=test&name=a%22b":                  e.path("/?mode=test&name=a%22b"),
+		"/":                                      e.path(""),
+		"?mode=test&name=a%22b":                  e.path("?mode=test&name=a%22b"),
 		"/new?mode=test":                         e.path("/new?mode=test"),
 		e.keyPath(k.ID, "/edit"):                 e.path(e.keyPath(k.ID, "/edit")),
-		"/nothing":                               e.path("/"),
-		"//evil.example":                         e.path("/"),
+		"/nothing":                               e.path(""),
+		"//evil.example":                         e.path(""),
 		"/key/%2e%2e%2f%2e%2e%2fevil.example%2f": e.path("/key/%2e%2e%2f%2e%2e%2fevil.example%2f"),
 	} {
 		back = ""
 		e.get(path).shows(401)
-		if path == "" {
-			require.Contains(t, []string{want, want + "/"}, back)
-			continue
-		}
 		require.Equal(t, want, back)
 	}
 	root := newEnv(t, keypage.Config{Path: "/", SignIn: c.SignIn})
@@ -397,10 +393,7 @@ func TestManyAtOnce(t *testing.T) {
 				if err != nil {
 					return
 				}
-				defer res.Body.Close()
-				var text strings.Builder
-				_ = res.Write(&text)
-				texts <- text.String()
+				texts <- bodyOf(res)
 			})
 		}
 		wg.Wait()

@@ -405,28 +405,6 @@ func inBrackets(t *testing.T, a reply) {
 	}
 }
 
-// Each language has every name of English, with its placeholders, and its own plurals only.
-func TestLanguagesAreComplete(t *testing.T) {
-	en := textsOf(t, "en")
-	places := regexp.MustCompile(`\{[a-z]+\}`)
-	sorted := func(text string) []string { all := places.FindAllString(text, -1); slices.Sort(all); return all }
-	for _, code := range languagesOf(t) {
-		own := textsOf(t, code)
-		for name, text := range en {
-			if strings.HasSuffix(name, ".one") && own[name] == "" {
-				continue // a language without a form for one
-			}
-			if text != "" {
-				require.NotEmpty(t, own[name], "%s: %s", code, name)
-			}
-			require.Equal(t, sorted(text), sorted(own[name]), "%s: %s", code, name)
-		}
-		for name := range own {
-			require.Contains(t, en, name, code)
-		}
-	}
-}
-
 // Config.Messages replaces texts and adds languages; one that cannot be right is an error.
 func TestMessages(t *testing.T) {
 	e := newEnv(t, keypage.Config{Messages: messages{"en.json": `{"list.title": "Our keys"}`, "fr.json": `{"list.title": "Clés"}`}, Language: func(r *http.Request) string { return r.URL.Query().Get("lang") }})

@@ -32,7 +32,10 @@ func TestNewRefuses(t *testing.T) {
 		"dash":       func(c *keypage.Config) { c.FrameAncestors = []string{"https://dash.example; script-src *"} },
 		"Stylesheet": func(c *keypage.Config) { c.Stylesheet = "https://cdn.example/keys.css" },
 		"//cdn":      func(c *keypage.Config) { c.Stylesheet = "//cdn.example/keys.css" },
-		"/\\":        func(c *keypage.Config) { c.Path = "/\\evil.example" },
+		"a b":        func(c *keypage.Config) { c.Path = "/a b" },
+		"/keys?":     func(c *keypage.Config) { c.Mount = "/keys?x" },
+		"/../":       func(c *keypage.Config) { c.Path = "/../keys" },
+		"evil":       func(c *keypage.Config) { c.Path = "/\\evil.example" },
 		"//evil":     func(c *keypage.Config) { c.Path = "//evil.example" },
 	} {
 		c := e.config
@@ -46,7 +49,7 @@ func TestNewRefuses(t *testing.T) {
 // Wherever it is mounted, each link, form, redirect and file of it is found.
 func TestMounted(t *testing.T) {
 	for _, c := range []struct{ path, mount string }{
-		{"/", ""}, {"/settings/keys", ""}, {"/settings/keys/", ""}, {"/shop/keys", "/keys"}, {"/shop/keys", "/"}, {"/", "/keys"}, {"/a b/ключи", ""},
+		{"/", ""}, {"/settings/keys", ""}, {"/settings/keys/", ""}, {"/shop/keys", "/keys"}, {"/shop/keys", "/"}, {"/", "/keys"},
 	} {
 		t.Run(c.path+" at "+c.mount, func(t *testing.T) {
 			e := newEnv(t, keypage.Config{Path: c.path, Mount: c.mount, Recoverable: keypage.Always}, guard([]string{"password"}, apikey.ActionReveal))
@@ -57,9 +60,9 @@ func TestMounted(t *testing.T) {
 			}
 			page := must(keypage.New(e.config))
 			if at != "" {
-				mux.Handle(strings.ReplaceAll(at, " ", "%20"), page)
+				mux.Handle(at, page)
 			}
-			mux.Handle(strings.ReplaceAll(at, " ", "%20")+"/", page)
+			mux.Handle(at+"/", page)
 			seen := http.Handler(mux)
 			if c.mount != "" && c.mount != c.path { // a proxy that changes the prefix
 				seen = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -79,7 +82,7 @@ func TestMounted(t *testing.T) {
 			server := httptest.NewServer(seen)
 			defer server.Close()
 			e.server = server.URL
-			start := e.do(request{path: strings.ReplaceAll(e.config.Path, " ", "%20")}).shows(200, "No keys yet")
+			start := e.do(request{path: e.config.Path}).shows(200, "No keys yet")
 			for _, file := range regexp.MustCompile(`(?:src|href)="([^"]*/assets/[^"]*)"`).FindAllStringSubmatch(start.text, -1) {
 				require.Equal(t, 200, e.do(request{path: file[1]}).status, file[1])
 			}
@@ -146,13 +149,10 @@ func TestFragments(t *testing.T) {
 	r := must(http.NewRequest("GET", e.server+e.path(""), nil))
 	r.Header.Set("Apikey-Fragment", keypage.Version())
 	r.Header.Set("X-User", anna)
-	res := must(client.Do(r))
-	defer res.Body.Close()
-	var text strings.Builder
-	require.NoError(t, res.Write(&text))
-	require.Contains(t, text.String(), `<section class="ak-screen`)
-	require.NotContains(t, text.String(), "<html")
-	require.NotContains(t, text.String(), "<main")
+	text := bodyOf(must(client.Do(r)))
+	require.Contains(t, text, `<section class="ak-screen`)
+	require.NotContains(t, text, "<html")
+	require.NotContains(t, text, "<main")
 }
 
 // Sizes, uncompressed, and a walk through many keys, each of which is seen once.
@@ -180,14 +180,7 @@ func TestManyKeys(t *testing.T) {
 	for at != "" {
 		r := must(http.NewRequest("GET", e.server+at, nil))
 		r.Header.Set("X-User", anna)
-		rec := httptest.NewRecorder()
-		client.CloseIdleConnections()
-		res := must(client.Do(r))
-		_ = rec
-		var b strings.Builder
-		require.NoError(t, res.Write(&b))
-		res.Body.Close()
-		text := b.String()
+		text := bodyOf(must(client.Do(r)))
 		pages++
 		biggest = max(biggest, len(text))
 		for _, m := range ids.FindAllStringSubmatch(text, -1) {
@@ -199,7 +192,7 @@ func TestManyKeys(t *testing.T) {
 			at = strings.ReplaceAll(m[1], "&amp;", "&")
 		}
 	}
-	require.Len(t, seen, many)
+	require.Equal(t, many, len(seen))
 	t.Logf("%d keys on %d pages of at most %d bytes", len(seen), pages, biggest)
 	require.LessOrEqual(t, biggest, 40_000)
 }
@@ -211,9 +204,6 @@ func TestDamagedRecord(t *testing.T) {
 	e.issue(named("first"))
 	bad := e.issue(named("second")).Key
 	e.issue(named("third"))
-	r, err := w.Store.Get(t.Context(), bad.ID)
-	require.NoError(t, err)
-	r.Account = "acc_1"
 	w.damaged = bad.ID
 	e.get("").shows(200, "first", "third", "1 key of this page cannot be shown").lacks("second", "forged")
 	for _, rest := range []string{"", "/edit", "/regenerate", "/revoke"} {
@@ -393,7 +383,8 @@ func TestDaysOfAClockChange(t *testing.T) {
 			a.form("Save").press("Save").shows(400, "This time comes twice")
 			a.form("Save").set("offset", "-08:00").press("Save").shows(200, "New secret key", "PST")
 			for c := range e.key(k.ID).Credentials.All() {
-				require.True(t, c.NotBefore.Equal(at.Add(30*time.Minute)), c.NotBefore)
+				require.True(t, c.NotBefore.Equal(at.Add(30*time.Minute-5*time.Second)), c.NotBefore) // Skew
+				e.get(e.keyPath(k.ID, "")).shows(200, "new key from "+at.Add(30*time.Minute).In(z).Format("2 January 2006, 15:04 MST"))
 				break
 			}
 		}

@@ -81,15 +81,17 @@
 	const countdown = (box, screen) => {
 		const ends = Date.now() + 1000 * Number(box.dataset.hide)
 		const timer = box.querySelector('[role=timer]')
+		const digits = [...text.digits]
+		const seconds = (n) => text.left.replace('%n', String(n).replace(/[0-9]/g, (d) => digits[d]))
 		const announced = new Set()
 		const tick = () => {
 			if (!box.isConnected) return
 			const left = Math.max(0, Math.ceil((ends - Date.now()) / 1000))
-			timer.textContent = text.left.replace('%n', left)
+			timer.textContent = seconds(left)
 			for (const at of [30, 10]) {
 				if (left <= at && !announced.has(at)) {
 					announced.add(at)
-					say(box, text.left.replace('%n', left))
+					say(box, seconds(left))
 				}
 			}
 			if (left === 0) {
