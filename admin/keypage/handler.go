@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ type visit struct {
 	id    string     // of the request, for the log
 	text  *language
 	zone  *time.Location
-	form  url.Values // of a POST
+	form  url.Values    // of a POST
+	retry time.Duration // when to try again; 0: no time is known
 }
 
 // screen is what a request is answered with.
@@ -257,6 +259,9 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
+	if s.status == http.StatusServiceUnavailable || s.status == http.StatusTooManyRequests {
+		header.Set("Retry-After", strconv.Itoa(max(1, int(v.retry/time.Second))))
+	}
 	if s.status != 0 {
 		w.WriteHeader(s.status)
 	}
@@ -302,8 +307,9 @@ func (v *visit) refused(err error) screen {
 	return s
 }
 
-// note logs a failure of ours.
+// note logs a failure of ours, and when to try again.
 func (v *visit) note(p httpauth.Problem, err error) {
+	v.retry = p.RetryAfter
 	if p.Status >= 500 && v.r.Context().Err() == nil {
 		v.Logger.Error("apikey keypage: a request failed", "request_id", v.id, "path", v.r.URL.Path, "code", p.Code, "error", err)
 	}
