@@ -118,7 +118,7 @@ func (d *formData) only(product string) {
 func (v *visit) filled(d formData) formData {
 	d.Name, d.Expires = v.form.Get("name"), v.form.Get("expires")
 	d.Active, d.Reveal = v.form.Has("active"), v.form.Has("recoverable")
-	d.Keeps = v.form.Has("keep")
+	d.Keeps = v.form.Has("keep") && d.Expires == "" // a day that was chosen is what is wanted
 	d.choose(v, v.abilitiesIn())
 	return d
 }

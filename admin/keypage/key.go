@@ -87,7 +87,8 @@ func tokensOf(k apikey.Info, now time.Time) (tokens []tokenData, p *plan) {
 	for _, t := range tokens {
 		switch t.State {
 		case "waiting":
-			p = &plan{New: t.NotBefore}
+			// It begins to work a few seconds before the chosen minute (ManagerConfig.Skew).
+			p = &plan{New: t.NotBefore.Add(time.Minute - 1).Truncate(time.Minute)}
 		case "overlapping":
 			if p == nil {
 				p = &plan{}
@@ -226,6 +227,9 @@ func (v *visit) revokeForm(k apikey.Info, wrong string, status int) screen {
 	return screen{name: "revoke", title: v.T("revoke.title"), data: d, status: status}
 }
 
+// isReason reports whether a form has one of the two reasons.
+func isReason(chosen string) bool { return chosen == "unneeded" || chosen == "leaked" }
+
 // reasonOf is the reason of a revocation. That of a leak is never guarded: who has found
 // their key in public must not wait for a mail.
 func reasonOf(chosen string) apikey.Reason {
@@ -241,7 +245,7 @@ func (v *visit) revoke() screen {
 		return v.refused(err)
 	}
 	chosen := v.form.Get("reason")
-	if chosen != "unneeded" && chosen != "leaked" {
+	if !isReason(chosen) {
 		return v.revokeForm(k, v.T("revoke.reason_required"), 400)
 	}
 	req := apikey.RevokeRequest{Key: k.ID, Reason: reasonOf(chosen)}

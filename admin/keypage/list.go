@@ -57,7 +57,7 @@ type group struct {
 func (v *visit) row(k apikey.Info) row {
 	r := row{Info: k, Status: k.Status(v.Now(), soon), Client: k.ID.String()}
 	if v.ClientID != nil {
-		r.Client = v.ClientID(k)
+		r.Client = marked(v.ClientID(k))
 	}
 	for c := range k.Credentials.All() {
 		if c.ID == k.Credential {
@@ -170,11 +170,13 @@ func (v *visit) revokeMany() screen {
 		Mode   string
 	}
 	d := data{Mode: v.form.Get("mode")}
+	seen := map[apikey.KeyID]bool{}
 	for _, text := range v.form["id"] {
 		id, err := apikey.ParseKeyID(text)
-		if err != nil {
+		if err != nil || seen[id] {
 			continue
 		}
+		seen[id] = true
 		k, err := v.Manager.Get(v.guest.Context, id)
 		if err != nil {
 			return v.refused(err)
@@ -199,7 +201,7 @@ func (v *visit) revokeMany() screen {
 		return form("", 0)
 	case typed != strconv.Itoa(d.Count) && typed != v.text.digits(strconv.Itoa(d.Count)):
 		return form(v.T("revoke_many.wrong", "n", d.Count), 400)
-	case v.form.Get("reason") == "":
+	case !isReason(v.form.Get("reason")):
 		return form(v.T("revoke.reason_required"), 400)
 	}
 	done := 0
