@@ -302,7 +302,7 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 	case p.Because != "" && v.text.has("because."+string(p.Because)):
 		return v.T("because." + string(p.Because))
 	case p.AttemptsLeft != nil:
-		return v.T("attempts_left", "n", *p.AttemptsLeft)
+		return v.text.count("attempts_left", *p.AttemptsLeft)
 	case p.Limit != "" && v.text.has("limit."+p.Limit):
 		return v.T("limit."+p.Limit, "n", p.Max)
 	case p.RetryAfter > 0 && p.Code == "too_many_attempts":
