@@ -97,7 +97,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner := r.Clone(r.Context())
 	inner.URL.Path, inner.URL.RawPath = path, rest
 	if _, pattern := h.mux.Handler(inner); pattern == "" {
-		h.serve(w, r, (*visit).notFound)
+		h.serve(w, inner, (*visit).notFound)
 		return
 	}
 	h.mux.ServeHTTP(w, inner)
@@ -201,7 +201,7 @@ func (v *visit) kept(s screen) screen {
 // back is where somebody returns to after they have signed in: a screen that a GET shows.
 func (v *visit) back() string {
 	if v.r.Method == http.MethodGet {
-		back := v.Path + v.r.URL.Path
+		back := v.url(strings.TrimSuffix(v.r.URL.Path, "/"))
 		if v.r.URL.RawQuery != "" {
 			back += "?" + v.r.URL.RawQuery
 		}
@@ -302,7 +302,7 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 	case p.Because != "" && v.text.has("because."+string(p.Because)):
 		return v.T("because." + string(p.Because))
 	case p.AttemptsLeft != nil:
-		return v.T("attempts_left", "n", *p.AttemptsLeft)
+		return v.text.count("attempts_left", *p.AttemptsLeft)
 	case p.Limit != "" && v.text.has("limit."+p.Limit):
 		return v.T("limit."+p.Limit, "n", p.Max)
 	case p.RetryAfter > 0 && p.Code == "too_many_attempts":

@@ -56,6 +56,7 @@ func (v *visit) logOf(k *apikey.Info, checked string, sound bool) screen {
 	if k != nil {
 		r := v.row(*k)
 		req.Key, d.Key = k.ID, &r
+		q.Set("key", k.ID.String()) // the next page is of this key too, also after a check
 	}
 	chosen := apikey.Action(q.Get("action"))
 	d.Actions = []option{{"", v.T("log.any"), chosen == ""}}

@@ -130,7 +130,7 @@ func (p preset) configure(c config, codes apikey.Sender, log *slog.Logger) (s ap
 	}
 	hasher, err1 := apikey.NewHMACSHA256(pepper)
 	byPassword, err2 := apikey.NewPassword(checkPassword)
-	byPIN, err3 := apikey.NewPassword(checkPIN)
+	byPIN, err3 := apikey.NewPIN(checkPIN)
 	byMail, err4 := apikey.NewEmailCode(codes, pepper)
 	byApp, err5 := apikey.NewTOTP("Dashboard", nil)
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {

@@ -97,8 +97,8 @@ var presets = map[string]preset{
 	// People enter their password again before they get one. A seeded key would be that one
 	// secret, so there is none.
 	"okto": {
-		Catalog: []apikey.CatalogEntry{{Scope: "app:*", Description: "All SDK and client-side APIs"}},
-		StepUp:  guard("password", apikey.ActionIssue, apikey.ActionRotate), Factors: []string{"password"}, Zone: "Asia/Kolkata",
+		// There are no abilities: the secret can do all that the App can.
+		StepUp: guard("password", apikey.ActionIssue, apikey.ActionRotate), Factors: []string{"password"}, Zone: "Asia/Kolkata",
 		Page: func(string) (keypage.Config, error) { return keypage.Config{Layout: keypage.SinglePair}, nil },
 	},
 

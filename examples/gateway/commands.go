@@ -17,7 +17,7 @@ curl -sS "URL/v1/tokens" -H "Authorization: Bearer $TEST_PUBLISHABLE_KEY" -d '{"
 `
 
 // management are the commands of a person who is signed in: a day of a key.
-const management = `# Keys are managed by whoever has this link, which works once, in a browser or here:
+const management = `# Keys are managed by whoever has this link, which works once: on a page in a browser, or here:
 # URLLINK
 JAR=$(mktemp)
 curl -sS -o /dev/null -w '%{http_code}\n' -c "$JAR" "URLLINK"

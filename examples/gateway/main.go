@@ -139,8 +139,8 @@ func run(ctx context.Context, c config, out io.Writer) (err error) {
 	mux := newMux(api{g.ledger, log}, newGuard(g.live, g.test, log))
 	day := noManagement
 	if onLoopback(l.Addr()) {
-		link, err := addManagement(mux, g.manager, log)
-		if err != nil {
+		s, link := newSignIn()
+		if err := errors.Join(addManagement(mux, g.manager, s, log), addPage(mux, g.manager, s, log)); err != nil {
 			return err
 		}
 		day = strings.NewReplacer("URL", url, "LINK", link).Replace(management)

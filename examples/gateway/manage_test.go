@@ -3,7 +3,9 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -191,7 +193,7 @@ func TestSignIn(t *testing.T) {
 	cookie := session.Load()
 	require.True(t, cookie.HttpOnly)
 	require.Equal(t, http.SameSiteLaxMode, cookie.SameSite)
-	require.Equal(t, "/api/", cookie.Path)
+	require.Equal(t, "/", cookie.Path)
 	require.Len(t, cookie.Value, 26)
 
 	own := map[string]string{"Origin": p.url}
@@ -277,4 +279,38 @@ func TestManagementIsShort(t *testing.T) {
 	}
 	require.Greater(t, lines, 30)
 	require.LessOrEqual(t, lines, 60, "lines of code")
+}
+
+// A key that is made on the page works in the next request, without scripts.
+func TestAKeyFromThePage(t *testing.T) {
+	t.Parallel()
+	p := start(t, t.TempDir())
+	in := get(t, p.link())
+	require.Equal(t, "/keys", in.Header.Get("Location"))
+	page := func(method, path, body string) string {
+		r, err := http.NewRequest(method, p.url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Origin", p.url)
+		r.AddCookie(in.Cookies()[0])
+		res, err := client.Do(r)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, 200, res.StatusCode, string(text))
+		return string(text)
+	}
+	value := func(form, name string) string {
+		found := regexp.MustCompile(`name="` + name + `" value="([^"]*)"`).FindStringSubmatch(form)
+		require.NotNil(t, found, name)
+		return found[1]
+	}
+	form := page("GET", "/keys/new", "")
+	made := page("POST", "/keys/new", url.Values{
+		"tag": {value(form, "tag")}, "idempotent": {value(form, "idempotent")}, "mode": {"live"}, "name": {"From the page"}, "active": {"1"}, "product.balance": {"read"},
+	}.Encode())
+	token := regexp.MustCompile(`acme_sk_live_[0-9A-Za-z]+`).FindString(made)
+	require.Equal(t, 200, p.call(token, "GET", "/v1/balance", "").status)
+	require.Contains(t, page("GET", "/keys", ""), "From the page")
 }

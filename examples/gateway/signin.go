@@ -23,9 +23,10 @@ type signIn struct {
 	ends          time.Time         // of both
 }
 
+// newSignIn returns the path of its link too.
 func newSignIn() (s *signIn, link string) {
 	link = rand.Text()
-	return &signIn{link: sha256.Sum256([]byte(link)), ends: time.Now().Add(8 * time.Hour)}, link
+	return &signIn{link: sha256.Sum256([]byte(link)), ends: time.Now().Add(8 * time.Hour)}, "/signin?once=" + link
 }
 
 func (s *signIn) is(text string, hash [sha256.Size]byte) bool {
@@ -45,8 +46,8 @@ func (s *signIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	text := rand.Text()
 	s.link, s.session = [sha256.Size]byte{}, sha256.Sum256([]byte(text))
 	w.Header().Set("Cache-Control", "no-store")
-	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: text, Path: "/api/", HttpOnly: true, SameSite: http.SameSiteLaxMode}) // with TLS: Secure too
-	http.Redirect(w, r, "/api/v1/keys", http.StatusSeeOther)
+	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: text, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode}) // with TLS: Secure too
+	http.Redirect(w, r, "/keys", http.StatusSeeOther)
 }
 
 // actor says who makes a request. The account comes from the session, never from the

@@ -31,6 +31,7 @@ var layers = [][]string{
 	{"memstore", "sqlstore", "storetest", "httpauth"},
 	{"apikeytest", "admin/internal/"}, // a whole program, for the tests of others; what both fronts of management share
 	{"admin"},
+	{"admin/keypage"},
 	{"examples/stepup/sink"}, // a mail server for the example beside it
 	{"examples/"},
 }
@@ -42,12 +43,16 @@ var only = map[string][]string{
 	"golang.org/x/crypto/argon2": {"."},
 	"github.com/google/uuid":     {"."},
 	"modernc.org/sqlite":         {"examples/"},
+	"rsc.io/qr":                  {"admin/keypage"}, // the setup key of an authenticator, as a picture
 
-	"unsafe":       {".", "internal/apitest"},
-	"net/http":     {"httpauth", "admin", "admin/internal/door", "examples/"}, // the domain knows no transport
-	"database/sql": {"sqlstore", "examples/"},                                 // nor an engine
-	"testing":      {"storetest", "apikeytest"},                               // linked into a server it registers flags
-	"math/rand":    {".", "sqlstore", "storetest"},                            // for jitter; secrets come from crypto/rand
+	"unsafe":        {".", "internal/apitest"},
+	"net/http":      {"httpauth", "admin", "admin/internal/door", "admin/keypage", "examples/"}, // the domain knows no transport
+	"html/template": {"admin/keypage", "examples/"},                                             // pages are of one package
+	"embed":         {"sqlstore", "admin", "admin/keypage"},                                     // schemas, the description of the JSON API, pages
+	"time/tzdata":   {"admin/keypage", "examples/"},                                             // 450 kB in each program that links it
+	"database/sql":  {"sqlstore", "examples/"},                                                  // nor an engine
+	"testing":       {"storetest", "apikeytest"},                                                // linked into a server it registers flags
+	"math/rand":     {".", "sqlstore", "storetest"},                                             // for jitter; secrets come from crypto/rand
 }
 
 // onlyInTests lists what test files may import besides.
@@ -206,6 +211,17 @@ func TestImportRulesCatch(t *testing.T) {
 		{".", false, "net/http/httptrace", false},
 		{".", false, "net/netip", true},
 		{"httpauth", false, "net/http", true},
+		{"admin/keypage", false, "net/http", true},
+		{"admin/keypage", false, module + "/admin", true},
+		{"admin", false, module + "/admin/keypage", false},
+		{"admin", false, "html/template", false},
+		{"admin/keypage", false, "html/template", true},
+		{"admin", false, "rsc.io/qr", false},
+		{"admin/keypage", false, "rsc.io/qr", true},
+		{"examples/dashboard", false, "rsc.io/qr/coding", false},
+		{".", false, "embed", false},
+		{"admin/keypage", false, "embed", true},
+		{"admin", false, "time/tzdata", false},
 		{".", false, "database/sql/driver", false},
 		{"sqlstore", false, "database/sql/driver", true},
 		{"memstore", false, "database/sql", false},
