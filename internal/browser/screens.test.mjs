@@ -59,7 +59,7 @@ async function walk(t, b, preset, locale) {
 	}
 	// confirmed answers a challenge if one is put, and shows the states of it.
 	const confirmed = async (screen, since, states) => {
-		await page.locator(`dialog[open] :is([data-screen=confirm], [data-screen=${screen}])`).waitFor()
+		await page.locator(`dialog[open] :is([data-screen=confirm], [data-screen=${screen}])`).waitFor().catch(async () => assert.fail("shown instead: " + await page.locator("dialog").innerText()))
 		if (await page.locator('dialog [data-screen=confirm]').count()) {
 			const answer = page.locator('dialog #ak-answer')
 			await answer.waitFor()
@@ -188,7 +188,8 @@ async function walk(t, b, preset, locale) {
 	await at('revoke')
 	await page.locator('dialog [value=leaked]').check()
 	await click('dialog .ak-danger')
-	await page.locator('.ak-did:not([hidden])').waitFor()
+	await page.locator('.ak-head .ak-is-revoked').waitFor()
+	await page.locator('dialog').waitFor({ state: 'detached' })
 	await at('key-revoked')
 	for (const status of ['expired', 'expiring']) {
 		await go('')
