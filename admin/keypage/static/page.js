@@ -150,7 +150,10 @@
 	const open = () => {
 		dialog = document.createElement('dialog')
 		dialog.className = 'ak-dialog'
-		dialog.addEventListener('cancel', (e) => { if (must()) e.preventDefault() })
+		dialog.addEventListener('cancel', (e) => { // the event close waits for a frame, and a tab in the background has none
+			if (must()) e.preventDefault()
+			else wipe()
+		})
 		dialog.addEventListener('close', () => {
 			if (!dialog) return
 			if (must()) { dialog.showModal(); return } // a browser without closedby closes at the second Esc
