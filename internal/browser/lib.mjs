@@ -81,7 +81,7 @@ export async function mailbox(t) {
 	await once(server, 'listening')
 	t.after(() => server.close())
 	box.address = `127.0.0.1:${server.address().port}`
-	box.code = (since) => until('a mail with a code', () => box.mails.slice(since).join('\n').match(/^\D*(\d{6,8})\D*$/m)?.[1])
+	box.code = (since) => until('a mail with a code', () => box.mails.slice(since).join('\n').match(/Your code is (\d+)\./)?.[1])
 	return box
 }
 
@@ -148,7 +148,7 @@ export const alert = async (where) => { const a = where.getByRole('alert').filte
 // secretIn reads the secret key of a dialog that shows one.
 export async function secretIn(where) {
 	const token = await where.getByRole('textbox', { name: 'Secret key' }).inputValue()
-	assert.match(token, /^[a-z]+_(live|test)_\w{20,}/)
+	assert.match(token, /^[a-z]+_sk_(live|test)_\w{20,}/)
 	return token
 }
 
