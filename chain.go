@@ -3,7 +3,10 @@ package apikey
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
+
+	"github.com/go-apikey/apikey/internal/canon"
 )
 
 // ChainReport is what [Manager.VerifyEvents] found.
@@ -193,4 +196,133 @@ func (s *ends) broken() (first *BrokenLink) {
 		}
 	}
 	return first
+}
+
+// chainHash returns the hash of an event's body: the next event's prev, or the record's
+// Head. With a pepper, only somebody who has the pepper can make one. Without a pepper
+// the chain shows accidents, but not changes by a database administrator.
+func chainHash(k *pepperKeys, body []byte) [32]byte {
+	if k == nil {
+		return sha256.Sum256(append([]byte("apikey event v1\x00"), body...))
+	}
+	return k.mac(purposeEvent, body)
+}
+
+const eventV1 = 1
+
+// maker says which pepper makes an event's hash, and which made the MAC of the record
+// before.
+type maker struct {
+	slot uint8 // of the pepper that makes its hash; 0: none
+	// after is one more than the slot of the MAC that the record had before, which
+	// is the slot of the event before. 0: not said, because the event is about no
+	// key, is older than this field, or the record before could not be believed.
+	after uint8
+}
+
+// follows notes the MAC that the record had before.
+func (m *maker) follows(mac []byte) {
+	if slot := macSlot(mac); slot <= MaxPepperSlot {
+		m.after = slot + 1
+	}
+}
+
+// macSlot is the slot of the pepper that made a record's MAC; 0: there is none.
+func macSlot(mac []byte) uint8 {
+	if len(mac) == 0 {
+		return 0
+	}
+	return mac[0]
+}
+
+// number encodes both slots in one number. Each fits into a byte. If after is not said,
+// the number is the one that was written before there was an after.
+func (m maker) number() uint64 { return uint64(m.slot) | uint64(m.after)<<8 }
+
+func makerOf(n uint64) (m maker, ok bool) {
+	m = maker{uint8(n), uint8(n >> 8)}
+	return m, n == m.number() && m.slot <= MaxPepperSlot && m.after <= MaxPepperSlot+1
+}
+
+// encode writes the bytes that are hashed and stored verbatim: version, maker,
+// the previous hash, then the event.
+func (e *Event) encode(by maker, prev [32]byte) []byte {
+	var c canon.Writer
+	c.Uint(eventV1)
+	c.Uint(by.number())
+	c.Fixed(prev[:])
+	c.Fixed(e.ID[:])
+	c.Time(e.Time)
+	c.Text(string(e.Action))
+	c.Text(string(e.Outcome))
+	c.Text(e.Account)
+	c.Uint(uint64(e.Mode))
+	c.Fixed(e.Key[:])
+	c.Fixed(e.Credential[:])
+	c.Uint(e.Seq)
+	for _, s := range []string{e.Actor.ID, e.Actor.Account, e.Actor.Role, e.Actor.Addr, e.Actor.UserAgent, e.Actor.RequestID} {
+		c.Text(s)
+	}
+	c.Bool(e.Actor.operator)
+	c.Texts(e.Changed)
+	c.Text(string(e.Reason))
+	return c.Encoded()
+}
+
+// link is an event as it was stored, with what can be checked in it by itself.
+type link struct {
+	Event
+	maker
+	prev  [32]byte
+	hash  [32]byte
+	newer bool   // written by a version that this one cannot read
+	sound bool   // its hash is right; its pepper, if it has one, is configured
+	fault string // what is wrong with it; empty: nothing that can be seen
+}
+
+// decodeEvent reads what encode wrote; false for anything else, so that
+// whatever decodes encodes to the same bytes.
+func decodeEvent(body []byte) (l link, ok bool) {
+	u := canon.NewReader(body)
+	version := u.Uint()
+	by, known := makerOf(u.Uint())
+	u.Fixed(l.prev[:])
+	l.maker = by
+	if u.OK() && version > eventV1 { // of a newer version: its place in the chain can be checked, no more
+		l.newer = true
+		return l, known
+	}
+	u.Fixed(l.ID[:])
+	l.Time = u.Time()
+	l.Action, l.Outcome = Action(u.Text()), Outcome(u.Text())
+	l.Account = u.Text()
+	mode := u.Uint()
+	u.Fixed(l.Key[:])
+	u.Fixed(l.Credential[:])
+	l.Seq = u.Uint()
+	for _, s := range []*string{&l.Actor.ID, &l.Actor.Account, &l.Actor.Role, &l.Actor.Addr, &l.Actor.UserAgent, &l.Actor.RequestID} {
+		*s = u.Text()
+	}
+	operator := u.Uint()
+	l.Changed = u.Texts()
+	l.Reason = Reason(u.Text())
+	l.Mode, l.Actor.operator = Mode(mode), operator == 1
+	return l, u.Complete() && version == eventV1 && known && mode <= 255 && operator <= 1
+}
+
+// madeBy returns the maker of an event that is made with a pepper; nil: with none.
+func madeBy(k *pepperKeys) maker {
+	if k == nil {
+		return maker{}
+	}
+	return maker{slot: k.slot}
+}
+
+// record makes the event to store, chained behind prev.
+func (c *core) record(e Event, by maker, prev [32]byte) StoreEvent {
+	body := e.encode(by, prev)
+	return StoreEvent{
+		ID: e.ID, Time: e.Time, Account: e.Account, Mode: e.Mode, Key: e.Key, Credential: e.Credential,
+		Seq: e.Seq, Actor: e.Actor.ID, Action: e.Action, Body: body, Hash: chainHash(c.ring.at(by.slot), body),
+	}
 }

@@ -276,45 +276,6 @@ var because = map[ApprovalCode]string{
 	ApprovalUnknown: "there is no such one: a later one may have replaced it, or it is another actor's",
 }
 
-// AttemptsError says how long an actor has to wait before the next attempt. It wraps
-// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes that were not
-// answered or twenty in all, sent to the actor in an hour (over all accounts), or twenty
-// codes sent to the actor's address.
-type AttemptsError struct {
-	Wait time.Duration // more than 0
-}
-
-// Error says when to try again.
-func (e *AttemptsError) Error() string {
-	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
-}
-
-// Unwrap is ErrTooManyAttempts.
-func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
-
-// WrongAnswerError says how many more wrong answers the actor may give before they have
-// to wait or be unlocked. It wraps ErrWrongAnswer.
-type WrongAnswerError struct {
-	// Left is the smallest of what the challenge, the hour and the lock allow: 0 to 4,
-	// and for ConfirmEnrollment, which has no challenge, 0 to 9. At 0, call Challenge:
-	// it returns a new challenge or says how long to wait.
-	Left int
-}
-
-// Error says how many are left.
-func (e *WrongAnswerError) Error() string {
-	switch e.Left {
-	case 0:
-		return fmt.Sprintf("%v: no attempt is left: put a new challenge (Challenge says so if the actor has to wait)", ErrWrongAnswer)
-	case 1:
-		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
-	}
-	return fmt.Sprintf("%v: %d attempts are left", ErrWrongAnswer, e.Left)
-}
-
-// Unwrap is ErrWrongAnswer.
-func (e *WrongAnswerError) Unwrap() error { return ErrWrongAnswer }
-
 // LimitError says which limit of an account is reached. It wraps ErrLimit.
 type LimitError struct {
 	// Limit is one of LimitLiveKeys, LimitKeys, LimitIssuesAnHour, LimitFactorData.
@@ -374,12 +335,6 @@ func (s *sentinel) Error() string { return s.text }
 
 func (s *sentinel) Unwrap() error { return s.category }
 
-// invalid is an ErrInvalid that is about no field of a request, but about a
-// configuration or a bug of the program. It says what to do.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
-}
-
 // unavailable wraps what a store answered so that callers can tell "we failed"
 // from "you are wrong". Errors that already say which of the two pass through.
 func unavailable(err error) error {
@@ -438,11 +393,3 @@ func storeError(err error) error {
 
 // joined is a sentinel with what caused it.
 func joined(s, cause error) error { return fmt.Errorf("%w: %w", s, cause) }
-
-// quote shows a caller's text in an error without letting it flood a log.
-func quote(s string) string {
-	if len(s) > quotedBytes {
-		return fmt.Sprintf("%.*q…", quotedBytes, s)
-	}
-	return fmt.Sprintf("%q", s)
-}

@@ -261,3 +261,17 @@ func short(s string) string {
 	}
 	return s[:end] + "…"
 }
+
+// invalid is an ErrInvalid that is about no field of a request, but about a
+// configuration or a bug of the program. It says what to do.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+}
+
+// quote shows a caller's text in an error without letting it flood a log.
+func quote(s string) string {
+	if len(s) > quotedBytes {
+		return fmt.Sprintf("%.*q…", quotedBytes, s)
+	}
+	return fmt.Sprintf("%q", s)
+}

@@ -6,19 +6,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
-
-	"github.com/go-apikey/apikey/internal/canon"
 )
 
-// Every management call passes through do. It finds the actor, compares the actor's
-// account with the key's, asks Policy and Standing, redeems the grant, writes record
-// and event together, and tells this node's Verifiers before it returns. No method can
-// forget one of these steps, because only do takes them. Three writes do not pass
-// through do, and none of them changes what a key may do: the mark of a pepper
-// (pepper_mark.go), the event of a refusal (recordDenial) and a value that is sealed
-// again (reveal.go).
+// do does a job; every management call passes through it. do finds the actor, compares
+// the actor's account with the key's, asks Policy and Standing, redeems the grant,
+// writes record and event together, and tells this node's Verifiers before it returns.
+// No method can forget one of these steps, because only do takes them. Four writes do
+// not pass through do, and none of them changes what a key may do: the marks of peppers
+// and KEKs (pepper_mark.go, kek_mark.go), the shared Settings (settings_shared.go), the
+// event of a refusal (recordDenial) and a value that is sealed again (reveal.go).
 func (s session) do(ctx context.Context, j job) error {
 	a, err := actorOf(ctx)
 	if err != nil {
@@ -27,6 +24,8 @@ func (s session) do(ctx context.Context, j job) error {
 	return s.doAs(ctx, a, j)
 }
 
+// doAs is do for a known actor. It repeats the attempt after a conflict, and for a job
+// that takes power away also while the store cannot be reached.
 func (s session) doAs(ctx context.Context, a Actor, j job) error {
 	switch {
 	case s.closed.Load():
@@ -45,28 +44,40 @@ func (s session) doAs(ctx context.Context, a Actor, j job) error {
 	for unsure, attempt := false, 1; ; attempt++ {
 		wrote, err := s.once(ctx, a, j)
 		unsure = unsure || wrote && err != nil // it may have been committed
-		conflict, down := errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable)
 		switch {
-		case err != nil && cause != nil && ctx.Err() != nil && unsure:
-			return fmt.Errorf("%w, after: %v", err, cause)
-		case err != nil && cause != nil && ctx.Err() != nil:
-			return notDone(fmt.Errorf("%w, after: %v", err, cause))
-		case err == nil || s.joined || ctx.Err() != nil || isVersion(err), // the next attempt cannot change the version
-			errors.Is(err, ErrDenied), // a Policy's own error may wrap anything
-			!conflict && !(down && j.aim == toLessen),
-			attempt == maxAttempts && j.aim != toLessen:
+		case err == nil:
+			return nil
+		case ctx.Err() != nil, !s.repeatable(j, err), attempt == maxAttempts && j.aim != toLessen:
+			if cause != nil && ctx.Err() != nil {
+				err = fmt.Errorf("%w, after: %v", err, cause)
+			}
 			if unsure {
 				return err
 			}
 			return notDone(err)
-		case j.aim == toLessen && conflict: // at once
-		default:
-			cause = err
-			// The pause grows: on a slow cluster, sixteen callers that change one key would
-			// conflict again.
-			pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
+		case j.aim == toLessen && errors.Is(err, ErrConflict):
+			continue // at once
 		}
+		cause = err
+		// The pause grows: on a slow cluster, sixteen callers that change one key would
+		// conflict again.
+		pause(ctx, time.Duration(2+rand.IntN(24+24*attempt))*time.Millisecond)
 	}
+}
+
+// repeatable reports whether another attempt at a job may succeed after this error.
+func (s session) repeatable(j job, err error) bool {
+	switch {
+	case s.joined: // in a caller's transaction nothing is repeated
+		return false
+	case isVersion(err): // the next attempt cannot change the version
+		return false
+	case errors.Is(err, ErrDenied): // a Policy's own error may wrap anything
+		return false
+	case errors.Is(err, ErrConflict):
+		return true
+	}
+	return j.aim == toLessen && errors.Is(err, ErrUnavailable)
 }
 
 const (
@@ -377,63 +388,4 @@ func (s session) apply(ctx context.Context, a Actor, j job, e effect) error {
 	}
 	s.announce(ctx, notice{j.action, changes, events, start})
 	return nil
-}
-
-// recordDenial writes a refusal to the activity log, outside every chain. For an actor,
-// action, key and minute it writes at most one, so that refusals can neither fill the
-// log nor hold up a revocation. The event's ID is a hash of those four, so that all
-// nodes write the same event without talking to each other.
-func (s session) recordDenial(ctx context.Context, a Actor, j job, about Info) {
-	now := s.settings.Now()
-	var c canon.Writer
-	c.Text("apikey denial v1")
-	c.Text(a.ID)
-	c.Text(a.Account)
-	c.Text(string(j.action))
-	c.Bytes(about.ID[:])
-	c.Uint(uint64(now.Unix() / 60))
-	sum := c.Sum()
-	id := EventID(sum[:16])
-	id[6], id[8] = id[6]&0x0F|0x80, id[8]&0x3F|0x80 // version 8 (RFC 9562)
-	if s.inHand != nil || s.joined || !s.denials.isNew(id, a.Account, now) {
-		return // May only asks; the caller's transaction would roll it back; or it is there already
-	}
-	ev := s.record(Event{
-		ID: id, Time: micros(now), Action: j.action, Outcome: OutcomeRefused,
-		Account: about.Account, Mode: about.Mode, Key: about.ID, Actor: a,
-	}, madeBy(s.minting()), [32]byte{})
-	// An actor who is refused must not escape the log by hanging up.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if err := s.store.Apply(ctx, StoreChange{ID: id, Event: &ev}); err != nil {
-		s.settings.Logger.Warn("apikey: refusal could not be recorded", "action", j.action, "error", err)
-	}
-}
-
-// denials remembers which refusals of this minute were written. Their number is
-// bounded, and so is that of each account, so that no account can crowd out the others.
-type denials struct {
-	mu     sync.Mutex
-	minute int64
-	seen   map[EventID]struct{}
-	from   map[string]int
-}
-
-const (
-	denialsAMinute = 10_000
-	denialsFrom    = 200 // one account
-)
-
-func (d *denials) isNew(id EventID, account string, now time.Time) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if m := now.Unix() / 60; m != d.minute || d.seen == nil {
-		d.minute, d.seen, d.from = m, map[EventID]struct{}{}, map[string]int{}
-	}
-	if _, ok := d.seen[id]; ok || len(d.seen) >= denialsAMinute || d.from[account] >= denialsFrom {
-		return false
-	}
-	d.seen[id] = struct{}{}
-	d.from[account]++
-	return true
 }

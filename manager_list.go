@@ -29,13 +29,13 @@ type ListRequest struct {
 	DueBefore      time.Time // Info.RotateDue is at or before it
 
 	// The next five are relative to the instant at which the first page was asked for.
-	// KeyList.Next carries that instant, so the pages of one walk are all about the same
-	// one, whenever they are asked for. A duration is at most 50 years.
+	// KeyList.Next carries that instant, so all pages of one walk are about the same
+	// instant. A duration is from 0, which selects all, to 50 years.
 	Usable         bool          // [Info.Status] is StatusActive or StatusExpiring
 	Expired        bool          // Info.Status is StatusExpired
-	ExpiringWithin time.Duration // Info.Status is StatusExpiring, with this as soon
-	UnusedFor      time.Duration // as UnusedSince, this long ago
-	DueWithin      time.Duration // as DueBefore, this long from then
+	ExpiringWithin time.Duration // Info.Status, with this duration as its soon, is StatusExpiring
+	UnusedFor      time.Duration // as UnusedSince with the instant minus this duration
+	DueWithin      time.Duration // as DueBefore with the instant plus this duration
 
 	Pepper   uint8  // the MAC or a token that has not ended is of this pepper slot
 	Untagged bool   // a token that has not ended was made without a pepper
@@ -122,8 +122,9 @@ func (r ListRequest) relative() bool {
 	return r.usable() || r.Expired || r.UnusedFor != 0 || r.DueWithin != 0
 }
 
-// longest bounds a relative filter. Seconds of it fit into an int of 32 bits.
-const longest = 50 * 365 * 24 * time.Hour
+// maxRelative bounds the duration of a relative filter. Its seconds fit into an int of
+// 32 bits.
+const maxRelative = 50 * 365 * 24 * time.Hour
 
 // relatives refuses relative filters that are out of range, or that another field of the
 // request excludes.
@@ -133,12 +134,14 @@ func (r ListRequest) relatives() error {
 	return allWrong(
 		excluded("usable", r.Usable, unusable || !r.NotExpiredAt.IsZero(), "another State or NotExpiredAt"),
 		excluded("expired", r.Expired, unusable || expiry || r.Usable, "another State, Usable, NotExpiredAt or ExpiringBefore"),
-		tooLasting("expiring_within", r.ExpiringWithin, unusable || expiry || r.Expired, "another State, Expired, NotExpiredAt or ExpiringBefore"),
-		tooLasting("unused_for", r.UnusedFor, !r.UnusedSince.IsZero(), "UnusedSince"),
-		tooLasting("due_within", r.DueWithin, !r.DueBefore.IsZero(), "DueBefore"),
+		validDuration("expiring_within", r.ExpiringWithin, unusable || expiry || r.Expired, "another State, Expired, NotExpiredAt or ExpiringBefore"),
+		validDuration("unused_for", r.UnusedFor, !r.UnusedSince.IsZero(), "UnusedSince"),
+		validDuration("due_within", r.DueWithin, !r.DueBefore.IsZero(), "DueBefore"),
 	)
 }
 
+// excluded refuses a field that is set, if other fields of the request contradict it. by
+// names those for developers.
 func excluded(field string, set, contradicted bool, by string) error {
 	if set && contradicted {
 		return wrong(field, InvalidContradiction, "%s excludes %s", strings.ReplaceAll(field, "_", " "), by)
@@ -146,9 +149,11 @@ func excluded(field string, set, contradicted bool, by string) error {
 	return nil
 }
 
-func tooLasting(field string, d time.Duration, contradicted bool, by string) error {
-	if d < 0 || d > longest {
-		return wrong(field, InvalidOutOfRange, "%s is %v: want up to 50 years, or 0 for all", strings.ReplaceAll(field, "_", " "), d).within(0, int(longest/time.Second))
+// validDuration checks the duration of a relative filter, and that no other field
+// contradicts it.
+func validDuration(field string, d time.Duration, contradicted bool, by string) error {
+	if d < 0 || d > maxRelative {
+		return wrong(field, InvalidOutOfRange, "%s is %v: want up to 50 years, or 0 for all", strings.ReplaceAll(field, "_", " "), d).within(0, int(maxRelative/time.Second))
 	}
 	return excluded(field, d != 0, contradicted, by)
 }
@@ -171,7 +176,7 @@ func (r ListRequest) instant(clock time.Time) (asked time.Time, inner Cursor, er
 	text, rest, _ := strings.Cut(string(r.Cursor), ".")
 	n, _ := strconv.ParseInt(text, 36, 64)
 	asked = time.UnixMicro(n).UTC()
-	if rest == "" || r.next(asked, Cursor(rest)) != r.Cursor || asked.Add(-longest).Before(firstInstant) || asked.Add(longest).After(lastInstant) {
+	if rest == "" || r.next(asked, Cursor(rest)) != r.Cursor || asked.Add(-maxRelative).Before(firstInstant) || asked.Add(maxRelative).After(lastInstant) {
 		return micros(clock), "", otherList()
 	}
 	return asked, Cursor(rest), nil
@@ -208,7 +213,7 @@ func (s session) listPage(ctx context.Context, f StoreFilter, cursor Cursor, ref
 		}
 		believed = append(believed, page.Records[i])
 	}
-	page.Records, page.Next = believed, sealCursor(page.Next, bind)
+	page.Records, page.Next = believed, bindCursor(page.Next, bind)
 	return page, nil
 }
 
@@ -239,16 +244,16 @@ func (f StoreFilter) placed(cursor Cursor) (placed StoreFilter, bind string, err
 	f.Limit = 0
 	bind = fmt.Sprint("keys", f)
 	f.Limit = limit
-	after, err := openCursor(cursor, bind)
+	after, err := unbindCursor(cursor, bind)
 	err = allWrong(f.selectable(), err)
 	f.After = after
 	return f, bind, err
 }
 
-// sealCursor binds a store's cursor to one list: that of an account and its filter.
+// bindCursor binds a store's cursor to one list: that of an account and its filter.
 // Nothing in a cursor is secret, and accounts are compared anyway. The binding makes a
 // cursor of another list an error instead of a wrong page.
-func sealCursor(c Cursor, bind string) Cursor {
+func bindCursor(c Cursor, bind string) Cursor {
 	if c == "" {
 		return ""
 	}
@@ -256,12 +261,13 @@ func sealCursor(c Cursor, bind string) Cursor {
 	return Cursor(base64.RawURLEncoding.EncodeToString(sum[:9])) + "." + c
 }
 
-func openCursor(c Cursor, bind string) (Cursor, error) {
+// unbindCursor returns the store's cursor, which bindCursor has bound to this list.
+func unbindCursor(c Cursor, bind string) (Cursor, error) {
 	if c == "" {
 		return "", nil
 	}
 	_, inner, _ := strings.Cut(string(c), ".")
-	if inner == "" || sealCursor(Cursor(inner), bind) != c {
+	if inner == "" || bindCursor(Cursor(inner), bind) != c {
 		return "", otherList()
 	}
 	return Cursor(inner), nil
@@ -271,8 +277,8 @@ func otherList() error {
 	return wrong("cursor", InvalidOtherList, "cursor is not of this list: pass Next of the page before, with the same filter")
 }
 
-// pageError makes an error of a store's list one of ours. The binding in a cursor is no
-// MAC: somebody can write a cursor that openCursor takes and the store does not.
+// pageError makes the error of a store's List or Events an error of this package. The binding in a cursor is no
+// MAC: somebody can write a cursor that unbindCursor takes and the store does not.
 func pageError(after Cursor, err error) error {
 	if after != "" && errors.Is(err, ErrInvalid) {
 		return otherList()

@@ -35,7 +35,7 @@ import (
 // equals before. Errors: those of the action, and ErrInvalid for an action that no actor
 // asks for (ActionRevokeToken, ActionLock) or that does not exist.
 func (m *Manager) May(ctx context.Context, action Action, k Info) error {
-	ask, known := questions[action]
+	plain, known := plainJobs[action]
 	if !known {
 		return wrong("action", InvalidUnknown, "%s is no action that an actor may or may not do", quote(string(action))).part(string(action))
 	}
@@ -43,11 +43,13 @@ func (m *Manager) May(ctx context.Context, action Action, k Info) error {
 	if action == ActionIssue && k.Mode == 0 { // no key is issued without one
 		modes = []Mode{Live, Test}
 	}
-	var refused error
-	for _, k.Mode = range modes {
+	var refused error // of the first mode
+	for _, mode := range modes {
+		about := k
+		about.Mode = mode
 		s := m.own()
-		s.inHand = &k
-		j := ask(s, k).reading(func(Actor, *StoreRecord) error { return nil })
+		s.inHand = &about
+		j := plain(s, about).reading(func(Actor, *StoreRecord) error { return nil })
 		j.aim = toInspect // an Info has no MAC
 		err := s.do(ctx, j)
 		if err == nil {
@@ -58,8 +60,9 @@ func (m *Manager) May(ctx context.Context, action Action, k Info) error {
 	return refused
 }
 
-// questions are the jobs of the actions, each with the plainest request.
-var questions = map[Action]func(session, Info) job{
+// plainJobs has a function for each action, which makes its job about an Info, with the
+// plainest request.
+var plainJobs = map[Action]func(session, Info) job{
 	ActionIssue: func(_ session, k Info) job {
 		j := newIssuing(requestOf(k)).approval().job
 		j.refuses = nil // what is stored: idempotency keys and limits

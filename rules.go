@@ -8,9 +8,9 @@ import (
 
 // Rules is what a page has to know of a Manager to draw its forms, so that nothing is
 // configured a second time: what a key may be given, what is too long, which actions ask
-// for an approval. It is the same for every account and actor; what one actor may do to
-// one key says [Manager.May]. It holds no secret, and may be sent to the merchant, as
-// JSON too.
+// for an approval. It is the same for every account and actor: [Manager.May] says what one
+// actor may do to one key. It holds no secret, and may be sent to the merchant, as JSON
+// too.
 type Rules struct {
 	Catalog []CatalogEntry `json:"catalog,omitzero"` // in the order of Settings.Catalog
 	Limits  Limits         `json:"limits"`           // as they are in force: none is 0

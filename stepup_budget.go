@@ -25,27 +25,28 @@ import (
 // An item is protected no better than the database: somebody who may delete its rows
 // can empty a budget, and guess on.
 type budget struct {
-	item  StoreItem
-	all   uint64  // charges that count towards the lock: not given back, not lifted
-	last  int64   // time of the newest charge that has left hour, Unix seconds
-	hour  tallies // charges of the last hour, which may still be given back
-	asked tallies // challenges that wait for an answer, by their expiry
-	lifts tallies // of the last thirty days
+	item    StoreItem
+	all     uint64  // charges that count towards the lock: not given back, not lifted
+	last    int64   // time of the newest charge that has left hour, Unix seconds
+	hour    tallies // charges of the last hour, which may still be given back
+	waiting tallies // challenges that wait for an answer, by their expiry
+	lifts   tallies // of the last thirty days
 }
 
 const (
-	wrongAnHour   = 10
-	wrongEver     = 100
+	wrongAnHour   = 10                  // then the actor waits
+	wrongEver     = 100                 // then the actor is locked
 	forgivenAfter = 30 * 24 * time.Hour // without a wrong answer
-	openAtOnce    = 3
-	liftGives     = 10 // guesses
-	liftsAMonth   = 3  // in liftsFor, by others than an Operator
+	openAtOnce    = 3                   // challenges that wait for an answer
+	liftGives     = 10                  // guesses
+	liftsAMonth   = 3                   // in liftsFor, by others than an Operator
 	liftsFor      = 30 * 24 * time.Hour
 )
 
 // itemBudget is the kind of the items that keep budgets.
 const itemBudget StoreItemKind = "budget"
 
+// budgetOf reads the budget of an actor, without what no longer counts.
 func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	it, err := s.item(ctx, itemBudget, itemID(a.Account, 0, a.ID))
 	if err != nil {
@@ -57,7 +58,7 @@ func (s session) budgetOf(ctx context.Context, a Actor) (*budget, error) {
 	}
 	u := canon.NewReader(it.Data)
 	b.all, b.last = u.Uint(), int64(u.Uint())
-	b.hour, b.asked = readTallies(&u), readTallies(&u)
+	b.hour, b.waiting = readTallies(&u), readTallies(&u)
 	readTallies(&u) // the mails that earlier versions counted here
 	if u.More() {   // an actor whose lock was never lifted has no such list
 		b.lifts = readTallies(&u)
@@ -80,7 +81,7 @@ func (b *budget) forget(now time.Time) {
 		}
 	}
 	b.hour.forget(now, time.Hour)
-	b.asked.forget(now, challengeTime)
+	b.waiting.forget(now, challengeTime)
 	b.lifts.forget(now, liftsFor)
 	if !b.locked() && len(b.hour) == 0 && now.Unix() >= b.last+int64(forgivenAfter/time.Second) {
 		b.all = 0
@@ -93,7 +94,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 	c.Uint(b.all)
 	c.Uint(uint64(b.last))
 	b.hour.write(&c)
-	b.asked.write(&c)
+	b.waiting.write(&c)
 	tallies(nil).write(&c)
 	if len(b.lifts) > 0 {
 		b.lifts.write(&c)
@@ -111,6 +112,7 @@ func (b *budget) swap(now time.Time) StoreItem {
 // locked reports whether the budget is locked. Only another person can lift the lock.
 func (b *budget) locked() bool { return b.all >= wrongEver }
 
+// allowed returns why the actor may give no answer now; nil: they may.
 func (b *budget) allowed(now time.Time) error {
 	switch {
 	case b.locked():
@@ -131,15 +133,15 @@ func (b *budget) left() int {
 
 // opened counts a challenge as waiting.
 func (b *budget) opened(c Challenge) {
-	b.asked = append(b.asked, tally{c.ID, c.ExpiresAt.UnixMicro()})
+	b.waiting = append(b.waiting, tally{c.ID, c.ExpiresAt.UnixMicro()})
 }
 
 // oldest returns the challenge that has waited longest, if no further one may wait.
 func (b *budget) oldest() (id string, full bool) {
-	if len(b.asked) < openAtOnce {
+	if len(b.waiting) < openAtOnce {
 		return "", false
 	}
-	return b.asked.earliest().id, true
+	return b.waiting.earliest().id, true
 }
 
 // charge counts an attempt as wrong, under an ID of its own, before it is compared.
@@ -152,6 +154,7 @@ func (b *budget) charge(id string, now time.Time) error {
 	return nil
 }
 
+// charged reports whether the charge with this ID counts, and may still be given back.
 func (b *budget) charged(id string) bool { return b.hour.have(id) }
 
 // refund gives the charge with this ID back, never another one, and never twice.
@@ -163,10 +166,10 @@ func (b *budget) refund(id string) {
 }
 
 // waits reports whether a challenge waits for an answer.
-func (b *budget) waits(id string) bool { return b.asked.have(id) }
+func (b *budget) waits(id string) bool { return b.waiting.have(id) }
 
 // closed takes a challenge off those that wait.
-func (b *budget) closed(id string) { b.asked.drop(id) }
+func (b *budget) closed(id string) { b.waiting.drop(id) }
 
 // lift ends a lock. It gives ten more guesses and not a hundred, and the charges of the
 // hour go on counting: otherwise two hijacked sessions could lift each other's lock,
@@ -297,3 +300,42 @@ func (s session) liftable(ctx context.Context, a Actor, req LiftLockRequest) (*b
 	}
 	return b, target, err
 }
+
+// AttemptsError says how long an actor has to wait before the next attempt. It wraps
+// ErrTooManyAttempts. The causes: ten wrong answers in an hour, five codes that were not
+// answered or twenty in all, sent to the actor in an hour (over all accounts), or twenty
+// codes sent to the actor's address.
+type AttemptsError struct {
+	Wait time.Duration // more than 0
+}
+
+// Error says when to try again.
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("%v: try again in %v", ErrTooManyAttempts, e.Wait)
+}
+
+// Unwrap is ErrTooManyAttempts.
+func (e *AttemptsError) Unwrap() error { return ErrTooManyAttempts }
+
+// WrongAnswerError says how many more wrong answers the actor may give before they have
+// to wait or be unlocked. It wraps ErrWrongAnswer.
+type WrongAnswerError struct {
+	// Left is the smallest of what the challenge, the hour and the lock allow: 0 to 4,
+	// and for ConfirmEnrollment, which has no challenge, 0 to 9. At 0, call Challenge:
+	// it returns a new challenge or says how long to wait.
+	Left int
+}
+
+// Error says how many are left.
+func (e *WrongAnswerError) Error() string {
+	switch e.Left {
+	case 0:
+		return fmt.Sprintf("%v: no attempt is left: put a new challenge (Challenge says so if the actor has to wait)", ErrWrongAnswer)
+	case 1:
+		return fmt.Sprintf("%v: 1 attempt is left", ErrWrongAnswer)
+	}
+	return fmt.Sprintf("%v: %d attempts are left", ErrWrongAnswer, e.Left)
+}
+
+// Unwrap is ErrWrongAnswer.
+func (e *WrongAnswerError) Unwrap() error { return ErrWrongAnswer }

@@ -18,11 +18,14 @@ import (
 // If a challenge for the same request by the same factor waits for an answer already,
 // Challenge returns that one, and sends nothing: a person who closes a dialog and opens
 // it again goes on where they were. [Manager.Resend] sends a new code. At most three
-// challenges of an actor wait at a time; a fourth ends the oldest. At most five codes
-// an hour are sent to an actor, over all accounts; one that was answered rightly no longer
-// counts among the five, but among the twenty that an actor gets at most. One address gets
-// twenty too, if the Sender is an [Addresser]. After an error of the store, a challenge may be stored whose ID nobody knows. Its
-// code was not sent, and the next call makes another challenge.
+// challenges of an actor wait at a time; a fourth ends the oldest.
+//
+// At most five codes an hour are sent to an actor, over all accounts; one that was
+// answered rightly no longer counts among the five, but among the twenty that an actor
+// gets at most. One address gets twenty too, if the Sender is an [Addresser].
+//
+// After an error of the store, a challenge may be stored whose ID nobody knows. Its code
+// was not sent, and the next call makes another challenge.
 //
 // Errors: those that the action returns before it looks at its grant, and:
 //   - ErrInvalid: also when the factor does not approve the action; then the field is
@@ -80,7 +83,7 @@ type challengeCall struct {
 
 // question is a challenge, and the function that sends its code; nil: there is none.
 type question struct {
-	put
+	storedChallenge
 	send func(context.Context) error
 }
 
@@ -118,7 +121,7 @@ func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effe
 		return effect{}, nil
 	}
 	now := c.settings.Now()
-	p, may, err := c.requested(ctx, a, r, b, now)
+	p, factors, err := c.requested(ctx, a, r, b, now)
 	if err != nil {
 		return effect{}, err
 	}
@@ -127,58 +130,58 @@ func (c *challengeCall) find(ctx context.Context, a Actor, r *StoreRecord) (effe
 		return effect{}, err
 	}
 	if waiting.ID != "" && !c.anew {
-		c.question = question{put: waiting}
+		c.question = question{storedChallenge: waiting}
 		return effect{}, nil
 	}
-	return c.begin(ctx, p, may, b, waiting.ID, now)
+	return c.begin(ctx, p, factors, b, waiting.ID, now)
 }
 
 // requested returns a challenge for the request, without an ID, and the factors that
 // approve it. It refuses a request for which a challenge is of no use.
-func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, b *budget, now time.Time) (p put, may []string, err error) {
+func (c *challengeCall) requested(ctx context.Context, a Actor, r *StoreRecord, b *budget, now time.Time) (p storedChallenge, factors []string, err error) {
 	j := c.ask.job
 	about := Info{Account: accountOf(a, j.account), Mode: j.mode, Name: j.name}
 	if r != nil {
 		about = Info{Account: r.Account, Mode: r.Mode, Name: r.Name}
 	}
 	c.compared = true
-	may, err = c.approving(ctx, a, &c.ask, j.modesOf(about), c.factor)
+	factors, err = c.approving(ctx, a, &c.ask, j.modesOf(about), c.factor)
 	if err == nil {
 		err = b.allowed(now)
 	}
 	if err != nil {
-		return put{}, nil, err
+		return storedChallenge{}, nil, err
 	}
-	p = put{actor: a, bound: binding(a, about.Account, &c.ask, about.Mode, r), Challenge: Challenge{
+	p = storedChallenge{actor: a, bound: binding(a, about.Account, &c.ask, about.Mode, r), Challenge: Challenge{
 		Factor: c.factor, Action: j.action, Key: j.key,
 		Account: about.Account, Mode: about.Mode, Name: about.Name, ExpiresAt: micros(now.Add(challengeTime)),
 	}}
 	if p.Changes = c.ask.says; j.plan == nil {
-		return p, may, nil
+		return p, factors, nil
 	}
 	plan, err := j.plan(ctx, c.session, a, r, now)
 	if err == nil && j.refuses != nil {
 		err = j.refuses(ctx, c.session, a, r) // refuses may leave out a part of the plan
 	}
 	if err != nil {
-		return put{}, nil, err
+		return storedChallenge{}, nil, err
 	}
 	p.Changes = append(c.changesOf(j.left(plan)), p.Changes...)
-	return p, may, nil
+	return p, factors, nil
 }
 
 // begin makes a question of p, and returns the items that store and count it. They also
 // end the challenge that is replaced, if one is named.
-func (c *challengeCall) begin(ctx context.Context, p put, may []string, b *budget, replaced string, now time.Time) (effect, error) {
+func (c *challengeCall) begin(ctx context.Context, p storedChallenge, factors []string, b *budget, replaced string, now time.Time) (effect, error) {
 	p.ID = string(base62.AppendRandom(nil, challengeIDLen))
-	q, err := c.begun(ctx, p, may)
+	q, err := c.askFactor(ctx, p, factors)
 	if err != nil {
 		return effect{}, err
 	}
 	items, err := c.endOthers(ctx, b, replaced)
 	if err == nil && q.send != nil {
 		var counted []StoreItem
-		counted, err = c.countMail(ctx, &q.put, now)
+		counted, err = c.countMail(ctx, &q.storedChallenge, now)
 		items = append(items, counted...)
 	}
 	if err != nil {
@@ -208,7 +211,7 @@ func (c *challengeCall) sendCode(ctx context.Context) error {
 	// have sent it: such a mail counts. Otherwise a client could flood the mailbox by
 	// hanging up.
 	given := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-	c.withdraw(ctx, q.put, given || errors.Is(err, errPanicked))
+	c.withdraw(ctx, q.storedChallenge, given || errors.Is(err, errPanicked))
 	return fmt.Errorf("%w: the code could not be sent: %w", ErrUnavailable, err)
 }
 
@@ -220,7 +223,7 @@ func (c *challengeCall) giveUp(ctx context.Context, err error) {
 		return
 	}
 	for _, q := range c.tried {
-		c.withdraw(ctx, q.put, false)
+		c.withdraw(ctx, q.storedChallenge, false)
 	}
 }
 
@@ -234,33 +237,27 @@ func (c *challengeCall) forget() {
 }
 
 // waiting returns the challenge that waits for an answer to the same request by the
-// same factor; the zero put: there is none. A challenge does not count if its message
+// same factor; the zero value: there is none. A challenge does not count if its message
 // has not gone out, because the process crashed or the store's answer was lost.
-func (s session) waiting(ctx context.Context, b *budget, like put, now time.Time) (put, error) {
-	for _, t := range b.asked {
-		p, err := s.putTo(ctx, like.actor, t.id, now)
+func (s session) waiting(ctx context.Context, b *budget, like storedChallenge, now time.Time) (storedChallenge, error) {
+	for _, t := range b.waiting {
+		p, err := s.challengeOf(ctx, like.actor, t.id, now)
 		switch {
 		case errors.Is(err, ErrChallenge): // it cannot be answered
 		case err != nil:
-			return put{}, err
+			return storedChallenge{}, err
 		case p.Factor == like.Factor && p.bound == like.bound && (p.sent || s.isSending(p.ID)):
 			p.Changes = like.Changes // of the same request
 			return p, nil
 		}
 	}
-	return put{}, nil
+	return storedChallenge{}, nil
 }
 
-// isSending reports whether another request in this process is sending the message of a
-// challenge: a second click must not send a second message.
-func (m *Manager) isSending(challenge string) bool {
-	_, ok := m.sending.Load(challenge)
-	return ok
-}
-
-// begun asks the factor for a challenge's state and the function that sends its code.
-func (c *challengeCall) begun(ctx context.Context, p put, may []string) (question, error) {
-	q := question{put: p}
+// askFactor asks the factor for a challenge's state and the function that sends its
+// code.
+func (c *challengeCall) askFactor(ctx context.Context, p storedChallenge, factors []string) (question, error) {
+	q := question{storedChallenge: p}
 	enrolled, _, err := c.enrolled(ctx, itemEnrolled, p.actor, p.Factor)
 	if err != nil {
 		return q, err
@@ -272,7 +269,7 @@ func (c *challengeCall) begun(ctx context.Context, p put, may []string) (questio
 	case !errors.Is(err, ErrNotEnrolled):
 		return q, unavailable(err)
 	}
-	way, err := c.session.ask(ctx, p.actor, c.ask.job, c.ask.job.action, may)
+	way, err := c.wayFor(ctx, p.actor, c.ask.job, c.ask.job.action, factors)
 	if err != nil {
 		return q, err
 	}
@@ -300,86 +297,30 @@ func (s session) endOthers(ctx context.Context, b *budget, replaced string) (ite
 	return items, err
 }
 
-// markSent notes that a challenge's message went out: from now on the same request
-// finds this challenge. If the note is not stored, the next such request makes another
-// one.
-func (s session) markSent(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
-	defer cancel()
-	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		p, err := s.putTo(ctx, a, id, s.settings.Now())
-		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.answered()) { // or ended meanwhile
-			return effect{}, nil
-		}
-		if err != nil {
-			return effect{}, err
-		}
-		p.sent = true
-		return effect{items: []StoreItem{s.vouch(p.item, p.encode())}}, nil
-	})
-	if err != nil {
-		s.settings.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
-	}
-}
-
-// withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
-// unless it may come yet. A challenge that is answered stays: its code was sent, whatever
-// the Sender says. If withdraw fails too, the challenge expires by itself.
-func (s session) withdraw(ctx context.Context, p put, mayCome bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
-	defer cancel()
-	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
-		it, err := s.item(ctx, itemChallenge, p.ID)
-		if err != nil || it.Version == 0 {
-			return effect{}, err
-		}
-		data, genuine := s.vouched(it)
-		if stored, whole := decodePut(it, data); genuine && whole && stored.answered() {
-			return effect{}, nil // the code has arrived, and the same answer may come again
-		}
-		b, err := s.budgetOf(ctx, a)
-		if err != nil {
-			return effect{}, err
-		}
-		b.closed(p.ID)
-		now := s.settings.Now()
-		items := []StoreItem{it.deleted(), b.swap(now)}
-		if !mayCome {
-			uncounted, err := s.uncountMail(ctx, p, now)
-			if err != nil {
-				return effect{}, err
-			}
-			items = append(items, uncounted...)
-		}
-		return effect{items: items}, nil
-	})
-	if err != nil {
-		s.settings.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
-	}
-}
-
 // itemChallenge is the kind of the items that keep challenges.
 const itemChallenge StoreItemKind = "challenge"
 
-// put is a stored challenge. It waits for an answer until another challenge or the
-// failure of its Sender deletes it. A right answer gives it the two minutes of its grant,
-// in which the same answer may come again: see answeredChallenge.again. After
-// wrongAnswers attempts it stays until it expires, and takes no more answers.
-type put struct {
+// storedChallenge is a challenge as it is stored. It waits for an answer until another
+// challenge or the failure of its Sender deletes it. A right answer gives it the two
+// minutes of its grant, in which the same answer may come again: see
+// answeredChallenge.again. After wrongAnswers attempts it stays until it expires, and
+// takes no more answers.
+type storedChallenge struct {
 	Challenge
 	actor    Actor // ID, Account and operator alone
 	bound    bound // what its grant will be bound to
 	state    []byte
 	attempts uint64
-	mails    []string // items in which its message counts; none: it sends nothing, or it is answered
+	mails    []string // items in which its message counts; none: it sends nothing, or it is approved
 	sent     bool     // its message went out
-	grant    string   // ID of the grant's item; "": it has not been answered
+	grant    string   // ID of the grant's item; "": no right answer has come
 	item     StoreItem
 }
 
-func (p *put) answered() bool { return p.grant != "" }
+// approved reports whether a right answer has come.
+func (p *storedChallenge) approved() bool { return p.grant != "" }
 
-func (p *put) encode() []byte {
+func (p *storedChallenge) encode() []byte {
 	var c canon.Writer
 	c.Text(p.actor.ID)
 	c.Text(p.actor.Account)
@@ -399,7 +340,7 @@ func (p *put) encode() []byte {
 	return c.Encoded()
 }
 
-func decodePut(it StoreItem, data []byte) (p put, ok bool) {
+func decodeChallenge(it StoreItem, data []byte) (p storedChallenge, ok bool) {
 	u := canon.NewReader(data)
 	p.ID, p.ExpiresAt, p.item = it.ID, it.ExpiresAt, it
 	p.actor = Actor{ID: u.Text(), Account: u.Text(), operator: u.Uint() == 1}
@@ -413,26 +354,26 @@ func decodePut(it StoreItem, data []byte) (p put, ok bool) {
 	return p, u.Complete()
 }
 
-// putTo finds a challenge of this actor. The actor is told if it has expired. Everything
-// else that is wrong with it looks as if there were none.
-func (s session) putTo(ctx context.Context, a Actor, id string, now time.Time) (put, error) {
+// challengeOf finds a challenge of this actor. The actor is told if it has expired.
+// Everything else that is wrong with it looks as if there were none.
+func (s session) challengeOf(ctx context.Context, a Actor, id string, now time.Time) (storedChallenge, error) {
 	// Only a text in the form of an ID is looked up: a password that somebody typed into
 	// the wrong field must not get into the log of a database's queries.
 	if len(id) != challengeIDLen || !base62.Valid(id) {
-		return put{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
+		return storedChallenge{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
 	}
 	it, err := s.item(ctx, itemChallenge, id)
 	if err != nil {
-		return put{}, err
+		return storedChallenge{}, err
 	}
 	data, genuine := s.vouched(it)
-	p, whole := decodePut(it, data)
+	p, whole := decodeChallenge(it, data)
 	same := p.actor.ID == a.ID && p.actor.Account == a.Account && p.actor.operator == a.operator
 	switch {
 	case !genuine || !whole || !same || s.cfg.Factors[p.Factor] == nil:
-		return put{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
+		return storedChallenge{}, &ApprovalError{ApprovalUnknown, ErrChallenge}
 	case !now.Before(it.ExpiresAt):
-		return put{}, &ApprovalError{ApprovalExpired, ErrChallenge}
+		return storedChallenge{}, &ApprovalError{ApprovalExpired, ErrChallenge}
 	}
 	return p, nil
 }

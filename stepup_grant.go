@@ -1,7 +1,6 @@
 package apikey
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -100,9 +99,10 @@ const itemGrant StoreItemKind = "grant"
 
 const grantTime = 2 * time.Minute
 
-// granted is a stored grant. When the grant is redeemed, its item is not deleted but
-// marked as used, until it expires: whoever presents the grant again is told so.
-type granted struct {
+// storedGrant is a grant as it is stored. When the grant is redeemed, its item is not
+// deleted but marked as used, until it expires: whoever presents the grant again is told
+// so.
+type storedGrant struct {
 	bound  bound
 	factor string
 	used   bool
@@ -117,19 +117,19 @@ func grantID(g Grant) string {
 }
 
 // grantItem returns the item of a new grant for a challenge.
-func (s session) grantItem(g Grant, p put, until time.Time) StoreItem {
-	of := granted{bound: p.bound, factor: p.Factor}
+func (s session) grantItem(g Grant, p storedChallenge, until time.Time) StoreItem {
+	of := storedGrant{bound: p.bound, factor: p.Factor}
 	return s.vouch(StoreItem{Kind: itemGrant, ID: grantID(g), ExpiresAt: micros(until)}, of.encode())
 }
 
 // spend returns the item of a grant that is redeemed. It is written in the Apply of the
 // action: if two requests redeem one grant, one conflicts.
-func (s session) spend(g granted) StoreItem {
+func (s session) spend(g storedGrant) StoreItem {
 	g.used = true
 	return s.vouch(g.item, g.encode())
 }
 
-func (g granted) encode() []byte {
+func (g storedGrant) encode() []byte {
 	var c canon.Writer
 	g.bound.write(&c)
 	c.Text(g.factor)
@@ -138,9 +138,9 @@ func (g granted) encode() []byte {
 }
 
 // grantOf reads a grant by its ID. ok is false if there is none, or if its MAC is wrong.
-func (s session) grantOf(ctx context.Context, id string) (g granted, ok bool, err error) {
+func (s session) grantOf(ctx context.Context, id string) (g storedGrant, ok bool, err error) {
 	if g.item, err = s.item(ctx, itemGrant, id); err != nil {
-		return granted{}, false, err
+		return storedGrant{}, false, err
 	}
 	data, genuine := s.vouched(g.item)
 	u := canon.NewReader(data)
@@ -151,7 +151,7 @@ func (s session) grantOf(ctx context.Context, id string) (g granted, ok bool, er
 
 // approves returns why a grant does not approve what is bound to want; nil: it does. An
 // actor learns nothing of another actor's grant.
-func (g granted) approves(want bound, now time.Time) error {
+func (g storedGrant) approves(want bound, now time.Time) error {
 	code := ApprovalCode("")
 	switch {
 	case g.bound.actor != want.actor:
@@ -199,8 +199,8 @@ func (s session) ownFactors(ctx context.Context, a Actor, factor string) (StepUp
 }
 
 // redeem checks the grant of a job that turned out to be these actions. It returns the
-// item of the used grant, which goes into the Apply of the action. The grant's factor
-// has to approve each of the actions that are guarded.
+// item of the used grant, which goes into the Apply of the action; none, if nothing is
+// guarded. The grant's factor has to approve each of the actions that are guarded.
 func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *StoreRecord, acts ...Action) ([]StoreItem, error) {
 	if j.asks == nil { // no factor is ever asked for
 		return nil, nil
@@ -213,7 +213,7 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 	if !guarded {
 		return nil, nil
 	}
-	first := slices.IndexFunc(acts, func(act Action) bool {
+	first := slices.IndexFunc(acts, func(act Action) bool { // errors name the first that is guarded
 		_, guarded := inCommon(stepUp, modes, []Action{act})
 		return guarded
 	})
@@ -223,22 +223,11 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 				return []StoreItem{it}, err
 			}
 		}
-		return nil, s.asked(ctx, a, j, acts[first], factors)
+		return nil, s.unapproved(ctx, a, j, acts[first], factors)
 	}
-	g, ok, err := s.grantOf(ctx, grantID(j.grant))
+	g, err := s.presented(ctx, a, j, r)
 	if err != nil {
 		return nil, err
-	}
-	err = error(&ApprovalError{ApprovalUnknown, ErrGrant})
-	if ok {
-		err = g.approves(binding(a, accountOf(a, j.account), j.asks, j.mode, r), s.settings.Now())
-	}
-	if err != nil {
-		s.settings.Trace.denied(a, j.action, j.key, err)
-		return nil, err
-	}
-	if b, err := s.budgetOf(ctx, a); err != nil || b.locked() {
-		return nil, cmp.Or(err, ErrLocked)
 	}
 	// A factor that was taken away approves nothing any more: whoever has stolen a phone
 	// must not enrol their own with a grant of it that they have kept.
@@ -247,25 +236,47 @@ func (s session) redeem(ctx context.Context, a Actor, j job, modes []Mode, r *St
 		return nil, err
 	}
 	if !slices.Contains(factors, g.factor) || len(usable) == 0 {
-		return nil, s.asked(ctx, a, j, acts[first], factors)
+		return nil, s.unapproved(ctx, a, j, acts[first], factors)
 	}
 	return []StoreItem{s.spend(g)}, nil
 }
 
-// asked returns the error of an action that has to be approved first.
-func (s session) asked(ctx context.Context, a Actor, j job, action Action, factors []string) error {
-	e, err := s.ask(ctx, a, j, action, factors)
+// presented reads the grant of a job. It refuses a grant that does not approve the job,
+// and every grant of an actor who is locked.
+func (s session) presented(ctx context.Context, a Actor, j job, r *StoreRecord) (storedGrant, error) {
+	g, ok, err := s.grantOf(ctx, grantID(j.grant))
+	if err != nil {
+		return storedGrant{}, err
+	}
+	var refused error = &ApprovalError{ApprovalUnknown, ErrGrant}
+	if ok {
+		refused = g.approves(binding(a, accountOf(a, j.account), j.asks, j.mode, r), s.settings.Now())
+	}
+	if refused != nil {
+		s.settings.Trace.denied(a, j.action, j.key, refused)
+		return storedGrant{}, refused
+	}
+	b, err := s.budgetOf(ctx, a)
+	if err == nil && b.locked() {
+		err = ErrLocked
+	}
+	return g, err
+}
+
+// unapproved returns the error of an action that has to be approved first.
+func (s session) unapproved(ctx context.Context, a Actor, j job, action Action, factors []string) error {
+	e, err := s.wayFor(ctx, a, j, action, factors)
 	if err != nil {
 		return err
 	}
 	return e
 }
 
-// ask says how this actor can get an action approved that these factors approve: by
+// wayFor says how this actor can get an action approved that these factors approve: by
 // those of them that the actor can use. If they can use none, it says which they can
 // set up, and whether somebody else has to help. An actor who follows these errors is
 // never led back to an earlier one.
-func (s session) ask(ctx context.Context, a Actor, j job, action Action, factors []string) (*ChallengeError, error) {
+func (s session) wayFor(ctx context.Context, a Actor, j job, action Action, factors []string) (*ChallengeError, error) {
 	e := &ChallengeError{Action: action, Key: j.key}
 	var err error
 	e.Factors, e.Enroll, err = s.usable(ctx, a, factors)
@@ -316,20 +327,20 @@ const approvalFactor = "approval.factor"
 
 // approving returns the factors that approve a request. It refuses a request that is
 // not guarded, and a factor that does not approve it.
-func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (may []string, err error) {
+func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []Mode, factor string) (factors []string, err error) {
 	stepUp, err := s.factorsFor(ctx, a, ask.job)
 	if err != nil {
 		return nil, err
 	}
 	for _, action := range append([]Action{ask.job.action}, ask.others...) {
 		approve, _ := inCommon(stepUp, modes, []Action{action})
-		may = append(may, approve...)
+		factors = append(factors, approve...)
 	}
 	switch {
-	case len(may) == 0 || ask.free:
+	case len(factors) == 0 || ask.free:
 		return nil, wrong(approvalFactor, InvalidNotNeeded, "this %s is not guarded: make the request", ask.job.action)
-	case !slices.Contains(may, factor):
-		usable, _, err := s.usable(ctx, a, may)
+	case !slices.Contains(factors, factor):
+		usable, _, err := s.usable(ctx, a, factors)
 		if err != nil {
 			return nil, err
 		}
@@ -337,7 +348,7 @@ func (s session) approving(ctx context.Context, a Actor, ask *approval, modes []
 		refused.Known = usable
 		return nil, refused
 	}
-	return may, nil
+	return factors, nil
 }
 
 // bound is everything that must be the same when a grant is redeemed as when its

@@ -3,6 +3,7 @@ package apikey
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ const itemMails StoreItemKind = "mails"
 
 // countMail counts the message of a challenge, or refuses it. It returns the items to
 // write with the challenge. p.mails keeps their IDs for uncountMail.
-func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreItem, error) {
+func (s session) countMail(ctx context.Context, p *storedChallenge, now time.Time) ([]StoreItem, error) {
 	counters, err := s.mailCounters(ctx, p.actor, p.Factor)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func (s session) countMail(ctx context.Context, p *put, now time.Time) ([]StoreI
 // its actor, the first of p.mails: those are for codes that nobody answers. It goes on
 // counting among the twenty of the actor and of the address: otherwise somebody who earns
 // by each message to their own number would have no bound.
-func (s session) answeredMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
+func (s session) answeredMail(ctx context.Context, p storedChallenge, now time.Time) ([]StoreItem, error) {
 	if len(p.mails) == 0 { // it sends nothing
 		return nil, nil
 	}
@@ -82,7 +83,7 @@ func (s session) answeredMail(ctx context.Context, p put, now time.Time) ([]Stor
 const answeredID = ""
 
 // uncountMail takes a message that was never sent off the counts.
-func (s session) uncountMail(ctx context.Context, p put, now time.Time) ([]StoreItem, error) {
+func (s session) uncountMail(ctx context.Context, p storedChallenge, now time.Time) ([]StoreItem, error) {
 	var items []StoreItem
 	for _, id := range p.mails {
 		it, sent, err := s.mailsOf(ctx, id, now)
@@ -101,6 +102,8 @@ type counter struct {
 	most int
 }
 
+// mailCounters returns the items in which a message of this factor to an actor counts:
+// that of the actor, and that of their address if the factor knows it.
 func (s session) mailCounters(ctx context.Context, a Actor, factor string) ([]counter, error) {
 	var c canon.Writer
 	c.Text("actor")
@@ -141,6 +144,7 @@ func (l tallies) unanswered() tallies {
 	return slices.DeleteFunc(slices.Clone(l), func(t tally) bool { return t.id == answeredID })
 }
 
+// mailsOf reads an item that counts messages, without those that no longer count.
 func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreItem, tallies, error) {
 	it, err := s.item(ctx, itemMails, id)
 	if err != nil || it.Version == 0 {
@@ -158,10 +162,76 @@ func (s session) mailsOf(ctx context.Context, id string, now time.Time) (StoreIt
 	return it, sent, nil
 }
 
+// swapMails returns the item to write.
 func swapMails(it StoreItem, sent tallies, now time.Time) StoreItem {
 	var c canon.Writer
 	sent.write(&c)
 	it.Version++
 	it.Data, it.ExpiresAt = c.Encoded(), micros(now.Add(time.Hour))
 	return it
+}
+
+// isSending reports whether another request in this process is sending the message of a
+// challenge: a second click must not send a second message.
+func (m *Manager) isSending(challenge string) bool {
+	_, ok := m.sending.Load(challenge)
+	return ok
+}
+
+// markSent notes that a challenge's message went out: from now on the same request
+// finds this challenge. If the note is not stored, the next such request makes another
+// one.
+func (s session) markSent(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	defer cancel()
+	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
+		p, err := s.challengeOf(ctx, a, id, s.settings.Now())
+		if errors.Is(err, ErrChallenge) || err == nil && (p.sent || p.approved()) { // or ended meanwhile
+			return effect{}, nil
+		}
+		if err != nil {
+			return effect{}, err
+		}
+		p.sent = true
+		return effect{items: []StoreItem{s.vouch(p.item, p.encode())}}, nil
+	})
+	if err != nil {
+		s.settings.Logger.Warn("apikey: nobody will know that a code was sent; the same request sends another", "error", err)
+	}
+}
+
+// withdraw deletes a challenge whose code was not sent. Its mail no longer counts,
+// unless it may come yet. A challenge that is answered rightly stays: its code was sent,
+// whatever the Sender says. If withdraw fails too, the challenge expires by itself.
+func (s session) withdraw(ctx context.Context, p storedChallenge, mayCome bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+	defer cancel()
+	err := s.swapping(ctx, func(ctx context.Context, a Actor) (effect, error) {
+		it, err := s.item(ctx, itemChallenge, p.ID)
+		if err != nil || it.Version == 0 {
+			return effect{}, err
+		}
+		data, genuine := s.vouched(it)
+		if stored, whole := decodeChallenge(it, data); genuine && whole && stored.approved() {
+			return effect{}, nil // the code has arrived, and the same answer may come again
+		}
+		b, err := s.budgetOf(ctx, a)
+		if err != nil {
+			return effect{}, err
+		}
+		b.closed(p.ID)
+		now := s.settings.Now()
+		items := []StoreItem{it.deleted(), b.swap(now)}
+		if !mayCome {
+			uncounted, err := s.uncountMail(ctx, p, now)
+			if err != nil {
+				return effect{}, err
+			}
+			items = append(items, uncounted...)
+		}
+		return effect{items: items}, nil
+	})
+	if err != nil {
+		s.settings.Logger.Warn("apikey: a challenge that was not sent could not be withdrawn", "error", err)
+	}
 }

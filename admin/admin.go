@@ -5,8 +5,9 @@
 //	api, err := admin.New(admin.Config{Manager: manager, Actor: signedIn})
 //	mux.Handle("/api/", http.StripPrefix("/api", api))
 //
-// Its routes begin with /v1/, and GET /v1/openapi.yaml describes them. /v1/ only grows:
-// new routes, new optional members, new codes. Ignore a member that you do not know.
+// Its routes begin with /v1/. The file openapi.yaml of this package describes them, and is
+// served among them. /v1/ only grows: new routes, new optional members, new codes. Ignore a
+// member that you do not know.
 //
 // # Who may do what
 //

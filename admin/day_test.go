@@ -83,6 +83,10 @@ func TestADayOfAKey(t *testing.T) {
 	require.ErrorIs(t, use(token), apikey.ErrCredentialEnded)
 	require.Equal(t, 204, e.post(path+"/credentials/"+old+"/retire", nil).status, "again")
 
+	long := e.do(request{method: "POST", path: path + "/rotate", header: map[string]string{"If-Match": `"6"`}, body: map[string]any{"overlap_seconds": 30 * 24 * 3600}})
+	require.Equal(t, 400, long.status)
+	require.Equal(t, "overlap_seconds", long.body["fields"].([]any)[0].(map[string]any)["field"], "as it is in the body")
+
 	planned := e.do(request{method: "POST", path: path + "/rotate", header: map[string]string{"If-Match": `"6"`}, body: map[string]any{"at": e.program.Clock.Now().Add(time.Hour)}})
 	require.Equal(t, 200, planned.status, planned.text)
 	require.Equal(t, 204, e.do(request{method: "DELETE", path: path + "/rotation"}).status)

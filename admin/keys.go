@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -176,13 +177,31 @@ func (c *call) rotate() (answer, error) {
 	}
 	req := apikey.RotateRequest{Key: id, IfVersion: c.version, At: body.At, Overlap: seconds(body.OverlapSeconds), Replace: body.Replace}
 	var issued apikey.Issued
-	return c.act(body.Approval, req, func(g apikey.Grant) (err error) {
+	ans, err := c.act(body.Approval, req, func(g apikey.Grant) (err error) {
 		req.Grant = g
 		issued, err = c.Manager.Rotate(c.ctx, req)
 		return c.mayBeDone(err, id, apikey.ActionRotate)
 	}, func() answer {
 		return answer{body: c.tokenAnswer(issued), version: issued.Key.Version}
 	})
+	return ans, renamed(err, "overlap", "overlap_seconds")
+}
+
+// renamed gives a wrong field of a request the name that it has in the body.
+func renamed(err error, from, to string) error {
+	fields := apikey.InvalidFields(err)
+	if !slices.ContainsFunc(fields, func(e *apikey.InvalidError) bool { return e.Field == from }) {
+		return err
+	}
+	all := make([]error, len(fields))
+	for i, e := range fields {
+		own := *e
+		if own.Field == from {
+			own.Field = to
+		}
+		all[i] = &own
+	}
+	return errors.Join(all...)
 }
 
 // seconds makes a duration of seconds. What does not fit is as long as 100 years, and what

@@ -1,8 +1,10 @@
 package keypage
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-apikey/apikey"
@@ -165,7 +167,10 @@ func (v *visit) problemsOf(p httpauth.Problem) problems {
 		name := f.Field
 		text := f.Detail
 		if v.text.has("invalid." + string(f.Code)) {
-			text = v.T("invalid."+string(f.Code), "value", marked(f.Value), "max", f.Max, "min", f.Min)
+			text = v.T("invalid."+string(f.Code), "value", cmp.Or(marked(f.Value), "…"), "max", f.Max, "min", f.Min)
+		}
+		if len(f.Known) > 0 {
+			text += " " + v.T("invalid.known", "values", marked(strings.Join(f.Known, ", ")))
 		}
 		wrong[name] = append(wrong[name], text)
 	}

@@ -200,6 +200,9 @@ func (v *visit) issue(req apikey.IssueRequest, form func(problems) screen) scree
 	})
 }
 
+// pairName is the same in every language: two tabs in two languages make the same request.
+const pairName = "App Secret"
+
 // createPair makes the one key of a mode, with all abilities of the Catalog. The
 // idempotency key is made of what there was before, so that two tabs make one key.
 func (v *visit) createPair() screen {
@@ -218,7 +221,7 @@ func (v *visit) createPair() screen {
 		}
 	}
 	req := apikey.IssueRequest{
-		Mode: mode, Name: v.T("pair.name"), IdempotencyKey: "pair after " + before, Recoverable: v.Config.Recoverable == Always,
+		Mode: mode, Name: pairName, IdempotencyKey: "pair after " + before, Recoverable: v.Config.Recoverable == Always,
 	}
 	for _, e := range v.rules.Catalog {
 		switch {

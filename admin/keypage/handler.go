@@ -303,14 +303,18 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 		return v.T("because." + string(p.Because))
 	case p.AttemptsLeft != nil:
 		return v.text.count("attempts_left", *p.AttemptsLeft)
-	case p.Limit != "" && v.text.has("limit."+p.Limit):
-		return v.T("limit."+p.Limit, "n", p.Max)
-	case p.RetryAfter > 0 && p.Code == "too_many_attempts":
-		return v.T("problem.too_many_attempts.detail") + " " + v.T("try_again_in", "time", v.span(p.RetryAfter))
-	case v.text.has("problem." + p.Code + ".detail"):
-		return v.T("problem." + p.Code + ".detail")
 	}
-	return p.Detail
+	text := p.Detail
+	switch {
+	case p.Limit != "" && v.text.has("limit."+p.Limit):
+		text = v.T("limit."+p.Limit, "n", p.Max)
+	case v.text.has("problem." + p.Code + ".detail"):
+		text = v.T("problem." + p.Code + ".detail")
+	}
+	if p.RetryAfter > 0 && p.Status == http.StatusTooManyRequests {
+		text += " " + v.T("try_again_in", "time", v.span(p.RetryAfter))
+	}
+	return text
 }
 
 // hidden reports whether the program leaves an action out.

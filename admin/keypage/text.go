@@ -47,13 +47,25 @@ func readLanguages(own fs.FS) (languages, error) {
 		}
 	}
 	for code, l := range all {
-		for name, text := range all["en"].texts {
-			if l.texts[name] == "" && code != "en" {
-				l.texts[name] = text
-			}
+		if code != "en" {
+			l.fill(all["en"])
 		}
 	}
 	return all, nil
+}
+
+// fill adds the texts that l lacks, in English. NAME.one is not added to a NAME of the
+// language's own: many languages have one form for all numbers.
+func (l *language) fill(english *language) {
+	own := map[string]bool{}
+	for name := range l.texts {
+		own[name] = l.has(name)
+	}
+	for name, text := range english.texts {
+		if base, one := strings.CutSuffix(name, ".one"); !own[name] && !(one && own[base]) {
+			l.texts[name] = text
+		}
+	}
 }
 
 // read adds the texts of each file. known are the texts that a name has to be one of, or

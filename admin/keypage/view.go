@@ -24,6 +24,9 @@ type view struct {
 // T is a text in the visitor's language.
 func (v *visit) T(name string, args ...any) string { return v.text.get(name, args...) }
 
+// Count is T for a text that depends on a number.
+func (v *visit) Count(name string, n int) string { return v.text.count(name, n) }
+
 // Lang is the code of the language.
 func (v *visit) Lang() string { return v.text.code }
 

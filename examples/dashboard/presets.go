@@ -97,7 +97,11 @@ var presets = map[string]preset{
 	// People enter their password again before they get one. A seeded key would be that one
 	// secret, so there is none.
 	"okto": {
-		// There are no abilities: the secret can do all that the App can.
+		// The one secret has all abilities.
+		Catalog: []apikey.CatalogEntry{
+			{Scope: "wallet:read", Description: "Look wallets up"},
+			{Scope: "wallet:transfer", Description: "Move tokens"},
+		},
 		StepUp: guard("password", apikey.ActionIssue, apikey.ActionRotate), Factors: []string{"password"}, Zone: "Asia/Kolkata",
 		Page: func(string) (keypage.Config, error) { return keypage.Config{Layout: keypage.SinglePair}, nil },
 	},

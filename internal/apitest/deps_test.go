@@ -49,7 +49,7 @@ var only = map[string][]string{
 	"net/http":      {"httpauth", "admin", "admin/internal/door", "admin/keypage", "examples/"}, // the domain knows no transport
 	"html/template": {"admin/keypage", "examples/"},                                             // pages are of one package
 	"embed":         {"sqlstore", "admin", "admin/keypage"},                                     // schemas, the description of the JSON API, pages
-	"time/tzdata":   {"admin/keypage", "examples/"},                                             // 450 kB in each program that links it
+	"time/tzdata":   {"examples/"},                                                              // 450 kB in each program that links it
 	"database/sql":  {"sqlstore", "examples/"},                                                  // nor an engine
 	"testing":       {"storetest", "apikeytest"},                                                // linked into a server it registers flags
 	"math/rand":     {".", "sqlstore", "storetest"},                                             // for jitter; secrets come from crypto/rand

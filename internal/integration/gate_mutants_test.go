@@ -34,7 +34,7 @@ var gateMutants = []mutant{
 		old:   "\tif s.inHand == nil {\n",
 		new:   "\tif true {\n",
 		tests: "TestMayAgreesWithTheAction"},
-	{name: "May writes an event of what it refuses", file: "manager_do.go",
+	{name: "May writes an event of what it refuses", file: "audit.go",
 		old:   "if s.inHand != nil || s.joined ||",
 		new:   "if s.joined ||",
 		tests: "TestMayAgreesWithTheAction"},

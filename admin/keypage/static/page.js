@@ -81,15 +81,17 @@
 	const countdown = (box, screen) => {
 		const ends = Date.now() + 1000 * Number(box.dataset.hide)
 		const timer = box.querySelector('[role=timer]')
+		const digits = [...text.digits]
+		const seconds = (n) => text.left.replace('%n', String(n).replace(/[0-9]/g, (d) => digits[d]))
 		const announced = new Set()
 		const tick = () => {
 			if (!box.isConnected) return
 			const left = Math.max(0, Math.ceil((ends - Date.now()) / 1000))
-			timer.textContent = text.left.replace('%n', left)
+			timer.textContent = seconds(left)
 			for (const at of [30, 10]) {
 				if (left <= at && !announced.has(at)) {
 					announced.add(at)
-					say(box, text.left.replace('%n', left))
+					say(box, seconds(left))
 				}
 			}
 			if (left === 0) {
@@ -148,14 +150,14 @@
 	}
 
 	const open = () => {
-		dialog = document.createElement('dialog')
+		const made = dialog = document.createElement('dialog')
 		dialog.className = 'ak-dialog'
 		dialog.addEventListener('cancel', (e) => { // the event close waits for a frame, and a tab in the background has none
 			if (must()) e.preventDefault()
 			else wipe()
 		})
 		dialog.addEventListener('close', () => {
-			if (!dialog) return
+			if (dialog !== made) return
 			if (must()) { dialog.showModal(); return } // a browser without closedby closes at the second Esc
 			close()
 		})
@@ -231,7 +233,11 @@
 		})
 	}
 
+	// settle finishes what the event close has yet to do: a key may be pressed before it comes.
+	const settle = () => { if (dialog && !dialog.open) close() }
+
 	document.addEventListener('click', (e) => {
+		settle()
 		const button = e.target.closest('[data-copy]')
 		if (button) { copy(button); return }
 		const link = e.target.closest('a[href]')
@@ -248,6 +254,7 @@
 	document.addEventListener('submit', (e) => {
 		const form = e.target
 		if (e.defaultPrevented) return
+		settle()
 		if (form.method === 'get') {
 			if ('dialog' in form.dataset && !dialog) {
 				e.preventDefault()
