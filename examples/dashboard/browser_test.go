@@ -224,7 +224,8 @@ func (s screen) submit(button string, fill url.Values) screen {
 			return s.load(http.MethodPost, to.String(), values)
 		}
 	}
-	require.FailNow(s.t, "no link or button", "%q on %q (%d): %s", button, s.url, s.status, s.body)
+	s.say("FAILED")
+	require.FailNow(s.t, "no link or button", "%q on %q (%d)", button, s.url, s.status)
 	return screen{}
 }
 
