@@ -59,8 +59,10 @@ func (c *call) listed(metadata map[string]string) error {
 }
 
 // keepUnlisted completes an update of metadata by the names that are not shown here: who
-// replaces what they see must not delete what they do not see. The key is at the version
-// that the update is about, or the update is refused.
+// replaces what they see must not delete what they do not see. What is added was read at
+// the version that the update is about. So a version that is only about to be made is
+// refused, too: the program makes it between this and the update, and what it has just
+// written under those names would be set back.
 func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	if req.Metadata.IsZero() {
 		return nil
@@ -79,6 +81,9 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	info, err := c.Manager.Get(c.ctx, req.Key)
 	if err != nil {
 		return err
+	}
+	if info.Version != req.IfVersion {
+		return c.mayBeDone(&apikey.VersionError{Have: info.Version, Want: req.IfVersion}, req.Key, apikey.ActionUpdate)
 	}
 	merged := maps.Clone(asked)
 	for name, value := range info.Metadata.All() {
