@@ -101,6 +101,18 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	return nil
 }
 
+// ofUnlisted replaces an error about metadata that keepUnlisted has added. It would tell
+// its name, and it is no fault of the client: the Manager's Limits are lower now than
+// when the program wrote that metadata.
+func (c *call) ofUnlisted(err error) error {
+	for _, e := range apikey.InvalidFields(err) {
+		if e.Field == "metadata" && e.Value != "" && !slices.Contains(c.Config.Metadata, e.Value) {
+			return &refusal{Problem: httpauth.Refused(nil), cause: err}
+		}
+	}
+	return err
+}
+
 // tokenAnswer has a new token. It is written here and nowhere else.
 type tokenAnswer struct {
 	Token string    `json:"token"`
