@@ -119,12 +119,14 @@ func (q *query) text(name string) string {
 	return text
 }
 
+// texts reads a list, of which no more than the first hundred are parted: a longer one is
+// refused in any case.
 func (q *query) texts(name string) []string {
 	text, ok := q.get(name)
 	if !ok {
 		return nil
 	}
-	return strings.Split(text, ",")
+	return strings.SplitN(text, ",", 100)
 }
 
 // read reads a value; a zero one is none.

@@ -81,7 +81,7 @@ var problems = []struct {
 	{apikey.ErrNoActor, Problem{Status: 401, Code: "signed_out", Title: "Not signed in", Detail: "Sign in and try again."}},
 	{apikey.ErrInvalid, Problem{Status: 400, Code: "invalid_request", Title: "Invalid request", Detail: "The request cannot be right."}},
 	{ErrBodyTooLarge, Problem{Status: 413, Code: "body_too_large", Title: "Body too large", Detail: "The body of a request may have up to 64 KiB."}},
-	{ErrMediaType, Problem{Status: 415, Code: "not_json", Title: "Not JSON", Detail: "Send the body as JSON in UTF-8, with the header Content-Type: application/json."}},
+	{ErrMediaType, Problem{Status: 415, Code: "not_json", Title: "Not JSON", Detail: "Send the body as JSON in UTF-8, not compressed, with the header Content-Type: application/json."}},
 	{apikey.ErrInvalidToken, Problem{Status: 400, Code: "invalid_token", Title: "No valid API key", Detail: "The text holds no API key that is valid here."}},
 	{apikey.ErrNotFound, Problem{Status: 404, Code: "not_found", Title: "Not found", Detail: "There is nothing with this ID in this account."}},
 
