@@ -68,7 +68,10 @@ type Config struct {
 	// (set Addr behind a proxy), the header User-Agent, and the ID that the answer shows.
 	Actor func(*http.Request) (apikey.Actor, error)
 	// Origins are the origins of the pages that may send changes, "https://dash.example".
-	// Empty: those of the host of the request.
+	// Empty: those of the host of the request, whatever host that is: enough for a session
+	// cookie, which a browser sends to its own host alone. If Actor goes by something else,
+	// such as an address or a client certificate, set Origins: a site whose name resolves
+	// to this server (DNS rebinding) would be taken for this one.
 	Origins []string
 	// Metadata lists the names in a key's metadata that are shown and can be changed here;
 	// others are the program's own: they are neither shown, nor changed. Empty: none.

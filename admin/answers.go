@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -58,6 +59,9 @@ func (c *call) listed(metadata map[string]string) error {
 	return errors.Join(wrong...)
 }
 
+// noVersion is the version of no key.
+const noVersion = math.MaxUint64
+
 // keepUnlisted completes an update of metadata by the names that are not shown here: who
 // replaces what they see must not delete what they do not see. What is added was read at
 // the version that the update is about. So a version that is only about to be made is
@@ -83,7 +87,9 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 		return err
 	}
 	if info.Version != req.IfVersion {
-		return c.mayBeDone(&apikey.VersionError{Have: info.Version, Want: req.IfVersion}, req.Key, apikey.ActionUpdate)
+		// Update refuses it, after it has asked whether this person may edit the key at all.
+		req.IfVersion = noVersion
+		return nil
 	}
 	merged := maps.Clone(asked)
 	for name, value := range info.Metadata.All() {

@@ -424,6 +424,8 @@ func TestMetadataThatIsNotListed(t *testing.T) {
 	require.Equal(t, 200, patch(`"2"`, `{"metadata":null}`).status)
 	require.Equal(t, map[string]string{"risk": "high"}, stored())
 	require.Equal(t, 412, patch(`"1"`, `{"metadata":{"shop":"9"}}`).status)
+	viewer := request{user: "acc_1/victor/viewer", method: "PATCH", path: path, body: `{"metadata":{"shop":"9"}}`, header: map[string]string{"If-Match": `"1"`}}
+	require.Equal(t, 403, e.do(viewer).status, "who may not edit is told that first")
 	require.Equal(t, 404, e.do(request{user: other, method: "PATCH", path: path, body: `{"metadata":{"shop":"9"}}`, header: map[string]string{"If-Match": `"3"`}}).status)
 }
 
