@@ -19,7 +19,7 @@
 // # Approvals
 //
 // A request that StepUp guards comes up to three times, and is the same each time but for
-// its member "approval":
+// its member "approval" (the headers, among them If-Match, are left out here):
 //
 //	POST /v1/keys/ID/rotate {}                                → 403 step_up_required
 //	     {"approval": {"factor": "email"}}                    → 202, the challenge
