@@ -75,7 +75,7 @@ func (r RotateRequest) says() []string {
 	case r.Overlap > 0:
 		lines = append(lines, fmt.Sprintf("the present token works %v longer", r.Overlap))
 	case r.At.IsZero():
-		lines = append(lines, "the present token ends at once")
+		lines = append(lines, "all tokens that the key has now end at once")
 	default:
 		lines = append(lines, "the present token works until then")
 	}

@@ -19,7 +19,7 @@
 // # Approvals
 //
 // A request that StepUp guards comes up to three times, and is the same each time but for
-// its member "approval":
+// its member "approval" (the headers, among them If-Match, are left out here):
 //
 //	POST /v1/keys/ID/rotate {}                                → 403 step_up_required
 //	     {"approval": {"factor": "email"}}                    → 202, the challenge
@@ -39,7 +39,7 @@
 //
 // A request that changes something must come from a page of this site: its Origin is one
 // of Config.Origins (or the Host of the request), or it has no Origin and Sec-Fetch-Site
-// is same-origin. Behind a proxy, pass Host on (nginx: proxy_set_header Host $host), or
+// is same-origin. Behind a proxy, pass Host on (nginx: proxy_set_header Host $http_host), or
 // set Origins. A script sends Origin itself.
 package admin
 

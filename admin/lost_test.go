@@ -490,6 +490,12 @@ func TestBadInput(t *testing.T) {
 		require.Equal(t, 400, a.status, query)
 		require.Equal(t, field, a.body["fields"].([]any)[0].(map[string]any)["field"], "%s: %s", query, a.text)
 	}
+	for query, says := range map[string]string{
+		"mode=live&mode=test": "mode: This is here more than once. Give one at a time.",
+		"usable=false":        "usable: “false” is not known here. Near it: true.",
+	} {
+		require.Equal(t, says, e.do(request{path: "/keys?" + query}).body["detail"])
+	}
 	for query, field := range map[string]string{"actions=key.nothing": "actions", "actions=": "actions", "since=2026-01-02T00:00:00Z&before=2026-01-01T00:00:00Z": "before", "mode=x": "mode"} {
 		a := e.do(request{path: "/events?" + query})
 		require.Equal(t, 400, a.status, query)

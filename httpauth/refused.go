@@ -366,7 +366,7 @@ var details = map[apikey.InvalidCode]func(*apikey.InvalidError) string{
 	apikey.InvalidContradiction:  plain("This contradicts another field."),
 	apikey.InvalidNotAllowed:     plain("This has to be empty here."),
 	apikey.InvalidNotNeeded:      plain("This needs no approval."),
-	apikey.InvalidSeveral:        plain("The text holds more than one API key. Give one at a time."),
+	apikey.InvalidSeveral:        plain("This is here more than once. Give one at a time."),
 	apikey.InvalidUnknown: func(e *apikey.InvalidError) string {
 		return nameOf(e) + " is not known here." + suggested(" Near it: ", e)
 	},
