@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/spell"
 )
 
 // Problem is an error of an [apikey.Manager] as an HTTP answer: as JSON it is a problem
@@ -250,7 +251,7 @@ func (p Problem) Write(w http.ResponseWriter) error {
 // refused again.
 func (p *Problem) wait(d time.Duration) {
 	p.RetryAfter = (d + time.Second - 1).Truncate(time.Second)
-	p.Detail += " Try again in " + p.RetryAfter.String() + "."
+	p.Detail += " Try again in " + spell.Duration(p.RetryAfter) + "."
 }
 
 // An answer does not grow with what was sent: maxWrong is how many fields it lists, and

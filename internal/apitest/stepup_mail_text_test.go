@@ -105,7 +105,7 @@ func TestFound26AMailSaysWhatChanges(t *testing.T) {
 		"origins": {apikey.UpdateRequest{Key: id, Origins: apikey.Set([]string{"https://shop.example", "https://evil.example"})},
 			[]string{"origins: 2 listed, before: any"}, []string{"evil"}},
 		"suspended": {apikey.UpdateRequest{Key: id, Disabled: apikey.Set(true)}, []string{"the key is suspended"}, nil},
-		"rotate":    {apikey.RotateRequest{Key: id, Overlap: time.Hour}, []string{"works from now", "1h0m0s longer"}, []string{"left over"}},
+		"rotate":    {apikey.RotateRequest{Key: id, Overlap: time.Hour}, []string{"works from now", "1 hour longer"}, []string{"left over"}},
 		"at once":   {apikey.RotateRequest{Key: id}, []string{"works from now", "all tokens that the key has now end at once"}, []string{"present", "left over"}},
 		"at a time": {apikey.RotateRequest{Key: id, At: e.clock.now().Add(20 * time.Hour), Replace: true}, []string{"works from 2 March 2026 08:00 UTC", "until then", "left over ends"}, nil},
 		"revoke":    {apikey.RevokeRequest{Key: id, Reason: "see evil.example"}, []string{"ends for ever", "see evil_example"}, nil},
