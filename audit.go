@@ -97,7 +97,8 @@ type EventsRequest struct {
 	Account string
 	Mode    Mode // zero: both
 	Key     KeyID
-	// Actions selects the events that have one of these. Their order means nothing.
+	// Actions selects the events that have one of these, each named once. Their order
+	// means nothing.
 	Actions []Action
 	Actor   string // the actor's ID
 	// Since and Before select the events at or after Since, and before Before. An
@@ -158,6 +159,9 @@ type EventList struct {
 //   - ErrInvalid: also when Cursor is of another list
 func (m *Manager) Events(ctx context.Context, req EventsRequest) (list EventList, err error) {
 	err = m.own().do(ctx, ofAnyAccount(ActionReadEvents, req.Account).in(req.Mode, 0).reading(func(a Actor, _ *StoreRecord) error {
+		if err := atMost("actions", len(req.Actions), len(actions)); err != nil { // before they are sorted
+			return err
+		}
 		page, err := m.logPage(ctx, req.filter(accountOf(a, req.Account)), req.Cursor)
 		if err != nil {
 			return err

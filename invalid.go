@@ -93,7 +93,7 @@ const (
 	InvalidUnusable InvalidCode = "unusable"
 	// InvalidNotNeeded: the action needs no approval.
 	InvalidNotNeeded InvalidCode = "not_needed"
-	// InvalidSeveral: the text holds more than one token.
+	// InvalidSeveral: the text holds more than one token, or the field is there twice.
 	InvalidSeveral InvalidCode = "several"
 )
 

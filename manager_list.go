@@ -19,8 +19,8 @@ type ListRequest struct {
 	Mode    Mode
 	Kind    Kind
 	State   State
-	// NameContains finds part of a name; ASCII letters match without case. An
-	// Operator has to name the account with it.
+	// NameContains finds part of a name; ASCII letters match without case. It has at most
+	// Limits.NameBytes. An Operator has to name the account with it.
 	NameContains   string
 	NeverUsed      bool
 	UnusedSince    time.Time // created before it, and not used at or after it
@@ -69,7 +69,8 @@ func (s session) list(ctx context.Context, req ListRequest) (list KeyList, err e
 		if f.NameContains != "" && f.Account == "" {
 			refused = allWrong(wrong("account", InvalidRequired, "NameContains needs an Account"), refused)
 		}
-		page, err := s.listPage(ctx, f, cursor, allWrong(req.relatives(), refused))
+		part := storableText("name_contains", req.NameContains, s.limits.NameBytes) // a store compares it with each name
+		page, err := s.listPage(ctx, f, cursor, allWrong(part, req.relatives(), refused))
 		if err != nil {
 			return err
 		}

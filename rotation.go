@@ -2,11 +2,11 @@ package apikey
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/go-apikey/apikey/internal/canon"
+	"github.com/go-apikey/apikey/internal/spell"
 )
 
 // RotateRequest gives a key a new token. The key's ID, name, abilities and
@@ -73,9 +73,9 @@ func (r RotateRequest) says() []string {
 	lines := []string{"a new token that works from " + from}
 	switch {
 	case r.Overlap > 0:
-		lines = append(lines, fmt.Sprintf("the present token works %v longer", r.Overlap))
+		lines = append(lines, "the present token works "+spell.Duration(r.Overlap)+" longer")
 	case r.At.IsZero():
-		lines = append(lines, "the present token ends at once")
+		lines = append(lines, "all tokens that the key has now end at once")
 	default:
 		lines = append(lines, "the present token works until then")
 	}

@@ -49,7 +49,8 @@ func GuardRotate(factors ...string) StepUp { return guard(factors, ActionRotate)
 // GuardIssueAndReveal asks for an approval before a key is issued and before its token
 // is looked at later: for a page that confirms a new key with a PIN, and lists it to be
 // looked at again. If such a page asks for nothing at the second look, a hijacked
-// session reads every secret; this guard asks at both.
+// session reads every secret; this guard asks at both. It does not ask for a rotation, which
+// shows a new token too, but stops the old one: nobody gets it unnoticed.
 func GuardIssueAndReveal(factors ...string) StepUp { return guard(factors, ActionIssue, ActionReveal) }
 
 // GuardWiden asks for an approval before an update that lets a request pass which was

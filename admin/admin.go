@@ -19,7 +19,7 @@
 // # Approvals
 //
 // A request that StepUp guards comes up to three times, and is the same each time but for
-// its member "approval":
+// its member "approval" (the headers, among them If-Match, are left out here):
 //
 //	POST /v1/keys/ID/rotate {}                                → 403 step_up_required
 //	     {"approval": {"factor": "email"}}                    → 202, the challenge
@@ -39,7 +39,7 @@
 //
 // A request that changes something must come from a page of this site: its Origin is one
 // of Config.Origins (or the Host of the request), or it has no Origin and Sec-Fetch-Site
-// is same-origin. Behind a proxy, pass Host on (nginx: proxy_set_header Host $host), or
+// is same-origin. Behind a proxy, pass Host on (nginx: proxy_set_header Host $http_host), or
 // set Origins. A script sends Origin itself.
 package admin
 
@@ -68,7 +68,10 @@ type Config struct {
 	// (set Addr behind a proxy), the header User-Agent, and the ID that the answer shows.
 	Actor func(*http.Request) (apikey.Actor, error)
 	// Origins are the origins of the pages that may send changes, "https://dash.example".
-	// Empty: those of the host of the request.
+	// Empty: those of the host of the request, whatever host that is: enough for a session
+	// cookie, which a browser sends to its own host alone. If Actor goes by something else,
+	// such as an address or a client certificate, set Origins: a site whose name resolves
+	// to this server (DNS rebinding) would be taken for this one.
 	Origins []string
 	// Metadata lists the names in a key's metadata that are shown and can be changed here;
 	// others are the program's own: they are neither shown, nor changed. Empty: none.

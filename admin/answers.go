@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -58,9 +59,14 @@ func (c *call) listed(metadata map[string]string) error {
 	return errors.Join(wrong...)
 }
 
+// noVersion is the version of no key.
+const noVersion = math.MaxUint64
+
 // keepUnlisted completes an update of metadata by the names that are not shown here: who
-// replaces what they see must not delete what they do not see. The key is at the version
-// that the update is about, or the update is refused.
+// replaces what they see must not delete what they do not see. What is added was read at
+// the version that the update is about. So a version that is only about to be made is
+// refused, too: the program makes it between this and the update, and what it has just
+// written under those names would be set back.
 func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	if req.Metadata.IsZero() {
 		return nil
@@ -80,6 +86,11 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	if err != nil {
 		return err
 	}
+	if info.Version != req.IfVersion {
+		// Update refuses it, after it has asked whether this person may edit the key at all.
+		req.IfVersion = noVersion
+		return nil
+	}
 	merged := maps.Clone(asked)
 	for name, value := range info.Metadata.All() {
 		if !slices.Contains(c.Config.Metadata, name) {
@@ -94,6 +105,18 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 		req.Metadata = apikey.Clear[map[string]string]()
 	}
 	return nil
+}
+
+// ofUnlisted replaces an error about metadata that keepUnlisted has added. It would tell
+// its name, and it is no fault of the client: the Manager's Limits are lower now than
+// when the program wrote that metadata.
+func (c *call) ofUnlisted(err error) error {
+	for _, e := range apikey.InvalidFields(err) {
+		if e.Field == "metadata" && e.Value != "" && !slices.Contains(c.Config.Metadata, e.Value) {
+			return &refusal{Problem: httpauth.Refused(nil), cause: err}
+		}
+	}
+	return err
 }
 
 // tokenAnswer has a new token. It is written here and nowhere else.

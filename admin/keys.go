@@ -93,13 +93,14 @@ func (c *call) update() (answer, error) {
 		return answer{}, err
 	}
 	var info apikey.Info
-	return c.act(body.Approval, req, func(g apikey.Grant) (err error) {
+	ans, err := c.act(body.Approval, req, func(g apikey.Grant) (err error) {
 		req.Grant = g
 		info, err = c.Manager.Update(c.ctx, req)
 		return c.mayBeDone(err, id, apikey.ActionUpdate)
 	}, func() answer {
 		return answer{body: c.describe(info), version: info.Version}
 	})
+	return ans, c.ofUnlisted(err)
 }
 
 func (c *call) suspend() (answer, error) {

@@ -424,6 +424,8 @@ func TestMetadataThatIsNotListed(t *testing.T) {
 	require.Equal(t, 200, patch(`"2"`, `{"metadata":null}`).status)
 	require.Equal(t, map[string]string{"risk": "high"}, stored())
 	require.Equal(t, 412, patch(`"1"`, `{"metadata":{"shop":"9"}}`).status)
+	viewer := request{user: "acc_1/victor/viewer", method: "PATCH", path: path, body: `{"metadata":{"shop":"9"}}`, header: map[string]string{"If-Match": `"1"`}}
+	require.Equal(t, 403, e.do(viewer).status, "who may not edit is told that first")
 	require.Equal(t, 404, e.do(request{user: other, method: "PATCH", path: path, body: `{"metadata":{"shop":"9"}}`, header: map[string]string{"If-Match": `"3"`}}).status)
 }
 
@@ -487,6 +489,12 @@ func TestBadInput(t *testing.T) {
 		a := e.do(request{path: "/keys?" + query})
 		require.Equal(t, 400, a.status, query)
 		require.Equal(t, field, a.body["fields"].([]any)[0].(map[string]any)["field"], "%s: %s", query, a.text)
+	}
+	for query, says := range map[string]string{
+		"mode=live&mode=test": "mode: This is here more than once. Give one at a time.",
+		"usable=false":        "usable: “false” is not known here. Near it: true.",
+	} {
+		require.Equal(t, says, e.do(request{path: "/keys?" + query}).body["detail"])
 	}
 	for query, field := range map[string]string{"actions=key.nothing": "actions", "actions=": "actions", "since=2026-01-02T00:00:00Z&before=2026-01-01T00:00:00Z": "before", "mode=x": "mode"} {
 		a := e.do(request{path: "/events?" + query})

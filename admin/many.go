@@ -10,7 +10,7 @@ import (
 
 const (
 	maxMany  = 100              // keys of one request
-	manyTime = 20 * time.Second // within which it is answered
+	manyTime = 20 * time.Second // after which no further key is tried
 )
 
 // revokeMany revokes the keys that the body lists, and says of each what became of it. A
@@ -60,7 +60,9 @@ func (c *call) revokeAll() (answer, error) {
 	if err := c.read(&body); err != nil {
 		return answer{}, err
 	}
-	done, err := c.Manager.RevokeAll(c.ctx, apikey.RevokeAllRequest{
+	ctx, cancel := context.WithTimeout(c.ctx, manyTime) // else each key may take as long as Revoke
+	defer cancel()
+	done, err := c.Manager.RevokeAll(ctx, apikey.RevokeAllRequest{
 		All: body.All, Mode: body.Mode, Kind: body.Kind, NeverUsed: body.NeverUsed, UnusedSince: body.UnusedSince,
 		Reason: body.Reason, Cursor: body.Cursor, Limit: body.Limit,
 	})

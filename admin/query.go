@@ -119,12 +119,14 @@ func (q *query) text(name string) string {
 	return text
 }
 
+// texts reads a list, of which no more than the first hundred are parted: a longer one is
+// refused in any case.
 func (q *query) texts(name string) []string {
 	text, ok := q.get(name)
 	if !ok {
 		return nil
 	}
-	return strings.Split(text, ",")
+	return strings.SplitN(text, ",", 100)
 }
 
 // read reads a value; a zero one is none.
@@ -171,7 +173,12 @@ func (q *query) seconds(name string) time.Duration {
 
 // is reads a filter that is on if it is there: its only value is "true".
 func (q *query) is(name string) bool {
-	return read(q, name, func(text string) (bool, error) { return text == "true", nil })
+	return read(q, name, func(text string) (on bool, err error) {
+		if on = text == "true"; !on {
+			err = &apikey.InvalidError{Code: apikey.InvalidUnknown, Value: text, Known: []string{"true"}}
+		}
+		return on, err
+	})
 }
 
 // err returns what is wrong, with the names that nothing has asked for.

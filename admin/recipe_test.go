@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -30,7 +31,7 @@ func keyAPI(m *apikey.Manager, find func(*http.Request) (*session, error)) (http
 			return apikey.Actor{}, admin.ErrSignIn // 401
 		}
 		return apikey.Actor{ID: s.person, Account: s.account, Role: s.role, Addr: client(r)}, nil
-	}})
+	}, Logger: slog.Default()})
 	return http.StripPrefix("/api", api), err
 }
 

@@ -25,7 +25,7 @@ var (
 	// ErrBodyTooLarge: the body has more than 64 KiB.
 	ErrBodyTooLarge = errors.New("httpauth: the body has more than 64 KiB")
 	// ErrMediaType: the Content-Type is not application/json, or names another charset
-	// than UTF-8.
+	// than UTF-8; or a Content-Encoding says that the body is compressed.
 	ErrMediaType = errors.New("httpauth: the body is not application/json in UTF-8")
 )
 
@@ -80,10 +80,11 @@ func readBody(r *http.Request) ([]byte, error) {
 	return text, nil
 }
 
-// isJSON reports whether the body says that it is JSON. A form that another site posts
-// cannot say it without a preflight.
+// isJSON reports whether the body says that it is JSON, and is read as it is: a filter
+// before the program that unpacks a body, because a header says so, would read another one.
+// A form that another site posts cannot say that it is JSON without a preflight.
 func isJSON(h http.Header) bool {
-	if len(h.Values("Content-Type")) != 1 {
+	if len(h.Values("Content-Type")) != 1 || len(h.Values("Content-Encoding")) > 0 {
 		return false
 	}
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))

@@ -146,6 +146,10 @@ func TestReadJSONMediaTypeAndSize(t *testing.T) {
 		require.ErrorIs(t, err, httpauth.ErrMediaType, "%q", media)
 		require.Equal(t, 415, httpauth.Refused(err).Status)
 	}
+	packed := httptest.NewRequest("POST", "/", strings.NewReader(`{}`))
+	packed.Header.Set("Content-Type", "application/json")
+	packed.Header.Set("Content-Encoding", "gzip")
+	require.ErrorIs(t, httpauth.ReadJSON(packed, &issueBody{}), httpauth.ErrMediaType)
 	large := `{"name":"` + strings.Repeat("x", 64<<10) + `"}`
 	err := read(large, "application/json")
 	require.ErrorIs(t, err, httpauth.ErrBodyTooLarge)

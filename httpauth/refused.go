@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/internal/spell"
 )
 
 // Problem is an error of an [apikey.Manager] as an HTTP answer: as JSON it is a problem
@@ -81,7 +82,7 @@ var problems = []struct {
 	{apikey.ErrNoActor, Problem{Status: 401, Code: "signed_out", Title: "Not signed in", Detail: "Sign in and try again."}},
 	{apikey.ErrInvalid, Problem{Status: 400, Code: "invalid_request", Title: "Invalid request", Detail: "The request cannot be right."}},
 	{ErrBodyTooLarge, Problem{Status: 413, Code: "body_too_large", Title: "Body too large", Detail: "The body of a request may have up to 64 KiB."}},
-	{ErrMediaType, Problem{Status: 415, Code: "not_json", Title: "Not JSON", Detail: "Send the body as JSON in UTF-8, with the header Content-Type: application/json."}},
+	{ErrMediaType, Problem{Status: 415, Code: "not_json", Title: "Not JSON", Detail: "Send the body as JSON in UTF-8, not compressed, with the header Content-Type: application/json."}},
 	{apikey.ErrInvalidToken, Problem{Status: 400, Code: "invalid_token", Title: "No valid API key", Detail: "The text holds no API key that is valid here."}},
 	{apikey.ErrNotFound, Problem{Status: 404, Code: "not_found", Title: "Not found", Detail: "There is nothing with this ID in this account."}},
 
@@ -250,7 +251,7 @@ func (p Problem) Write(w http.ResponseWriter) error {
 // refused again.
 func (p *Problem) wait(d time.Duration) {
 	p.RetryAfter = (d + time.Second - 1).Truncate(time.Second)
-	p.Detail += " Try again in " + p.RetryAfter.String() + "."
+	p.Detail += " Try again in " + spell.Duration(p.RetryAfter) + "."
 }
 
 // An answer does not grow with what was sent: maxWrong is how many fields it lists, and
@@ -366,7 +367,7 @@ var details = map[apikey.InvalidCode]func(*apikey.InvalidError) string{
 	apikey.InvalidContradiction:  plain("This contradicts another field."),
 	apikey.InvalidNotAllowed:     plain("This has to be empty here."),
 	apikey.InvalidNotNeeded:      plain("This needs no approval."),
-	apikey.InvalidSeveral:        plain("The text holds more than one API key. Give one at a time."),
+	apikey.InvalidSeveral:        plain("This is here more than once. Give one at a time."),
 	apikey.InvalidUnknown: func(e *apikey.InvalidError) string {
 		return nameOf(e) + " is not known here." + suggested(" Near it: ", e)
 	},

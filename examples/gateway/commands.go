@@ -19,6 +19,8 @@ curl -sS "URL/v1/tokens" -H "Authorization: Bearer $TEST_PUBLISHABLE_KEY" -d '{"
 // management are the commands of a person who is signed in: a day of a key.
 const management = `# Keys are managed by whoever has this link, which works once: on a page in a browser, or here:
 # URLLINK
+# A browser shows the list of keys, as JSON. Paste these commands in two parts: to show a token
+# again needs a code, which is printed when the first part is done.
 JAR=$(mktemp)
 curl -sS -o /dev/null -w '%{http_code}\n' -c "$JAR" "URLLINK"
 manage() { curl -sS -b "$JAR" -H "Origin: URL" -H "Content-Type: application/json" -w ' %{http_code}\n' "$@"; }
@@ -46,8 +48,9 @@ manage "$KEY/reveal" -X POST
 ASKED=$(manage "$KEY/reveal" -d '{"approval":{"factor":"email"}}')
 printf '%s\n' "$ASKED"
 CHALLENGE=$(printf '%s\n' "$ASKED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
-# now paste the line CODE=… that the gateway has printed, and then
-manage "$KEY/reveal" -d '{"approval":{"challenge":"'$CHALLENGE'","answer":"'$CODE'"}}'
+#
+# Stop here: paste the line CODE=… that the gateway has printed below. Then paste the rest:
+manage "$KEY/reveal" -d '{"approval":{"challenge":"'$CHALLENGE'","answer":"'${CODE:?paste the line CODE=… first}'"}}'
 # end it for ever, and read who did what:
 manage "$KEY/revoke" -d '{"reason":"unused"}'
 curl -sS "URL/v1/balance" -H "Authorization: Bearer $NEXT"

@@ -176,6 +176,11 @@ func TestSignIn(t *testing.T) {
 	require.Equal(t, 403, get(t, p.link()+"A").StatusCode)
 	require.Equal(t, 401, p.asPerson("", "GET", "/api/v1/keys", "", nil).status, "before the link was used")
 
+	head, err := client.Head(p.link())
+	require.NoError(t, err)
+	require.Equal(t, 403, head.StatusCode)
+	require.Empty(t, head.Cookies())
+
 	var session atomic.Pointer[http.Cookie]
 	var works atomic.Int32
 	var all sync.WaitGroup

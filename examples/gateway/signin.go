@@ -35,11 +35,12 @@ func (s *signIn) is(text string, hash [sha256.Size]byte) bool {
 }
 
 // ServeHTTP follows the link. It answers with a session cookie and sends a browser on, so
-// that the link is not left in the address bar.
+// that the link is not left in the address bar. The route takes HEAD too: what only looks
+// whether a link works must not use it up.
 func (s *signIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.is(r.URL.Query().Get("once"), s.link) {
+	if r.Method != http.MethodGet || !s.is(r.URL.Query().Get("once"), s.link) {
 		problem{Status: 403, Code: "sign_in_link", Detail: "This link was used, is too old, or is none. Each start of the gateway prints another."}.write(w)
 		return
 	}

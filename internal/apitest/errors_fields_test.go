@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func (e *env) shared(m issuer, key apikey.Info) []refusal {
 	provision := apikey.ProvisionRequest{Account: long, Name: "\u2800", Abilities: []string{"payment:refund"}}
 	nobody := provision
 	nobody.Account = ""
-	list := apikey.ListRequest{Mode: 9, Kind: 9, State: 9, Pepper: 255, NameContains: "x", Cursor: "x.y", Limit: -1}
+	list := apikey.ListRequest{Mode: 9, Kind: 9, State: 9, Pepper: 255, NameContains: long, Cursor: "x.y", Limit: -1}
 	relative := apikey.ListRequest{
 		State: apikey.Revoked, Usable: true, Expired: true, ExpiringWithin: time.Hour, UnusedFor: time.Hour, UnusedSince: past,
 		DueWithin: time.Hour, DueBefore: past, Cursor: "x.y.z",
@@ -120,7 +121,7 @@ func (e *env) shared(m issuer, key apikey.Info) []refusal {
 		{"Provision", provision, func() error { return drop(m.Provision(staff(), provision)) }, wrongs{"account": "too_long", "name": "hidden_character", "abilities": "not_publishable"}},
 		{"Provision for no account", nobody, func() error { return drop(m.Provision(staff(), nobody)) }, wrongs{"account": "required", "name": "hidden_character", "abilities": "not_publishable"}},
 		{"List", list, func() error { return drop(m.List(staff(), list)) }, wrongs{
-			"account": "required", "mode": "unknown", "kind": "unknown", "state": "unknown", "pepper": "out_of_range", "cursor": "other_list", "limit": "out_of_range",
+			"account": "required", "mode": "unknown", "kind": "unknown", "state": "unknown", "name_contains": "too_long", "pepper": "out_of_range", "cursor": "other_list", "limit": "out_of_range",
 		}},
 		{"List by contradictions", relative, func() error { return drop(m.List(e.ctx, relative)) }, wrongs{
 			"usable": "contradiction", "expired": "contradiction", "expiring_within": "contradiction", "unused_for": "contradiction",
@@ -152,6 +153,7 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 		Mode: 9, Actions: []apikey.Action{apikey.ActionRotate, "key.delete"}, Actor: long,
 		Since: e.clock.now(), Before: e.clock.now(), Cursor: "x.y", Limit: 1001,
 	}
+	many := apikey.EventsRequest{Actions: slices.Repeat([]apikey.Action{apikey.ActionRotate}, 1000)}
 	anywhere := apikey.EventsRequest{Actor: "\xff", Before: e.clock.now(), Limit: -1}
 	wrongLog := wrongs{"mode": "unknown", "actions": "unknown", "actor": "too_long", "before": "contradiction", "cursor": "other_list", "limit": "out_of_range"}
 	sealed := badIssue(e)
@@ -164,6 +166,7 @@ func (e *env) managed(key apikey.Info, bare *apikey.Manager) []refusal {
 		{"RevokeAll for no account", nowhere, func() error { return drop(m.RevokeAll(staff(), nowhere)) }, wrongAll.and(wrongs{"account": "required"})},
 		{"RevokeAll of what is not said", unsaid, func() error { return drop(m.RevokeAll(e.ctx, unsaid)) }, wrongs{"all": "required", "limit": "out_of_range"}},
 		{"Events", badLog, func() error { return drop(m.Events(e.ctx, badLog)) }, wrongLog},
+		{"Events of many actions", many, func() error { return drop(m.Events(e.ctx, many)) }, wrongs{"actions": "too_many"}},
 		{"Events of every account", anywhere, func() error { return drop(m.Events(staff(), anywhere)) }, wrongs{"actor": "not_text", "since": "required", "limit": "out_of_range"}},
 		{"Challenge", nil, func() error { return drop(m.Challenge(e.ctx, "fax", badIssue(e))) }, badIssued.and(wrongs{"approval.factor": "unknown"})},
 		{"Challenge of nothing", nil, func() error { return drop(m.Challenge(e.ctx, "fax", nil)) }, wrongs{"request": "required", "approval.factor": "unknown"}},
@@ -210,9 +213,9 @@ var sound = []string{
 }
 
 // neverWrong are the fields of requests that have no wrong value: a key that is named
-// exists or does not, and a filter by a time or a name finds what there is.
+// exists or does not, and a filter by a time finds what there is.
 var neverWrong = []string{
-	"key", "credential", "if_version", "grant", "disabled", "replace", "never_used", "untagged", "name_contains",
+	"key", "credential", "if_version", "grant", "disabled", "replace", "never_used", "untagged",
 	"expiring_before", "not_expired_at", "due_before", "ListRequest.unused_since", "EventsRequest.account",
 }
 

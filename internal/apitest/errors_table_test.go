@@ -218,7 +218,7 @@ func TestAnswersHaveTheirValues(t *testing.T) {
 	require.Equal(t, "60", recorder.Header().Get("Retry-After"))
 	require.Equal(t, "application/problem+json", recorder.Header().Get("Content-Type"))
 	require.Equal(t, "no-store", recorder.Header().Get("Cache-Control"))
-	require.JSONEq(t, `{"status":429,"code":"limit_reached","title":"Limit reached","detail":"At most 3 API keys may be made in an hour. Try again in 1m0s.","request_id":"r1","limit":"issues_an_hour","max":3}`, recorder.Body.String())
+	require.JSONEq(t, `{"status":429,"code":"limit_reached","title":"Limit reached","detail":"At most 3 API keys may be made in an hour. Try again in 1 minute.","request_id":"r1","limit":"issues_an_hour","max":3}`, recorder.Body.String())
 }
 
 // Each way in which an approval can be had is told in other words.

@@ -36,7 +36,7 @@ func TestEachFactorApproves(t *testing.T) {
 				require.Equal(t, apikey.Challenge{
 					ID: c.ID, Factor: factor, Action: apikey.ActionRotate, Key: key.Key.ID, Account: "acc_1", Mode: apikey.Live, Name: "Website",
 					ExpiresAt: e.clock.now().Add(10 * time.Minute).UTC().Truncate(time.Microsecond),
-					Changes:   []string{"a new token that works from now", "the present token ends at once"},
+					Changes:   []string{"a new token that works from now", "all tokens that the key has now end at once"},
 				}, c)
 				other := e.newManager()                                                                                         // another node takes the answer
 				req.Grant, err = other.Confirm(e.ctx, c.ID, " "+f.answer(factor, admin.ID)+strings.Repeat("\n", len(factor)%2)) // as it is pasted
