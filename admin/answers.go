@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin/internal/act"
 	"github.com/go-apikey/apikey/httpauth"
 )
 
@@ -201,29 +202,13 @@ func (c *call) already(err error, info apikey.Info) error {
 }
 
 // mayBeDone says in the error of a version that has passed whether this person has done
-// the same to that version: this very request, whose answer was lost, and with it the new
-// token; or, in another tab, one with other values. The log does not say which. Somebody
-// who may not read the log is not told, and the question leaves no trace in it.
+// the same to that version: see act.Did.
 func (c *call) mayBeDone(err error, id apikey.KeyID, action apikey.Action) error {
 	if _, passed := errors.AsType[*apikey.VersionError](err); !passed {
 		return err
 	}
 	r := &refusal{Problem: httpauth.Refused(err), cause: err}
-	if c.Manager.May(c.ctx, apikey.ActionReadEvents, apikey.Info{Account: c.actor.Account}) != nil {
-		return r
-	}
-	list, unread := c.Manager.Events(c.ctx, apikey.EventsRequest{Key: id, Actor: c.actor.ID, Actions: []apikey.Action{action, apikey.ActionCancelRotation}})
-	if unread != nil {
-		return r
-	}
-	did := func(action apikey.Action, seq uint64) bool {
-		return slices.ContainsFunc(list.Events, func(e apikey.Event) bool {
-			return e.Action == action && e.Seq == seq && e.Outcome == apikey.OutcomeDone
-		})
-	}
-	// A rotation that replaces a planned one calls that off first.
-	r.Done = did(action, c.version+1) || did(apikey.ActionCancelRotation, c.version+1) && did(action, c.version+2)
-	if r.Done {
+	if r.Done = act.Did(c.ctx, c.Manager, c.actor, id, c.version, action); r.Done {
 		r.Detail = "You have done the same since, perhaps with this very request, whose answer did not reach you. Look at the key. If a new token was made that you do not have, make another one."
 	}
 	return r
