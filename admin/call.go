@@ -181,17 +181,26 @@ func outside(err error) error {
 	return err
 }
 
-// read reads the body of the request: see httpauth.ReadJSON.
-func (c *call) read(into any, without ...string) error {
-	return httpauth.ReadJSON(c.r, into, without...)
+// keyAndBody reads the key in the path, and then the body: see read.
+func (c *call) keyAndBody(into any, without ...string) (apikey.KeyID, error) {
+	id, err := c.key()
+	if err != nil {
+		return id, err
+	}
+	return id, c.read(into, without...)
 }
 
-// key is the ID of the key in the path. What is no ID is not there, as one that no key of
-// the account has.
+// key reads the ID of the key in the path. A text that is no ID is answered as an ID that
+// no key of the account has.
 func (c *call) key() (apikey.KeyID, error) {
 	id, err := apikey.ParseKeyID(c.r.PathValue("id"))
 	if err != nil {
 		return id, apikey.ErrNotFound
 	}
 	return id, nil
+}
+
+// read reads the body of the request: see httpauth.ReadJSON.
+func (c *call) read(into any, without ...string) error {
+	return httpauth.ReadJSON(c.r, into, without...)
 }

@@ -80,10 +80,7 @@ func (c *call) update() (answer, error) {
 		apikey.UpdateRequest
 		Approval act.Approval `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body, "key", "if_version")
-	}
+	id, err := c.keyAndBody(&body, "key", "if_version")
 	if err != nil {
 		return answer{}, err
 	}
@@ -112,10 +109,7 @@ func (c *call) cancelRotation() (answer, error) {
 
 // onKey makes a request that has a key and nothing else.
 func (c *call) onKey(do func(context.Context, apikey.KeyID) error) (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
+	id, err := c.keyAndBody(&nothing{})
 	if err != nil {
 		return answer{}, err
 	}
@@ -124,10 +118,7 @@ func (c *call) onKey(do func(context.Context, apikey.KeyID) error) (answer, erro
 
 func (c *call) resume() (answer, error) {
 	var body approvalOnly
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -143,10 +134,7 @@ func (c *call) revoke() (answer, error) {
 		Reason   apikey.Reason `json:"reason"`
 		Approval act.Approval  `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -164,10 +152,7 @@ func (c *call) rotate() (answer, error) {
 		Replace        bool         `json:"replace"`
 		Approval       act.Approval `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -211,10 +196,7 @@ func seconds(n int64) time.Duration {
 }
 
 func (c *call) retire() (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
+	id, err := c.keyAndBody(&nothing{})
 	if err != nil {
 		return answer{}, err
 	}
@@ -230,10 +212,7 @@ func (c *call) reveal() (answer, error) {
 		Credential apikey.CredentialID `json:"credential"`
 		Approval   act.Approval        `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}

@@ -64,10 +64,7 @@ func (c *call) events() (answer, error) {
 }
 
 func (c *call) chain() (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
+	id, err := c.keyAndBody(&nothing{})
 	if err != nil {
 		return answer{}, err
 	}
