@@ -72,7 +72,9 @@ func (h *headersOnly) WriteHeader(status int)      { h.status = status }
 // serve handles the requests of all routes.
 func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
 	c := &call{api: a, r: r, id: requestid.Of(r.Header.Get("X-Request-ID"))}
-	r.Body = http.MaxBytesReader(w, r.Body, 64<<10) // as ReadJSON has it; the server closes the connection, and reads no rest
+	// The bound of ReadJSON. Beyond this one the server closes the connection, too, instead
+	// of reading the rest.
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	err := c.admit(to)
 	if c.tag != "" {
 		w.Header().Set(actorHeader, c.tag)

@@ -14,7 +14,7 @@ type route struct {
 // routes lists all routes. A GET ignores If-Match. Any other request with a header that
 // would do nothing is refused, because its sender relies on it.
 var routes = []route{
-	{pattern: "GET /v1/openapi.yaml", do: describe, open: true},
+	{pattern: "GET /v1/openapi.yaml", do: openapi, open: true},
 	{pattern: "GET /v1/rules", do: (*call).rules, version: ignored},
 
 	{pattern: "GET /v1/keys", do: (*call).list, queries: true, version: ignored},
