@@ -1,5 +1,6 @@
-// Package act takes a guarded request through the steps of its approval. All that comes in
-// over HTTP and may need an approval passes Do.
+// Package act has what the JSON API and the key page both do about a change. Do takes a
+// guarded request through the steps of its approval: every request over HTTP that may need
+// an approval passes it. Did tells whether a person has made a change before.
 package act
 
 import (
