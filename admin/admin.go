@@ -18,29 +18,30 @@
 //
 // # Approvals
 //
-// A request that StepUp guards comes up to three times, and is the same each time but for
-// its member "approval" (the headers, among them If-Match, are left out here):
+// A request that StepUp guards comes up to three times. It is the same each time, except
+// for its member "approval" (the headers, among them If-Match, are left out here):
 //
 //	POST /v1/keys/ID/rotate {}                                → 403 step_up_required
 //	     {"approval": {"factor": "email"}}                    → 202, the challenge
 //	     {"approval": {"challenge": "…", "answer": "123456"}} → 200, the new token
 //
-// If the last one fails because something was away, send it again within two minutes: the
-// same code works until it was used.
+// If the last one fails because something was not available (503), send it again within two
+// minutes: the same code works until it was used.
 //
 // # Lost answers
 //
 // A new token is in one answer and nowhere else. Create a key with the header
-// Idempotency-Key, and a repeated request is 409 already_issued, with the key. A rotation
-// has the version of the key in If-Match: repeated, it is 412, with "done": true if the same
-// person has rotated that version. The token that nobody has is lost; rotate again.
+// Idempotency-Key, and a repeated request is 409 already_issued, with the key. A change or a
+// rotation has the version of the key in If-Match: repeated, it is 412, with "done": true if
+// the same person has done the same to that version. If the token of a rotation is lost,
+// rotate again.
 //
 // # Cross-site requests
 //
 // A request that changes something must come from a page of this site: its Origin is one
-// of Config.Origins (or the Host of the request), or it has no Origin and Sec-Fetch-Site
-// is same-origin. Behind a proxy, pass Host on (nginx: proxy_set_header Host $http_host), or
-// set Origins. A script sends Origin itself.
+// of Config.Origins (if that is empty, the Host of the request), or it has no Origin and
+// Sec-Fetch-Site is same-origin. Behind a proxy, pass Host on with its port (nginx:
+// proxy_set_header Host $http_host), or set Origins. A script sends Origin itself.
 package admin
 
 import (

@@ -14,7 +14,7 @@ import (
 	"github.com/go-apikey/apikey/httpauth"
 )
 
-// answer is what a route answers if it has no error.
+// answer is the result of a route that has returned no error.
 type answer struct {
 	status   int    // 0: 200 with a body, 204 without
 	body     any    // written as JSON
@@ -35,6 +35,7 @@ type keyAnswer struct {
 // soon is how long before its expiry a key's status says so.
 const soon = 30 * 24 * time.Hour
 
+// describe makes the answer of a key, without what this API does not show.
 func (c *call) describe(info apikey.Info) keyAnswer {
 	key := keyAnswer{Info: info, Status: info.Status(c.Now(), soon)}
 	for name, value := range info.Metadata.All() {
@@ -48,8 +49,8 @@ func (c *call) describe(info apikey.Info) keyAnswer {
 	return key
 }
 
-// listed refuses metadata that is not shown here.
-func (c *call) listed(metadata map[string]string) error {
+// refuseUnlisted refuses metadata with names that are not shown here.
+func (c *call) refuseUnlisted(metadata map[string]string) error {
 	var wrong []error
 	for _, name := range slices.Sorted(maps.Keys(metadata)) {
 		if !slices.Contains(c.Config.Metadata, name) {
@@ -79,7 +80,7 @@ func (c *call) keepUnlisted(req *apikey.UpdateRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := c.listed(asked); err != nil {
+	if err := c.refuseUnlisted(asked); err != nil {
 		return err
 	}
 	info, err := c.Manager.Get(c.ctx, req.Key)
@@ -193,65 +194,6 @@ type enrollmentAnswer struct {
 	URI    string `json:"uri"` // a secret: the authenticator's setup key
 }
 
-// refusal is an error that knows its answer.
-type refusal struct {
-	httpauth.Problem
-	Key  *keyAnswer `json:"key,omitempty"`  // that an earlier request with this idempotency key made
-	Done bool       `json:"done,omitempty"` // the same person has done the same action to that version
-
-	cause error // for the log
-}
-
-func (r *refusal) Error() string { return r.Code }
-func (r *refusal) Unwrap() error { return r.cause }
-
-var (
-	noRoute         = &refusal{Problem: httpauth.Problem{Status: 404, Code: "unknown_path", Title: "Not found", Detail: "This address has no meaning here. GET /v1/openapi.yaml lists those that have."}}
-	noMethod        = &refusal{Problem: httpauth.Problem{Status: 405, Code: "method_not_allowed", Title: "Method not allowed", Detail: "This address does not know this method. The header Allow lists those that it knows."}}
-	operatorRefused = &refusal{Problem: httpauth.Problem{Status: 403, Code: "operator", Title: "Not for operators", Detail: "This is for the members of an account. Staff use the program's own tools."}}
-	otherActor      = &refusal{Problem: httpauth.Problem{Status: 409, Code: "other_actor", Title: "Somebody else is signed in", Detail: "Somebody else has signed in meanwhile, perhaps in another tab, and nothing was done. Sign in again, or reload the page to go on as that person."}}
-	versionRequired = &refusal{Problem: httpauth.Problem{Status: 428, Code: "version_required", Title: "Version required", Detail: "Send the version of the key that you have seen: the ETag of its last answer, in the header If-Match."}}
-)
-
-func crossSite(why string) error {
-	return &refusal{Problem: httpauth.Problem{Status: 403, Code: "cross_site", Title: "From another site", Detail: "The request does not seem to come from a page of this site, and nothing was done. " + why}}
-}
-
-// already adds the key to the error of a request that was made before.
-func (c *call) already(err error, info apikey.Info) error {
-	key := c.describe(info)
-	return &refusal{Problem: httpauth.Refused(err), Key: &key, cause: err}
-}
-
-// mayBeDone says in the error of a version that has passed whether this person has done
-// the same to that version: this very request, whose answer was lost, and with it the new
-// token; or, in another tab, one with other values. The log does not say which. Somebody
-// who may not read the log is not told, and the question leaves no trace in it.
-func (c *call) mayBeDone(err error, id apikey.KeyID, action apikey.Action) error {
-	if _, passed := errors.AsType[*apikey.VersionError](err); !passed {
-		return err
-	}
-	r := &refusal{Problem: httpauth.Refused(err), cause: err}
-	if c.Manager.May(c.ctx, apikey.ActionReadEvents, apikey.Info{Account: c.actor.Account}) != nil {
-		return r
-	}
-	list, unread := c.Manager.Events(c.ctx, apikey.EventsRequest{Key: id, Actor: c.actor.ID, Actions: []apikey.Action{action, apikey.ActionCancelRotation}})
-	if unread != nil {
-		return r
-	}
-	did := func(action apikey.Action, seq uint64) bool {
-		return slices.ContainsFunc(list.Events, func(e apikey.Event) bool {
-			return e.Action == action && e.Seq == seq && e.Outcome == apikey.OutcomeDone
-		})
-	}
-	// A rotation that replaces a planned one calls that off first.
-	r.Done = did(action, c.version+1) || did(apikey.ActionCancelRotation, c.version+1) && did(action, c.version+2)
-	if r.Done {
-		r.Detail = "You have done the same since, perhaps with this very request, whose answer did not reach you. Look at the key. If a new token was made that you do not have, make another one."
-	}
-	return r
-}
-
 // write writes an answer or, if there is an error, that of the error.
 func (c *call) write(w http.ResponseWriter, ans answer, err error) {
 	h := w.Header()
@@ -291,50 +233,12 @@ func (c *call) write(w http.ResponseWriter, ans answer, err error) {
 	w.Write(text) // an error means that the client has disconnected
 }
 
-// headers are those of every answer. What is answered is for one person and for now, is no
-// page, and is for pages of this site alone.
+// headers are in every answer, whose content is for one person and for now (no-store), is
+// no page that could run or be framed, and may be read by pages of this site alone.
 var headers = map[string]string{
 	"Cache-Control":                "no-store, no-transform",
 	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
 	"Cross-Origin-Resource-Policy": "same-origin",
 	"Referrer-Policy":              "same-origin",
 	"X-Content-Type-Options":       "nosniff",
-}
-
-// refuse writes the answer of an error.
-func (c *call) refuse(w http.ResponseWriter, err error) {
-	own, ok := errors.AsType[*refusal](err)
-	if !ok {
-		own = &refusal{Problem: httpauth.Refused(err)}
-	}
-	r := *own // those of this package are shared
-	r.RequestID = c.id
-	c.log(r.Status, r.Code, err)
-	h := w.Header()
-	h.Set("Content-Type", "application/problem+json")
-	if r.Status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Session realm="API keys"`) // RFC 9110 §15.5.2 wants one
-	}
-	if r.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(r.RetryAfter/time.Second)))
-	}
-	if r.Key != nil {
-		h.Set("ETag", `"`+strconv.FormatUint(r.Key.Version, 10)+`"`)
-	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		text, r.Status = []byte(`{"status":500,"code":"internal_error","title":"Internal error"}`), 500
-	}
-	w.WriteHeader(r.Status)
-	w.Write(text)
-}
-
-// log logs what is our failure. A client that has hung up is none.
-func (c *call) log(status int, code string, err error) {
-	if status >= 500 && c.r.Context().Err() == nil {
-		if own, ok := errors.AsType[*refusal](err); ok && own.cause != nil {
-			err = own.cause
-		}
-		c.Logger.Error("apikey admin: a request failed", "request_id", c.id, "method", c.r.Method, "route", c.r.Pattern, "status", status, "code", code, "error", err)
-	}
 }

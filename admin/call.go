@@ -21,11 +21,12 @@ type api struct {
 	mux  *http.ServeMux
 }
 
-// call is one request, once it was admitted.
+// call is one request and what is known about it. Until admit lets it in, that is api, r
+// and id.
 type call struct {
 	*api
 	r     *http.Request
-	ctx   context.Context // of the request, with the actor
+	ctx   context.Context // of the request, with the actor; nil: nobody was let in
 	actor apikey.Actor
 	tag   string // of the actor; empty: nobody was let in
 	id    string // of the request, for the answer and the log
@@ -34,8 +35,8 @@ type call struct {
 	idempotencyKey string
 }
 
-// ServeHTTP finds the route. What has no route is refused here, also a path that ServeMux
-// would redirect: a redirect would be the one answer that no check has seen.
+// ServeHTTP finds the route. A request without one is refused here, and so is a path that
+// ServeMux would redirect: no check would have seen that answer.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	escaped := r.URL.EscapedPath()
 	clean := path.Clean("/" + escaped)
@@ -48,7 +49,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.write(w, answer{}, noRoute)
 		return
 	}
-	none := &headersOnly{header: http.Header{}}
+	none := &headersOnly{header: http.Header{}} // ServeMux says whether another method has a route, and which
 	a.mux.ServeHTTP(none, r)
 	if none.status != http.StatusMethodNotAllowed {
 		c.write(w, answer{}, noRoute)
@@ -58,7 +59,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.write(w, answer{}, noMethod)
 }
 
-// headersOnly takes the answer of a ServeMux that has no route.
+// headersOnly keeps the status and the headers of an answer.
 type headersOnly struct {
 	header http.Header
 	status int
@@ -68,9 +69,11 @@ func (h *headersOnly) Header() http.Header         { return h.header }
 func (h *headersOnly) Write(b []byte) (int, error) { return len(b), nil }
 func (h *headersOnly) WriteHeader(status int)      { h.status = status }
 
-// serve is the one function that the requests of all routes pass.
+// serve handles the requests of all routes.
 func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
 	c := &call{api: a, r: r, id: requestid.Of(r.Header.Get("X-Request-ID"))}
+	// The bound of ReadJSON. Beyond this one the server closes the connection, too, instead
+	// of reading the rest.
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	err := c.admit(to)
 	if c.tag != "" {
@@ -83,9 +86,9 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, to route) {
 	c.write(w, ans, err)
 }
 
-// admit makes all checks that do not depend on the route's own request: where the request
-// comes from and who makes it (door.Enter), whether it is the person whom the page was
-// drawn for, and its headers.
+// admit makes the checks that are the same for all routes: where the request comes from
+// and who makes it (door.Enter), whether that is the person for whom the page was drawn, and
+// what its headers and its query may be.
 func (c *call) admit(to route) error {
 	if to.open {
 		return nil
@@ -112,18 +115,18 @@ func (c *call) admit(to route) error {
 // each request: see door.TagOf.
 const actorHeader = "Apikey-Actor"
 
-// need says what a route does with a header.
+// need says what a route does with If-Match.
 type need uint8
 
 const (
-	refused need = iota // it means nothing here: somebody expects what is not done
+	refused need = iota // it would do nothing, and its sender relies on it
 	ignored
 	optional // it may be there
 	required
 )
 
 // versionIn reads If-Match: the ETag of a key, which is its version. A proxy that
-// compresses makes a weak one of it.
+// compresses answers makes a weak ETag of it (W/). What is wrong is added to wrong.
 func versionIn(values []string, wanted need, wrong []error) (uint64, []error) {
 	refuse := func(code apikey.InvalidCode) (uint64, []error) {
 		return 0, append(wrong, &apikey.InvalidError{Field: "If-Match", Code: code})
@@ -147,6 +150,7 @@ func versionIn(values []string, wanted need, wrong []error) (uint64, []error) {
 	return version, wrong
 }
 
+// idempotencyKeyIn reads Idempotency-Key. What is wrong is added to wrong.
 func idempotencyKeyIn(values []string, allowed bool, wrong []error) (string, []error) {
 	const most = 255
 	code := apikey.InvalidCode("")
@@ -167,11 +171,11 @@ func idempotencyKeyIn(values []string, allowed bool, wrong []error) (string, []e
 	return "", append(wrong, &apikey.InvalidError{Field: "Idempotency-Key", Code: code})
 }
 
-// outside is the answer to somebody who is not let in.
+// outside returns the error of the API for an error of door.Enter.
 func outside(err error) error {
-	var cross *door.CrossSiteError
+	cross, isCross := errors.AsType[*door.CrossSiteError](err)
 	switch {
-	case errors.As(err, &cross):
+	case isCross:
 		return crossSite(cross.Why)
 	case errors.Is(err, door.ErrOperator):
 		return operatorRefused
@@ -181,17 +185,26 @@ func outside(err error) error {
 	return err
 }
 
-// read reads the body of the request: see httpauth.ReadJSON.
-func (c *call) read(into any, without ...string) error {
-	return httpauth.ReadJSON(c.r, into, without...)
+// keyAndBody reads the key in the path, and then the body: see read.
+func (c *call) keyAndBody(into any, without ...string) (apikey.KeyID, error) {
+	id, err := c.key()
+	if err != nil {
+		return id, err
+	}
+	return id, c.read(into, without...)
 }
 
-// key is the ID of the key in the path. What is no ID is not there, as one that no key of
-// the account has.
+// key reads the ID of the key in the path. A text that is no ID is answered as an ID that
+// no key of the account has.
 func (c *call) key() (apikey.KeyID, error) {
 	id, err := apikey.ParseKeyID(c.r.PathValue("id"))
 	if err != nil {
 		return id, apikey.ErrNotFound
 	}
 	return id, nil
+}
+
+// read reads the body of the request: see httpauth.ReadJSON.
+func (c *call) read(into any, without ...string) error {
+	return httpauth.ReadJSON(c.r, into, without...)
 }

@@ -64,8 +64,8 @@ func TestAnotherSiteChangesNothing(t *testing.T) {
 	}
 }
 
-// Whoever is not named is not let in, and a client is not told why it could not be found
-// out who asks.
+// Somebody without ID or Account is not let in. If it cannot be found out who asks, only
+// the log says why.
 func TestActorFailsClosed(t *testing.T) {
 	e := newEnv(t)
 	for name, c := range map[string]struct {
@@ -92,6 +92,10 @@ func TestActorFailsClosed(t *testing.T) {
 			require.Equal(t, c.code, a.body["code"], name)
 			require.NotContains(t, a.text, "10.1.2.3")
 			require.Empty(t, a.header.Get("Apikey-Actor"), name)
+			if c.status == 503 {
+				require.NotEmpty(t, a.header.Get("Retry-After"))
+				require.Contains(t, e.log.String(), a.body["request_id"])
+			}
 		}
 	}
 	require.Empty(t, e.do(request{path: "/keys"}).body["data"])

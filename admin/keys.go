@@ -43,7 +43,7 @@ func (c *call) get() (answer, error) {
 	return answer{body: key, version: info.Version}, nil
 }
 
-// keyActions are what can be done to a key that exists.
+// keyActions are the actions on one key, for the member may.
 var keyActions = []apikey.Action{
 	apikey.ActionUpdate, apikey.ActionSuspend, apikey.ActionResume, apikey.ActionRevoke, apikey.ActionRotate,
 	apikey.ActionCancelRotation, apikey.ActionRetire, apikey.ActionReveal, apikey.ActionReadEvents,
@@ -59,7 +59,7 @@ func (c *call) issue() (answer, error) {
 	}
 	req := body.IssueRequest
 	req.IdempotencyKey = c.idempotencyKey
-	if err := c.listed(req.Metadata); err != nil {
+	if err := c.refuseUnlisted(req.Metadata); err != nil {
 		return answer{}, err
 	}
 	var issued apikey.Issued
@@ -80,10 +80,7 @@ func (c *call) update() (answer, error) {
 		apikey.UpdateRequest
 		Approval act.Approval `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body, "key", "if_version")
-	}
+	id, err := c.keyAndBody(&body, "key", "if_version")
 	if err != nil {
 		return answer{}, err
 	}
@@ -113,10 +110,7 @@ func (c *call) cancelRotation() (answer, error) {
 
 // onKey makes a request that has a key and nothing else.
 func (c *call) onKey(do func(context.Context, apikey.KeyID) error) (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
+	id, err := c.keyAndBody(&nothing{})
 	if err != nil {
 		return answer{}, err
 	}
@@ -125,10 +119,7 @@ func (c *call) onKey(do func(context.Context, apikey.KeyID) error) (answer, erro
 
 func (c *call) resume() (answer, error) {
 	var body approvalOnly
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -144,10 +135,7 @@ func (c *call) revoke() (answer, error) {
 		Reason   apikey.Reason `json:"reason"`
 		Approval act.Approval  `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -165,14 +153,12 @@ func (c *call) rotate() (answer, error) {
 		Replace        bool         `json:"replace"`
 		Approval       act.Approval `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
-	// The Manager would look at the version first.
+	// Checked here, because the Manager looks at the version first: 412 for a length that
+	// no version accepts.
 	if most := int(c.Manager.Rules().Limits.Overlap / time.Second); body.OverlapSeconds < 0 || body.OverlapSeconds > int64(most) {
 		return answer{}, &apikey.InvalidError{Field: "overlap_seconds", Code: apikey.InvalidOutOfRange, Max: most}
 	}
@@ -188,7 +174,7 @@ func (c *call) rotate() (answer, error) {
 	return ans, renamed(err, "overlap", "overlap_seconds")
 }
 
-// renamed gives a wrong field of a request the name that it has in the body.
+// renamed gives a wrong field the name that it has in the body, and keeps the others.
 func renamed(err error, from, to string) error {
 	fields := apikey.InvalidFields(err)
 	if !slices.ContainsFunc(fields, func(e *apikey.InvalidError) bool { return e.Field == from }) {
@@ -205,17 +191,14 @@ func renamed(err error, from, to string) error {
 	return errors.Join(all...)
 }
 
-// seconds makes a duration of seconds. What does not fit is as long as 100 years, and what
-// is negative as long as -1 s: the Manager refuses both, and says what it accepts.
+// seconds makes a duration of n seconds, from -1 s to 100 years: a larger n would overflow.
+// The Manager refuses both ends, and says what it accepts.
 func seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, -1), 100*365*24*60*60)) * time.Second
 }
 
 func (c *call) retire() (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
+	id, err := c.keyAndBody(&nothing{})
 	if err != nil {
 		return answer{}, err
 	}
@@ -231,10 +214,7 @@ func (c *call) reveal() (answer, error) {
 		Credential apikey.CredentialID `json:"credential"`
 		Approval   act.Approval        `json:"approval"`
 	}
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&body)
-	}
+	id, err := c.keyAndBody(&body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -273,7 +253,7 @@ func (c *call) provision() (answer, error) {
 			of   apikey.Issued
 			into **tokenAnswer
 		}{{made.Live, &body.Live}, {made.Test, &body.Test}} {
-			if !one.of.Key.ID.IsZero() { // Standing refuses the mode
+			if !one.of.Key.ID.IsZero() { // zero: Standing refuses the mode
 				t := c.tokenAnswer(one.of)
 				*one.into = &t
 			}
@@ -283,7 +263,7 @@ func (c *call) provision() (answer, error) {
 }
 
 // act makes a guarded request: see act.Do. done makes the answer once the request was
-// made; nil: there is nothing to say.
+// made; nil: 204.
 func (c *call) act(a act.Approval, req apikey.Guarded, do func(apikey.Grant) error, done func() answer) (answer, error) {
 	challenge, err := act.Do(c.ctx, c.Manager, a, req, do)
 	switch {

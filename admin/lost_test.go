@@ -2,9 +2,11 @@ package admin_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,7 +141,8 @@ func TestLostAnswers(t *testing.T) {
 					}
 					return a
 				}
-				make := func(q request, body map[string]any) reply {
+				// sent sends a request with all its steps, loses its answer, and sends it again.
+				sent := func(q request, body map[string]any) reply {
 					s := steps{e, q, body, "password"}
 					send := func() reply { q.body = body; return e.do(q) }
 					if guarded {
@@ -154,7 +157,7 @@ func TestLostAnswers(t *testing.T) {
 					return retry(send)
 				}
 
-				made := make(request{method: "POST", path: "/keys", header: map[string]string{"Idempotency-Key": "k"}}, map[string]any{"mode": "live"})
+				made := sent(request{method: "POST", path: "/keys", header: map[string]string{"Idempotency-Key": "k"}}, map[string]any{"mode": "live"})
 				keys := keysOf()
 				require.Len(t, keys, 1, made.text)
 				switch made.status {
@@ -168,7 +171,7 @@ func TestLostAnswers(t *testing.T) {
 
 				path := "/keys/" + keys[0].ID.String()
 				version := e.do(request{path: path}).header.Get("ETag")
-				rotated := make(request{method: "POST", path: path + "/rotate", header: map[string]string{"If-Match": version}}, map[string]any{"overlap_seconds": 3600})
+				rotated := sent(request{method: "POST", path: path + "/rotate", header: map[string]string{"If-Match": version}}, map[string]any{"overlap_seconds": 3600})
 				require.Equal(t, 2, keysOf()[0].Credentials.Len(), "one rotation: %s", rotated.text)
 				switch rotated.status {
 				case 200:
@@ -178,7 +181,7 @@ func TestLostAnswers(t *testing.T) {
 					t.Fatal(rotated.text)
 				}
 				version = e.do(request{path: path}).header.Get("ETag")
-				edited := make(request{method: "PATCH", path: path, header: map[string]string{"If-Match": version}}, map[string]any{"name": "Other"})
+				edited := sent(request{method: "PATCH", path: path, header: map[string]string{"If-Match": version}}, map[string]any{"name": "Other"})
 				require.Equal(t, "Other", keysOf()[0].Name)
 				if edited.status != 200 {
 					require.Equal(t, true, edited.body["done"], edited.text)
@@ -190,7 +193,7 @@ func TestLostAnswers(t *testing.T) {
 						continue // they are tried for five seconds
 					}
 					if guarded && what != "suspend" {
-						a := make(q, map[string]any{})
+						a := sent(q, map[string]any{})
 						if a.status != 204 {
 							require.Equal(t, "used", a.body["because"], "and what it approves was done: %s", a.text)
 						}
@@ -229,13 +232,14 @@ func TestDoneIsForWhoReadsTheLog(t *testing.T) {
 	require.NotContains(t, e.do(rotate).body, "done")
 }
 
+// noLog lets nobody read the log.
 type noLog struct{ apikey.RolePolicy }
 
-func (p noLog) Authorize(ctx context.Context, a apikey.Actor, act apikey.Action, k apikey.Info) error {
-	if act == apikey.ActionReadEvents {
+func (p noLog) Authorize(ctx context.Context, a apikey.Actor, action apikey.Action, k apikey.Info) error {
+	if action == apikey.ActionReadEvents {
 		return errors.New("not for them")
 	}
-	return p.RolePolicy.Authorize(ctx, a, act, k)
+	return p.RolePolicy.Authorize(ctx, a, action, k)
 }
 
 // KEK, mail and store are away at each step: a problem that says nothing of the cause, and
@@ -512,7 +516,8 @@ func TestBadInput(t *testing.T) {
 	require.Equal(t, "too_many", many.body["fields"].([]any)[0].(map[string]any)["code"])
 }
 
-// The time of revoke is bounded: keys that were not tried are said.
+// Many keys at once: the answer has each key, a wrong reason is about the request, and
+// revoke-all goes on page by page.
 func TestRevokeManyIsBounded(t *testing.T) {
 	e := newEnv(t)
 	ids := []string{}
@@ -533,6 +538,47 @@ func TestRevokeManyIsBounded(t *testing.T) {
 	rest := e.post("/keys/revoke-all", map[string]any{"all": true, "limit": 100, "cursor": first.body["next"]})
 	require.Equal(t, float64(1), rest.body["revoked"], rest.text)
 	require.NotContains(t, rest.body, "next")
+}
+
+// A request for many keys whose time is over: the answer says which keys were not tried.
+func TestRevokeManySaysWhatWasNotTried(t *testing.T) {
+	ending := &endsTime{}
+	e := newEnv(t, func(s *apikey.Settings, _ *apikey.ManagerConfig) { ending.Store, s.Store = s.Store, ending })
+	first, second := e.issue("acc_1").Key.ID, e.issue("acc_1").Key.ID
+	ctx, cancel := context.WithCancel(t.Context())
+	ending.end = cancel
+	r := httptest.NewRequestWithContext(ctx, "POST", "http://shop.example/v1/keys/revoke", strings.NewReader(fmt.Sprintf(`{"ids":[%q,%q]}`, first, second)))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Origin", "http://shop.example")
+	r.Header.Set("X-User", anna)
+	w := httptest.NewRecorder()
+	must(admin.New(e.config)).ServeHTTP(w, r)
+	var many struct {
+		Data []struct {
+			Revoked bool
+			Error   struct{ Code string }
+		}
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &many))
+	require.Len(t, many.Data, 2, w.Body)
+	require.True(t, many.Data[0].Revoked)
+	require.False(t, many.Data[1].Revoked)
+	require.Equal(t, "busy", many.Data[1].Error.Code, "nothing was done")
+	require.Equal(t, "active", e.do(request{path: "/keys/" + second.String()}).body["state"])
+}
+
+// endsTime is a store that ends the time of a request with its first write.
+type endsTime struct {
+	apikey.Store
+	end func() // nil: not now
+}
+
+func (s *endsTime) Apply(ctx context.Context, changes ...apikey.StoreChange) error {
+	err := s.Store.Apply(ctx, changes...)
+	if s.end != nil {
+		s.end()
+	}
+	return err
 }
 
 // Config says what is missing.

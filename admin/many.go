@@ -13,8 +13,9 @@ const (
 	manyTime = 20 * time.Second // after which no further key is tried
 )
 
-// revokeMany revokes the keys that the body lists, and says of each what became of it. A
-// key whose revocation is guarded is not revoked: that is done by itself.
+// revokeMany revokes the keys that the body lists, and says for each whether it is
+// revoked. A key whose revocation needs an approval is not revoked here: an approval is for
+// one key.
 func (c *call) revokeMany() (answer, error) {
 	var body struct {
 		IDs    []apikey.KeyID `json:"ids"`
@@ -33,7 +34,7 @@ func (c *call) revokeMany() (answer, error) {
 	defer cancel()
 	results := revokedMany{Data: make([]revokedOne, 0, len(body.IDs))}
 	for i, id := range body.IDs {
-		err := error(apikey.ErrBusy) // not tried: the time is over
+		err := error(apikey.ErrBusy) // if the time is over: not tried
 		if ctx.Err() == nil {
 			err = c.Manager.Revoke(ctx, apikey.RevokeRequest{Key: id, Reason: body.Reason})
 		}
@@ -45,7 +46,8 @@ func (c *call) revokeMany() (answer, error) {
 	return answer{body: results}, nil
 }
 
-// revokeAll revokes one page of the keys that the body selects.
+// revokeAll revokes one page of the keys that the body selects. The Manager joins one error
+// for each failed key, in the order of Failed.
 func (c *call) revokeAll() (answer, error) {
 	var body struct {
 		All         bool          `json:"all"`
@@ -80,7 +82,7 @@ func (c *call) revokeAll() (answer, error) {
 	return answer{body: result}, nil
 }
 
-// explained is the problem of one key among several; nil: there is none.
+// explained returns the problem of one key among several, and nil for no error.
 func (c *call) explained(err error) *httpauth.Problem {
 	if err == nil {
 		return nil

@@ -31,70 +31,85 @@ func (w *watched) Apply(ctx context.Context, changes ...apikey.StoreChange) erro
 	return w.Store.Apply(ctx, changes...)
 }
 
-// sound is a request to each route that would be served, about the keys of one account.
-// Each changes something, but for those that read.
+// sound is a request to a route that would be served.
 type sound struct {
 	pattern string // as in the routes of the API
 	request
-	reads bool
 }
 
-// target is what the sound requests are about.
+// target is what sound requests are about: keys of one account.
 type target struct {
-	live, suspended, rotating apikey.Info
-	old                       apikey.CredentialID // of rotating, still working
+	live      apikey.Info // active, recoverable, and nothing else
+	suspended apikey.Info
+	planned   apikey.Info         // with a rotation that waits
+	rotating  apikey.Info         // with two tokens that work
+	old       apikey.CredentialID // of rotating: the older one
 }
 
-func (t target) sound(pending apikey.KeyID) []sound {
-	version := func(v uint64) map[string]string {
-		return map[string]string{"If-Match": fmt.Sprintf("%q", fmt.Sprint(v))}
+// requests are the sound requests to all routes. Each changes something, except for those
+// that read.
+func (t target) requests() (all []sound) {
+	for _, row := range []struct {
+		pattern string
+		key     apikey.Info // the {id} of the pattern
+		body    string
+	}{
+		{"GET /v1/rules", apikey.Info{}, ""},
+		{"GET /v1/keys", apikey.Info{}, ""},
+		{"GET /v1/keys/{id}", t.live, ""},
+		{"GET /v1/events", apikey.Info{}, ""},
+		{"GET /v1/keys/{id}/events", t.live, ""},
+		{"POST /v1/keys/{id}/chain", t.live, ""}, // reads
+		{"GET /v1/factors", apikey.Info{}, ""},
+		{"POST /v1/keys", apikey.Info{}, `{"mode":"live"}`},
+		{"PATCH /v1/keys/{id}", t.live, `{"name":"New"}`},
+		{"POST /v1/keys/{id}/suspend", t.live, ""},
+		{"POST /v1/keys/{id}/resume", t.suspended, `{}`},
+		{"POST /v1/keys/{id}/revoke", t.live, `{}`},
+		{"POST /v1/keys/{id}/rotate", t.live, `{}`},
+		{"DELETE /v1/keys/{id}/rotation", t.planned, ""},
+		{"POST /v1/keys/{id}/credentials/{credential}/retire", t.rotating, ""},
+		{"POST /v1/keys/{id}/reveal", t.live, `{}`},
+		{"POST /v1/provision", apikey.Info{}, `{"abilities":["card:tokenize"]}`},
+		{"POST /v1/keys/revoke", apikey.Info{}, fmt.Sprintf(`{"ids":[%q]}`, t.live.ID)},
+		{"POST /v1/keys/revoke-all", apikey.Info{}, `{"all":true}`},
+		{"POST /v1/factors/{factor}/enroll", apikey.Info{}, `{}`},
+		{"POST /v1/factors/{factor}/confirm", apikey.Info{}, `{"answer":"000000"}`},
+		{"POST /v1/factors/{factor}/disable", apikey.Info{}, `{}`},
+		{"POST /v1/actors/{actor}/lift-lock", apikey.Info{}, `{}`},
+		{"POST /v1/actors/{actor}/allow-enrollment", apikey.Info{}, `{"factor":"totp"}`},
+		{"POST /v1/actors/{actor}/disable", apikey.Info{}, `{"factor":"totp"}`},
+	} {
+		method, path, _ := strings.Cut(row.pattern, " /v1")
+		q := request{method: method, path: strings.NewReplacer(
+			"{id}", row.key.ID.String(), "{credential}", t.old.String(), "{factor}", "totp", "{actor}", "ben").Replace(path)}
+		if row.body != "" {
+			q.body = row.body
+		}
+		if method == "PATCH" || strings.HasSuffix(path, "/rotate") {
+			q = q.with("If-Match", fmt.Sprintf(`"%d"`, row.key.Version))
+		}
+		all = append(all, sound{row.pattern, q})
 	}
-	live, suspended, rotating := "/keys/"+t.live.ID.String(), "/keys/"+t.suspended.ID.String(), "/keys/"+t.rotating.ID.String()
-	return []sound{
-		{"GET /v1/rules", request{path: "/rules"}, true},
-		{"GET /v1/keys", request{path: "/keys"}, true},
-		{"GET /v1/keys/{id}", request{path: live}, true},
-		{"GET /v1/events", request{path: "/events"}, true},
-		{"GET /v1/keys/{id}/events", request{path: live + "/events"}, true},
-		{"POST /v1/keys/{id}/chain", request{method: "POST", path: live + "/chain"}, true},
-		{"GET /v1/factors", request{path: "/factors"}, true},
-		{"POST /v1/keys", request{method: "POST", path: "/keys", body: `{"mode":"live"}`}, false},
-		{"PATCH /v1/keys/{id}", request{method: "PATCH", path: live, body: `{"name":"New"}`, header: version(t.live.Version)}, false},
-		{"POST /v1/keys/{id}/suspend", request{method: "POST", path: live + "/suspend"}, false},
-		{"POST /v1/keys/{id}/resume", request{method: "POST", path: suspended + "/resume", body: `{}`}, false},
-		{"POST /v1/keys/{id}/revoke", request{method: "POST", path: live + "/revoke", body: `{}`}, false},
-		{"POST /v1/keys/{id}/rotate", request{method: "POST", path: live + "/rotate", body: `{}`, header: version(t.live.Version)}, false},
-		{"DELETE /v1/keys/{id}/rotation", request{method: "DELETE", path: "/keys/" + pending.String() + "/rotation"}, false},
-		{"POST /v1/keys/{id}/credentials/{credential}/retire", request{method: "POST", path: rotating + "/credentials/" + t.old.String() + "/retire"}, false},
-		{"POST /v1/keys/{id}/reveal", request{method: "POST", path: live + "/reveal", body: `{}`}, false},
-		{"POST /v1/provision", request{method: "POST", path: "/provision", body: `{"abilities":["card:tokenize"]}`}, false},
-		{"POST /v1/keys/revoke", request{method: "POST", path: "/keys/revoke", body: fmt.Sprintf(`{"ids":[%q]}`, t.live.ID)}, false},
-		{"POST /v1/keys/revoke-all", request{method: "POST", path: "/keys/revoke-all", body: `{"all":true}`}, false},
-		{"POST /v1/factors/{factor}/enroll", request{method: "POST", path: "/factors/totp/enroll", body: `{}`}, false},
-		{"POST /v1/factors/{factor}/confirm", request{method: "POST", path: "/factors/totp/confirm", body: `{"answer":"000000"}`}, false},
-		{"POST /v1/factors/{factor}/disable", request{method: "POST", path: "/factors/totp/disable", body: `{}`}, false},
-		{"POST /v1/actors/{actor}/lift-lock", request{method: "POST", path: "/actors/ben/lift-lock", body: `{}`}, false},
-		{"POST /v1/actors/{actor}/allow-enrollment", request{method: "POST", path: "/actors/ben/allow-enrollment", body: `{"factor":"totp"}`}, false},
-		{"POST /v1/actors/{actor}/disable", request{method: "POST", path: "/actors/ben/disable", body: `{"factor":"totp"}`}, false},
-	}
+	return all
 }
 
-// targets are the sound requests of an account that has all that they need.
-func (e *env) targets(account string) []sound {
+// sound makes an account that has all that the sound requests need, and returns them.
+func (e *env) sound(account string) []sound {
 	e.t.Helper()
 	t := target{
 		live:      e.issue(account, func(r *apikey.IssueRequest) { r.Recoverable = true }).Key,
 		suspended: e.issue(account, func(r *apikey.IssueRequest) { r.Disabled = true }).Key,
 		rotating:  e.issue(account).Key,
+		planned:   e.issue(account).Key,
 	}
 	t.old = t.rotating.Credential
-	planned := e.issue(account).Key
 	ctx := e.program.Admin(account)
 	_, err := e.program.Manager.Rotate(ctx, apikey.RotateRequest{Key: t.rotating.ID, Overlap: time.Hour})
 	require.NoError(e.t, err)
-	_, err = e.program.Manager.Rotate(ctx, apikey.RotateRequest{Key: planned.ID, At: e.program.Clock.Now().Add(2 * time.Hour)})
+	_, err = e.program.Manager.Rotate(ctx, apikey.RotateRequest{Key: t.planned.ID, At: e.program.Clock.Now().Add(2 * time.Hour)})
 	require.NoError(e.t, err)
-	return t.sound(planned.ID)
+	return t.requests()
 }
 
 func watching(w *watched) func(*apikey.Settings, *apikey.ManagerConfig) {
@@ -124,8 +139,8 @@ func TestSpoiledRequestsChangeNothing(t *testing.T) {
 	type spoiled struct {
 		name  string
 		spoil func(request) request
-		// status is what is answered; reads also where that is different for a route that
-		// changes nothing. 0: the way does not spoil such a route.
+		// status is what a POST, PATCH or DELETE is answered, and reads a GET; 0: this way
+		// does not spoil a GET.
 		status, reads int
 		code          string
 	}
@@ -179,15 +194,15 @@ func TestSpoiledRequestsChangeNothing(t *testing.T) {
 	}
 	w := &watched{}
 	e := newEnv(t, watching(w), func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.InsecureRevealWithoutStepUp = true })
-	all := e.targets("acc_1")
+	all := e.sound("acc_1")
 	tried := 0
 	for _, s := range all {
 		for _, way := range ways {
 			wanted := way.status
-			if s.method == "" {
+			if s.method == "GET" {
 				wanted = way.reads
 			}
-			if s.method == "" && strings.Contains(way.name, "query") && (s.path == "/keys" || strings.HasSuffix(s.path, "/events")) {
+			if s.method == "GET" && strings.Contains(way.name, "query") && (s.path == "/keys" || strings.HasSuffix(s.path, "/events")) {
 				wanted = 400 // an unknown name of a query that there is
 			}
 			if wanted == 0 {
@@ -205,7 +220,7 @@ func TestSpoiledRequestsChangeNothing(t *testing.T) {
 			require.Equal(t, "no-store, no-transform", a.header.Get("Cache-Control"), what)
 			require.Equal(t, a.header.Get("X-Request-Id"), a.body["request_id"], what)
 		}
-		if s.method != "" {
+		if s.method != "GET" {
 			tried++
 			key := e.do(s.request.with("Idempotency-Key", strings.Repeat("k", 256)))
 			require.Equal(t, 400, key.status, s.pattern)
@@ -235,7 +250,7 @@ func TestSpoiledRequestsChangeNothing(t *testing.T) {
 	// Each is served when it is sound, on keys of an account of its own.
 	for i := range all {
 		account := fmt.Sprintf("own_%d", i)
-		s := e.targets(account)[i]
+		s := e.sound(account)[i]
 		s.user = account + "/usr_" + account + "/admin"
 		a := e.do(s.request)
 		if strings.Contains(s.pattern, "factors/{factor}") { // always needs an approval, or something enrolled
@@ -250,7 +265,7 @@ func TestSpoiledRequestsChangeNothing(t *testing.T) {
 func TestMatrixHasEveryRoute(t *testing.T) {
 	e := newEnv(t)
 	known := map[string]bool{"GET /v1/openapi.yaml": true}
-	for _, s := range e.targets("acc_1") {
+	for _, s := range e.sound("acc_1") {
 		known[s.pattern] = true
 	}
 	for _, pattern := range admin.Patterns() {
@@ -265,7 +280,7 @@ func TestMatrixHasEveryRoute(t *testing.T) {
 func TestForeignIsAbsent(t *testing.T) {
 	w := &watched{}
 	e := newEnv(t, watching(w))
-	for _, s := range e.targets("acc_1") {
+	for _, s := range e.sound("acc_1") {
 		if !strings.Contains(s.pattern, "{id}") && s.path != "/keys/revoke" {
 			continue
 		}
@@ -381,27 +396,10 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// Operators and failing sessions.
-func TestActor(t *testing.T) {
+// A page sends back the tag of the person for whom it was drawn; for anybody else, also one
+// whose account and ID are the same text together, the request is refused.
+func TestActorTag(t *testing.T) {
 	e := newEnv(t)
-	c := e.config
-	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Operator("staff"), nil }
-	a := e.at(e.serve(c), request{path: "/rules"})
-	require.Equal(t, 403, a.status)
-	require.Equal(t, "operator", a.body["code"])
-	c.Actor = func(*http.Request) (apikey.Actor, error) {
-		return apikey.Actor{}, fmt.Errorf("redis 10.0.3.7: refused")
-	}
-	a = e.at(e.serve(c), request{path: "/rules"})
-	require.Equal(t, 503, a.status)
-	require.NotEmpty(t, a.header.Get("Retry-After"))
-	require.NotContains(t, a.text, "redis")
-	require.Contains(t, e.log.String(), "redis")
-	require.Contains(t, e.log.String(), a.body["request_id"])
-	c.Actor = func(*http.Request) (apikey.Actor, error) { return apikey.Actor{}, nil }
-	require.Equal(t, 401, e.at(e.serve(c), request{path: "/rules"}).status)
-
-	// The page sends back the tag that it was given.
 	mine := e.do(request{path: "/rules"})
 	tag := mine.header.Get("Apikey-Actor")
 	require.Equal(t, tag, mine.body["actor"].(map[string]any)["tag"])
@@ -409,8 +407,11 @@ func TestActor(t *testing.T) {
 	for _, user := range []string{other, "acc_1/ben/admin", "acc_1a/nna/admin", "acc_/1anna/admin"} {
 		require.Equal(t, 409, e.do(request{path: "/rules", user: user}.with("Apikey-Actor", tag)).status, user)
 	}
+}
 
-	// What the log of the account says of the request.
+// The log of the account says which request it was, and from where.
+func TestLogNamesTheRequest(t *testing.T) {
+	e := newEnv(t)
 	e.do(request{method: "POST", path: "/keys", body: `{"mode":"test"}`}.with("X-Request-Id", "req-7").with("User-Agent", "page/1"))
 	events := e.do(request{path: "/events"})
 	require.Contains(t, events.text, "req-7")

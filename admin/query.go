@@ -11,72 +11,9 @@ import (
 	"github.com/go-apikey/apikey"
 )
 
-func (c *call) list() (answer, error) {
-	q := c.query()
-	req := apikey.ListRequest{
-		Mode: textOf[apikey.Mode](q, "mode"), Kind: textOf[apikey.Kind](q, "kind"), State: textOf[apikey.State](q, "state"),
-		NameContains: q.text("name_contains"), NeverUsed: q.is("never_used"),
-		UnusedSince: q.time("unused_since"), ExpiringBefore: q.time("expiring_before"), NotExpiredAt: q.time("not_expired_at"), DueBefore: q.time("due_before"),
-		Usable: q.is("usable"), Expired: q.is("expired"),
-		ExpiringWithin: q.seconds("expiring_within"), UnusedFor: q.seconds("unused_for"), DueWithin: q.seconds("due_within"),
-		Cursor: apikey.Cursor(q.text("cursor")), Limit: q.number("limit"),
-	}
-	if err := q.err(); err != nil {
-		return answer{}, err
-	}
-	list, err := c.Manager.List(c.ctx, req)
-	if err != nil {
-		return answer{}, err
-	}
-	body := listAnswer{Data: make([]keyAnswer, 0, len(list.Keys)), Next: list.Next}
-	for _, info := range list.Keys {
-		body.Data = append(body.Data, c.describe(info))
-	}
-	for _, d := range list.Damaged { // what is wrong with them is for the operator
-		c.log(500, "record_damaged", d)
-		body.Damaged = append(body.Damaged, damagedAnswer{d.Key})
-	}
-	return answer{body: body}, nil
-}
-
-// events are those of the account or, if the path has a key, of that key.
-func (c *call) events() (answer, error) {
-	q := c.query()
-	req := apikey.EventsRequest{
-		Mode: textOf[apikey.Mode](q, "mode"), Actor: q.text("actor"), Since: q.time("since"), Before: q.time("before"),
-		Cursor: apikey.Cursor(q.text("cursor")), Limit: q.number("limit"),
-	}
-	for _, action := range q.texts("actions") {
-		req.Actions = append(req.Actions, apikey.Action(action))
-	}
-	var err error
-	if c.r.PathValue("id") != "" {
-		req.Key, err = c.key()
-	}
-	if err == nil {
-		err = q.err()
-	}
-	if err != nil {
-		return answer{}, err
-	}
-	list, err := c.Manager.Events(c.ctx, req)
-	return answer{body: list}, err
-}
-
-func (c *call) chain() (answer, error) {
-	id, err := c.key()
-	if err == nil {
-		err = c.read(&nothing{})
-	}
-	if err != nil {
-		return answer{}, err
-	}
-	report, err := c.Manager.VerifyEvents(c.ctx, id)
-	return answer{body: report}, err
-}
-
-// query reads the query of a URL. As in a body, a name that means nothing is refused, and
-// so are a name twice and an empty value: a filter that is misspelt would show all keys.
+// query reads the query of a URL. As in a body, an unknown name is refused, and so are a
+// name twice and an empty value: if a misspelt filter were ignored, the answer would have
+// all keys.
 type query struct {
 	values url.Values
 	known  []string
@@ -129,7 +66,8 @@ func (q *query) texts(name string) []string {
 	return strings.SplitN(text, ",", 100)
 }
 
-// read reads a value; a zero one is none.
+// read parses the value of a name. A value that parses to zero is refused, because it
+// would select as if it were absent.
 func read[T comparable](q *query, name string, parse func(string) (T, error)) (v T) {
 	text, ok := q.get(name)
 	if !ok {
@@ -181,7 +119,7 @@ func (q *query) is(name string) bool {
 	})
 }
 
-// err returns what is wrong, with the names that nothing has asked for.
+// err returns all that is wrong, with the names that no filter has. It is called last.
 func (q *query) err() error {
 	for name := range q.values {
 		if !slices.Contains(q.known, name) {

@@ -11,10 +11,10 @@ type route struct {
 	idempotent bool // takes Idempotency-Key
 }
 
-// routes are all of them. A GET reads and ignores If-Match; elsewhere a header that does
-// nothing is refused, because somebody relies on it.
+// routes lists all routes. A GET ignores If-Match. Any other request with a header that
+// would do nothing is refused, because its sender relies on it.
 var routes = []route{
-	{pattern: "GET /v1/openapi.yaml", do: describe, open: true},
+	{pattern: "GET /v1/openapi.yaml", do: openapi, open: true},
 	{pattern: "GET /v1/rules", do: (*call).rules, version: ignored},
 
 	{pattern: "GET /v1/keys", do: (*call).list, queries: true, version: ignored},

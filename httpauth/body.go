@@ -45,8 +45,8 @@ var (
 //
 // Errors, each of which [Refused] makes an answer of: ErrBodyTooLarge, ErrMediaType, and
 // *[apikey.InvalidError] for each wrong member, with its name as Field, all in one error
-// (see [apikey.InvalidFields]). Of the body of a client that hangs up, the error is an
-// InvalidError without a Field.
+// (see [apikey.InvalidFields]). If the body is not JSON, not UTF-8 or not an object, or the
+// client hangs up, the error is an InvalidError without a Field.
 func ReadJSON(r *http.Request, into any, without ...string) error {
 	text, err := readBody(r)
 	if err != nil || len(text) == 0 {
@@ -72,7 +72,7 @@ func readBody(r *http.Request) ([]byte, error) {
 		return nil, nil
 	case !isJSON(r.Header):
 		return nil, ErrMediaType
-	case !utf8.Valid(text): // encoding/json would replace what is not
+	case !utf8.Valid(text): // encoding/json would replace the wrong bytes
 		return nil, &apikey.InvalidError{Code: apikey.InvalidText}
 	case !json.Valid(text):
 		return nil, &apikey.InvalidError{Code: apikey.InvalidMalformed}
@@ -130,7 +130,8 @@ func (b *bodyReader) object(prefix string, text []byte, into reflect.Value) {
 	}
 }
 
-// member reads one value.
+// member reads one value into a field. A struct is read member by member, so that those
+// are checked too, unless its type reads itself.
 func (b *bodyReader) member(name string, text []byte, into reflect.Value) {
 	pointer := into.Addr().Interface()
 	_, reads := pointer.(json.Unmarshaler)
@@ -153,16 +154,16 @@ func (b *bodyReader) member(name string, text []byte, into reflect.Value) {
 		}
 		return
 	}
-	value := wrongPart(text, into.Type())
 	if own, ok := errors.AsType[*apikey.InvalidError](err); ok { // of a type of the root, which knows more
 		named := *own
 		named.Field = name
 		b.wrong = append(b.wrong, &named)
 		return
 	}
-	b.refuse(name, apikey.InvalidMalformed, value)
+	b.refuse(name, apikey.InvalidMalformed, wrongPart(text, into.Type()))
 }
 
+// isText reports whether a type reads itself from a JSON string, so that it has no members.
 func isText(pointer any) bool {
 	_, ok := pointer.(interface{ UnmarshalText([]byte) error })
 	return ok

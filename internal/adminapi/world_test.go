@@ -64,11 +64,9 @@ func newWorld(t testing.TB, check *checker, change ...func(*apikey.Settings, *ap
 	change = append([]func(*apikey.Settings, *apikey.ManagerConfig){func(s *apikey.Settings, c *apikey.ManagerConfig) {
 		w.store = &faultyStore{Store: s.Store}
 		s.Store = w.store
-		{
-			s.Catalog = apikey.MustCatalog(
-				apikey.CatalogEntry{Scope: "payment:charge", Description: "Charge a card"}, apikey.CatalogEntry{Scope: "payment:refund"},
-				apikey.CatalogEntry{Product: "balance"}, apikey.CatalogEntry{Scope: "card:tokenize", Publishable: true})
-		}
+		s.Catalog = apikey.MustCatalog(
+			apikey.CatalogEntry{Scope: "payment:charge", Description: "Charge a card"}, apikey.CatalogEntry{Scope: "payment:refund"},
+			apikey.CatalogEntry{Product: "balance"}, apikey.CatalogEntry{Scope: "card:tokenize", Publishable: true})
 		hasher = s.Hashers[0]
 		s.Hashers = []apikey.Hasher{faultyHasher{hasher, w}}
 		s.Standing = standing{w}

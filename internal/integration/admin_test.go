@@ -18,15 +18,15 @@ import (
 	"github.com/go-apikey/apikey/sqlstore"
 )
 
-// sqliteFiller adds keys that nobody asks for, like fillers.
+// sqliteFiller adds keys of other accounts, as fillers does for the other dialects.
 var sqliteFiller = []string{
 	`WITH RECURSIVE c(n) AS (VALUES (%[1]d) UNION ALL SELECT n + 1 FROM c WHERE n < %[2]d)
 INSERT INTO t_keys (id, account, name, mode, kind, version, head, needs, mac, abilities, networks, origins, metadata, disabled, revoke_reason, rotate_months, recovery, created_at, feed, event)
 SELECT randomblob(16), 'f' || n %% 1000, 'filler', 1, 1, 1, randomblob(32), 0, randomblob(33), '["payment:refund"]', '[]', '[]', '{}', 0, '', 0, 0, 1704067200000000 + n * 1000000, -n, randomblob(16) FROM c`,
 }
 
-// adminOver serves the API of a Manager. Whose member is signed in, the path of a request
-// says: /acc_1/v1/keys.
+// adminOver serves the API of a Manager. The header X-Account of a request says which
+// account's member is signed in.
 func adminOver(t *testing.T, m *apikey.Manager) string {
 	t.Helper()
 	api, err := admin.New(admin.Config{Manager: m, Actor: func(r *http.Request) (apikey.Actor, error) {
@@ -123,7 +123,7 @@ func TestAdminListAtScale(t *testing.T) {
 	}
 }
 
-// An account's keys are walked page by page while sixteen writers issue, edit and revoke:
+// An account's keys are read page by page while sixteen writers issue, edit and suspend keys:
 // each key that was there all the time is seen exactly once.
 func TestAdminListWhileKeysChange(t *testing.T) {
 	t.Parallel()
@@ -135,7 +135,7 @@ func TestAdminListWhileKeysChange(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			s, _ := e.migrated(t)
 			m := newManager(t, s, func(c *managing) { c.Limits.LiveKeys, c.Limits.Keys = 100_000, 100_000 })
-			var stay, change []apikey.KeyID
+			var stay, change []apikey.KeyID // all, and those of them that are edited and suspended
 			for i := range size {
 				k, err := m.Issue(adminOf("acc_1"), apikey.IssueRequest{Mode: apikey.Live, Name: fmt.Sprint("key ", i)})
 				must(t, err)
@@ -147,7 +147,7 @@ func TestAdminListWhileKeysChange(t *testing.T) {
 			url := adminOver(t, m)
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
-			var writes, lost [16]int
+			var writes, failed [16]int
 			for w := range 16 {
 				wg.Go(func() {
 					for {
@@ -167,7 +167,7 @@ func TestAdminListWhileKeysChange(t *testing.T) {
 						}
 						writes[w]++
 						if err != nil {
-							lost[w]++
+							failed[w]++
 						}
 					}
 				})
@@ -201,11 +201,11 @@ func TestAdminListWhileKeysChange(t *testing.T) {
 					wrong++
 				}
 			}
-			all, refused := 0, 0
+			all, allFailed := 0, 0
 			for w := range writes {
-				all, refused = all+writes[w], refused+lost[w]
+				all, allFailed = all+writes[w], allFailed+failed[w]
 			}
-			t.Logf("%d keys in %d pages beside %d writes (%d refused): seen other than once: %d", size, pages, all, refused, wrong)
+			t.Logf("%d keys in %d pages beside %d writes (%d failed): seen other than once: %d", size, pages, all, allFailed, wrong)
 			if wrong != 0 || all < 16 {
 				t.Error("a key was left out, or shown twice")
 			}

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Of returns the value of a request's X-Request-ID header, or a random ID. The header is used only
-// if it cannot break a log's format and is shorter than any token: if a client sends its
-// key in this header, the key must not get into the log and the answer.
+// Of returns the value of a request's X-Request-ID header, or a random ID. The header is
+// used only if it cannot break the format of a log and is shorter than any token: if a
+// client sends its API key in this header, the key must not get into the log or the answer.
 func Of(header string) string {
 	if header == "" || len(header) > 64 || strings.ContainsFunc(header, func(c rune) bool { return !plain(c) }) {
 		return rand.Text()

@@ -1,5 +1,6 @@
-// Package act takes a guarded request through the steps of its approval. All that comes in
-// over HTTP and may need an approval passes Do.
+// Package act has what the JSON API and the key page both do about a change. Do takes a
+// guarded request through the steps of its approval: every request over HTTP that may need
+// an approval passes it. Did tells whether a person has made a change before.
 package act
 
 import (
@@ -10,7 +11,8 @@ import (
 )
 
 // Approval is what a request says about its own approval: a member of its body, or fields
-// of its form. It never is in a URL, a header or a log: Answer is a code or a password.
+// of its form. It is never in a URL, a header or a log, because Answer is a code or a
+// password.
 type Approval struct {
 	Factor    string `json:"factor"`    // ask by this factor
 	Resend    bool   `json:"resend"`    // with Factor: no code has come, send another one
@@ -23,14 +25,14 @@ type Approval struct {
 //
 //  1. without an Approval: the request is made. If it is guarded, the error is
 //     ErrStepUpRequired.
-//  2. with Factor: a challenge is put, which Do returns.
+//  2. with Factor: Do returns the challenge to be answered.
 //  3. with Challenge and Answer: the answer is confirmed, and the request is made with the
-//     grant. The grant does not leave this function, so nobody can take it along.
+//     grant. The grant does not leave this function, so a page cannot keep it.
 //
-// do makes the request with a grant. It may be called twice: before an answer is used, Do
-// calls it without a grant. So a request that is refused in any case, because its form is
-// wrong, its version has passed or it was made before, costs nobody a code; and one that
-// needs no approval is made.
+// do makes the request with a grant. In step 3 it is called up to twice: first with the
+// zero grant. So a request that is refused in any case, because a field is wrong, its
+// version has passed or it was made before, uses no code up; and a request that needs no
+// approval any more is made.
 //
 // Step 3 may be repeated: see [apikey.Manager.Confirm].
 func Do(ctx context.Context, m *apikey.Manager, a Approval, request apikey.Guarded, do func(apikey.Grant) error) (*apikey.Challenge, error) {
@@ -45,7 +47,7 @@ func Do(ctx context.Context, m *apikey.Manager, a Approval, request apikey.Guard
 		}
 		challenge, err := ask(ctx, a.Factor, request)
 		if errors.Is(err, apikey.ErrAlreadyIssued) {
-			return nil, do(apikey.Grant{}) // whose error comes with the key
+			return nil, do(apikey.Grant{}) // refused in the same way, with the key that was made
 		}
 		if err != nil {
 			return nil, err

@@ -20,9 +20,9 @@ import (
 	"github.com/go-apikey/apikey/internal/requestid"
 )
 
-// A Door lets the members of an account in.
+// A Door lets the members of an account in. All fields but Origins are required.
 type Door struct {
-	// Actor says who is signed in. An error that wraps SignIn means nobody.
+	// Actor says who is signed in. An error that wraps SignIn means that nobody is.
 	Actor  func(*http.Request) (apikey.Actor, error)
 	SignIn error
 	// Origins are those of the pages that may send changes; empty: those of the Host.
@@ -30,11 +30,11 @@ type Door struct {
 	Logger  *slog.Logger
 }
 
-// Guest is somebody who was let in.
+// Guest is a person who was let in.
 type Guest struct {
-	apikey.Actor
-	Context context.Context // of the request, with the Actor
-	Tag     string          // see TagOf
+	apikey.Actor                 // with Addr, UserAgent and RequestID
+	Context      context.Context // of the request, with the Actor
+	Tag          string          // see TagOf
 }
 
 // Errors of Enter, besides apikey.ErrNoActor (nobody is signed in).
@@ -50,9 +50,10 @@ type CrossSiteError struct {
 
 func (e *CrossSiteError) Error() string { return "cross-site request: " + e.Why }
 
-// Enter finds out who makes a request and where it comes from. That is asked first, so
-// that another site cannot even prolong a session. id is the ID of the request, which the
-// answer shows; an Actor with a RequestID of its own replaces it.
+// Enter finds out where a request comes from, and then who makes it: a request of another
+// site does not reach Actor, so it cannot even prolong a session. id is the ID of the
+// request, which the answer shows, also beside an error; an Actor with a RequestID of its
+// own replaces it.
 func (d *Door) Enter(r *http.Request) (g Guest, id string, err error) {
 	id = requestid.Of(r.Header.Get("X-Request-ID"))
 	if err := d.sameSite(r); err != nil {
@@ -66,7 +67,7 @@ func (d *Door) Enter(r *http.Request) (g Guest, id string, err error) {
 		return Guest{}, id, fmt.Errorf("%w: Config.Actor: %w", ErrSession, err)
 	case actor.IsOperator():
 		return Guest{}, id, ErrOperator
-	case actor.ID == "" || actor.Account == "": // whoever is not named is not let in
+	case actor.ID == "" || actor.Account == "": // a session that was not found, returned without an error
 		d.Logger.Error("apikey admin: Config.Actor returned an Actor without an ID or an Account; return ErrSignIn if nobody is signed in", "request_id", id)
 		return Guest{}, id, apikey.ErrNoActor
 	}
@@ -86,18 +87,22 @@ func (d *Door) Enter(r *http.Request) (g Guest, id string, err error) {
 	return Guest{actor, apikey.WithActor(r.Context(), actor), TagOf(actor)}, id, nil
 }
 
-// TagOf is a hash of account and person. A page sends back the tag for which it was
-// drawn. If somebody else has signed in meanwhile in another tab, the request is refused,
-// instead of making a key in the wrong account. The tag is no secret and proves nothing.
+// TagOf is a hash of account and person. A page sends back the tag of the person for whom
+// it was drawn. If somebody else has signed in meanwhile in another tab, the request is
+// refused, instead of making a key in the wrong account. The tag is no secret and proves
+// nothing. The length of the account keeps "ab"+"c" and "a"+"bc" apart.
 func TagOf(a apikey.Actor) string {
 	sum := sha256.Sum256([]byte("apikey admin actor v1\x00" + strconv.Itoa(len(a.Account)) + "\x00" + a.Account + a.ID))
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
-// sameSite refuses a request of another site: cross-site request forgery. A cookie that
-// is sent along says who is signed in, not who has made the request. To read is allowed
-// without proof, because the browser gives another site no answer to read, but not if the
-// browser says that another site asks.
+// sameSite refuses a request of another site: cross-site request forgery. The cookie that
+// comes with it says who is signed in, not which page has made the request.
+//
+// A change needs a proof: an Origin that is allowed, or Sec-Fetch-Site: same-origin without
+// an Origin. A request that only reads needs none, because the browser does not show the
+// answer to another site. But if the browser says that another site asks, it is refused,
+// except for a link that somebody has followed.
 func (d *Door) sameSite(r *http.Request) error {
 	origins, site := r.Header["Origin"], r.Header.Values("Sec-Fetch-Site")
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -123,14 +128,14 @@ func (d *Door) sameSite(r *http.Request) error {
 	return nil
 }
 
-// isLink reports whether somebody has followed a link to a page, as from a mail: that
-// changes nothing, and shows nothing to where the link was.
+// isLink reports whether somebody has followed a link, as from a mail: that changes
+// nothing, and the page with the link does not see the answer.
 func isLink(r *http.Request) bool {
 	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
-// ownOrigin reports whether the origin is that of the request's host. Without TLS here
-// there may be a proxy with TLS before us, so either scheme is taken.
+// ownOrigin reports whether the origin is that of the request's host. If the request came
+// without TLS, a proxy before this program may have ended TLS, so both schemes are accepted.
 func ownOrigin(r *http.Request, origin string) bool {
 	host, https := strings.CutPrefix(origin, "https://")
 	if !https {
@@ -143,7 +148,7 @@ func ownOrigin(r *http.Request, origin string) bool {
 	return strings.EqualFold(host, r.Host)
 }
 
-// ValidOrigins refuses what no browser sends as Origin, which would match nothing.
+// ValidOrigins refuses a text that no browser sends as Origin: it would match no request.
 func ValidOrigins(origins []string) error {
 	for _, o := range origins {
 		u, err := url.Parse(o)

@@ -7,4 +7,4 @@ import _ "embed"
 //go:embed openapi.yaml
 var description []byte
 
-func describe(*call) (answer, error) { return answer{yaml: description}, nil }
+func openapi(*call) (answer, error) { return answer{yaml: description}, nil }
