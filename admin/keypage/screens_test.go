@@ -33,7 +33,9 @@ func (e *env) seed(more int) {
 		n++
 		return e.issue(append([]func(*apikey.IssueRequest){named(fmt.Sprint(n)), recoverable}, changes...)...).Key
 	}
-	e.use(e.issue(named("")).Token.Reveal())
+	for range more {
+		issue(func(r *apikey.IssueRequest) { r.Disabled = true })
+	}
 	issue(func(r *apikey.IssueRequest) { r.ExpiresAt = now.Add(5 * day).Truncate(day) })
 	issue(func(r *apikey.IssueRequest) {
 		r.ExpiresAt, r.Abilities = now.Add(400*day), []string{"payment:*", "balance=read", "report=write"}
@@ -57,9 +59,7 @@ func (e *env) seed(more int) {
 	must(m.Update(operator, apikey.UpdateRequest{Key: both.ID, Metadata: apikey.Set(map[string]string{"1": "3"})}))
 	_, err := m.Issue(e.as(viewer), apikey.IssueRequest{Mode: apikey.Live})
 	require.ErrorIs(e.t, err, apikey.ErrForbidden)
-	for range more {
-		issue(func(r *apikey.IssueRequest) { r.Disabled = true })
-	}
+	e.use(e.issue(named("")).Token.Reveal())
 	e.program.Clock.Move(2 * time.Minute)
 }
 
@@ -355,9 +355,12 @@ func TestScreens(t *testing.T) {
 						}
 					}
 					e.crawl(2, see)
+					e.user = viewer
+					e.crawl(1, see)
+					e.user = anna
 					more, ofEach := 0, 2
 					if code == "xx" && all {
-						more, ofEach = 45, 12
+						more, ofEach = 45, 14
 					}
 					e.seed(more)
 					e.crawl(ofEach, see)
@@ -377,6 +380,22 @@ func TestScreens(t *testing.T) {
 		}
 	}
 	t.Logf("%d screens", visited)
+}
+
+// States that take a program of their own.
+func TestRareScreens(t *testing.T) {
+	e := newEnv(t, keypage.Config{SignIn: func(*http.Request, string) string { return "" }}, func(s *apikey.Settings, c *apikey.ManagerConfig) {
+		s.Catalog = apikey.MustCatalog()
+		delete(c.Factors, "totp")
+	})
+	e.get("").shows(200, "No keys yet").lacks("Factors")
+	f := e.get("/new").form("Create key").set("name", "Shop")
+	f.press("Create key").shows(200, "API key created").press("Done").shows(200, "None")
+	q := f.request("Create key")
+	q.form.Set("scope", "payment:charge")
+	e.do(q).shows(400, "is not known here")
+	e.user = "-"
+	require.Empty(t, e.get("").shows(401, "Sign in to go on").links(""))
 }
 
 var (

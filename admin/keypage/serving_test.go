@@ -381,6 +381,9 @@ func TestDaysOfAClockChange(t *testing.T) {
 			twice = true
 			a := f.press("Save").shows(400, "This time comes twice", "PDT", "PST")
 			a.form("Save").press("Save").shows(400, "This time comes twice")
+			q := a.form("Save").set("offset", "-08:00").request("Save")
+			q.form.Set("overlap", "x")
+			require.Equal(t, "-08:00", e.do(q).shows(400, "This does not have the form").form("Save").value("offset"))
 			a.form("Save").set("offset", "-08:00").press("Save").shows(200, "New secret key", "PST")
 			for c := range e.key(k.ID).Credentials.All() {
 				require.True(t, c.NotBefore.Equal(at.Add(30*time.Minute-5*time.Second)), c.NotBefore) // Skew
