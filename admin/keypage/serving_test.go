@@ -157,6 +157,7 @@ func TestFragments(t *testing.T) {
 
 // Sizes, uncompressed, and a walk through many keys, each of which is seen once.
 func TestManyKeys(t *testing.T) {
+	t.Parallel()
 	const many = 10_000
 	e := newEnv(t, keypage.Config{}, func(_ *apikey.Settings, c *apikey.ManagerConfig) {
 		c.Limits = apikey.Limits{LiveKeys: 2 * many, Keys: 2 * many, IssuesAnHour: 2 * many}
@@ -280,6 +281,7 @@ func TestFailingHeader(t *testing.T) {
 // end of that day, and shown as it again. A rename by somebody in another zone moves
 // nothing and asks for nothing.
 func TestDaysOfAClockChange(t *testing.T) {
+	t.Parallel()
 	days := 0
 	zones := map[string]*time.Location{}
 	for _, name := range []string{"Asia/Jakarta", "Asia/Dhaka", "Pacific/Kiritimati", "America/Los_Angeles", "UTC", "America/Santiago", "Asia/Beirut", "Africa/Cairo", "America/Havana"} {
