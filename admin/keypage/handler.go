@@ -320,6 +320,8 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 	switch {
 	case p.Because != "" && v.text.has("because."+string(p.Because)):
 		return v.T("because." + string(p.Because))
+	case p.AttemptsLeft != nil && *p.AttemptsLeft == 0:
+		return v.T("because.spent")
 	case p.AttemptsLeft != nil:
 		return v.text.count("attempts_left", *p.AttemptsLeft)
 	}

@@ -111,6 +111,14 @@ type secretData struct {
 	BackMode string // for the list
 }
 
+// tokenScreen shows a new token: a secret one once, and a publishable one where its key is.
+func (v *visit) tokenScreen(title string, issued apikey.Issued) screen {
+	if issued.Key.Kind == apikey.Publishable {
+		return v.after(issued.Key.ID, "public")
+	}
+	return v.secretScreen(title, issued.Token, issued.Key, 0)
+}
+
 func (v *visit) secretScreen(title string, token apikey.Token, k apikey.Info, hide time.Duration) screen {
 	d := secretData{
 		Secret: token.Reveal(), Once: hide == 0, Hide: int(hide / time.Second), Key: v.row(k), Back: v.keyURL(k.ID, ""),
@@ -357,10 +365,11 @@ func (v *visit) regenerate() screen {
 			return v.lost(err, k.ID, version)
 		},
 		done: func() screen {
-			s := v.secretScreen("secret.new", issued.Token, issued.Key, 0)
-			d := s.data.(secretData)
-			d.From = req.At
-			s.data = d
+			s := v.tokenScreen("secret.new", issued)
+			if d, shown := s.data.(secretData); shown {
+				d.From = req.At
+				s.data = d
+			}
 			return s
 		},
 		form: func(wrong problems) screen {

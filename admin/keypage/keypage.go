@@ -58,8 +58,8 @@ type Config struct {
 	// Zone is the time zone of an account, in which its people read and write days. The
 	// zone of a browser is not used: two people would see two expiries. Nil: UTC.
 	Zone func(apikey.Actor) *time.Location
-	// Messages holds files like admin/keypage/text/en.json that replace texts or add languages. A text with
-	// other placeholders than ours is an error of New.
+	// Messages holds files like admin/keypage/text/en.json that replace texts or add
+	// languages. A text with other placeholders than ours is an error of New.
 	Messages fs.FS
 	// Stylesheet is the URL, on this site, of a style sheet that is loaded after the page's
 	// own. To change colours, set its custom properties --ak-accent and the others.

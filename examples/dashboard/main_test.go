@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin"
 	"github.com/go-apikey/apikey/examples/stepup/sink"
 )
 
@@ -260,6 +263,17 @@ func TestSeededKeysAreAMix(t *testing.T) {
 	}, found)
 }
 
+// A day is one in the zone of the account, and means its end.
+func TestExpiryIsTheEndOfADayInDhaka(t *testing.T) {
+	p := start(t, "-seed", "0")
+	list := p.browser().as("admin")
+	list.follow("New API key").submit("Create key", url.Values{"name": {"Server"}, "expires": {"2099-12-31"}}).secret()
+	keys := keysIn(t, list.browser, url.Values{})
+	require.Len(t, keys, 1)
+	require.Equal(t, "2099-12-31T18:00:00Z", keys[0].Expires.UTC().Format(time.RFC3339))
+	require.Contains(t, list.open(path).body, ">31 December 2099<")
+}
+
 // Xendit gives an account a public key in each mode, and no secret key.
 func TestXenditBeginsWithPublicKeysOnly(t *testing.T) {
 	p := start(t, "-page", "xendit", "-seed", "0")
@@ -296,6 +310,10 @@ func TestPINRefusesWhatIsNotEnabled(t *testing.T) {
 	}
 	require.Equal(t, 403, s.status, s.body)
 	require.NotContains(t, s.body, "ak-secret")
+
+	standing := presets["pin"].Standing
+	require.NoError(t, standing.Allowed(account, apikey.Live))
+	require.Error(t, standing.Allowed("acc_new", apikey.Live), "an account that is not approved")
 }
 
 func TestSignIn(t *testing.T) {
@@ -333,27 +351,49 @@ func cookieIn(t *testing.T, b *browser) *http.Cookie {
 	return cookies[0]
 }
 
-func TestSessionCookie(t *testing.T) {
-	s := newSignIn()
+func TestSessions(t *testing.T) {
+	s, ahead := newSignIn(), time.Duration(0)
+	s.now = func() time.Time { return time.Now().Add(ahead) }
 	mux := http.NewServeMux()
 	s.mount(mux)
-	post := func(headers ...string) *http.Response {
-		r := httptest.NewRequest("POST", "/login", strings.NewReader(url.Values{"user": {"admin"}, "password": {password}}.Encode()))
+	post := func(to, site string, cookies ...*http.Cookie) *http.Response {
+		r := httptest.NewRequest("POST", to, strings.NewReader(url.Values{"user": {"admin"}, "password": {password}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		for i := 0; i < len(headers); i += 2 {
-			r.Header.Set(headers[i], headers[i+1])
+		r.Header.Set("Sec-Fetch-Site", site)
+		for _, c := range cookies {
+			r.AddCookie(c)
 		}
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, r)
 		return w.Result()
 	}
-	cookies := post().Cookies()
+	who := func(c *http.Cookie) (string, error) {
+		r := httptest.NewRequest("GET", path, nil)
+		r.AddCookie(c)
+		actor, err := s.actor(r)
+		return actor.ID, err
+	}
+	cookies := post("/login", "same-origin").Cookies()
 	require.Len(t, cookies, 1)
 	require.True(t, cookies[0].HttpOnly)
 	require.Equal(t, http.SameSiteLaxMode, cookies[0].SameSite)
-	cross := post("Sec-Fetch-Site", "cross-site")
-	require.Equal(t, 403, cross.StatusCode, "another site signs somebody in")
-	require.Empty(t, cross.Cookies())
+	for _, to := range []string{"/login", "/logout"} {
+		cross := post(to, "cross-site", cookies[0])
+		require.Equal(t, 403, cross.StatusCode, "another site signs somebody in or out")
+		require.Empty(t, cross.Cookies())
+	}
+	id, err := who(cookies[0])
+	require.NoError(t, err)
+	require.Equal(t, "admin", id)
+
+	second := post("/login", "same-origin", cookies[0]).Cookies()
+	_, err = who(cookies[0])
+	require.ErrorIs(t, err, admin.ErrSignIn, "the session before, in the same browser")
+	ahead = sessionTime + time.Minute
+	_, err = who(second[0])
+	require.ErrorIs(t, err, admin.ErrSignIn, "a session that is over")
+	post("/login", "same-origin")
+	require.Len(t, s.sessions, 1, "sessions that are over are dropped")
 }
 
 // Somebody who has signed in is sent nowhere but to this site.
@@ -394,6 +434,8 @@ func TestFlags(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, config{listen: "127.0.0.1:8090", page: "uddoktapay", seed: 12}, c)
 
+	ctx, stop := context.WithTimeout(t.Context(), time.Second) // if it listens after all
+	defer stop()
 	c.listen = "0.0.0.0:0"
-	require.ErrorContains(t, run(t.Context(), c, &bytes.Buffer{}, &bytes.Buffer{}), "everybody knows the passwords")
+	require.ErrorContains(t, run(ctx, c, &bytes.Buffer{}, &bytes.Buffer{}), "everybody knows the passwords")
 }

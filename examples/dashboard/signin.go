@@ -56,6 +56,8 @@ func same(a, b string) bool {
 
 // signIn stands for the sign-in that your dashboard has already, with its limit on guesses.
 type signIn struct {
+	now func() time.Time
+
 	mu       sync.Mutex
 	sessions map[[sha256.Size]byte]session // by the hash of the cookie
 }
@@ -65,7 +67,9 @@ type session struct {
 	ends  time.Time
 }
 
-func newSignIn() *signIn { return &signIn{sessions: map[[sha256.Size]byte]session{}} }
+func newSignIn() *signIn {
+	return &signIn{now: time.Now, sessions: map[[sha256.Size]byte]session{}}
+}
 
 // mount mounts the sign-in. Another site can neither sign somebody in nor out.
 func (s *signIn) mount(mux *http.ServeMux) {
@@ -86,7 +90,7 @@ func (s *signIn) actor(r *http.Request) (apikey.Actor, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, ok := s.sessions[sha256.Sum256([]byte(cookie.Value))]
-	if !ok || time.Now().After(found.ends) {
+	if !ok || s.now().After(found.ends) {
 		return apikey.Actor{}, admin.ErrSignIn
 	}
 	return found.actor, nil
@@ -102,8 +106,8 @@ func (s *signIn) login(w http.ResponseWriter, r *http.Request) {
 	text := rand.Text()
 	s.mu.Lock()
 	s.end(r)
-	maps.DeleteFunc(s.sessions, func(_ [sha256.Size]byte, old session) bool { return time.Now().After(old.ends) })
-	s.sessions[sha256.Sum256([]byte(text))] = session{people[user], time.Now().Add(sessionTime)}
+	maps.DeleteFunc(s.sessions, func(_ [sha256.Size]byte, old session) bool { return s.now().After(old.ends) })
+	s.sessions[sha256.Sum256([]byte(text))] = session{people[user], s.now().Add(sessionTime)}
 	s.mu.Unlock()
 	http.SetCookie(w, cookie(text, int(sessionTime/time.Second)))
 	http.Redirect(w, r, backOf(r), http.StatusSeeOther)

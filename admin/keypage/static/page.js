@@ -150,11 +150,14 @@
 	}
 
 	const open = () => {
-		dialog = document.createElement('dialog')
+		const made = dialog = document.createElement('dialog')
 		dialog.className = 'ak-dialog'
-		dialog.addEventListener('cancel', (e) => { if (must()) e.preventDefault() })
+		dialog.addEventListener('cancel', (e) => { // the event close waits for a frame, and a tab in the background has none
+			if (must()) e.preventDefault()
+			else wipe()
+		})
 		dialog.addEventListener('close', () => {
-			if (!dialog) return
+			if (dialog !== made) return
 			if (must()) { dialog.showModal(); return } // a browser without closedby closes at the second Esc
 			close()
 		})
@@ -230,7 +233,11 @@
 		})
 	}
 
+	// settle finishes what the event close has yet to do: a key may be pressed before it comes.
+	const settle = () => { if (dialog && !dialog.open) close() }
+
 	document.addEventListener('click', (e) => {
+		settle()
 		const button = e.target.closest('[data-copy]')
 		if (button) { copy(button); return }
 		const link = e.target.closest('a[href]')
@@ -247,6 +254,7 @@
 	document.addEventListener('submit', (e) => {
 		const form = e.target
 		if (e.defaultPrevented) return
+		settle()
 		if (form.method === 'get') {
 			if ('dialog' in form.dataset && !dialog) {
 				e.preventDefault()
