@@ -688,6 +688,7 @@ type watched struct {
 	// makes the events read so.
 	damaged apikey.KeyID
 	forged  atomic.Bool
+	listed  func() // is called after each List
 }
 
 var errAway = errors.New("db 10.0.3.8: connection refused")
@@ -743,6 +744,9 @@ func (w *watched) List(ctx context.Context, f apikey.StoreFilter) (apikey.StoreP
 	page, err := w.Store.List(ctx, f)
 	for i := range page.Records {
 		w.damage(&page.Records[i])
+	}
+	if w.listed != nil {
+		w.listed()
 	}
 	return page, err
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -408,9 +409,22 @@ func TestManyAtOnce(t *testing.T) {
 	k := e.keys()[0]
 	require.Equal(t, 1, count(e.get(e.keyPath(k.ID, "/regenerate")).form("Save").request("Save")))
 	require.Equal(t, 2, e.key(k.ID).Credentials.Len())
-	pair := newEnv(t, keypage.Config{Layout: keypage.SinglePair})
-	e = pair
-	require.Equal(t, 1, count(e.get("").form("Get App Secret").request("Get App Secret")))
+
+	// One pair: all have seen that there is none before the first is made.
+	w := &watched{}
+	e = newEnv(t, keypage.Config{Layout: keypage.SinglePair}, w.change())
+	var all sync.WaitGroup
+	all.Add(12)
+	q := e.get("").form("Get App Secret").request("Get App Secret")
+	var once atomic.Int64
+	w.listed = func() {
+		if once.Add(1) <= 12 {
+			all.Done()
+			all.Wait()
+		}
+	}
+	defer func() { w.listed = nil }()
+	require.Equal(t, 1, count(q))
 	require.Len(t, e.keys(), 1)
 }
 
