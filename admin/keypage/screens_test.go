@@ -176,7 +176,7 @@ func (e *env) pressed(see func(reply)) {
 		e.t.Fatal(asked.words())
 	}
 	press(asked, "confirm.button", "approval.answer", e.code())
-	press(press(key(), "regenerate.title"), "save", pairIf(e.config.Terms.URL != "", "agree", "1")...)
+	press(e.get(e.keyPath(k.ID, "/regenerate")), "save", pairIf(e.config.Terms.URL != "", "agree", "1")...)
 	press(press(key(), "cancel_rotation"), "suspend")
 	press(key(), "resume")
 	revoke := e.get(e.keyPath(k.ID, "/revoke"))
@@ -196,7 +196,9 @@ func (e *env) pressed(see func(reply)) {
 			see(many)
 			press(many, "revoke.button", "count", "")
 			press(many, "revoke.button", "count", "2")
-			press(many, "revoke.button", "count", "2", "reason", "unneeded")
+			unneeded := many.form(texts("revoke.button")).set("count", "2").request(texts("revoke.button"))
+			unneeded.form.Set("reason", "unneeded")
+			see(e.do(unneeded))
 			press(many, "revoke.button", "count", "2", "reason", "leaked")
 			list = e.get("")
 		}
