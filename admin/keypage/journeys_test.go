@@ -307,6 +307,26 @@ func start2(e *env) reply {
 	return e.get("/new").form("Create key").set("name", "Shop").press("Create key")
 }
 
+// A code may be typed as people and their keyboards write it.
+func TestCodesAsTyped(t *testing.T) {
+	digits := func(zero rune) func(string) string {
+		return func(code string) string {
+			return strings.Map(func(r rune) rune { return zero + r - '0' }, code)
+		}
+	}
+	for name, typed := range map[string]func(string) string{
+		"spaces":     func(code string) string { return " " + code[:3] + " \u00a0" + code[3:] + "\t\n" },
+		"full-width": digits('０'), "Bengali": digits('০'), "Arabic": digits('٠'), "Persian": digits('۰'), "Devanagari": digits('०'),
+	} {
+		e := newEnv(t, keypage.Config{}, guard([]string{"email"}))
+		asked := start2(e).shows(202)
+		q := asked.form("Confirm").request("Confirm")
+		q.form.Set("approval.answer", typed(e.code()))
+		a := e.do(q)
+		require.Equal(t, 200, a.status, "%s: %s", name, a.words())
+	}
+}
+
 // Cancel leads back to the form as it was filled in, with the same idempotency key; ten
 // times make one mail.
 func TestCancelKeepsTheForm(t *testing.T) {

@@ -370,7 +370,7 @@ func TestScreens(t *testing.T) {
 					case code != "xx":
 						ofEach = 1
 					case all && layout == keypage.OneList:
-						more, ofEach = 45, 14
+						more, ofEach = 45, 10
 					}
 					e.seed(more)
 					e.crawl(ofEach, see)
