@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -312,6 +313,16 @@ func full() keypage.Config {
 
 var limits = func(_ *apikey.Settings, c *apikey.ManagerConfig) {
 	c.Limits = apikey.Limits{LiveKeys: 300, IssuesAnHour: 1000}
+}
+
+// A field of Config that no test of the screens sets is noticed.
+func TestEveryFieldIsSet(t *testing.T) {
+	elsewhere := strings.Fields("Manager Actor Path Mount Language Messages Layout Hide Origins Now Logger")
+	c := reflect.ValueOf(full())
+	for i := range c.NumField() {
+		name := c.Type().Field(i).Name
+		require.NotEqual(t, slices.Contains(elsewhere, name), !c.Field(i).IsZero(), name)
+	}
 }
 
 // Every screen is rendered in every state, for every layout, with and without each field of
