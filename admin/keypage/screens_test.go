@@ -381,7 +381,7 @@ func TestScreens(t *testing.T) {
 					case code != "xx":
 						ofEach = 1
 					case all && layout == keypage.OneList:
-						more, ofEach = 45, 10
+						more, ofEach = 45, 14
 					}
 					e.seed(more)
 					e.crawl(ofEach, see)
