@@ -96,6 +96,9 @@ func (e *env) crawl(ofEach int, see func(reply)) {
 			}
 			visit(f.action + "?" + f.values("").Encode())
 			for _, c := range f.controls {
+				if ofEach < 3 {
+					continue
+				}
 				for _, value := range c.values {
 					query := f.values("")
 					query.Set(c.name, value)
@@ -532,10 +535,10 @@ func TestHostileTexts(t *testing.T) {
 			stored++
 		}
 		q := url.QueryEscape(text)
-		for _, path := range []string{"", "?name=" + q, "?status=" + q + "&used=" + q + "&mode=" + q, "?did=" + q + "&n=" + q, "?cursor=" + q, "/new?product=" + q, "/log", "/log?person=" + q, "/log?action=" + q + "&key=" + q, "/key/" + url.PathEscape(text)} {
+		for _, path := range []string{"", "?name=" + q + "&status=" + q + "&used=" + q + "&mode=" + q + "&did=" + q + "&n=" + q, "?cursor=" + q, "/new?product=" + q, "/log?person=" + q, "/log?action=" + q + "&key=" + q, "/key/" + url.PathEscape(text)} {
 			harmless(e.get(path))
 		}
-		for _, rest := range []string{"", "/edit", "/regenerate", "/revoke", "?did=" + q} {
+		for _, rest := range []string{"/edit", "/regenerate", "/revoke", "?did=" + q} {
 			harmless(e.get(e.keyPath(k.Key.ID, rest)))
 		}
 		harmless(e.get(e.keyPath(k.Key.ID, "")).press("Reveal key"))
@@ -547,9 +550,7 @@ func TestHostileTexts(t *testing.T) {
 			return harmless(e.do(f))
 		}
 		send("/new", "Create key", "name", text, "expires", text, "scope", text, "product", text, "product.balance", text, "mode", text, "idempotent", text, text, text)
-		send("/new", "Create key", "name", "x", "scope", text)
 		asked := send(e.keyPath(k.Key.ID, "/edit"), "Save", "name", fmt.Sprint("n", i), text, text)
-		send(e.keyPath(k.Key.ID, "/edit"), "Save", "name", text, "version", "1")
 		send(e.keyPath(k.Key.ID, "/edit"), "Save", "name", "y", "approval.challenge", text, "asked.factor", text, "asked.until", text)
 		send(e.keyPath(k.Key.ID, "/edit"), "Save", "name", "y", "approval.factor", text)
 		send(e.keyPath(k.Key.ID, "/regenerate"), "Save", "time", "at", "at", text, "overlap", text, "offset", text, "version", text+"1")
