@@ -344,17 +344,20 @@ func (a reply) lacks(texts ...string) reply {
 
 var (
 	tags   = regexp.MustCompile(`(?s)<!?/?[a-zA-Z][^>]*>`)
-	spaces = regexp.MustCompile(`\s+`)
 	inMain = regexp.MustCompile(`(?s)<main.*</main>`)
 )
 
 // words are what a person reads on the screen.
 func (a reply) words() string {
 	text := a.text
-	if m := inMain.FindString(text); m != "" {
-		text = m
+	if i := strings.Index(text, "<main"); i >= 0 {
+		text = text[i:strings.LastIndex(text, "</main>")]
 	}
-	return strings.TrimSpace(spaces.ReplaceAllString(html.UnescapeString(tags.ReplaceAllString(text, " ")), " "))
+	var words []string
+	for _, p := range split(text) {
+		words = append(words, strings.Fields(html.UnescapeString(p.text))...)
+	}
+	return strings.Join(words, " ")
 }
 
 // token is the secret that the screen shows.
@@ -540,11 +543,58 @@ func (a reply) follow(text string) reply {
 
 // --- HTML ---
 
-var (
-	pieces = regexp.MustCompile(`(?s)<!doctype html>|<(/?)([a-zA-Z][a-zA-Z0-9]*)((?:[^>"]|"[^"]*")*?)(/?)>`)
-	names  = regexp.MustCompile(`([^\s="]+)(?:="[^"]*")?`)
-	void   = strings.Fields("meta link input br img hr")
-)
+var void = strings.Fields("meta link input br img hr")
+
+// piece is a tag or the text between two.
+type piece struct {
+	text   string // without a name
+	name   string
+	closes bool
+	self   bool // it closes itself
+	attrs  [][2]string
+	tag    string
+}
+
+// split splits a page into tags and the texts between them, as the templates write them.
+func split(page string) (all []piece) {
+	for page != "" {
+		i := strings.IndexByte(page, '<')
+		if i != 0 {
+			if i < 0 {
+				i = len(page)
+			}
+			all = append(all, piece{text: page[:i]})
+			page = page[i:]
+			continue
+		}
+		end, quoted := 1, false
+		for end < len(page) && (quoted || page[end] != '>') {
+			quoted = quoted != (page[end] == '"')
+			end++
+		}
+		end = min(end+1, len(page))
+		p := piece{tag: page[:end]}
+		page = page[end:]
+		in := strings.TrimSuffix(strings.TrimPrefix(p.tag, "<"), ">")
+		in, p.closes = strings.CutPrefix(in, "/")
+		in, p.self = strings.CutSuffix(in, "/")
+		p.name, in, _ = strings.Cut(in, " ")
+		for in = strings.TrimLeft(in, " \n\t"); in != ""; in = strings.TrimLeft(in, " \n\t") {
+			stop := strings.IndexAny(in, "= \n\t")
+			switch {
+			case stop < 0:
+				p.attrs, in = append(p.attrs, [2]string{in}), ""
+			case in[stop] == '=' && strings.HasPrefix(in[stop:], `="`):
+				value, rest, _ := strings.Cut(in[stop+2:], `"`)
+				p.attrs, in = append(p.attrs, [2]string{in[:stop], html.UnescapeString(value)}), rest
+			default:
+				p.attrs, in = append(p.attrs, [2]string{in[:stop]}), in[stop+1:]
+			}
+		}
+		all = append(all, p)
+	}
+	return all
+}
 
 // wellFormed says what is wrong with a page: tags that do not match, IDs that are there
 // twice, names that are empty or name nothing, and what a Content-Security-Policy forbids.
@@ -552,51 +602,56 @@ func wellFormed(page string) (wrong []string) {
 	var open []string
 	ids := map[string]int{}
 	var refers []string
-	rest := pieces.ReplaceAllStringFunc(page, func(tag string) string {
-		m := pieces.FindStringSubmatch(tag)
-		name, of := m[2], attrs(m[3])
+	for _, p := range split(page) {
 		switch {
-		case name == "":
-			return ""
-		case m[1] == "/":
-			if len(open) == 0 || open[len(open)-1] != name {
-				wrong = append(wrong, fmt.Sprintf("%s closes %v", tag, open))
+		case p.name == "":
+			if strings.ContainsAny(p.text, "<>") {
+				wrong = append(wrong, "a bracket that is no tag: "+p.text)
+			}
+			continue
+		case p.name == "!doctype":
+			continue
+		case strings.Trim(p.name, "abcdefghijklmnopqrstuvwxyz0123456789") != "":
+			wrong = append(wrong, "no tag: "+p.tag)
+		case p.closes:
+			if len(open) == 0 || open[len(open)-1] != p.name {
+				wrong = append(wrong, fmt.Sprintf("%s closes %v", p.tag, open))
 			} else {
 				open = open[:len(open)-1]
 			}
-			return ""
-		case m[4] == "" && !slices.Contains(void, name):
-			open = append(open, name)
+			continue
+		case !p.self && !slices.Contains(void, p.name):
+			open = append(open, p.name)
 		}
-		seen := map[string]bool{}
-		for _, a := range names.FindAllStringSubmatch(m[3], -1) {
-			if seen[a[1]] {
-				wrong = append(wrong, "an attribute twice: "+tag)
+		of := map[string]string{}
+		for _, a := range p.attrs {
+			attr, value := a[0], a[1]
+			if has(of, attr) {
+				wrong = append(wrong, "an attribute twice: "+p.tag)
 			}
-			seen[a[1]] = true
-		}
-		for attr, value := range of {
+			of[attr] = value
 			switch {
+			case strings.ContainsAny(attr, `"'<>`):
+				wrong = append(wrong, "an attribute that is none: "+p.tag)
 			case attr == "id":
 				ids[value]++
 			case attr == "aria-label" && strings.TrimSpace(value) == "":
-				wrong = append(wrong, "an empty name: "+tag)
+				wrong = append(wrong, "an empty name: "+p.tag)
 			case attr == "for" || attr == "list" || attr == "aria-labelledby" || attr == "aria-describedby":
 				refers = append(refers, strings.Fields(value)...)
 			case strings.HasPrefix(attr, "on") || attr == "style":
-				wrong = append(wrong, "inline: "+tag)
+				wrong = append(wrong, "inline: "+p.tag)
 			case (attr == "href" || attr == "action" || attr == "src") && !strings.HasPrefix(value, "/") && !strings.HasPrefix(value, "https://"):
-				wrong = append(wrong, "a relative address, which another screen resolves otherwise: "+tag)
+				wrong = append(wrong, "a relative address, which another screen resolves otherwise: "+p.tag)
 			}
 		}
-		if name == "a" && of["target"] == "_blank" && !strings.Contains(of["rel"], "noopener") || name == "script" && of["src"] == "" {
-			wrong = append(wrong, tag)
+		if p.name == "a" && of["target"] == "_blank" && !strings.Contains(of["rel"], "noopener") || p.name == "script" && of["src"] == "" {
+			wrong = append(wrong, p.tag)
 		}
-		if name == "input" && of["name"] == "" && !strings.Contains(tag, "data-saved-box") {
-			wrong = append(wrong, "without a name: "+tag)
+		if p.name == "input" && of["name"] == "" && !has(of, "data-saved-box") {
+			wrong = append(wrong, "without a name: "+p.tag)
 		}
-		return ""
-	})
+	}
 	if len(open) > 0 {
 		wrong = append(wrong, fmt.Sprintf("%v are not closed", open))
 	}
@@ -609,9 +664,6 @@ func wellFormed(page string) (wrong []string) {
 		if ids[id] == 0 {
 			wrong = append(wrong, "nothing has the ID "+id)
 		}
-	}
-	if strings.ContainsAny(rest, "<>") {
-		wrong = append(wrong, "a bracket that is no tag")
 	}
 	for _, word := range []string{"ZgotmplZ", "%!", "<no value>", "&lt;no value"} {
 		if strings.Contains(page, word) {
@@ -636,6 +688,7 @@ type watched struct {
 	// makes the events read so.
 	damaged apikey.KeyID
 	forged  atomic.Bool
+	listed  func() // is called after each List
 }
 
 var errAway = errors.New("db 10.0.3.8: connection refused")
@@ -691,6 +744,9 @@ func (w *watched) List(ctx context.Context, f apikey.StoreFilter) (apikey.StoreP
 	page, err := w.Store.List(ctx, f)
 	for i := range page.Records {
 		w.damage(&page.Records[i])
+	}
+	if w.listed != nil {
+		w.listed()
 	}
 	return page, err
 }

@@ -72,11 +72,14 @@ func (b *Branches) walk(list *parse.ListNode, in string) {
 		if of.List != nil && len(of.List.Nodes) > 0 && isMark(of.List.Nodes[0]) {
 			continue // of layout.html, seen with another part
 		}
-		if of.ElseList == nil {
+		if of.ElseList == nil && of.NodeType != parse.NodeRange { // an if without else has two branches
 			of.ElseList = &parse.ListNode{NodeType: parse.NodeList}
 		}
 		line := strings.SplitN(of.String(), "}}", 2)[0] + "}}"
 		for what, branch := range map[string]*parse.ListNode{"then": of.List, "else": of.ElseList} {
+			if branch == nil {
+				continue
+			}
 			b.walk(branch, in)
 			name := fmt.Sprintf("%s at %d: %s %s", in, of.Position(), line, what)
 			b.left[name] = true

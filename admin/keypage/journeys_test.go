@@ -68,6 +68,9 @@ func TestADayOfAKey(t *testing.T) {
 	f = key.press("Regenerate key").form("Save")
 	f.set("time", "at").set("at", at.Format("2006-01-02T15:04"))
 	again := f.press("Save").shows(400, "A new secret key waits for its time already").form("Save")
+	refused := again.set("replace", "1").request("Save")
+	refused.form.Set("overlap", "x")
+	require.Equal(t, "1", e.do(refused).shows(400).form("Save").value("replace"))
 	fifth := again.set("replace", "1").set("time", "at").set("at", at.Format("2006-01-02T15:04")).press("Save").shows(200, "New secret key")
 	key = fifth.press("Done").press("Cancel rotation").shows(200, "The planned rotation was cancelled.")
 	e.program.Clock.Move(4 * day)
@@ -304,6 +307,26 @@ func start2(e *env) reply {
 	return e.get("/new").form("Create key").set("name", "Shop").press("Create key")
 }
 
+// A code may be typed as people and their keyboards write it.
+func TestCodesAsTyped(t *testing.T) {
+	digits := func(zero rune) func(string) string {
+		return func(code string) string {
+			return strings.Map(func(r rune) rune { return zero + r - '0' }, code)
+		}
+	}
+	for name, typed := range map[string]func(string) string{
+		"spaces":     func(code string) string { return " " + code[:3] + " \u00a0" + code[3:] + "\t\n" },
+		"full-width": digits('０'), "Bengali": digits('০'), "Arabic": digits('٠'), "Persian": digits('۰'), "Devanagari": digits('०'),
+	} {
+		e := newEnv(t, keypage.Config{}, guard([]string{"email"}))
+		asked := start2(e).shows(202)
+		q := asked.form("Confirm").request("Confirm")
+		q.form.Set("approval.answer", typed(e.code()))
+		a := e.do(q)
+		require.Equal(t, 200, a.status, "%s: %s", name, a.words())
+	}
+}
+
 // Cancel leads back to the form as it was filled in, with the same idempotency key; ten
 // times make one mail.
 func TestCancelKeepsTheForm(t *testing.T) {
@@ -497,7 +520,12 @@ func TestRevokeMany(t *testing.T) {
 	e = newEnv(t, keypage.Config{}, guard([]string{"email"}))
 	k := e.issue().Key
 	ask = e.get("").form("Revoke selected").set("id", k.ID.String()).press("Revoke selected")
-	ask.form("Revoke").set("count", "1").set("reason", "unneeded").press("Revoke").shows(403, "A confirmation is needed")
+	ask.shows(200, "open them one by one")
+	q = ask.form("Revoke").set("count", "1").request("Revoke")
+	q.form.Set("reason", "unneeded")
+	e.do(q).shows(400, "open them one by one")
+	require.Equal(t, apikey.Active, e.key(k.ID).State)
+	ask.follow("Shop").shows(200, "Why do you revoke it?")
 	ask.form("Revoke").set("count", "1").set("reason", "leaked").press("Revoke").shows(200, "1 key is revoked")
 }
 
@@ -561,7 +589,7 @@ func TestSinglePair(t *testing.T) {
 	page := e.get("").shows(200, "Get App Secret").lacks("Reset", "New API key")
 	first := page.press("Get App Secret").shows(200, "API key created")
 	require.Equal(t, []string{"balance=write", "card:tokenize", "payment:charge", "payment:refund", "report=write"}, abilities(e.keys()[0]))
-	page.press("Get App Secret").shows(409, "It was done, but its key did not reach you")
+	page.press("Get App Secret").shows(409, "A reset makes a new one")
 	require.Len(t, e.keys(), 1)
 	pair := first.press("Done").shows(200, "App ID", "Copy App ID", "A reset makes a new App Secret").lacks("Get App Secret")
 	second := pair.press("Reset").form("Save").press("Save").shows(200, "New secret key")

@@ -3,6 +3,7 @@ package keypage
 import (
 	"errors"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -424,10 +425,11 @@ func (v *visit) lost(err error, id apikey.KeyID, version uint64) error {
 	if unread != nil {
 		return err
 	}
-	for _, e := range list.Events {
-		if e.Action == apikey.ActionRotate && (e.Seq == version+1 || e.Seq == version+2) {
-			return errLost{id}
-		}
+	did := func(a apikey.Action, seq uint64) bool {
+		return slices.ContainsFunc(list.Events, func(e apikey.Event) bool { return e.Action == a && e.Seq == seq })
+	}
+	if did(apikey.ActionRotate, version+1) || did(apikey.ActionCancelRotation, version+1) && did(apikey.ActionRotate, version+2) {
+		return errLost{id}
 	}
 	return err
 }

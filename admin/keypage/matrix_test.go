@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +64,22 @@ func tagOf(e *env, account string) string {
 	defer func() { e.user = was }()
 	e.user = account + "/anna/admin"
 	return e.get("/new").form("Create key").value("tag")
+}
+
+// Each route of a POST is in the matrix.
+func TestMatrixHasEveryRoute(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	known := map[string]bool{}
+	for path := range e.changing("acc_1") {
+		known[strings.Replace(varying.ReplaceAllString(path, "{id}"), "/totp", "/{factor}", 1)] = true
+	}
+	source, err := os.ReadFile("handler.go")
+	require.NoError(t, err)
+	routes := regexp.MustCompile(`"POST (/[^"]*)":`).FindAllStringSubmatch(string(source), -1)
+	require.NotEmpty(t, routes)
+	for _, m := range routes {
+		require.True(t, known[m[1]], "%s is in no row", m[1])
+	}
 }
 
 // Each route that changes something is refused when its request is spoiled in any of these
@@ -376,6 +395,13 @@ func TestLostAnswers(t *testing.T) {
 	must(e.open().Rotate(e.as("acc_1/ben/admin"), apikey.RotateRequest{Key: k.ID}))
 	f.press("Save").shows(412, "Changed meanwhile")
 	require.Equal(t, 2, e.key(k.ID).Credentials.Len())
+
+	// Nor is one's own that came after somebody else's change.
+	k = e.issue().Key
+	f = e.get(e.keyPath(k.ID, "/regenerate")).form("Save")
+	must(e.open().Update(e.as("acc_1/ben/admin"), apikey.UpdateRequest{Key: k.ID, Name: apikey.Set("Theirs")}))
+	must(e.open().Rotate(e.as(anna), apikey.RotateRequest{Key: k.ID}))
+	f.press("Save").shows(412, "Changed meanwhile")
 }
 
 // Enter held down, a double click, two tabs: many requests at once make one key and one
@@ -408,9 +434,22 @@ func TestManyAtOnce(t *testing.T) {
 	k := e.keys()[0]
 	require.Equal(t, 1, count(e.get(e.keyPath(k.ID, "/regenerate")).form("Save").request("Save")))
 	require.Equal(t, 2, e.key(k.ID).Credentials.Len())
-	pair := newEnv(t, keypage.Config{Layout: keypage.SinglePair})
-	e = pair
-	require.Equal(t, 1, count(e.get("").form("Get App Secret").request("Get App Secret")))
+
+	// One pair: all have seen that there is none before the first is made.
+	w := &watched{}
+	e = newEnv(t, keypage.Config{Layout: keypage.SinglePair}, w.change())
+	var all sync.WaitGroup
+	all.Add(12)
+	q := e.get("").form("Get App Secret").request("Get App Secret")
+	var once atomic.Int64
+	w.listed = func() {
+		if once.Add(1) <= 12 {
+			all.Done()
+			all.Wait()
+		}
+	}
+	defer func() { w.listed = nil }()
+	require.Equal(t, 1, count(q))
 	require.Len(t, e.keys(), 1)
 }
 

@@ -157,6 +157,7 @@ func TestFragments(t *testing.T) {
 
 // Sizes, uncompressed, and a walk through many keys, each of which is seen once.
 func TestManyKeys(t *testing.T) {
+	t.Parallel()
 	const many = 10_000
 	e := newEnv(t, keypage.Config{}, func(_ *apikey.Settings, c *apikey.ManagerConfig) {
 		c.Limits = apikey.Limits{LiveKeys: 2 * many, Keys: 2 * many, IssuesAnHour: 2 * many}
@@ -280,6 +281,7 @@ func TestFailingHeader(t *testing.T) {
 // end of that day, and shown as it again. A rename by somebody in another zone moves
 // nothing and asks for nothing.
 func TestDaysOfAClockChange(t *testing.T) {
+	t.Parallel()
 	days := 0
 	zones := map[string]*time.Location{}
 	for _, name := range []string{"Asia/Jakarta", "Asia/Dhaka", "Pacific/Kiritimati", "America/Los_Angeles", "UTC", "America/Santiago", "Asia/Beirut", "Africa/Cairo", "America/Havana"} {
@@ -381,6 +383,9 @@ func TestDaysOfAClockChange(t *testing.T) {
 			twice = true
 			a := f.press("Save").shows(400, "This time comes twice", "PDT", "PST")
 			a.form("Save").press("Save").shows(400, "This time comes twice")
+			q := a.form("Save").set("offset", "-08:00").request("Save")
+			q.form.Set("overlap", "x")
+			require.Equal(t, "-08:00", e.do(q).shows(400, "This does not have the form").form("Save").value("offset"))
 			a.form("Save").set("offset", "-08:00").press("Save").shows(200, "New secret key", "PST")
 			for c := range e.key(k.ID).Credentials.All() {
 				require.True(t, c.NotBefore.Equal(at.Add(30*time.Minute-5*time.Second)), c.NotBefore) // Skew

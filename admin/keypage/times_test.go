@@ -14,11 +14,11 @@ func TestAnExpiryIsTheEndOfItsDay(t *testing.T) {
 	days := 0
 	for _, name := range []string{
 		"UTC", "Asia/Jakarta", "Asia/Dhaka", "Pacific/Kiritimati", "America/Los_Angeles", "America/Santiago", "Asia/Beirut", "Africa/Cairo",
-		"America/Havana", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Chatham", "Africa/Casablanca", "Europe/London", "America/Asuncion", "Pacific/Apia",
+		"America/Havana", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Chatham", "Africa/Casablanca", "Europe/London", "America/Asuncion", "Pacific/Apia", "Asia/Amman", "Atlantic/Azores", "Asia/Tehran",
 	} {
 		zone, err := time.LoadLocation(name)
 		require.NoError(t, err)
-		for _, year := range []int{2024, 2026, 2027, 2037} {
+		for _, year := range []int{2021, 2026, 2027} {
 			for d := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC); d.Year() == year; d = d.AddDate(0, 0, 1) {
 				day := d.Format("2006-01-02")
 				end, ok := endOf(day, zone)
