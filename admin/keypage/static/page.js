@@ -75,6 +75,7 @@
 		}
 		if (box.dataset.hide) countdown(box, screen)
 		area.focus()
+		area.select() // Ctrl+C copies it; Chromium has no caret in a read-only area, and so begins no selection by keys
 	}
 
 	// countdown goes by the clock: a tab in the background has no ticks.
