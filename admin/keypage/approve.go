@@ -135,7 +135,7 @@ func (v *visit) askAgain(alert string, status int) screen {
 }
 
 func (v *visit) confirm(a approval, status int) screen {
-	a.To, a.Fields = v.Path+v.r.URL.Path, fieldsOf(v.form)
+	a.To, a.Fields = v.here(), fieldsOf(v.form)
 	if _, err := time.Parse(time.RFC3339, a.Until); err != nil {
 		a.Until = ""
 	}
@@ -154,10 +154,10 @@ func (v *visit) factorText(factor, part string) string {
 	if name := "factor." + factor + "." + part; v.text.has(name) {
 		return v.T(name)
 	}
-	if part == "button" {
+	if part != "label" {
 		return factor
 	}
-	return v.T("factor.email." + part)
+	return v.T("factor.email.label")
 }
 
 // problemsOf are the wrong fields of a problem, in the visitor's language.

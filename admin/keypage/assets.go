@@ -71,7 +71,7 @@ func (a assets) serve(w http.ResponseWriter, r *http.Request, name string) {
 	if version == "" {
 		h.Set("Cache-Control", "no-cache")
 		h.Set("ETag", `"`+a.version+`"`)
-		if r.Header.Get("If-None-Match") == `"`+a.version+`"` {
+		if strings.Contains(r.Header.Get("If-None-Match"), `"`+a.version+`"`) { // perhaps with W/, which proxies add
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}

@@ -118,7 +118,7 @@ func (d *formData) only(product string) {
 func (v *visit) filled(d formData) formData {
 	d.Name, d.Expires = v.form.Get("name"), v.form.Get("expires")
 	d.Active, d.Reveal = v.form.Has("active"), v.form.Has("recoverable")
-	d.Keeps = v.form.Has("keep")
+	d.Keeps = v.form.Has("keep") && d.Expires == "" // a day that was chosen is what is wanted
 	d.choose(v, v.abilitiesIn())
 	return d
 }
@@ -195,7 +195,7 @@ func (v *visit) issue(req apikey.IssueRequest, form func(problems) screen) scree
 			}
 			return err
 		},
-		done: func() screen { return v.secretScreen("secret.created", issued.Token, issued.Key, 0) },
+		done: func() screen { return v.tokenScreen("secret.created", issued) },
 		form: form,
 	})
 }
@@ -217,7 +217,11 @@ func (v *visit) createPair() screen {
 			before = k.ID.String()
 		}
 		if k.State != apikey.Revoked {
-			return v.lostScreen(k.ID)
+			s := v.message("pair_exists", 409)
+			m := s.data.(message)
+			m.Link, m.LinkText = v.url("?mode="+mode.String()), v.T("app.title")
+			s.data = m
+			return s
 		}
 	}
 	req := apikey.IssueRequest{

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ type visit struct {
 	id    string     // of the request, for the log
 	text  *language
 	zone  *time.Location
-	form  url.Values // of a POST
+	form  url.Values    // of a POST
+	retry time.Duration // when to try again; 0: no time is known
 }
 
 // screen is what a request is answered with.
@@ -86,8 +88,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rest = "/"
 	}
 	path, err := url.PathUnescape(rest)
-	if !ok || err != nil || strings.Contains(rest, "//") || strings.Contains(rest, "/.") {
-		h.serve(w, r, (*visit).notFound)
+	// nowhere is what a path that is no screen is answered with. The path is not kept: it
+	// may begin with //, which as an address is another site.
+	nowhere := func() {
+		root := r.Clone(r.Context())
+		root.URL = &url.URL{Path: "/"}
+		h.serve(w, root, (*visit).notFound)
+	}
+	if !ok || err != nil || rest[0] != '/' || strings.Contains(rest, "//") || strings.Contains(rest, "/.") {
+		nowhere()
 		return
 	}
 	if name, isAsset := strings.CutPrefix(path, "/assets/"); isAsset {
@@ -97,7 +106,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner := r.Clone(r.Context())
 	inner.URL.Path, inner.URL.RawPath = path, rest
 	if _, pattern := h.mux.Handler(inner); pattern == "" {
-		h.serve(w, inner, (*visit).notFound)
+		nowhere()
 		return
 	}
 	h.mux.ServeHTTP(w, inner)
@@ -123,6 +132,13 @@ func (h *handler) headers(to http.Header) {
 
 // serve is the one function that the requests of all screens pass.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, do action) {
+	if asked := r.Header.Get("Apikey-Fragment"); asked != "" {
+		w.Header().Set("Apikey-Fragment", h.assets.version)
+		if asked != h.assets.version { // a script of another version of the program asks, which could not read the answer
+			w.WriteHeader(http.StatusConflict)
+			return
+		}
+	}
 	v := &visit{handler: h, r: r, zone: time.UTC, text: h.languageOf(r)}
 	s, ok := v.admit()
 	if ok {
@@ -178,7 +194,7 @@ func (v *visit) outside(err error) screen {
 	case errors.As(err, &cross):
 		s := v.message("cross_site", 403)
 		m := s.data.(message)
-		m.Detail += " " + cross.Why
+		m.Developer = cross.Why
 		s.data = m
 		return s
 	}
@@ -192,7 +208,7 @@ func (v *visit) kept(s screen) screen {
 	m := s.data.(message)
 	v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
 	if v.r.Method == http.MethodPost && v.r.ParseForm() == nil {
-		m.Again, m.Fields, m.Tag = v.Path+v.r.URL.Path, fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
+		m.Again, m.Fields, m.Tag = v.here(), fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
 	}
 	s.data, s.keep = m, true
 	return s
@@ -201,7 +217,7 @@ func (v *visit) kept(s screen) screen {
 // back is where somebody returns to after they have signed in: a screen that a GET shows.
 func (v *visit) back() string {
 	if v.r.Method == http.MethodGet {
-		back := v.url(strings.TrimSuffix(v.r.URL.Path, "/"))
+		back := v.here()
 		if v.r.URL.RawQuery != "" {
 			back += "?" + v.r.URL.RawQuery
 		}
@@ -210,10 +226,13 @@ func (v *visit) back() string {
 	return v.url("")
 }
 
+// here is the path of the request, as the browser sees it.
+func (v *visit) here() string { return v.url(strings.TrimSuffix(v.r.URL.EscapedPath(), "/")) }
+
 // url is the path of a screen, as the browser sees it.
 func (h *handler) url(rest string) string {
-	if rest == "" && h.Path == "" {
-		return "/"
+	if h.Path == "" && !strings.HasPrefix(rest, "/") { // the page is at /
+		return "/" + rest
 	}
 	return h.Path + rest
 }
@@ -228,12 +247,7 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 	}
 	var page bytes.Buffer
 	whole := "page"
-	if asked := v.r.Header.Get("Apikey-Fragment"); asked != "" {
-		header.Set("Apikey-Fragment", v.assets.version)
-		if asked != v.assets.version { // a script of another version of the program asks
-			w.WriteHeader(http.StatusConflict)
-			return
-		}
+	if v.r.Header.Get("Apikey-Fragment") != "" {
 		whole = "fragment"
 	}
 	if s.keep {
@@ -244,6 +258,9 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 		v.Logger.Error("apikey keypage: a screen could not be rendered", "request_id", v.id, "screen", s.name, "error", err)
 		w.WriteHeader(http.StatusInternalServerError)
 		return
+	}
+	if s.status == http.StatusServiceUnavailable || s.status == http.StatusTooManyRequests {
+		header.Set("Retry-After", strconv.Itoa(max(1, int(v.retry/time.Second))))
 	}
 	if s.status != 0 {
 		w.WriteHeader(s.status)
@@ -260,6 +277,7 @@ type message struct {
 	Fields         []field
 	Tag            string // for Again
 	Request        string
+	Developer      string // a hint for the developer of the page, in English
 }
 
 // message is a screen that says one thing, by its code in the texts.
@@ -289,8 +307,9 @@ func (v *visit) refused(err error) screen {
 	return s
 }
 
-// note logs a failure of ours.
+// note logs a failure of ours, and when to try again.
 func (v *visit) note(p httpauth.Problem, err error) {
+	v.retry = p.RetryAfter
 	if p.Status >= 500 && v.r.Context().Err() == nil {
 		v.Logger.Error("apikey keypage: a request failed", "request_id", v.id, "path", v.r.URL.Path, "code", p.Code, "error", err)
 	}
@@ -301,6 +320,8 @@ func (v *visit) detailOf(p httpauth.Problem) string {
 	switch {
 	case p.Because != "" && v.text.has("because."+string(p.Because)):
 		return v.T("because." + string(p.Because))
+	case p.AttemptsLeft != nil && *p.AttemptsLeft == 0:
+		return v.T("because.spent")
 	case p.AttemptsLeft != nil:
 		return v.text.count("attempts_left", *p.AttemptsLeft)
 	}

@@ -87,7 +87,8 @@ func tokensOf(k apikey.Info, now time.Time) (tokens []tokenData, p *plan) {
 	for _, t := range tokens {
 		switch t.State {
 		case "waiting":
-			p = &plan{New: t.NotBefore}
+			// It begins to work a few seconds before the chosen minute (ManagerConfig.Skew).
+			p = &plan{New: t.NotBefore.Add(time.Minute - 1).Truncate(time.Minute)}
 		case "overlapping":
 			if p == nil {
 				p = &plan{}
@@ -108,6 +109,14 @@ type secretData struct {
 	From     time.Time
 	Back     string
 	BackMode string // for the list
+}
+
+// tokenScreen shows a new token: a secret one once, and a publishable one where its key is.
+func (v *visit) tokenScreen(title string, issued apikey.Issued) screen {
+	if issued.Key.Kind == apikey.Publishable {
+		return v.after(issued.Key.ID, "public")
+	}
+	return v.secretScreen(title, issued.Token, issued.Key, 0)
 }
 
 func (v *visit) secretScreen(title string, token apikey.Token, k apikey.Info, hide time.Duration) screen {
@@ -226,6 +235,9 @@ func (v *visit) revokeForm(k apikey.Info, wrong string, status int) screen {
 	return screen{name: "revoke", title: v.T("revoke.title"), data: d, status: status}
 }
 
+// isReason reports whether a form has one of the two reasons.
+func isReason(chosen string) bool { return chosen == "unneeded" || chosen == "leaked" }
+
 // reasonOf is the reason of a revocation. That of a leak is never guarded: who has found
 // their key in public must not wait for a mail.
 func reasonOf(chosen string) apikey.Reason {
@@ -241,7 +253,7 @@ func (v *visit) revoke() screen {
 		return v.refused(err)
 	}
 	chosen := v.form.Get("reason")
-	if chosen != "unneeded" && chosen != "leaked" {
+	if !isReason(chosen) {
 		return v.revokeForm(k, v.T("revoke.reason_required"), 400)
 	}
 	req := apikey.RevokeRequest{Key: k.ID, Reason: reasonOf(chosen)}
@@ -353,10 +365,11 @@ func (v *visit) regenerate() screen {
 			return v.lost(err, k.ID, version)
 		},
 		done: func() screen {
-			s := v.secretScreen("secret.new", issued.Token, issued.Key, 0)
-			d := s.data.(secretData)
-			d.From = req.At
-			s.data = d
+			s := v.tokenScreen("secret.new", issued)
+			if d, shown := s.data.(secretData); shown {
+				d.From = req.At
+				s.data = d
+			}
 			return s
 		},
 		form: func(wrong problems) screen {

@@ -148,6 +148,11 @@ func New(c Config) (http.Handler, error) {
 	if c.Mount == "" {
 		c.Mount = c.Path
 	}
+	for name, path := range map[string]string{"Path": c.Path, "Mount": c.Mount} {
+		if (&url.URL{Path: path}).EscapedPath() != path || strings.Contains(path, "//") || strings.Contains(path, "/.") {
+			return nil, fmt.Errorf("keypage: Config.%s is %q: write it without characters that an address escapes, and without // and /.", name, path)
+		}
+	}
 	c.Path, c.Mount = strings.TrimRight(c.Path, "/"), strings.TrimRight(c.Mount, "/")
 	for _, list := range [][]string{c.Origins, c.FrameAncestors} {
 		if err := door.ValidOrigins(list); err != nil {

@@ -51,13 +51,14 @@ type row struct {
 // group is a product with the keys for it.
 type group struct {
 	ability
-	Rows []row
+	Rows     []row
+	MayIssue bool
 }
 
 func (v *visit) row(k apikey.Info) row {
 	r := row{Info: k, Status: k.Status(v.Now(), soon), Client: k.ID.String()}
 	if v.ClientID != nil {
-		r.Client = v.ClientID(k)
+		r.Client = marked(v.ClientID(k))
 	}
 	for c := range k.Credentials.All() {
 		if c.ID == k.Credential {
@@ -83,6 +84,9 @@ func (v *visit) list() screen {
 	l := listing{Mode: modeOf(q), Did: v.did(q), Filter: filter{q.Get("name"), q.Get("status"), q.Get("used")}}
 	l.Filtered = l.Filter != filter{}
 	req := apikey.ListRequest{Mode: l.Mode, NameContains: l.Filter.Name, Cursor: apikey.Cursor(q.Get("cursor")), Limit: pageOf}
+	if v.Layout == ByProduct {
+		req.Limit = 1000 // each region has all its keys
+	}
 	switch l.Filter.Status {
 	case "usable":
 		req.Usable = true
@@ -127,19 +131,24 @@ func (v *visit) list() screen {
 	l.MayIssue = v.may(apikey.ActionIssue, about)
 	l.MayLog = v.may(apikey.ActionReadEvents, apikey.Info{Account: v.guest.Account})
 	if v.Layout == ByProduct {
-		l.Groups = v.groups(l.Rows)
+		l.Groups = v.groups(l)
 	}
 	return screen{name: "list", title: v.T("list.title"), data: l}
 }
 
 // groups arranges keys by the products of the Catalog.
-func (v *visit) groups(rows []row) (groups []group) {
+func (v *visit) groups(l listing) (groups []group) {
 	for _, e := range v.rules.Catalog {
 		if e.Product == "" {
 			continue
 		}
 		g := group{ability: v.ability(e.Product, e.Description)}
-		for _, r := range rows {
+		about := apikey.Info{Account: v.guest.Account, Mode: l.Mode}
+		if a, err := apikey.ParseAccess(e.Product + "=write"); err == nil {
+			about.Abilities = apikey.NewView[apikey.Ability](a)
+		}
+		g.MayIssue = v.may(apikey.ActionIssue, about)
+		for _, r := range l.Rows {
 			if slices.ContainsFunc(r.Scopes, func(a ability) bool { return strings.HasPrefix(a.Value, e.Product+"=") }) {
 				g.Rows = append(g.Rows, r)
 			}
@@ -147,6 +156,11 @@ func (v *visit) groups(rows []row) (groups []group) {
 		groups = append(groups, g)
 	}
 	return groups
+}
+
+// guards reports whether an action has to be approved in a mode.
+func (h *handler) guards(a apikey.Action, m apikey.Mode) bool {
+	return slices.ContainsFunc(h.rules.Guards, func(g apikey.Guard) bool { return g.Action == a && g.Mode == m })
 }
 
 // did is what was just done, from the address: one of a few words, and perhaps a number.
@@ -163,18 +177,21 @@ func (v *visit) did(q url.Values) string {
 // cannot be undone.
 func (v *visit) revokeMany() screen {
 	type data struct {
-		Rows   []row
-		Fields []field
-		Count  int
-		Wrong  string
-		Mode   string
+		Rows    []row
+		Fields  []field
+		Count   int
+		Wrong   string
+		Mode    string
+		Guarded bool // each revocation needs a confirmation of its own
 	}
 	d := data{Mode: v.form.Get("mode")}
+	seen := map[apikey.KeyID]bool{}
 	for _, text := range v.form["id"] {
 		id, err := apikey.ParseKeyID(text)
-		if err != nil {
+		if err != nil || seen[id] {
 			continue
 		}
+		seen[id] = true
 		k, err := v.Manager.Get(v.guest.Context, id)
 		if err != nil {
 			return v.refused(err)
@@ -189,6 +206,7 @@ func (v *visit) revokeMany() screen {
 	if d.Count == 0 || v.form.Has("cancel") {
 		return screen{to: back}
 	}
+	d.Guarded = v.guards(apikey.ActionRevoke, modeOf(v.form))
 	form := func(wrong string, status int) screen {
 		d.Wrong = wrong
 		return screen{name: "revoke_many", title: v.text.count("revoke_many.title", d.Count), data: d, status: status}
@@ -199,8 +217,10 @@ func (v *visit) revokeMany() screen {
 		return form("", 0)
 	case typed != strconv.Itoa(d.Count) && typed != v.text.digits(strconv.Itoa(d.Count)):
 		return form(v.T("revoke_many.wrong", "n", d.Count), 400)
-	case v.form.Get("reason") == "":
+	case !isReason(v.form.Get("reason")):
 		return form(v.T("revoke.reason_required"), 400)
+	case d.Guarded && v.form.Get("reason") != "leaked":
+		return form(v.T("revoke_many.guarded"), 400)
 	}
 	done := 0
 	for _, r := range d.Rows {

@@ -74,6 +74,9 @@ func (v *visit) logOf(k *apikey.Info, checked string, sound bool) screen {
 		d.Rows = append(d.Rows, v.logRow(e))
 	}
 	if list.Next != "" {
+		if k != nil { // the screen of the check has it in its path
+			q.Set("key", k.ID.String())
+		}
 		q.Set("cursor", string(list.Next))
 		d.Next = v.url("/log") + "?" + q.Encode()
 	}

@@ -114,7 +114,7 @@ func element(t time.Time, shown, hover string) template.HTML {
 func (v *visit) relative(t time.Time) string {
 	d := t.Sub(v.Now())
 	name := "in"
-	if d < 0 {
+	if d <= 0 {
 		d, name = -d, "ago"
 	}
 	if d < time.Minute && name == "ago" {

@@ -114,7 +114,7 @@ type ability struct {
 
 // ability names an ability in the visitor's language.
 func (v *visit) ability(text, description string) ability {
-	a := ability{Value: text, Title: text, Description: description}
+	a := ability{Value: text, Title: marked(text), Description: description}
 	if v.text.has("ability." + text + ".title") {
 		a.Title = v.T("ability." + text + ".title")
 	}
@@ -131,7 +131,7 @@ type field struct{ Name, Value string }
 // approval or of a button.
 func fieldsOf(form url.Values) (fields []field) {
 	for name, values := range form {
-		if strings.HasPrefix(name, "approval.") || strings.HasPrefix(name, "asked.") || name == "tag" || name == "cancel" {
+		if strings.HasPrefix(name, "approval.") || strings.HasPrefix(name, "asked.") || name == "answer" || name == "tag" || name == "cancel" {
 			continue
 		}
 		for _, value := range values {

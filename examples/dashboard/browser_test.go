@@ -224,8 +224,7 @@ func (s screen) submit(button string, fill url.Values) screen {
 			return s.load(http.MethodPost, to.String(), values)
 		}
 	}
-	s.say("FAILED")
-	require.FailNow(s.t, "no link or button", "%q on %q (%d)", button, s.url, s.status)
+	require.FailNow(s.t, "no link or button", "%q on %q (%d): %s", button, s.url, s.status, s.body)
 	return screen{}
 }
 
