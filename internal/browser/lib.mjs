@@ -2,10 +2,10 @@
 // ways to look for a secret.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
 
@@ -190,6 +190,16 @@ export async function hits(p, secret, page = p.page) {
 	count('urls', p.urls.join('\n'))
 	count('server log', p.d.err + p.d.out)
 	return found
+}
+
+// totp is the code that an authenticator app shows for a setup key.
+export function totp(setup, now = Date.now()) {
+	const bits = [...setup.replace(/[\s=]/g, '')].map((c) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(c.toUpperCase()).toString(2).padStart(5, '0')).join('')
+	const key = Buffer.from(bits.match(/.{8}/g).map((b) => parseInt(b, 2)))
+	const counter = Buffer.alloc(8)
+	counter.writeBigUInt64BE(BigInt(Math.floor(now / 30_000)))
+	const mac = createHmac('sha1', key).update(counter).digest()
+	return String((mac.readUInt32BE(mac[19] & 15) & 0x7fffffff) % 1e6).padStart(6, '0')
 }
 
 // picture takes a picture for people, if a folder is named.
