@@ -10,7 +10,7 @@ const modes = { 'with scripts': {}, 'without scripts': { javaScriptEnabled: fals
 
 function journey(name, does) {
 	for (const [mode, options] of Object.entries(modes)) {
-		test(`${name}, ${mode}`, { timeout: 120_000 }, async (t) => does(t, await browser(t), options))
+		test(`${name}, ${mode}`, { timeout: 120_000 }, async (t) => does(t, await browser(), options))
 	}
 }
 
@@ -384,7 +384,7 @@ journey('pin', async (t, b, options) => {
 
 test('10 wrong answers', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'xendit')
-	const p = await person(t, await browser(t), d, 'admin')
+	const p = await person(t, await browser(), d, 'admin')
 	const main = await heading(p, 'API keys')
 	await link(main, 'New API key').click()
 	const dialog = await on(p, 'New API key')

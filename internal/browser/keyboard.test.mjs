@@ -24,7 +24,7 @@ async function tabTo(page, wanted) {
 
 test('create, reveal, regenerate and revoke with the keyboard alone', { timeout: 120_000 }, async (t) => {
 	const d = await dashboard(t, 'doku', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const { page } = p
 	const { keyboard } = page
 	for (const never of ['click', 'fill', 'check', 'selectOption']) page[never] = () => assert.fail('with the keyboard alone')

@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { after } from 'node:test'
 import { chromium } from 'playwright-core'
 
 const program = process.env.DASHBOARD
@@ -85,15 +86,13 @@ export async function mailbox(t) {
 	return box
 }
 
-// browser starts Chromium for a file of tests.
-export async function browser(t) {
-	const b = await chromium.launch({
-		executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-		args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-	})
-	t.after(() => b.close())
-	return b
-}
+// browser is Chromium, one for a file of tests. Each person has a profile of their own in it.
+let started
+export const browser = () => started ??= chromium.launch({
+	executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+	args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+})
+after(async () => (await started)?.close())
 
 // person is somebody in a browser of their own, signed in, and on the list of keys. What
 // goes wrong in their pages is collected, and fails the test at its end.

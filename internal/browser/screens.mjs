@@ -294,7 +294,7 @@ async function walk(t, b, preset, locale) {
 export function screens(locale) {
 	for (const preset of ['doku', 'uddoktapay', 'xendit', 'okto', 'pin']) {
 		test(`screens of ${preset}, ${locale}`, { timeout: 240_000 }, async (t) => {
-			const found = await walk(t, await browser(t), preset, locale)
+			const found = await walk(t, await browser(), preset, locale)
 			t.diagnostic(`${preset} ${locale}: ${found.states.size} states, ${found.checks} axe runs, ${found.violations.length} violations, ${found.incomplete.size} incomplete, ${found.sideways.length} sideways`)
 			for (const [what, n] of found.incomplete) t.diagnostic(`incomplete × ${n}: ${what}`)
 			assert.deepEqual({ violations: found.violations, sideways: found.sideways }, { violations: [], sideways: [] })
