@@ -67,6 +67,12 @@ func (v *visit) key() screen {
 	d.MayRevoke = k.State != apikey.Revoked && v.may(apikey.ActionRevoke, k)
 	d.MayRotate = k.State != apikey.Revoked && v.may(apikey.ActionRotate, k)
 	d.Tokens, d.Plan = tokensOf(k, v.Now())
+	if k.State == apikey.Revoked { // no token works, whatever was planned
+		d.Plan, d.MayRetire = nil, false
+		for i := range d.Tokens {
+			d.Tokens[i].State = "ended"
+		}
+	}
 	d.MayCancel = d.Plan != nil && !d.Plan.New.IsZero() && v.may(apikey.ActionCancelRotation, k)
 	return screen{name: "key", title: v.Name(k.Name), data: d}
 }

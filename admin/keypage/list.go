@@ -182,9 +182,10 @@ func (v *visit) revokeMany() screen {
 		Count   int
 		Wrong   string
 		Mode    string
+		Reason  string
 		Guarded bool // each revocation needs a confirmation of its own
 	}
-	d := data{Mode: v.form.Get("mode")}
+	d := data{Mode: v.form.Get("mode"), Reason: v.form.Get("reason")}
 	seen := map[apikey.KeyID]bool{}
 	for _, text := range v.form["id"] {
 		id, err := apikey.ParseKeyID(text)

@@ -22,7 +22,7 @@ const there = async (p, name) => {
 
 test('the session ends in mid-dialog', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const dialog = await filled(p, 'Kept')
 	await p.context.clearCookies()
 	await button(dialog, 'Create key').click()
@@ -46,7 +46,7 @@ test('the session ends in mid-dialog', { timeout: 60_000 }, async (t) => {
 
 test('the session ends in mid-form, without scripts', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d, 'admin', { javaScriptEnabled: false })
+	const p = await person(t, await browser(), d, 'admin', { javaScriptEnabled: false })
 	const form = await filled(p, 'Kept as well')
 	await p.context.clearCookies()
 	await button(form, 'Create key').click()
@@ -63,7 +63,7 @@ test('the session ends in mid-form, without scripts', { timeout: 60_000 }, async
 test('the session ends before the answer to a confirmation', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'xendit', '-seed', '0')
 	for (const options of [{}, { javaScriptEnabled: false }]) {
-		const p = await person(t, await browser(t), d, 'admin', options)
+		const p = await person(t, await browser(), d, 'admin', options)
 		await link(await heading(p, 'API keys'), 'New API key').click()
 		const name = options.javaScriptEnabled === false ? 'static' : 'scripted'
 		let dialog = await on(p, 'New API key')
@@ -96,7 +96,7 @@ test('the session ends before the answer to a confirmation', { timeout: 60_000 }
 
 test('another person has signed in meanwhile', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '2')
-	const b = await browser(t)
+	const b = await browser()
 	for (const options of [{}, { javaScriptEnabled: false }]) {
 		const p = await person(t, b, d, 'admin', options)
 		await p.page.goto(d.url)
@@ -135,7 +135,7 @@ test('another person has signed in meanwhile', { timeout: 60_000 }, async (t) =>
 
 test('the key is changed, suspended or revoked in another tab', { timeout: 90_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const b = await browser(t)
+	const b = await browser()
 	for (const options of [{}, { javaScriptEnabled: false }]) {
 		const p = await person(t, b, d, 'admin', options)
 		const there = { ...p, page: await p.context.newPage() }
@@ -204,7 +204,7 @@ test('the key is changed, suspended or revoked in another tab', { timeout: 90_00
 
 test('the clipboard is refused', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const refuse = (how) => p.page.evaluate((how) => {
 		Object.defineProperty(navigator, 'clipboard', { configurable: true, value: how === 'missing' ? undefined : { writeText: () => Promise.reject(new DOMException('no', 'NotAllowedError')) } })
 		if (how === 'all') document.execCommand = () => false
@@ -229,7 +229,7 @@ test('the clipboard is refused', { timeout: 60_000 }, async (t) => {
 
 test('page.js does not load, or is of another version', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	await p.page.route('**/page.js', (r) => r.abort())
 	const bare = { ...p, scripts: false }
 	const form = await filled(bare, 'Bare')
@@ -257,7 +257,7 @@ test('page.js does not load, or is of another version', { timeout: 60_000 }, asy
 
 test('the server is away for a moment', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const dialog = await filled(p, 'Away')
 	await p.context.setOffline(true)
 	await button(dialog, 'Create key').click()

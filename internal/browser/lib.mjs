@@ -2,11 +2,12 @@
 // ways to look for a secret.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { after } from 'node:test'
 import { chromium } from 'playwright-core'
 
 const program = process.env.DASHBOARD
@@ -85,15 +86,13 @@ export async function mailbox(t) {
 	return box
 }
 
-// browser starts Chromium for a file of tests.
-export async function browser(t) {
-	const b = await chromium.launch({
-		executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-		args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-	})
-	t.after(() => b.close())
-	return b
-}
+// browser is Chromium, one for a file of tests. Each person has a profile of their own in it.
+let started
+export const browser = () => started ??= chromium.launch({
+	executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+	args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+})
+after(async () => (await started)?.close())
 
 // person is somebody in a browser of their own, signed in, and on the list of keys. What
 // goes wrong in their pages is collected, and fails the test at its end.
@@ -190,6 +189,16 @@ export async function hits(p, secret, page = p.page) {
 	count('urls', p.urls.join('\n'))
 	count('server log', p.d.err + p.d.out)
 	return found
+}
+
+// totp is the code that an authenticator app shows for a setup key.
+export function totp(setup, now = Date.now()) {
+	const bits = [...setup.replace(/[\s=]/g, '')].map((c) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(c.toUpperCase()).toString(2).padStart(5, '0')).join('')
+	const key = Buffer.from(bits.match(/.{8}/g).map((b) => parseInt(b, 2)))
+	const counter = Buffer.alloc(8)
+	counter.writeBigUInt64BE(BigInt(Math.floor(now / 30_000)))
+	const mac = createHmac('sha1', key).update(counter).digest()
+	return String((mac.readUInt32BE(mac[19] & 15) & 0x7fffffff) % 1e6).padStart(6, '0')
 }
 
 // picture takes a picture for people, if a folder is named.

@@ -43,7 +43,7 @@ const total = (found) => Object.values(found).reduce((a, b) => a + b, 0)
 
 test('a secret that is shown once cannot be lost by accident, and makes one key', { timeout: 120_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const ways = {
 		'Esc × 4': async () => { for (let i = 0; i < 4; i++) { await p.page.keyboard.press('Escape'); await pause(50) } },
 		'Esc × 4 in the checkbox': async (dialog) => {
@@ -86,7 +86,7 @@ test('a secret that is shown once cannot be lost by accident, and makes one key'
 
 test('sent twice, made once', { timeout: 120_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const ways = {
 		'double click': (dialog) => button(dialog, 'Create key').dblclick(),
 		'Enter held down in the name': async (dialog) => {
@@ -124,7 +124,7 @@ test('sent twice, made once', { timeout: 120_000 }, async (t) => {
 
 test('two tabs with the same form', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'okto')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	// Without a dialog there is one form in each tab: Get App Secret.
 	const tabs = [p, { ...p, page: await p.context.newPage() }]
 	for (const tab of tabs) {
@@ -142,7 +142,7 @@ test('two tabs with the same form', { timeout: 60_000 }, async (t) => {
 
 test('after its dialog, a secret is nowhere', { timeout: 240_000 }, async (t) => {
 	const d = await dashboard(t, 'pin', '-seed', '0')
-	const p = await person(t, await browser(t), d)
+	const p = await person(t, await browser(), d)
 	const other = await p.context.newPage()
 	await other.goto(d.url)
 	const nothing = {}
@@ -216,7 +216,7 @@ test('after its dialog, a secret is nowhere', { timeout: 240_000 }, async (t) =>
 
 test('without scripts, a secret is in the one page that shows it', { timeout: 60_000 }, async (t) => {
 	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
-	const p = await person(t, await browser(t), d, 'admin', { javaScriptEnabled: false })
+	const p = await person(t, await browser(), d, 'admin', { javaScriptEnabled: false })
 	const screen = await created(p, 'static')
 	const token = await secretIn(screen)
 	assert.ok((await p.page.content()).includes(token))

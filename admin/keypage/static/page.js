@@ -11,8 +11,8 @@
 
 	// say puts a text into a live region that exists already: one that comes with its text
 	// is not read out.
-	const say = (near, words) => {
-		const region = (near.closest('.ak-screen') || main).querySelector('.ak-copied, [role=status]')
+	const say = (near, words, to = '.ak-copied, .ak-did') => {
+		const region = (near.closest('.ak-screen') || main).querySelector(to)
 		if (!region) return
 		region.hidden = false
 		region.textContent = ''
@@ -75,6 +75,7 @@
 		}
 		if (box.dataset.hide) countdown(box, screen)
 		area.focus()
+		area.select() // Ctrl+C copies it; Chromium has no caret in a read-only area, and so begins no selection by keys
 	}
 
 	// countdown goes by the clock: a tab in the background has no ticks.
@@ -91,14 +92,14 @@
 			for (const at of [30, 10]) {
 				if (left <= at && !announced.has(at)) {
 					announced.add(at)
-					say(box, seconds(left))
+					say(box, seconds(left), '[data-announced]')
 				}
 			}
 			if (left === 0) {
 				wipe()
 				for (const b of box.querySelectorAll('button, textarea')) b.hidden = true
 				timer.textContent = text.hidden
-				say(box, text.hidden)
+				say(box, text.hidden, '[data-announced]')
 				screen.querySelector('[data-done]')?.focus()
 				return
 			}
