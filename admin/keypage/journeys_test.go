@@ -497,6 +497,8 @@ func TestRevokeMany(t *testing.T) {
 	ask.form("Revoke").set("count", "2").press("Revoke").shows(400, "Say why")
 	ask.form("Revoke").set("count", "3").set("reason", "leaked").press("Revoke").shows(400, "Type 2")
 	ask.form("Revoke").set("count", "").set("reason", "leaked").press("Revoke").shows(400, "Type 2")
+	kept := ask.form("Revoke").set("count", "3").set("reason", "unneeded").press("Revoke").shows(400, "Type 2")
+	require.Equal(t, "unneeded", kept.form("Revoke").value("reason"), "what was chosen stays")
 	q := ask.form("Revoke").set("count", "2").request("Revoke")
 	q.form.Set("reason", "because")
 	e.do(q).shows(400, "Say why")

@@ -3,11 +3,11 @@ package keypage
 import (
 	"errors"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin/internal/act"
 )
 
 // keyData is the data of the screen of one key.
@@ -424,17 +424,7 @@ func (e errLost) Error() string { return "the answer was lost" }
 // lost tells whether a version has passed because this person has made this very rotation.
 func (v *visit) lost(err error, id apikey.KeyID, version uint64) error {
 	var passed *apikey.VersionError
-	if !errors.As(err, &passed) || v.Manager.May(v.guest.Context, apikey.ActionReadEvents, apikey.Info{Account: v.guest.Account}) != nil {
-		return err
-	}
-	list, unread := v.Manager.Events(v.guest.Context, apikey.EventsRequest{Key: id, Actor: v.guest.ID, Actions: []apikey.Action{apikey.ActionRotate, apikey.ActionCancelRotation}})
-	if unread != nil {
-		return err
-	}
-	did := func(a apikey.Action, seq uint64) bool {
-		return slices.ContainsFunc(list.Events, func(e apikey.Event) bool { return e.Action == a && e.Seq == seq })
-	}
-	if did(apikey.ActionRotate, version+1) || did(apikey.ActionCancelRotation, version+1) && did(apikey.ActionRotate, version+2) {
+	if errors.As(err, &passed) && act.Did(v.guest.Context, v.Manager, v.guest.Actor, id, version, apikey.ActionRotate) {
 		return errLost{id}
 	}
 	return err
