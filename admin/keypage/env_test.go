@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -843,15 +842,6 @@ func wrongCode(code string) string {
 		return "111111"
 	}
 	return "000000"
-}
-
-func with(m map[string]string, name, value string) map[string]string {
-	m = maps.Clone(m)
-	if m == nil {
-		m = map[string]string{}
-	}
-	m[name] = value
-	return m
 }
 
 type lockedBuffer struct {

@@ -150,7 +150,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	for name, path := range map[string]string{"Path": c.Path, "Mount": c.Mount} {
 		if (&url.URL{Path: path}).EscapedPath() != path || strings.Contains(path, "//") || strings.Contains(path, "/.") {
-			return nil, fmt.Errorf("keypage: Config.%s is %q: write it without characters that an address escapes, and without // and /.", name, path)
+			return nil, fmt.Errorf("keypage: Config.%s is %q: write it without characters that an address escapes, and without // or a part that begins with a dot", name, path)
 		}
 	}
 	c.Path, c.Mount = strings.TrimRight(c.Path, "/"), strings.TrimRight(c.Mount, "/")

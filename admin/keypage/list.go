@@ -173,19 +173,20 @@ func (v *visit) did(q url.Values) string {
 	return v.text.count(name, n)
 }
 
-// revokeMany revokes the selected keys. The person types how many there are, because it
-// cannot be undone.
-func (v *visit) revokeMany() screen {
-	type data struct {
-		Rows    []row
-		Fields  []field
-		Count   int
-		Wrong   string
-		Mode    string
-		Reason  string
-		Guarded bool // each revocation needs a confirmation of its own
-	}
-	d := data{Mode: v.form.Get("mode"), Reason: v.form.Get("reason")}
+// revocations is the data of the screen that revokes several keys.
+type revocations struct {
+	Rows    []row
+	Fields  []field
+	Count   int
+	Wrong   string
+	Mode    string
+	Reason  string
+	Guarded bool // each revocation needs a confirmation of its own
+}
+
+// selected are the keys of the form that can still be revoked, each once.
+func (v *visit) selected() (d revocations, err error) {
+	d = revocations{Mode: v.form.Get("mode"), Reason: v.form.Get("reason"), Guarded: v.guards(apikey.ActionRevoke, modeOf(v.form))}
 	seen := map[apikey.KeyID]bool{}
 	for _, text := range v.form["id"] {
 		id, err := apikey.ParseKeyID(text)
@@ -195,7 +196,7 @@ func (v *visit) revokeMany() screen {
 		seen[id] = true
 		k, err := v.Manager.Get(v.guest.Context, id)
 		if err != nil {
-			return v.refused(err)
+			return d, err
 		}
 		if len(d.Rows) < 2*pageOf && k.State != apikey.Revoked {
 			d.Rows = append(d.Rows, v.row(k))
@@ -203,11 +204,20 @@ func (v *visit) revokeMany() screen {
 		}
 	}
 	d.Count = len(d.Rows)
+	return d, nil
+}
+
+// revokeMany revokes the selected keys. The person types how many there are, because it
+// cannot be undone.
+func (v *visit) revokeMany() screen {
+	d, err := v.selected()
+	if err != nil {
+		return v.refused(err)
+	}
 	back := v.url("") + "?mode=" + url.QueryEscape(modeOf(v.form).String())
 	if d.Count == 0 || v.form.Has("cancel") {
 		return screen{to: back}
 	}
-	d.Guarded = v.guards(apikey.ActionRevoke, modeOf(v.form))
 	form := func(wrong string, status int) screen {
 		d.Wrong = wrong
 		return screen{name: "revoke_many", title: v.text.count("revoke_many.title", d.Count), data: d, status: status}

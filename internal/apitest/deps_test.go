@@ -57,7 +57,7 @@ var only = map[string][]string{
 
 // onlyInTests lists what test files may import besides.
 var onlyInTests = []string{
-	"github.com/stretchr/testify", "modernc.org/sqlite", "testing", "net/http", "database/sql", "golang.org/x/crypto/argon2", "math/rand",
+	"github.com/stretchr/testify", "modernc.org/sqlite", "testing", "net/http", "database/sql", "golang.org/x/crypto/argon2", "math/rand", "time/tzdata",
 }
 
 // source is one file of this module.
