@@ -1,3 +1,3 @@
 import { screens } from './screens.mjs'
 
-screens('bn-BD')
+screens('bn-BD', 'pin')

@@ -1,3 +1,3 @@
 import { screens } from './screens.mjs'
 
-screens('en-US')
+screens('en-US', 'doku')

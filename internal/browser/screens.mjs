@@ -293,8 +293,9 @@ async function walk(t, b, preset, locale) {
 }
 
 // screens tests what each of the five pages shows, in one language.
-export function screens(locale) {
-	for (const preset of ['doku', 'uddoktapay', 'xendit', 'okto', 'pin']) {
+// screens walks all presets with FULL set, else one.
+export function screens(locale, one) {
+	for (const preset of process.env.FULL ? ['doku', 'uddoktapay', 'xendit', 'okto', 'pin'] : [one]) {
 		test(`screens of ${preset}, ${locale}`, { timeout: 240_000 }, async (t) => {
 			const found = await walk(t, await browser(), preset, locale)
 			t.diagnostic(`${preset} ${locale}: ${found.states.size} states, ${found.checks} axe runs, ${found.violations.length} violations, ${found.incomplete.size} incomplete, ${found.sideways.length} sideways`)
