@@ -38,14 +38,6 @@ type outcome struct {
 	operation, status, code string
 }
 
-// races reports whether it depends on a moment if the outcome comes: a change that only
-// takes power away is tried until its time is over, and if others are always faster it ends
-// with conflict or, if its time is over during a read, with unavailable.
-func (o outcome) races() bool {
-	lessens := []string{"suspendKey", "revokeKey", "retireToken", "revokeKeys", "revokeAllKeys"}
-	return strings.HasSuffix(o.code, "conflict") && slices.Contains(lessens, o.operation)
-}
-
 func (o outcome) String() string {
 	return strings.TrimSpace(o.operation + ": " + o.status + " " + o.code)
 }
