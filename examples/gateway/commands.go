@@ -19,8 +19,8 @@ curl -sS "URL/v1/tokens" -H "Authorization: Bearer $TEST_PUBLISHABLE_KEY" -d '{"
 // management are the commands of a person who is signed in: a day of a key.
 const management = `# Keys are managed by whoever has this link, which works once: on a page in a browser, or here:
 # URLLINK
-# A browser shows the list of keys, as JSON. Paste these commands in two parts: to show a token
-# again needs a code, which is printed when the first part is done.
+# Paste these commands in two parts: to show a token again needs a code, which is printed when
+# the first part is done.
 JAR=$(mktemp)
 curl -sS -o /dev/null -w '%{http_code}\n' -c "$JAR" "URLLINK"
 manage() { curl -sS -b "$JAR" -H "Origin: URL" -H "Content-Type: application/json" -w ' %{http_code}\n' "$@"; }
