@@ -681,6 +681,7 @@ func wellFormed(page string) (wrong []string) {
 type watched struct {
 	apikey.Store
 	writes atomic.Int64
+	gets   atomic.Int64
 	away   atomic.Bool
 	lost   atomic.Bool // the next Apply writes, and its answer is lost
 	// damaged is a key whose record is read as if somebody had changed it, and forged
@@ -712,6 +713,7 @@ func (w *watched) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord,
 	if w.away.Load() {
 		return apikey.StoreRecord{}, errAway
 	}
+	w.gets.Add(1)
 	r, err := w.Store.Get(ctx, id)
 	w.damage(&r)
 	return r, err

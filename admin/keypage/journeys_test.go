@@ -531,6 +531,24 @@ func TestRevokeMany(t *testing.T) {
 	ask.form("Revoke").set("count", "1").set("reason", "leaked").press("Revoke").shows(200, "1 key is revoked")
 }
 
+// A form of many keys costs a bounded number of reads, and what hangs is given up for all
+// keys together.
+func TestRevokeManyIsBounded(t *testing.T) {
+	w := &watched{}
+	e := newEnv(t, keypage.Config{}, w.change(), func(_ *apikey.Settings, c *apikey.ManagerConfig) {
+		c.Limits.LiveKeys, c.Limits.IssuesAnHour = 1000, 1000
+	})
+	e.issue()
+	q := e.get("").form("Revoke selected").request("Revoke selected")
+	q.form["id"] = nil
+	for range 130 {
+		q.form["id"] = append(q.form["id"], e.issue().Key.ID.String())
+	}
+	before := w.gets.Load()
+	e.do(q).shows(200, "Revoke 100 keys")
+	require.Equal(t, int64(100), w.gets.Load()-before)
+}
+
 // A viewer sees no button that would be refused, and is refused what they send.
 func TestViewer(t *testing.T) {
 	e := newEnv(t, keypage.Config{}, func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.Policy = readers{} })

@@ -1,6 +1,7 @@
 package keypage
 
 import (
+	"context"
 	"net/url"
 	"slices"
 	"strconv"
@@ -173,6 +174,11 @@ func (v *visit) did(q url.Values) string {
 	return v.text.count(name, n)
 }
 
+const (
+	maxMany  = 100              // keys that one form revokes
+	manyTime = 20 * time.Second // within which it is answered
+)
+
 // revocations is the data of the screen that revokes several keys.
 type revocations struct {
 	Rows    []row
@@ -193,12 +199,15 @@ func (v *visit) selected() (d revocations, err error) {
 		if err != nil || seen[id] {
 			continue
 		}
+		if len(seen) == maxMany { // a form of 64 KiB names a thousand, and each is read
+			break
+		}
 		seen[id] = true
 		k, err := v.Manager.Get(v.guest.Context, id)
 		if err != nil {
 			return d, err
 		}
-		if len(d.Rows) < 2*pageOf && k.State != apikey.Revoked {
+		if k.State != apikey.Revoked {
 			d.Rows = append(d.Rows, v.row(k))
 			d.Fields = append(d.Fields, field{"id", text})
 		}
@@ -233,9 +242,12 @@ func (v *visit) revokeMany() screen {
 	case d.Guarded && v.form.Get("reason") != "leaked":
 		return form(v.T("revoke_many.guarded"), 400)
 	}
+	// Without a bound for all, a store that hangs would be waited for once for each key.
+	ctx, cancel := context.WithTimeout(v.guest.Context, manyTime)
+	defer cancel()
 	done := 0
 	for _, r := range d.Rows {
-		err := v.Manager.Revoke(v.guest.Context, apikey.RevokeRequest{Key: r.ID, Reason: reasonOf(v.form.Get("reason"))})
+		err := v.Manager.Revoke(ctx, apikey.RevokeRequest{Key: r.ID, Reason: reasonOf(v.form.Get("reason"))})
 		if err != nil {
 			if done == 0 {
 				return v.refused(err)
