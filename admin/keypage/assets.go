@@ -1,6 +1,7 @@
 package keypage
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -52,6 +53,8 @@ func readAssets() assets {
 		sum.Write(text)
 	}
 	a.version = hex.EncodeToString(sum.Sum(nil)[:8])
+	// A host loads the script by a name without a version, and the script says which it is.
+	a.files["page.js"] = bytes.Replace(a.files["page.js"], []byte("'VERSION'"), []byte("'"+a.version+"'"), 1)
 	return a
 }
 

@@ -3,6 +3,8 @@ package keypage
 import (
 	"bytes"
 	"errors"
+	"html"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -135,7 +137,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, do action) {
 	if asked := r.Header.Get("Apikey-Fragment"); asked != "" {
 		w.Header().Set("Apikey-Fragment", h.assets.version)
 		if asked != h.assets.version { // a script of another version of the program asks, which could not read the answer
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			w.WriteHeader(http.StatusConflict)
+			io.WriteString(w, html.EscapeString(h.languageOf(r).get("script.old")))
 			return
 		}
 	}
@@ -214,8 +218,18 @@ func (v *visit) kept(s screen) screen {
 	return s
 }
 
-// back is where somebody returns to after they have signed in: a screen that a GET shows.
+// inElement reports whether the element asks, inside a page of the program.
+func (v *visit) inElement() bool { return v.r.Header.Get("Apikey-Element") != "" }
+
+// back is where somebody returns to after they have signed in: a screen that a GET shows, or
+// the page that the element is in.
 func (v *visit) back() string {
+	if v.inElement() {
+		host, err := url.Parse(v.r.Referer())
+		if err == nil && host.Host == v.r.Host && strings.HasPrefix(host.Path, "/") && !strings.HasPrefix(host.Path, "//") && !strings.Contains(host.Path, `\`) {
+			return (&url.URL{Path: host.Path, RawPath: host.RawPath, RawQuery: host.RawQuery}).String()
+		}
+	}
 	if v.r.Method == http.MethodGet {
 		back := v.here()
 		if v.r.URL.RawQuery != "" {
@@ -249,6 +263,9 @@ func (v *visit) write(w http.ResponseWriter, s screen) {
 	whole := "page"
 	if v.r.Header.Get("Apikey-Fragment") != "" {
 		whole = "fragment"
+		if v.inElement() {
+			whole = "element"
+		}
 	}
 	if s.keep {
 		header.Set("Apikey-Keep", "1")

@@ -3,9 +3,11 @@ package keypage_test
 import (
 	"errors"
 	"fmt"
+	"html"
 	"html/template"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"regexp"
 	"strings"
@@ -113,7 +115,8 @@ func TestAssets(t *testing.T) {
 		require.Contains(t, a.header.Get("Content-Type"), map[string]string{"page.css": "text/css", "page.js": "text/javascript"}[file])
 		b, err := os.ReadFile("static/" + file)
 		require.NoError(t, err)
-		require.Equal(t, string(b), a.text)
+		require.Equal(t, strings.Replace(string(b), "'VERSION'", "'"+version+"'", 1), a.text)
+		require.NotContains(t, a.text, "VERSION")
 		old := e.get("/assets/0123456789abcdef/" + file)
 		require.Equal(t, 404, old.status)
 		require.Equal(t, "no-store, no-transform", old.header.Get("Cache-Control"))
@@ -143,7 +146,7 @@ func TestFragments(t *testing.T) {
 	q.header = map[string]string{"Apikey-Fragment": "0123456789abcdef"}
 	a := e.do(q)
 	require.Equal(t, 409, a.status)
-	require.Empty(t, a.text)
+	require.Equal(t, "The page has a new version. Reload it to go on.", a.text)
 	require.Equal(t, keypage.Version(), a.header.Get("Apikey-Fragment"))
 	require.Empty(t, e.keys())
 	r := must(http.NewRequest("GET", e.server+e.path(""), nil))
@@ -153,6 +156,30 @@ func TestFragments(t *testing.T) {
 	require.Contains(t, text, `<section class="ak-screen`)
 	require.NotContains(t, text, "<html")
 	require.NotContains(t, text, "<main")
+	require.NotContains(t, text, `class="ak-top"`)
+	// An element has no other page around it: it gets the style sheet, and who is signed in.
+	r.Header.Set("Apikey-Element", "1")
+	text = bodyOf(must(client.Do(r)))
+	for _, part := range []string{`<link rel="stylesheet" href="` + e.path("/assets/"+keypage.Version()+"/page.css"), `class="ak-top"`, `<section class="ak-screen`, "acc_1"} {
+		require.Contains(t, text, part)
+	}
+	for _, tag := range []string{"<html", "<main", "<header", "<script"} {
+		require.NotContains(t, text, tag)
+	}
+}
+
+// Who signs in from an element returns to the page that it is in, if that is of this site.
+func TestElementReturns(t *testing.T) {
+	e := newEnv(t, keypage.Config{SignIn: func(_ *http.Request, back string) string { return "/login?back=" + url.QueryEscape(back) }})
+	e.user = "-"
+	for referer, back := range map[string]string{
+		e.server + "/app?view=keys": "/app?view=keys", e.server + "/a%2fb": "/a%2fb",
+		"https://elsewhere.example/app": e.path("/log"), e.server + "//elsewhere.example": e.path("/log"), e.server + `/\elsewhere.example`: e.path("/log"), "": e.path("/log"), "%": e.path("/log"),
+	} {
+		a := e.do(request{path: e.path("/log"), header: map[string]string{"Apikey-Fragment": keypage.Version(), "Apikey-Element": "1", "Referer": referer}})
+		require.Equal(t, 401, a.status)
+		require.Contains(t, html.UnescapeString(a.text), "/login?back="+url.QueryEscape(back), referer)
+	}
 }
 
 // Sizes, uncompressed, and a walk through many keys, each of which is seen once.

@@ -174,6 +174,7 @@ func routes(ctx context.Context, p preset, manager *apikey.Manager, url string, 
 	mux.Handle(path+"/", page)
 	mux.Handle("/api/", http.StripPrefix("/api", api))
 	people.mount(mux)
+	mountApp(mux, people)
 	mux.HandleFunc("GET /terms", terms)
 	mux.Handle("GET /{$}", http.RedirectHandler(path, http.StatusSeeOther))
 	return mux, mountPayments(ctx, mux, manager, log)

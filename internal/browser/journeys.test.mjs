@@ -4,9 +4,9 @@
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
-import { alert, browser, button, dashboard, done, heading, link, mailbox, on, password, person, pin, saved, secretIn, signIn } from './lib.mjs'
+import { alert, arrived, browser, button, dashboard, done, heading, link, mailbox, on, password, person, pin, saved, secretIn, signIn } from './lib.mjs'
 
-const modes = { 'with scripts': {}, 'without scripts': { javaScriptEnabled: false } }
+const modes = { 'with scripts': {}, 'without scripts': { javaScriptEnabled: false }, 'inside another page': { embedded: true } }
 
 function journey(name, does) {
 	for (const [mode, options] of Object.entries(modes)) {
@@ -53,13 +53,13 @@ journey('doku', async (t, b, options) => {
 	await option(main, 'Status').selectOption({ label: 'Usable' })
 	await option(main, 'Used').selectOption({ label: 'Never' })
 	await button(main, 'Filter').click()
-	await p.page.waitForURL(/name=mAiN/)
+	await arrived(p, /name=mAiN/)
 	assert.equal(await p.page.getByRole('table', { name: 'Keys' }).getByRole('row').count(), 2) // the first are the headings
 	await row(p, 'Main').getByRole('checkbox', { name: 'Select Main', exact: true }).waitFor()
 	await link(row(p, 'Main'), 'Main').click()
 	main = await heading(p, 'Main')
 	await copied(p, main, 'Copy client ID', 'BRN-0239-1736742088036')
-	const header = await p.page.getByRole('banner').innerText()
+	const header = await (p.embedded ? p.page.locator('.ak-top') : p.page.getByRole('banner')).innerText()
 	assert.ok(header.includes('acc_kopi') && header.includes('admin'), header)
 
 	// Reveal: a wrong code first.
@@ -164,12 +164,12 @@ journey('doku', async (t, b, options) => {
 	main = await heading(p, 'Activity log')
 	await option(main, 'Action').selectOption({ label: 'Key regenerated' })
 	await button(main, 'Filter').click()
-	await p.page.waitForURL(/action=/)
+	await arrived(p, /action=/)
 	const log = p.page.getByRole('table', { name: 'Activity log' })
 	assert.equal(await log.getByRole('cell', { name: 'Key regenerated' }).count(), 2)
 	await main.getByRole('combobox', { name: 'Person' }).fill('superadmin')
 	await button(main, 'Filter').click()
-	await p.page.waitForURL(/person=superadmin/)
+	await arrived(p, /person=superadmin/)
 	assert.equal(await p.page.getByRole('cell', { name: 'Key regenerated' }).count(), 0)
 	await link(main, 'All keys').click()
 	await link(await heading(p, 'API keys'), 'Factors').click()
@@ -197,7 +197,7 @@ journey('uddoktapay', async (t, b, options) => {
 		}
 		if (!await link(main, 'Next page').count()) { assert.equal(pages, 2); break }
 		await link(main, 'Next page').click()
-		await p.page.waitForURL(/cursor=/)
+		await arrived(p, /cursor=/)
 	}
 	assert.equal(names.size, 96) // of 120, a fifth is in Test
 
@@ -266,7 +266,7 @@ journey('uddoktapay', async (t, b, options) => {
 
 	// A test key works in Test alone.
 	await link(p.page.getByRole('navigation', { name: 'Mode' }), 'Test').click()
-	await p.page.waitForURL(/mode=test/)
+	await arrived(p, /mode=test/)
 	await link(main, 'New API key').click()
 	dialog = await on(p, 'New API key')
 	await dialog.getByRole('textbox', { name: 'Name', exact: true }).fill('Sandbox')
@@ -323,7 +323,7 @@ journey('okto', async (t, b, options) => {
 	const tokens = []
 	for (const mode of ['Live', 'Test']) {
 		await link(p.page.getByRole('navigation', { name: 'Mode' }), mode).click()
-		await p.page.waitForURL((u) => u.search.includes(mode.toLowerCase()))
+		await arrived(p, (u) => u.search.includes(mode.toLowerCase()))
 		const main = await heading(p, 'API keys')
 		await button(main, 'Get App Secret').click()
 		await confirm(p, 'Password', password)
@@ -335,7 +335,7 @@ journey('okto', async (t, b, options) => {
 		await d.works(tokens.at(-1), mode.toLowerCase())
 	}
 	await link(p.page.getByRole('navigation', { name: 'Mode' }), 'Live').click()
-	await p.page.waitForURL(/mode=live/)
+	await arrived(p, /mode=live/)
 	const main = await heading(p, 'API keys')
 	const id = await main.locator('#ak-app').innerText()
 	await copied(p, main, 'Copy App ID', id)

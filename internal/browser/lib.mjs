@@ -96,9 +96,10 @@ after(async () => (await started)?.close())
 
 // person is somebody in a browser of their own, signed in, and on the list of keys. What
 // goes wrong in their pages is collected, and fails the test at its end.
-export async function person(t, b, d, user = 'admin', options = {}) {
+export async function person(t, b, d, user = 'admin', { embedded, ...options } = {}) {
+	if (embedded) d.url = d.origin + '/app' // the page is an element of this one
 	const context = await b.newContext({ locale: 'en-US', viewport: { width: 1280, height: 800 }, acceptDownloads: true, permissions: ['clipboard-read', 'clipboard-write'], ...options })
-	const p = { context, d, scripts: options.javaScriptEnabled !== false, faults: [], urls: [] }
+	const p = { context, d, embedded, scripts: options.javaScriptEnabled !== false, faults: [], urls: [] }
 	await context.addInitScript(() => {
 		document.addEventListener('securitypolicyviolation', (e) => console.error('CSP violation', e.violatedDirective, e.blockedURI))
 	})
@@ -139,6 +140,13 @@ export async function on(p, name) {
 	return p.page.getByRole('main')
 }
 
+// arrived waits for the address of a screen, which in an element is not that of the page.
+export async function arrived(p, wanted) {
+	if (!p.embedded) return p.page.waitForURL(wanted)
+	const is = typeof wanted === 'function' ? wanted : (u) => wanted.test(u)
+	await until('the screen', async () => { const a = await p.page.evaluate(() => document.querySelector('apikey-page')?.address); return a && is(new URL(a)) })
+}
+
 export const button = (where, name) => where.getByRole('button', { name, exact: true })
 export const link = (where, name) => where.getByRole('link', { name, exact: true })
 export const heading = async (p, name) => { await p.page.getByRole('heading', { level: 1, name, exact: true }).waitFor(); return p.page.getByRole('main') }
@@ -170,7 +178,8 @@ export async function hits(p, secret, page = p.page) {
 	const count = (where, text) => { const n = String(text).split(secret).length - 1; if (n) found[where] = n }
 	count('document', await page.content())
 	count('shown', await page.evaluate(() => {
-		const all = [...document.querySelectorAll('*')].flatMap((e) => [e.value, e.defaultValue, e.placeholder, e.shadowRoot?.innerHTML, ...[...e.attributes].map((a) => a.value)])
+		const within = (root) => [...root.querySelectorAll('*')].flatMap((e) => [e, ...(e.shadowRoot ? within(e.shadowRoot) : [])])
+		const all = within(document).flatMap((e) => [e.value, e.defaultValue, e.placeholder, e.shadowRoot?.innerHTML, ...[...e.attributes].map((a) => a.value)])
 		return [...all.filter((x) => typeof x === 'string'), document.title, document.body.innerText, location.href, JSON.stringify(history.state), String(getSelection())].join('\n')
 	}))
 	count('storage', await page.evaluate(async () => {

@@ -1,13 +1,42 @@
 // page.js makes dialogs of the page's screens, and takes care of a secret that is shown:
-// copying, hiding, wiping. Everything else works without it.
+// copying, hiding, wiping. Everything else works without it. It also defines the element
+// <apikey-page src>, which shows the same screens inside another page.
 (() => {
-	'use strict'
-	const main = document.getElementById('ak-main')
-	if (!main) return
+'use strict'
+const version = 'VERSION' // the server writes it
+const at = (address) => new URL(address, location.href) // a host may have a <base>
+
+// load asks for a screen. XMLHttpRequest makes a document of HTML, without running scripts
+// and where Trusted Types forbid it to scripts.
+const load = (address, inElement, signal, method = 'GET', body = null) => new Promise((resolve, reject) => {
+	const r = new XMLHttpRequest()
+	r.open(method, address)
+	r.responseType = 'document'
+	r.setRequestHeader('Apikey-Fragment', version)
+	if (inElement) r.setRequestHeader('Apikey-Element', '1')
+	r.onload = () => {
+		const theirs = r.getResponseHeader('Apikey-Fragment')
+		resolve({
+			doc: r.response, url: r.responseURL, keep: r.getResponseHeader('Apikey-Keep'),
+			stale: r.status === 409 && theirs && theirs !== version,
+			redirected: r.responseURL !== address.href.split('#')[0],
+		})
+	}
+	r.onerror = r.onabort = reject
+	const stop = () => r.abort()
+	signal.addEventListener('abort', stop)
+	r.onloadend = () => signal.removeEventListener('abort', stop) // which would keep the answer, perhaps with a secret
+	r.send(body)
+})
+
+// page takes care of the screens in main, which is in root: the document, or the shadow root
+// of an element, whose host is told of a secret and of the address. It ends with signal.
+const page = (root, main, host, signal) => {
 	const text = main.dataset
-	const version = text.version
 	let dialog = null // that is open
 	let opener = null // what the focus returns to
+	let showing = false // a secret
+	let turn = 0 // of the screens that were asked for
 
 	// say puts a text into a live region that exists already: one that comes with its text
 	// is not read out.
@@ -21,25 +50,32 @@
 
 	// --- a secret that is shown ---
 
-	const shown = () => document.querySelector('[data-secret]')
+	const shown = () => root.querySelector('[data-secret]')
 	// must reports whether a secret would be lost if its dialog closed now.
 	const must = () => {
 		const s = shown()
 		return s && 'shownOnce' in s.dataset && !s.dataset.saved && s.querySelector('textarea').value !== ''
 	}
 	const wipe = () => {
-		for (const area of document.querySelectorAll('[data-secret] textarea')) {
+		for (const area of root.querySelectorAll('[data-secret] textarea')) {
 			area.value = ''
 			area.textContent = ''
 			area.defaultValue = ''
 		}
-		for (const code of document.querySelectorAll('[data-secret] svg')) code.remove()
+		for (const code of root.querySelectorAll('[data-secret] svg')) code.remove()
+		if (showing) {
+			showing = false
+			host?.tell('closed')
+		}
 	}
 
 	const keep = (screen) => {
 		const box = screen.querySelector('[data-secret]')
 		if (!box) return
 		const area = box.querySelector('textarea')
+		if (!area) return
+		showing = true
+		host?.tell('open', 'shownOnce' in box.dataset)
 		const secret = area.value
 		area.textContent = '' // the text is a value from now on, and in no snapshot of the document
 		area.defaultValue = ''
@@ -86,7 +122,7 @@
 		const seconds = (n) => text.left.replace('%n', String(n).replace(/[0-9]/g, (d) => digits[d]))
 		const announced = new Set()
 		const tick = () => {
-			if (!box.isConnected) return
+			if (!box.isConnected || box.dataset.over) return
 			const left = Math.max(0, Math.ceil((ends - Date.now()) / 1000))
 			timer.textContent = seconds(left)
 			for (const at of [30, 10]) {
@@ -96,6 +132,7 @@
 				}
 			}
 			if (left === 0) {
+				box.dataset.over = '1'
 				wipe()
 				for (const b of box.querySelectorAll('button, textarea')) b.hidden = true
 				timer.textContent = text.hidden
@@ -106,17 +143,17 @@
 			setTimeout(tick, 250)
 		}
 		tick()
-		document.addEventListener('visibilitychange', tick)
+		document.addEventListener('visibilitychange', tick, { signal })
 	}
 
-	addEventListener('pagehide', wipe)
-	addEventListener('pageshow', (e) => { if (e.persisted) location.reload() })
-	addEventListener('beforeunload', (e) => { if (must()) e.preventDefault() })
+	addEventListener('pagehide', wipe, { signal })
+	addEventListener('pageshow', (e) => { if (e.persisted) host ? host.again() : location.reload() }, { signal })
+	addEventListener('beforeunload', (e) => { if (must()) e.preventDefault() }, { signal })
 
 	// --- copying ---
 
 	const copy = async (button) => {
-		const from = document.getElementById(button.dataset.copy)
+		const from = root.getElementById(button.dataset.copy)
 		const words = from.value ?? from.textContent
 		try {
 			await navigator.clipboard.writeText(words) // is not there without TLS
@@ -131,10 +168,7 @@
 	}
 	const select = (el) => {
 		if (el.select) { el.focus(); el.select(); return }
-		const range = document.createRange()
-		range.selectNodeContents(el)
-		getSelection().removeAllRanges()
-		getSelection().addRange(range)
+		getSelection().setBaseAndExtent(el, 0, el, el.childNodes.length) // addRange takes nothing of a shadow root
 	}
 
 	// --- dialogs ---
@@ -167,68 +201,95 @@
 	}
 
 	// show replaces what the dialog shows by a screen.
-	const show = (html) => {
-		const content = new DOMParser().parseFromString(html, 'text/html').querySelector('.ak-screen')
+	const show = (doc) => {
+		const content = doc?.querySelector('.ak-screen')
 		if (!content) return false
-		if (!dialog) open()
+		if (dialog) wipe()
+		else open()
 		dialog.replaceChildren(document.importNode(content, true))
 		dialog.setAttribute('closedby', content.querySelector('[data-shown-once]') ? 'none' : 'closerequest')
 		dialog.setAttribute('aria-labelledby', content.getAttribute('aria-labelledby'))
 		dress(dialog)
+		aim()
+		return true
+	}
+	const aim = () => {
 		const target = dialog.querySelector('[data-secret] textarea') || dialog.querySelector('[aria-invalid=true]') ||
 			dialog.querySelector('form input:not([type=hidden]), form select, form textarea') || dialog.querySelector('h1')
 		target?.focus()
+	}
+
+	// put replaces the screen of an element, which has no page to go to.
+	const put = (res) => {
+		const content = res.doc?.querySelector('.ak-screen')
+		if (!content || must()) return false
+		wipe()
+		opener = null
+		close()
+		const screen = document.importNode(content, true)
+		const did = screen.querySelector('.ak-did:not([hidden])')
+		const words = did?.textContent
+		if (did) did.textContent = ''
+		main.querySelector(':scope > .ak-unreached')?.remove()
+		main.querySelector(':scope > .ak-screen').replaceWith(screen)
+		const top = res.doc.querySelector('.ak-top')
+		main.parentNode.querySelector('.ak-top')?.remove()
+		if (top) main.before(document.importNode(top, true))
+		host.address = res.url
+		dress(main)
+		if (!showing) screen.querySelector('h1')?.focus()
+		if (words) say(screen, words, '.ak-did')
 		return true
 	}
 
-	const ask = async (url, options, from) => {
+	// ask asks for a screen, and shows it: in a dialog, or as the whole of an element.
+	const ask = async (address, form, whole, method, body) => {
+		const mine = whole && !method ? ++turn : 0
 		let res
 		try {
-			res = await fetch(url, { ...options, headers: { ...options.headers, 'Apikey-Fragment': version }, credentials: 'same-origin', cache: 'no-store' })
+			res = await load(address, host, signal, method, body)
 		} catch {
-			failed(from)
+			if (!signal.aborted) failed(form)
 			return
 		}
-		if (res.status === 409 && res.headers.get('Apikey-Fragment') && res.headers.get('Apikey-Fragment') !== version) {
-			location.reload()
-			return
+		if (signal.aborted || mine && mine !== turn) return // the element is gone, or something else was asked for
+		if (res.stale) {
+			if (host) failed(form, res.doc?.body.textContent) // to reload is for the host, which may have the old script for long
+			else location.reload()
+		} else if (res.keep && form) { // signed out meanwhile: what was typed stays
+			failed(form, res.doc?.querySelector('[role=alert]')?.textContent, res.doc?.querySelector('a.ak-button[target]'))
+		} else if (host && (whole || res.redirected)) {
+			if (!put(res)) failed(form)
+		} else if (res.redirected) { // it was done
+			if (dialog) close(res.url)
+			else location.assign(res.url)
+		} else if (!show(res.doc)) {
+			failed(form)
 		}
-		if (res.headers.get('Apikey-Keep') && from) { // signed out meanwhile: what was typed stays
-			const said = new DOMParser().parseFromString(await res.text(), 'text/html')
-			failed(from, said.querySelector('[role=alert]')?.textContent, said.querySelector('a.ak-button[target]'))
-			return
-		}
-		if (res.redirected) { // it was done
-			const to = res.url
-			if (dialog) close(to)
-			else location.assign(to)
-			return
-		}
-		if (!show(await res.text())) failed(from)
 	}
 
 	// failed says why a form was not taken, by default that the server was not reached. The
 	// form stays as it is, and can be sent again.
 	const failed = (form, words, link) => {
-		const at = form || dialog || main
-		let alert = at.querySelector('.ak-unreached')
+		const near = form?.isConnected ? form : dialog || main
+		let alert = near.querySelector('.ak-unreached')
 		if (!alert) {
 			alert = document.createElement('p')
 			alert.className = 'ak-wrong ak-unreached'
 			alert.setAttribute('role', 'alert')
-			at.prepend(alert)
+			near.prepend(alert)
 		}
 		alert.textContent = (words || text.failed) + ' '
 		if (link) alert.append(document.importNode(link, true))
 	}
 
-	const send = (form, submitter) => {
+	const send = (form, submitter, whole) => {
 		if (form.dataset.sending) return // Enter that is held down, a double click
 		form.dataset.sending = '1'
 		const data = new URLSearchParams(new FormData(form))
 		if (submitter?.name) data.append(submitter.name, submitter.value)
 		for (const b of form.querySelectorAll('button')) b.disabled = true
-		ask(form.getAttribute('action'), { method: 'POST', body: data }, form).finally(() => {
+		ask(at(form.getAttribute('action')), form, whole, 'POST', data).finally(() => {
 			delete form.dataset.sending
 			for (const b of form.querySelectorAll('button')) b.disabled = false
 		})
@@ -237,54 +298,160 @@
 	// settle finishes what the event close has yet to do: a key may be pressed before it comes.
 	const settle = () => { if (dialog && !dialog.open) close() }
 
-	document.addEventListener('click', (e) => {
+	// inside reports whether an address is one of the screens that an element shows.
+	const inside = (address) => address.origin === location.origin && (address.pathname + '/').startsWith(text.base.replace(/\/$/, '') + '/')
+	const go = (address) => { if (!must()) ask(address, null, true) }
+
+	root.addEventListener('click', (e) => {
 		settle()
 		const button = e.target.closest('[data-copy]')
 		if (button) { copy(button); return }
 		const link = e.target.closest('a[href]')
-		if (!link || e.defaultPrevented || e.button || e.metaKey || e.ctrlKey || e.shiftKey) return
+		if (!link || e.defaultPrevented || e.button || e.metaKey || e.ctrlKey || e.shiftKey || link.download) return
+		const address = at(link.getAttribute('href'))
 		if (dialog?.contains(link) && 'cancel' in link.dataset) {
 			e.preventDefault()
 			close()
 		} else if ('dialog' in link.dataset && !dialog) {
 			e.preventDefault()
 			opener = link
-			ask(link.href, {}, null)
+			ask(address, null)
+		} else if (host && !link.target && inside(address)) {
+			e.preventDefault()
+			go(address)
 		}
-	})
-	document.addEventListener('submit', (e) => {
+	}, { signal })
+	root.addEventListener('submit', (e) => {
 		const form = e.target
 		if (e.defaultPrevented) return
 		settle()
+		const inDialog = 'dialog' in form.dataset
 		if (form.method === 'get') {
-			if ('dialog' in form.dataset && !dialog) {
+			const address = at(form.getAttribute('action'))
+			if (inDialog && !dialog) {
 				e.preventDefault()
 				opener = e.submitter
-				ask(form.action, {}, null)
+				ask(address, null)
+			} else if (host) {
+				e.preventDefault()
+				address.search = new URLSearchParams(new FormData(form))
+				go(address)
 			}
 			return
 		}
-		if (dialog?.contains(form) || 'dialog' in form.dataset) {
+		if (dialog?.contains(form) || inDialog || host) {
 			e.preventDefault()
 			if (!dialog) opener = e.submitter
-			send(form, e.submitter)
+			send(form, e.submitter, host && !inDialog && !dialog?.contains(form))
 		} else if (form.dataset.sending) {
 			e.preventDefault()
 		} else {
 			form.dataset.sending = '1'
 			setTimeout(() => delete form.dataset.sending, 5000)
 		}
-	})
+	}, { signal })
 
 	// dress adds what a screen has only with this script.
-	const dress = (root) => {
-		for (const part of root.querySelectorAll('[data-shown-with]')) {
+	const dress = (within) => {
+		for (const part of within.querySelectorAll('[data-shown-with]')) {
 			const set = part.closest('fieldset')
 			const update = () => { part.hidden = set.querySelector('input[type=radio]:checked')?.value !== part.dataset.shownWith }
 			set.addEventListener('change', update)
 			update()
 		}
-		for (const screen of root.querySelectorAll('.ak-screen')) keep(screen)
+		for (const screen of within.querySelectorAll('.ak-screen')) keep(screen)
 	}
-	dress(document)
+	dress(main)
+
+	return {
+		wipe,
+		// reopen makes a dialog modal again, which is not after it was moved.
+		reopen: () => {
+			if (!dialog) return
+			dialog.removeAttribute('open')
+			dialog.showModal()
+			aim()
+		},
+	}
+}
+
+const whole = document.getElementById('ak-main')
+if (whole) page(document, whole, null, new AbortController().signal)
+
+// --- the element ---
+
+class Page extends HTMLElement {
+	static observedAttributes = ['src']
+	#root = this.attachShadow({ mode: 'open' })
+	#stop = null // ends what is shown
+	#page = null
+	address = '' // of the screen that is shown
+
+	connectedCallback() {
+		if (this.#stop) this.#page?.reopen() // moved within one task
+		else this.again()
+	}
+
+	// What is only moved, as React moves elements, is connected again before a microtask runs.
+	disconnectedCallback() {
+		queueMicrotask(() => { if (!this.isConnected) this.#end() })
+	}
+
+	attributeChangedCallback(_, before, now) {
+		if (this.#stop && before !== now) this.again()
+	}
+
+	#end() {
+		this.#page?.wipe()
+		this.#stop?.abort()
+		this.#root.replaceChildren()
+		this.#stop = this.#page = null
+	}
+
+	// again shows src from the beginning.
+	async again() {
+		this.#end()
+		const { signal } = this.#stop = new AbortController()
+		let address
+		try { address = at(this.getAttribute('src')) } catch { /* is none */ }
+		if (!this.getAttribute('src') || address?.origin !== location.origin) {
+			this.#say('apikey-page: src is not an address of this site.')
+			return
+		}
+		let res
+		try { res = await load(address, true, signal) } catch { /* not reached */ }
+		if (signal.aborted) return
+		const all = res?.doc?.querySelector('.ak')
+		if (!all) {
+			this.#say(res?.stale ? res.doc?.body.textContent : 'The server could not be reached.', !res?.stale)
+			return
+		}
+		const links = [...res.doc.querySelectorAll('link[rel=stylesheet]')].map((l) => document.importNode(l))
+		const styled = Promise.all(links.map((l) => new Promise((done) => { l.onload = l.onerror = done })))
+		this.#root.append(...links)
+		await styled
+		if (signal.aborted) return
+		this.address = res.url
+		this.#root.append(document.importNode(all, true))
+		this.#page = page(this.#root, this.#root.querySelector('.ak-main'), this, signal)
+	}
+
+	// tell fires an event, so that the router of the host can keep a view that shows a secret.
+	tell(what, once) {
+		this.dispatchEvent(new CustomEvent('apikey-secret-' + what, { bubbles: true, composed: true, detail: { once } }))
+	}
+
+	#say(words, tryAgain) {
+		const said = document.createElement('p')
+		said.setAttribute('role', 'alert')
+		said.textContent = words
+		this.#root.replaceChildren(said)
+		if (!tryAgain) return
+		const button = document.createElement('button')
+		button.textContent = 'Try again'
+		button.addEventListener('click', () => this.again())
+		said.append(' ', button)
+	}
+}
+if (!customElements.get('apikey-page')) customElements.define('apikey-page', Page)
 })()
