@@ -3,8 +3,6 @@ package keypage
 import (
 	"bytes"
 	"errors"
-	"html"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -16,6 +14,7 @@ import (
 	"github.com/go-apikey/apikey"
 	"github.com/go-apikey/apikey/admin/internal/door"
 	"github.com/go-apikey/apikey/httpauth"
+	"github.com/go-apikey/apikey/internal/requestid"
 )
 
 // handler is what New returns.
@@ -137,9 +136,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, do action) {
 	if asked := r.Header.Get("Apikey-Fragment"); asked != "" {
 		w.Header().Set("Apikey-Fragment", h.assets.version)
 		if asked != h.assets.version { // a script of another version of the program asks, which could not read the answer
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			w.WriteHeader(http.StatusConflict)
-			io.WriteString(w, html.EscapeString(h.languageOf(r).get("script.old")))
+			v := &visit{handler: h, r: r, id: requestid.Of(r.Header.Get("X-Request-ID")), zone: time.UTC, text: h.languageOf(r)}
+			v.write(w, v.message("old_script", http.StatusConflict))
 			return
 		}
 	}

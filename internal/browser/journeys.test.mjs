@@ -4,7 +4,7 @@
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
-import { alert, arrived, browser, button, dashboard, done, heading, link, mailbox, on, password, person, pin, saved, secretIn, signIn } from './lib.mjs'
+import { alert, arrived, browser, button, dashboard, done, heading, link, mailbox, on, password, person, pin, saved, secretIn, signIn, visit } from './lib.mjs'
 
 const modes = { 'with scripts': {}, 'without scripts': { javaScriptEnabled: false }, 'inside another page': { embedded: true } }
 
@@ -378,7 +378,7 @@ journey('pin', async (t, b, options) => {
 
 	// A viewer sees why not.
 	await signIn(p.page, d, 'viewer')
-	await p.page.goto(d.url + '/new?product=disbursement')
+	await visit(p, '/new?product=disbursement')
 	await p.page.getByRole('heading', { name: /may not/ }).waitFor()
 })
 

@@ -147,6 +147,12 @@ export async function arrived(p, wanted) {
 	await until('the screen', async () => { const a = await p.page.evaluate(() => document.querySelector('apikey-page')?.address); return a && is(new URL(a)) })
 }
 
+// visit opens a screen by its address below that of the list.
+export async function visit(p, rest) {
+	await p.page.goto(p.embedded ? p.d.url : p.d.url + rest)
+	if (p.embedded) await p.page.evaluate((rest) => document.querySelector('apikey-page').setAttribute('src', '/settings/keys' + rest), rest)
+}
+
 export const button = (where, name) => where.getByRole('button', { name, exact: true })
 export const link = (where, name) => where.getByRole('link', { name, exact: true })
 export const heading = async (p, name) => { await p.page.getByRole('heading', { level: 1, name, exact: true }).waitFor(); return p.page.getByRole('main') }

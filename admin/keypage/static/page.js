@@ -29,6 +29,9 @@ const load = (address, inElement, signal, method = 'GET', body = null) => new Pr
 	r.send(body)
 })
 
+// said is what the screen of a problem says.
+const said = (res) => res.doc?.querySelector('[role=alert]')?.textContent
+
 // page takes care of the screens in main, which is in root: the document, or the shadow root
 // of an element, whose host is told of a secret and of the address. It ends with signal.
 const page = (root, main, host, signal) => {
@@ -254,10 +257,10 @@ const page = (root, main, host, signal) => {
 		}
 		if (signal.aborted || mine && mine !== turn) return // the element is gone, or something else was asked for
 		if (res.stale) {
-			if (host) failed(form, res.doc?.body.textContent) // to reload is for the host, which may have the old script for long
+			if (host) failed(form, said(res)) // to reload is for the host, which may have the old script for long
 			else location.reload()
 		} else if (res.keep && form) { // signed out meanwhile: what was typed stays
-			failed(form, res.doc?.querySelector('[role=alert]')?.textContent, res.doc?.querySelector('a.ak-button[target]'))
+			failed(form, said(res), res.doc?.querySelector('a.ak-button[target]'))
 		} else if (host && (whole || res.redirected)) {
 			if (!put(res)) failed(form)
 		} else if (res.redirected) { // it was done
@@ -422,8 +425,8 @@ class Page extends HTMLElement {
 		try { res = await load(address, true, signal) } catch { /* not reached */ }
 		if (signal.aborted) return
 		const all = res?.doc?.querySelector('.ak')
-		if (!all) {
-			this.#say(res?.stale ? res.doc?.body.textContent : 'The server could not be reached.', !res?.stale)
+		if (!all || res.stale) {
+			this.#say(res?.stale ? said(res) : 'The server could not be reached.', !res?.stale)
 			return
 		}
 		const links = [...res.doc.querySelectorAll('link[rel=stylesheet]')].map((l) => document.importNode(l))
@@ -442,15 +445,15 @@ class Page extends HTMLElement {
 	}
 
 	#say(words, tryAgain) {
-		const said = document.createElement('p')
-		said.setAttribute('role', 'alert')
-		said.textContent = words
-		this.#root.replaceChildren(said)
+		const alert = document.createElement('p')
+		alert.setAttribute('role', 'alert')
+		alert.textContent = words
+		this.#root.replaceChildren(alert)
 		if (!tryAgain) return
 		const button = document.createElement('button')
 		button.textContent = 'Try again'
 		button.addEventListener('click', () => this.again())
-		said.append(' ', button)
+		alert.append(' ', button)
 	}
 }
 if (!customElements.get('apikey-page')) customElements.define('apikey-page', Page)
