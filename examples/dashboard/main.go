@@ -6,7 +6,8 @@
 // It prints the URL of the page. Sign in as superadmin, admin, viewer, or other (an admin of
 // another account); everybody's password is "correct horse", and their PIN 2580. The page of
 // each company is one entry of the table in presets.go. A program of yours keeps its keys in
-// a database (package sqlstore), and has a sign-in already.
+// a database (package sqlstore), and has a sign-in already. /app is a page of another kind,
+// which has the key page as an element.
 package main
 
 import (
