@@ -26,7 +26,7 @@ func mountApp(mux *http.ServeMux, people *signIn) {
 			http.Redirect(w, r, loginURL(r, r.URL.Path), http.StatusSeeOther)
 			return
 		}
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dashboard")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dashboard")
 		page(w, r)
 	}
 	mux.HandleFunc("GET /app", view)

@@ -3,7 +3,8 @@
 // journeys.test.mjs.
 import test from 'node:test'
 import assert from 'node:assert/strict'
-import { axeSource, browser, button, dashboard, done, heading, hits, link, on, pause, person, pin, saved, secretIn, until } from './lib.mjs'
+import puppeteer from 'puppeteer-core'
+import { axeSource, browser, button, dashboard, done, heading, hits, link, on, password, pause, person, pin, saved, secretIn, until } from './lib.mjs'
 
 const inside = { embedded: true }
 
@@ -265,4 +266,54 @@ test('axe-core finds nothing inside the element', { timeout: 180_000 }, async (t
 	assert.deepEqual(found, [])
 	assert.ok(nodes > 500, `${nodes} nodes in the shadow root`)
 	t.diagnostic(`${checks} checks, ${nodes} results inside the shadow root, 0 violations`)
+})
+
+test('the element in Firefox', { timeout: 120_000 }, async (t) => {
+	const d = await dashboard(t, 'uddoktapay', '-seed', '0')
+	const b = await puppeteer.launch({ browser: 'firefox', executablePath: process.env.FIREFOX || '/usr/bin/firefox-esr', headless: true })
+	t.after(() => b.close())
+	const page = await b.newPage()
+	page.setDefaultTimeout(15_000)
+	const errors = []
+	page.on('pageerror', (e) => errors.push(String(e)))
+	const inElement = (does, ...args) => page.evaluate(`(${does})(document.querySelector('apikey-page').shadowRoot, ...${JSON.stringify(args)})`)
+	const shown = (screen) => until(`the screen ${screen}`, () => inElement((root, screen) => [...root.querySelectorAll(`[data-screen=${screen}]`)].some((e) => e.getBoundingClientRect().width > 0), screen).catch(() => false))
+	const press = (selector) => inElement((root, selector) => root.querySelector(selector).click(), selector)
+	const secret = () => inElement((root) => root.querySelector('dialog[open] [data-secret] textarea')?.value ?? '')
+
+	await page.goto(d.origin + '/login')
+	await page.locator('[name=user]').fill('admin')
+	await page.locator('[name=password]').fill(password)
+	await page.locator('button').click()
+	await until('signed in', () => new URL(page.url()).pathname !== '/login')
+	errors.length = 0 // those of the page alone, and not of the sign-in
+	await page.goto(d.origin + '/app')
+	await shown('list')
+	assert.equal(await inElement((root) => getComputedStyle(root.querySelector('h1')).fontSize), '22px')
+	await press('a[data-dialog]')
+	await shown('form')
+	await inElement((root) => { root.querySelector('#ak-name').value = 'Fox' })
+	await press('dialog .ak-primary')
+	await shown('secret')
+	const token = await secret()
+	assert.match(token, /_sk_live_/)
+	await page.evaluate(() => { const to = document.createElement('div'); document.querySelector('main').append(to); to.append(document.querySelector('apikey-page')) })
+	for (let i = 0; i < 4; i++) {
+		await page.keyboard.press('Escape')
+		await pause(200)
+	}
+	assert.equal(await secret(), token, 'moved, and Esc × 4')
+	assert.ok(await inElement((root) => root.querySelector('dialog').matches(':modal')))
+	await press('[data-copy=ak-secret]')
+	await until('it says so', () => inElement((root) => /Copied|Ctrl\+C/.test(root.querySelector('dialog .ak-copied').innerText)))
+	const left = await page.evaluate(async () => {
+		const e = document.querySelector('apikey-page'), area = e.shadowRoot.querySelector('dialog textarea')
+		e.remove()
+		await null
+		await null
+		return area.value + area.defaultValue + e.shadowRoot.innerHTML
+	})
+	assert.equal(left, '')
+	await d.works(token)
+	assert.deepEqual(errors, [])
 })

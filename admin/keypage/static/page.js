@@ -171,7 +171,7 @@ const page = (root, main, host, signal) => {
 	}
 	const select = (el) => {
 		if (el.select) { el.focus(); el.select(); return }
-		getSelection().setBaseAndExtent(el, 0, el, el.childNodes.length) // addRange takes nothing of a shadow root
+		getSelection().setBaseAndExtent(el, 0, el, el.childNodes.length)
 	}
 
 	// --- dialogs ---
