@@ -291,10 +291,15 @@ const page = (root, main, host, signal) => {
 		form.dataset.sending = '1'
 		const data = new URLSearchParams(new FormData(form))
 		if (submitter?.name) data.append(submitter.name, submitter.value)
-		for (const b of form.querySelectorAll('button')) b.disabled = true
+		const screen = form.closest('dialog') || form // has other forms, which the answer replaces too
+		const buttons = [...screen.querySelectorAll('button:enabled')]
+		const typed = [...screen.querySelectorAll('input:read-write, textarea:read-write')] // what is typed now would be lost
+		for (const f of typed) f.readOnly = true
+		for (const b of buttons) b.disabled = true
 		ask(at(form.getAttribute('action')), form, whole, 'POST', data).finally(() => {
 			delete form.dataset.sending
-			for (const b of form.querySelectorAll('button')) b.disabled = false
+			for (const f of typed) f.readOnly = false
+			for (const b of buttons) b.disabled = false
 		})
 	}
 
