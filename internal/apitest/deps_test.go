@@ -48,7 +48,7 @@ var only = map[string][]string{
 	"unsafe":        {".", "internal/apitest"},
 	"net/http":      {"httpauth", "admin", "admin/internal/door", "admin/keypage", "examples/"}, // the domain knows no transport
 	"html/template": {"admin/keypage", "examples/"},                                             // pages are of one package
-	"embed":         {"sqlstore", "admin", "admin/keypage"},                                     // schemas, the description of the JSON API, pages
+	"embed":         {"sqlstore", "admin", "admin/keypage", "examples/dashboard"},               // schemas, the description of the JSON API, pages
 	"time/tzdata":   {"examples/"},                                                              // 450 kB in each program that links it
 	"database/sql":  {"sqlstore", "examples/"},                                                  // nor an engine
 	"testing":       {"storetest", "apikeytest"},                                                // linked into a server it registers flags

@@ -242,15 +242,15 @@ test('page.js does not load, or is of another version', { timeout: 60_000 }, asy
 
 	// Another version asks: the page is loaded anew, and nothing is half of each.
 	await p.page.unroute('**/page.js')
-	await p.page.route(d.url, async (r) => {
+	await p.page.route('**/page.js', async (r) => {
 		const answer = await r.fetch()
-		await r.fulfill({ response: answer, body: (await answer.text()).replace(/data-version="[^"]*"/, 'data-version="older"') })
+		await r.fulfill({ response: answer, headers: { ...answer.headers(), 'cache-control': 'no-store' }, body: (await answer.text()).replace(/const version = '[^']*'/, "const version = 'older'") })
 	})
 	await p.page.goto(d.url)
-	await p.page.unroute(d.url)
+	await p.page.unroute('**/page.js')
 	await p.page.evaluate(() => { window.old = true })
 	await link(p.page.getByRole('main'), 'New API key').click()
-	await p.page.waitForFunction(() => !window.old)
+	await p.page.waitForFunction(() => !window.old && document.readyState === 'complete')
 	await link(p.page.getByRole('main'), 'New API key').click()
 	await on(p, 'New API key')
 })
