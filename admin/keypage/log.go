@@ -182,6 +182,9 @@ type enrollData struct {
 // enroll sets up a factor, takes its first code, or takes the factor away.
 func (v *visit) enroll() screen {
 	factor := v.r.PathValue("factor")
+	if !slices.ContainsFunc(v.rules.Factors, func(f apikey.FactorRule) bool { return f.Name == factor }) {
+		return v.notFound() // the next form would go to a path that somebody else has written
+	}
 	switch v.form.Get("do") {
 	case "confirm":
 		return v.confirmEnrollment(factor)

@@ -1,0 +1,235 @@
+package keypage_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-apikey/apikey"
+	"github.com/go-apikey/apikey/admin/keypage"
+)
+
+func signInAt(_ *http.Request, back string) string { return "/login?back=" + url.QueryEscape(back) }
+
+// Somebody who is not signed in gets no answer that is many times what they have sent, or
+// that is as long as they like.
+func TestFloodOfNobody(t *testing.T) {
+	e := newEnv(t, keypage.Config{SignIn: signInAt})
+	page := must(keypage.New(e.config))
+	const most = 16 << 10
+	for name, ask := range map[string]func() *http.Request{
+		"many fields": func() *http.Request {
+			r := httptest.NewRequest("POST", "/settings/keys/new", strings.NewReader(strings.Repeat("a&", 9_000)))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set("Origin", "http://example.com")
+			return r
+		},
+		"a long query": func() *http.Request {
+			return httptest.NewRequest("GET", "/settings/keys?name="+strings.Repeat("%26", 300_000), nil)
+		},
+		"a long path": func() *http.Request {
+			return httptest.NewRequest("GET", "/settings/keys/key/"+strings.Repeat("%26", 300_000), nil)
+		},
+		"many fragments": func() *http.Request {
+			r := httptest.NewRequest("GET", "/settings/keys", nil)
+			r.Header.Set("Apikey-Fragment", strings.Repeat("a", 1_000_000))
+			return r
+		},
+	} {
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, ask())
+		if w.Body.Len() > most {
+			t.Errorf("%s: %d, %d bytes", name, w.Code, w.Body.Len())
+		}
+	}
+	// Not all of a long list of languages is read.
+	e.header = map[string]string{"Accept-Language": strings.Repeat("a,", 400) + "id"}
+	require.Contains(t, e.get("").text, `lang="id"`)
+	e.header["Accept-Language"] = strings.Repeat("a,", 100_000) + "id"
+	require.Contains(t, e.get("").text, `lang="en"`)
+	e.header = nil
+
+	// Of the form of a person, everything is kept.
+	q := url.Values{"name": {"Shop"}}
+	for i := range 300 {
+		q.Add("scope", "a:"+strconv.Itoa(i))
+	}
+	e.user = "-"
+	a := e.do(request{method: "POST", path: e.path("/new"), form: q}).shows(401)
+	require.Equal(t, 300, strings.Count(a.text, `name="scope"`))
+	require.Equal(t, []string{"/login?back=" + url.QueryEscape(e.path("/log?action=issue"))}, e.get("/log?action=issue").links("Sign in"))
+}
+
+// The address to return to is of this site and of one line, whatever the path is.
+func TestReturnAddress(t *testing.T) {
+	for _, path := range []string{"/settings/keys", "/"} {
+		e := newEnv(t, keypage.Config{Path: path, SignIn: signInAt})
+		e.user = "-"
+		base := e.path("")
+		for _, rest := range []string{
+			"//evil.example", "/%2fevil.example", "/%5cevil.example", "/..//evil.example", "/.//evil.example", "/%2e%2e/%2f/evil.example",
+			"/new?%0d%0aX: 1", "/new?x=//evil.example", "/key/%0d%0aSet-Cookie:x", "/key/..%2f..%2f%2fevil.example", "/new/", "/log?a;b", "/log?%zz", "/%00",
+		} {
+			a := e.do(request{path: base + strings.ReplaceAll(rest, " ", "%20")})
+			if a.status != 401 {
+				continue
+			}
+			for _, link := range a.links("Sign in") {
+				u := must(url.Parse(link))
+				back := u.Query().Get("back")
+				require.True(t, strings.HasPrefix(back, "/") && !strings.HasPrefix(back, "//") && !strings.ContainsAny(back, "\\\r\n\t "), "%s: %s", rest, back)
+				to := must(must(url.Parse(e.server + "/")).Parse(back))
+				require.Equal(t, e.server, to.Scheme+"://"+to.Host, rest)
+			}
+		}
+	}
+}
+
+// What is in the path of a factor that does not exist is on no screen.
+func TestPathOfAFactor(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	tag := e.get("/new").form("Create key").value("tag")
+	for _, factor := range []string{"..%2f..%2f..%2flogout", "%3Fx", "hostile", "%2f%2fevil.example"} {
+		for _, do := range []string{"confirm", "enroll", "disable"} {
+			a := e.do(request{method: "POST", path: e.path("/factors/" + factor), form: url.Values{"tag": {tag}, "do": {do}}})
+			require.GreaterOrEqual(t, a.status, 400, factor+do)
+			for _, f := range a.forms() {
+				require.NotContains(t, f.action, "..", factor+do)
+				require.NotContains(t, a.text, "hostile")
+			}
+			require.Empty(t, a.forms(), factor+do)
+		}
+	}
+}
+
+// An answer is for the request that was asked about, and for no other one.
+func TestAnswerOfAnotherRequest(t *testing.T) {
+	e := newEnv(t, keypage.Config{}, guard([]string{"email"}))
+	k, second := e.issue(recoverable).Key, e.issue(recoverable).Key
+	regenerate := e.get(e.keyPath(k.ID, "/regenerate")).form("Save")
+	asked := regenerate.press("Save").shows(202).form("Confirm")
+	code := e.code()
+	for name, spoil := range map[string]func(url.Values) string{
+		"another window":  func(v url.Values) string { v.Set("overlap", "24"); return "/regenerate" },
+		"a first window":  func(v url.Values) string { v["overlap"] = []string{"72", "0"}; return "/regenerate" },
+		"another version": func(v url.Values) string { v.Set("version", "9"); return "/regenerate" },
+		"another action":  func(url.Values) string { return "/reveal" },
+		"the revocation":  func(v url.Values) string { v.Set("reason", "unneeded"); return "/revoke" },
+	} {
+		q := asked.set("approval.answer", code).request("Confirm")
+		q.path = e.path(e.keyPath(k.ID, spoil(q.form)))
+		a := e.do(q)
+		require.GreaterOrEqual(t, a.status, 400, name)
+	}
+	q := asked.set("approval.answer", code).request("Confirm")
+	q.path = e.path(e.keyPath(second.ID, "/regenerate"))
+	require.GreaterOrEqual(t, e.do(q).status, 400)
+	e.user = "acc_1/ben/admin"
+	q = asked.set("approval.answer", code).request("Confirm")
+	q.form.Set("tag", e.get("/new").form("Create key").value("tag"))
+	require.GreaterOrEqual(t, e.do(q).status, 400, "of another person")
+	e.user = anna
+	for _, id := range []apikey.KeyID{k.ID, second.ID} {
+		require.Equal(t, 1, e.key(id).Credentials.Len())
+		require.NotEqual(t, apikey.Revoked, e.key(id).State)
+	}
+
+	// A browser that loads the answer again, on a computer left alone, shows nothing again.
+	e.program.Clock.Move(2 * time.Minute)
+	asked = e.get(e.keyPath(k.ID, "")).press("Reveal key").shows(202).form("Confirm")
+	q = asked.set("approval.answer", e.code()).request("Confirm")
+	e.do(q).shows(200, "Key revealed")
+	for range 2 {
+		again := e.do(q)
+		require.GreaterOrEqual(t, again.status, 400)
+		require.NotContains(t, again.text, "data-secret")
+	}
+}
+
+// Fields of an approval that come twice, in the query, or without each other are no approval.
+func TestFieldsOfAnApproval(t *testing.T) {
+	e := newEnv(t, keypage.Config{}, guard([]string{"password"}))
+	k := e.issue(recoverable).Key
+	ask := e.get(e.keyPath(k.ID, "")).press("Reveal key").shows(202).form("Confirm").set("approval.answer", password).request("Confirm")
+	for name, spoil := range map[string]func(*request){
+		"in the query": func(q *request) {
+			q.path += "?approval.challenge=" + q.form.Get("approval.challenge") + "&approval.answer=x"
+			q.form.Del("approval.challenge")
+		},
+		"the wrong one first": func(q *request) { q.form["approval.challenge"] = []string{"x", q.form.Get("approval.challenge")} },
+		"with a factor":       func(q *request) { q.form.Set("approval.factor", "password") },
+		"two factors":         func(q *request) { q.form["approval.factor"] = []string{"none", "password"} },
+		"an answer alone":     func(q *request) { q.form.Del("approval.challenge") },
+		"as another method":   func(q *request) { q.method = "PUT" },
+		"by a header":         func(q *request) { q.header = map[string]string{"X-HTTP-Method-Override": "GET"}; q.form.Del("tag") },
+	} {
+		q := ask
+		q.form = url.Values{}
+		for n, v := range ask.form {
+			q.form[n] = v
+		}
+		spoil(&q)
+		a := e.do(q)
+		require.NotContains(t, a.text, "data-secret", name)
+	}
+}
+
+// A GET or HEAD changes nothing, whatever its address says, and a mode that comes twice is
+// that of the first.
+func TestReadsChangeNothing(t *testing.T) {
+	w := &watched{}
+	e := newEnv(t, keypage.Config{}, w.change())
+	k := e.issue().Key
+	before := w.writes.Load()
+	tag := e.get("/new").form("Create key").value("tag")
+	for _, method := range []string{"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND"} {
+		for _, rest := range []string{"/new", "/revoke", "/key/" + k.ID.String() + "/revoke", "/key/" + k.ID.String() + "/suspend", "/key/" + k.ID.String() + "/edit", "/factors/totp"} {
+			a := e.do(request{method: method, path: e.path(rest) + "?tag=" + tag + "&reason=leaked&name=x&version=1&_method=POST&do=enroll&id=" + k.ID.String()})
+			require.Empty(t, a.header["Access-Control-Allow-Origin"])
+			if method == "HEAD" {
+				require.Empty(t, a.text)
+			}
+		}
+	}
+	require.Equal(t, before, w.writes.Load())
+	require.Equal(t, "live", e.get("/new?mode=live&mode=test").form("Create key").value("mode"))
+	q := e.get("/new?mode=test").form("Create key").set("name", "Shop").request("Create key")
+	q.form["mode"] = []string{"test", "live"}
+	e.do(q).shows(200)
+	require.Equal(t, apikey.Test, e.keys()[0].Mode)
+}
+
+// Long texts of somebody who is signed in are refused, and none is stored.
+func TestLongTexts(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	long := strings.Repeat("x", 60_000)
+	for _, rest := range []string{"?name=" + long, "?cursor=" + long, "/log?person=" + long, "/log?cursor=" + long, "?status=" + long, "/log?key=" + long} {
+		a := e.get(rest)
+		require.Less(t, len(a.text), 300_000, rest[:12])
+	}
+	for _, field := range []string{"name", "idempotent", "scope", "product", "expires"} {
+		q := e.get("/new").form("Create key").set("name", "Shop").request("Create key")
+		q.form.Set(field, long[:50_000])
+		if a := e.do(q); field != "product" {
+			require.GreaterOrEqual(t, a.status, 400, field)
+		}
+	}
+	e.do(request{path: e.path("")})
+	q := e.get("/new").form("Create key").set("name", "Shop").request("Create key")
+	q.header = map[string]string{"User-Agent": long, "X-Request-ID": long, "X-Forwarded-For": long[:9], "X-Forwarded-Host": "evil.example", "X-Forwarded-Prefix": "//evil.example"}
+	a := e.do(q)
+	require.NotContains(t, a.text, "evil.example")
+	require.Less(t, len(a.header.Get("X-Request-Id")), 200)
+	list, err := e.program.Manager.Events(e.as(anna), apikey.EventsRequest{Limit: 10})
+	require.NoError(t, err)
+	for _, ev := range list.Events {
+		require.Less(t, len(ev.Actor.UserAgent), 2000)
+		require.NotContains(t, ev.Actor.Addr, "x")
+	}
+}
