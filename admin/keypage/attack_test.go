@@ -233,3 +233,20 @@ func TestLongTexts(t *testing.T) {
 		require.NotContains(t, ev.Actor.Addr, "x")
 	}
 }
+
+// A page of an origin in FrameAncestors shows the page in a frame; that of another origin
+// does not, because of the Content-Security-Policy. Nothing else of another site comes in.
+func TestFrames(t *testing.T) {
+	framed := map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+	e := newEnv(t, keypage.Config{FrameAncestors: []string{"https://dash.example"}})
+	e.do(request{path: e.path(""), header: framed}).shows(200, "No keys yet")
+	for _, q := range []request{
+		{path: e.path(""), header: map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "iframe"}},
+		{path: e.path(""), header: map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "embed"}},
+		{method: "POST", path: e.path("/new"), header: framed, form: url.Values{}},
+	} {
+		e.do(q).shows(403)
+	}
+	e = newEnv(t, keypage.Config{})
+	e.do(request{path: e.path(""), header: framed}).shows(403)
+}
