@@ -1,9 +1,12 @@
 package keypage_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -249,4 +252,126 @@ func TestFrames(t *testing.T) {
 	}
 	e = newEnv(t, keypage.Config{})
 	e.do(request{path: e.path(""), header: framed}).shows(403)
+}
+
+// Texts of Config.Messages, of whatever a translator has sent, are text on each screen: in
+// attributes, in drawings, and in elements that the page makes itself.
+func TestTextsWithHTML(t *testing.T) {
+	const bad = `<img src=x onerror=hostile()>"'&lt;`
+	var texts map[string]string
+	require.NoError(t, json.Unmarshal(must(os.ReadFile("text/en.json")), &texts))
+	for name := range texts {
+		if name != "digits" {
+			texts[name] += bad
+		}
+	}
+	texts["ability.payment:charge.title"], texts["ability.balance.description"], texts["factor.email.title"] = bad, bad, bad
+	e := newEnv(t, keypage.Config{Messages: messages{"en.json": string(must(json.Marshal(texts)))}, SignIn: signInAt})
+	k := e.issue().Key
+	e.rotate(k.ID)
+	for _, rest := range []string{"", "?did=saved", "?name=none", "/new", "/log", "/factors", "/none", e.keyPath(k.ID, ""), e.keyPath(k.ID, "/edit"), e.keyPath(k.ID, "/regenerate"), e.keyPath(k.ID, "/revoke")} {
+		a := e.get(rest) // checks that the page is well formed
+		require.NotContains(t, a.text, "<img", rest)
+		require.Contains(t, a.text, "hostile", rest)
+	}
+	e.user = "-"
+	require.NotContains(t, e.get("").text, "<img")
+}
+
+// rotate gives a key a second token, beside which the first works.
+func (e *env) rotate(id apikey.KeyID) {
+	e.t.Helper()
+	_, err := e.open().Rotate(e.as(anna), apikey.RotateRequest{Key: id, IfVersion: e.key(id).Version, Overlap: time.Hour})
+	require.NoError(e.t, err)
+}
+
+// A form that revokes many keys, one of them of another account, revokes none; and a key
+// for repeated requests of one account is none of another.
+func TestKeysOfAnotherAccount(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	mine := e.issue().Key
+	theirs := must(e.open().Issue(e.as(other), apikey.IssueRequest{Mode: apikey.Live, Name: "Theirs", Abilities: []string{"payment:charge"}})).Key
+	q := e.get("").form("Revoke selected").set("id", mine.ID.String()).request("Revoke selected")
+	for _, ids := range [][]string{{mine.ID.String(), theirs.ID.String()}, {theirs.ID.String(), mine.ID.String()}} {
+		q.form["id"], q.form["count"], q.form["reason"] = ids, []string{"2"}, []string{"leaked"}
+		e.do(q).shows(404).lacks("Theirs")
+		require.Equal(t, apikey.Active, e.key(mine.ID).State)
+	}
+	require.Equal(t, apikey.Active, must(e.open().Get(e.as(other), theirs.ID)).State)
+
+	form := e.get("/new").form("Create key").set("name", "Shop")
+	idempotent := form.value("idempotent")
+	form.press("Create key").shows(200, "API key created")
+	e.user = other
+	q = e.get("/new").form("Create key").set("name", "Shop").request("Create key")
+	q.form.Set("idempotent", idempotent)
+	e.do(q).shows(200, "API key created")
+	q.form.Set("name", "Another")
+	require.GreaterOrEqual(t, e.do(q).status, 400)
+	e.user = "acc_2/victor/viewer"
+	q.form.Set("tag", tagIn(e.get("/factors")))
+	require.Equal(t, 403, e.do(q).status)
+}
+
+var tagField = regexp.MustCompile(`name="tag" value="([^"]*)"`)
+
+func tagIn(a reply) string {
+	if m := tagField.FindStringSubmatch(a.text); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// Caches, of a browser or on the way, keep no screen and no answer that depends on who asks,
+// and nobody is told whether a screen has changed.
+func TestCaches(t *testing.T) {
+	e := newEnv(t, keypage.Config{SignIn: signInAt})
+	k := e.issue().Key
+	for _, rest := range []string{"", "/new", "/log", "/factors", "/none", e.keyPath(k.ID, ""), "/assets/none", "/assets/../key"} {
+		for _, user := range []string{anna, other, "-"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				e.user = user
+				a := e.do(request{method: method, path: e.path(rest), header: map[string]string{"If-None-Match": "*", "If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT", "Range": "bytes=0-10"}})
+				require.NotContains(t, []int{206, 304}, a.status, rest)
+				require.Empty(t, a.header.Get("ETag")+a.header.Get("Last-Modified")+a.header.Get("Accept-Ranges"), rest)
+				if a.status != 404 || !strings.Contains(rest, "/assets/") {
+					require.Equal(t, "no-store, no-transform", a.header.Get("Cache-Control"), rest)
+				}
+			}
+		}
+	}
+	// A path that ends like a file is no screen: a proxy that keeps files by their name
+	// would keep the screen of a person.
+	for _, rest := range []string{"/x.css", "/log/x.css", "/log.css", "/new;x.css", "/log%2fx.js", e.keyPath(k.ID, "/x.css"), e.keyPath(k.ID, ".css"), e.keyPath(k.ID, "%00.css"), e.keyPath(k.ID, ";.js"), "/log/", "/LOG"} {
+		e.user = anna
+		require.Equal(t, 404, e.get(rest).status, rest)
+	}
+	// Nor is another spelling of a key's ID.
+	for _, id := range []string{strings.ToUpper(k.ID.String()), "{" + k.ID.String() + "}", "urn:uuid:" + k.ID.String(), strings.ReplaceAll(k.ID.String(), "-", ""), k.ID.String() + "%20"} {
+		if id != k.ID.String() {
+			require.Equal(t, 404, e.get("/key/"+id).status, id)
+		}
+	}
+}
+
+// The header of a fragment is not simple, so another origin would have to ask first; and it
+// is not told yes. With any value, nothing is shown that a session does not show.
+func TestFragmentsOfOthers(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	k := e.issue().Key
+	for _, header := range []map[string]string{
+		{"Access-Control-Request-Headers": "apikey-fragment", "Access-Control-Request-Method": "POST", "Origin": "https://evil.example"},
+		{"Access-Control-Request-Headers": "apikey-fragment", "Access-Control-Request-Method": "GET", "Origin": "https://evil.example", "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+	} {
+		a := e.do(request{method: "OPTIONS", path: e.path(e.keyPath(k.ID, "")), header: header})
+		require.Equal(t, 403, a.status)
+		for name := range a.header {
+			require.False(t, strings.HasPrefix(name, "Access-Control"), name)
+		}
+	}
+	for _, value := range []string{keypage.Version(), "x"} {
+		a := e.do(request{path: e.path(e.keyPath(k.ID, "")), header: map[string]string{"Apikey-Fragment": value, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}})
+		require.Contains(t, []int{403, 409}, a.status)
+		require.NotContains(t, a.text, k.ID.String())
+	}
 }
