@@ -375,3 +375,29 @@ func TestFragmentsOfOthers(t *testing.T) {
 		require.NotContains(t, a.text, k.ID.String())
 	}
 }
+
+// The answer of a factor with a name of the program's own may be a password: nobody beside
+// the person reads it, and the browser does not offer it to the next one.
+func TestAnswersAreHidden(t *testing.T) {
+	e := newEnv(t, keypage.Config{}, guard([]string{"passphrase", "email"}, apikey.ActionReveal), func(_ *apikey.Settings, c *apikey.ManagerConfig) {
+		c.Factors["passphrase"] = must(apikey.NewPassword(func(_ contextOf, _, answer string) (bool, error) { return answer == password, nil }))
+	})
+	k := e.issue(recoverable).Key
+	type input struct{ kind, autocomplete string }
+	typed := func(a reply) input {
+		m := regexp.MustCompile(`<input id="ak-answer"[^>]*>`).FindString(a.text)
+		require.NotEmpty(t, m)
+		return input{attrs(m[len("<input"):])["type"], attrs(m[len("<input"):])["autocomplete"]}
+	}
+	for factor, want := range map[string]input{"passphrase": {"password", "off"}, "email": {"", "one-time-code"}} {
+		q := e.get(e.keyPath(k.ID, "")).form("Reveal key").request("Reveal key")
+		q.form.Set("approval.factor", factor)
+		asked := e.do(q).shows(202)
+		require.Equal(t, want, typed(asked), factor)
+		q = asked.form("Confirm").set("approval.answer", "000").request("Confirm")
+		again := e.do(q).shows(403)
+		require.Equal(t, want, typed(again), factor)
+		q.form.Set("asked.factor", "none")
+		require.Equal(t, "password", typed(e.do(q).shows(403)).kind)
+	}
+}
