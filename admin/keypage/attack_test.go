@@ -401,3 +401,49 @@ func TestAnswersAreHidden(t *testing.T) {
 		require.Equal(t, "password", typed(e.do(q).shows(403)).kind)
 	}
 }
+
+// A request without a Host is of no page, whatever Origin it names.
+func TestOriginOfNobody(t *testing.T) {
+	e := newEnv(t, keypage.Config{})
+	page := must(keypage.New(e.config))
+	f := e.get("/new").form("Create key").set("name", "Shop").values("Create key")
+	for _, c := range [][2]string{{"", "http://"}, {"", "https://"}, {"example.com:80", "http://example.com"}, {"example.com", "http://example.com:80"}, {"example.com", "http://example.com/"}, {"example.com", "example.com"}, {"example.com", "http://example.com http://example.com"}, {"example.com", "ftp://example.com"}} {
+		r := httptest.NewRequest("POST", "/settings/keys/new", strings.NewReader(f.Encode()))
+		r.Host = c[0]
+		r.Header.Set("Origin", c[1])
+		r.Header.Set("X-User", anna)
+		r.Header.Set("X-Forwarded-Host", strings.TrimPrefix(c[1], "http://"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, r)
+		require.Equal(t, 403, w.Code, c)
+	}
+	require.Empty(t, e.keys())
+}
+
+// The address of a next page shows nothing to another account, and the log of a key that is
+// none is not that of all.
+func TestAddressesOfPages(t *testing.T) {
+	e := newEnv(t, keypage.Config{}, func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.Limits = apikey.Limits{LiveKeys: 100} })
+	for range 51 {
+		e.issue(named("Secret shop"))
+	}
+	for _, rest := range []string{"", "/log"} {
+		next := e.get(rest).links("Next page")
+		require.Len(t, next, 1, rest)
+		e.do(request{path: next[0]}).shows(200)
+		spoilt := []string{"x"}
+		if rest == "" { // that of the log is a place, from which any filter begins
+			spoilt = append(spoilt, "&status=revoked", "&used=never", "&name=x")
+		}
+		for _, spoil := range spoilt {
+			require.Equal(t, 400, e.do(request{path: next[0] + spoil}).status, rest+spoil)
+		}
+		e.user = other
+		e.do(request{path: next[0]}).lacks("Secret", "anna")
+		e.user = anna
+	}
+	for _, key := range []string{"x", strings.Repeat("0", 36), "%00"} {
+		e.get("/log?key=" + key).shows(404).lacks("Key created")
+	}
+}

@@ -149,7 +149,7 @@ func ownOrigin(r *http.Request, origin string) bool {
 			return false
 		}
 	}
-	return strings.EqualFold(host, r.Host)
+	return host != "" && strings.EqualFold(host, r.Host) // HTTP/1.0 needs no Host
 }
 
 // ValidOrigins refuses a text that no browser sends as Origin: it would match no request.
