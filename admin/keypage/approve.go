@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type approval struct {
 	Alert    string
 	Resends  bool // another code can be sent
 	Password bool // what is asked for is no code
+	Hidden   bool // what is typed is not shown, and kept by no browser
 }
 
 // approve makes the request of a form, and asks for an approval if it needs one. The form
@@ -140,6 +142,10 @@ func (v *visit) confirm(a approval, status int) screen {
 		a.Until = ""
 	}
 	a.Password = a.Factor == "password" || a.Factor == "pin"
+	// Of a factor with a name that we do not know, the answer may be a password.
+	a.Hidden = !slices.ContainsFunc(v.rules.Factors, func(f apikey.FactorRule) bool {
+		return f.Name == a.Factor && (f.Enrolls || f.Name == "email" || f.Name == "sms")
+	})
 	a.Resends = a.Factor == "email" || a.Factor == "sms"
 	return screen{name: "confirm", title: v.T("confirm.title"), data: a, status: status}
 }

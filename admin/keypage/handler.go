@@ -167,8 +167,7 @@ func (v *visit) admit() (refusal screen, ok bool) {
 	if media, _, err := mime.ParseMediaType(v.r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
 		return v.message("form_unreadable", 415), false
 	}
-	v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
-	if err := v.r.ParseForm(); err != nil {
+	if !v.readForm() {
 		return v.message("form_unreadable", 400), false
 	}
 	v.form = v.r.PostForm
@@ -176,6 +175,25 @@ func (v *visit) admit() (refusal screen, ok bool) {
 		return v.kept(v.message("other_actor", 409)), false
 	}
 	return screen{}, true
+}
+
+const (
+	maxForm   = 64 << 10 // bytes of a form
+	maxFields = 2000     // values of a form: each is written out again, with twenty times its bytes
+	maxBack   = 2000     // bytes of an address to return to
+)
+
+// readForm reads the form of a POST, also of somebody who is not signed in.
+func (v *visit) readForm() bool {
+	v.r.Body = http.MaxBytesReader(nil, v.r.Body, maxForm)
+	if v.r.ParseForm() != nil {
+		return false
+	}
+	n := 0
+	for _, values := range v.r.PostForm {
+		n += len(values)
+	}
+	return n <= maxFields
 }
 
 // outside is the screen of somebody who is not let in.
@@ -208,8 +226,7 @@ func (v *visit) outside(err error) screen {
 // again: not the answer to a challenge, which is a secret.
 func (v *visit) kept(s screen) screen {
 	m := s.data.(message)
-	v.r.Body = http.MaxBytesReader(nil, v.r.Body, 64<<10)
-	if v.r.Method == http.MethodPost && v.r.ParseForm() == nil {
+	if v.r.Method == http.MethodPost && v.readForm() {
 		m.Again, m.Fields, m.Tag = v.here(), fieldsOf(v.r.PostForm), v.r.PostForm.Get("tag")
 	}
 	s.data, s.keep = m, true
@@ -219,23 +236,34 @@ func (v *visit) kept(s screen) screen {
 // inElement reports whether the element asks, inside a page of the program.
 func (v *visit) inElement() bool { return v.r.Header.Get("Apikey-Element") != "" }
 
-// back is where somebody returns to after they have signed in: a screen that a GET shows, or
-// the page that the element is in.
+// back is where somebody returns to after they have signed in: the page that the element is
+// in, a screen that a GET shows, or else the list. What is too long for the address of a
+// sign-in is left out.
 func (v *visit) back() string {
-	if v.inElement() {
-		host, err := url.Parse(v.r.Referer())
-		if err == nil && host.Host == v.r.Host && strings.HasPrefix(host.Path, "/") && !strings.HasPrefix(host.Path, "//") && !strings.Contains(host.Path, `\`) {
-			return (&url.URL{Path: host.Path, RawPath: host.RawPath, RawQuery: host.RawQuery}).String()
-		}
-	}
-	if v.r.Method == http.MethodGet {
-		back := v.here()
+	back := v.around()
+	if back == "" && v.r.Method == http.MethodGet {
+		back = v.here()
 		if v.r.URL.RawQuery != "" {
 			back += "?" + v.r.URL.RawQuery
 		}
-		return back
 	}
-	return v.url("")
+	if back == "" || len(back) > maxBack {
+		return v.url("")
+	}
+	return back
+}
+
+// around is the path of the page that the element is in, or empty. It is of this host:
+// another Referer would make the sign-in lead to another site.
+func (v *visit) around() string {
+	if !v.inElement() {
+		return ""
+	}
+	page, err := url.Parse(v.r.Referer())
+	if err != nil || page.Host != v.r.Host || !strings.HasPrefix(page.Path, "/") || strings.HasPrefix(page.Path, "//") || strings.Contains(page.Path, `\`) {
+		return ""
+	}
+	return (&url.URL{Path: page.Path, RawPath: page.RawPath, RawQuery: page.RawQuery}).String()
 }
 
 // here is the path of the request, as the browser sees it.

@@ -174,7 +174,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	h := &handler{
 		Config: c, rules: c.Manager.Rules(), languages: languages, assets: readAssets(),
-		door: door.Door{Actor: c.Actor, SignIn: admin.ErrSignIn, Origins: c.Origins, Logger: c.Logger},
+		door: door.Door{Actor: c.Actor, SignIn: admin.ErrSignIn, Origins: c.Origins, Framed: len(c.FrameAncestors) > 0, Logger: c.Logger},
 	}
 	h.mux = h.routes()
 	return h, nil

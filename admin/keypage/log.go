@@ -46,7 +46,11 @@ func (v *visit) logOf(k *apikey.Info, checked string, sound bool) screen {
 	q := v.r.URL.Query()
 	req := apikey.EventsRequest{Cursor: apikey.Cursor(q.Get("cursor")), Limit: pageOf, Actor: q.Get("person")}
 	d := logData{Person: q.Get("person"), Checked: checked, Sound: sound}
-	if id, err := apikey.ParseKeyID(q.Get("key")); err == nil && k == nil {
+	if text := q.Get("key"); text != "" && k == nil {
+		id, err := apikey.ParseKeyID(text)
+		if err != nil { // the log of all keys would look like that of one
+			return v.refused(apikey.ErrNotFound)
+		}
 		info, err := v.Manager.Get(v.guest.Context, id)
 		if err != nil {
 			return v.refused(err)
@@ -182,6 +186,9 @@ type enrollData struct {
 // enroll sets up a factor, takes its first code, or takes the factor away.
 func (v *visit) enroll() screen {
 	factor := v.r.PathValue("factor")
+	if !slices.ContainsFunc(v.rules.Factors, func(f apikey.FactorRule) bool { return f.Name == factor }) {
+		return v.notFound() // the next form would go to a path that somebody else has written
+	}
 	switch v.form.Get("do") {
 	case "confirm":
 		return v.confirmEnrollment(factor)

@@ -169,7 +169,8 @@ func (h *handler) languageOf(r *http.Request) *language {
 		}
 	}
 	best, quality := h.languages["en"], 0.0
-	for part := range strings.SplitSeq(r.Header.Get("Accept-Language"), ",") {
+	accepted := r.Header.Get("Accept-Language")
+	for part := range strings.SplitSeq(accepted[:min(len(accepted), 1000)], ",") { // a header may have a megabyte
 		tag, params, _ := strings.Cut(strings.TrimSpace(part), ";")
 		q := 1.0
 		if text, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {

@@ -20,14 +20,17 @@ import (
 	"github.com/go-apikey/apikey/internal/requestid"
 )
 
-// A Door lets the members of an account in. All fields but Origins are required.
+// A Door lets the members of an account in. All fields but Origins and Framed are required.
 type Door struct {
 	// Actor says who is signed in. An error that wraps SignIn means that nobody is.
 	Actor  func(*http.Request) (apikey.Actor, error)
 	SignIn error
 	// Origins are those of the pages that may send changes; empty: those of the Host.
 	Origins []string
-	Logger  *slog.Logger
+	// Framed lets a frame of another site show what a link may. Which sites, is for the
+	// Content-Security-Policy of the answer to say.
+	Framed bool
+	Logger *slog.Logger
 }
 
 // Guest is a person who was let in.
@@ -111,7 +114,7 @@ func (d *Door) sameSite(r *http.Request) error {
 		return &CrossSiteError{"It has the header Origin or Sec-Fetch-Site more than once."}
 	case reads && (len(site) == 0 || site[0] == "same-origin" || site[0] == "none"):
 		return nil
-	case reads && isLink(r):
+	case reads && d.isLink(r):
 		return nil
 	case len(origins) == 1 && len(d.Origins) > 0:
 		if !slices.Contains(d.Origins, origins[0]) {
@@ -129,9 +132,10 @@ func (d *Door) sameSite(r *http.Request) error {
 }
 
 // isLink reports whether somebody has followed a link, as from a mail: that changes
-// nothing, and the page with the link does not see the answer.
-func isLink(r *http.Request) bool {
-	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+// nothing, and the page with the link, or with the frame, does not see the answer.
+func (d *Door) isLink(r *http.Request) bool {
+	to := r.Header.Get("Sec-Fetch-Dest")
+	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && (to == "document" || d.Framed && to == "iframe")
 }
 
 // ownOrigin reports whether the origin is that of the request's host. If the request came
@@ -145,7 +149,7 @@ func ownOrigin(r *http.Request, origin string) bool {
 			return false
 		}
 	}
-	return strings.EqualFold(host, r.Host)
+	return host != "" && strings.EqualFold(host, r.Host) // HTTP/1.0 needs no Host
 }
 
 // ValidOrigins refuses a text that no browser sends as Origin: it would match no request.
