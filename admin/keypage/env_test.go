@@ -683,6 +683,7 @@ type watched struct {
 	writes atomic.Int64
 	gets   atomic.Int64
 	away   atomic.Bool
+	hangs  atomic.Bool // reads of one key are not answered
 	lost   atomic.Bool // the next Apply writes, and its answer is lost
 	// damaged is a key whose record is read as if somebody had changed it, and forged
 	// makes the events read so.
@@ -714,6 +715,10 @@ func (w *watched) Get(ctx context.Context, id apikey.KeyID) (apikey.StoreRecord,
 		return apikey.StoreRecord{}, errAway
 	}
 	w.gets.Add(1)
+	if w.hangs.Load() {
+		<-ctx.Done()
+		return apikey.StoreRecord{}, ctx.Err()
+	}
 	r, err := w.Store.Get(ctx, id)
 	w.damage(&r)
 	return r, err

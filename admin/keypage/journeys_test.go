@@ -465,7 +465,7 @@ func TestFiltersAndPages(t *testing.T) {
 	log.form("Filter").set("action", "key.revoke").press("Filter").shows(200, "Key revoked")
 	log.form("Filter").set("person", "nobody").press("Filter").shows(200, "Nothing has happened yet")
 	log.form("Filter").set("person", "anna").set("action", "key.issue").press("Filter").follow("Next page").shows(200, "Key created")
-	log.follow("Open").shows(200)
+	log.follow("many 59").shows(200, "many 59")
 
 	// The log of a key with many events, also where it was checked.
 	k := e.issue(named("long")).Key
@@ -547,6 +547,31 @@ func TestRevokeManyIsBounded(t *testing.T) {
 	before := w.gets.Load()
 	e.do(q).shows(200, "Revoke 100 keys")
 	require.Equal(t, int64(100), w.gets.Load()-before)
+}
+
+// The log names keys, reads each of them once, and is shown while the reads hang.
+func TestLogNamesKeys(t *testing.T) {
+	w := &watched{}
+	e := newEnv(t, keypage.Config{}, w.change())
+	shop, other := e.issue(named("Shop <1>")).Key, e.issue(named("Other")).Key
+	for range 3 {
+		require.NoError(t, e.open().Suspend(e.as(anna), shop.ID))
+		require.NoError(t, e.open().Resume(e.as(anna), apikey.ResumeRequest{Key: shop.ID}))
+	}
+	before := w.gets.Load()
+	log := e.get("/log").shows(200, "Other")
+	require.Equal(t, int64(2), w.gets.Load()-before)
+	require.Equal(t, 7, strings.Count(log.text, "<bdi>Shop &lt;1&gt;</bdi></a>"))
+	log.follow("Other").shows(200, other.ID.String())
+
+	before = w.gets.Load()
+	e.get("/log?key="+shop.ID.String()).shows(200, "Shop <1>")
+	require.Equal(t, int64(1), w.gets.Load()-before)
+
+	w.hangs.Store(true)
+	from := time.Now()
+	e.get("/log").shows(200, "Key created", shop.ID.String(), other.ID.String()).lacks("Other")
+	require.Less(t, time.Since(from), 5*time.Second)
 }
 
 // A viewer sees no button that would be refused, and is refused what they send.

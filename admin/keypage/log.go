@@ -1,12 +1,14 @@
 package keypage
 
 import (
+	"context"
 	"errors"
 	"html/template"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-apikey/apikey"
 	"rsc.io/qr"
@@ -30,6 +32,7 @@ type logRow struct {
 	Who    string
 	Fields []string
 	KeyURL string
+	Name   string // of the key; empty: it could not be read
 }
 
 // logActions are those that the log is filtered by.
@@ -77,6 +80,7 @@ func (v *visit) logOf(k *apikey.Info, checked string, sound bool) screen {
 	for _, e := range list.Events {
 		d.Rows = append(d.Rows, v.logRow(e))
 	}
+	v.nameKeys(d.Rows, k)
 	if list.Next != "" {
 		q.Set("cursor", string(list.Next))
 		d.Next = v.url("/log") + "?" + q.Encode()
@@ -106,6 +110,33 @@ func (v *visit) logRow(e apikey.Event) logRow {
 		r.KeyURL = v.keyURL(e.Key, "")
 	}
 	return r
+}
+
+// namesTime is how long the names of a page of the log are read. A key whose name was not
+// reached shows its ID: the log is read just when something is slow.
+const namesTime = time.Second
+
+// nameKeys fills in the names of the keys, each read once.
+func (v *visit) nameKeys(rows []logRow, only *apikey.Info) {
+	ctx, cancel := context.WithTimeout(v.guest.Context, namesTime)
+	defer cancel()
+	names := map[apikey.KeyID]string{}
+	if only != nil {
+		names[only.ID] = v.Name(only.Name)
+	}
+	for i, row := range rows {
+		if row.Key.IsZero() {
+			continue
+		}
+		name, read := names[row.Key]
+		if !read && ctx.Err() == nil {
+			if k, err := v.Manager.Get(ctx, row.Key); err == nil {
+				name = v.Name(k.Name)
+			}
+			names[row.Key] = name
+		}
+		rows[i].Name = name
+	}
 }
 
 // changed says what an event is about: a field of a key, or, as in "factor:totp", something
