@@ -5,6 +5,9 @@ import (
 	"net/http"
 )
 
+// stylesheet is the dashboard's own look.
+const stylesheet = "/app/dashboard.css"
+
 //go:embed app
 var appFiles embed.FS
 
@@ -33,4 +36,5 @@ func mountApp(mux *http.ServeMux, people *signIn) {
 	mux.HandleFunc("GET /app/orders", view)
 	mux.HandleFunc("GET /app/router.js", file("router.js", "text/javascript; charset=utf-8"))
 	mux.HandleFunc("GET /app/style.css", file("style.css", "text/css; charset=utf-8"))
+	mux.HandleFunc("GET "+stylesheet, file("dashboard.css", "text/css; charset=utf-8"))
 }

@@ -161,6 +161,7 @@ func routes(ctx context.Context, p preset, manager *apikey.Manager, url string, 
 		return nil, err
 	}
 	c.Manager, c.Actor, c.Path, c.Header, c.Logger = manager, people.actor, path, signOut, log
+	c.Stylesheet = stylesheet
 	c.SignIn, c.Zone = loginURL, func(apikey.Actor) *time.Location { return zone }
 	page, err := keypage.New(c)
 	if err != nil {

@@ -158,14 +158,15 @@ func show(w http.ResponseWriter, page *template.Template, status int, data any) 
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	w.WriteHeader(status)
 	page.Execute(w, data)
 }
 
 var loginPage = template.Must(template.New("login").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Sign in</title></head>
-<body><main><h1>Sign in</h1>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Sign in</title><link rel="stylesheet" href="/app/dashboard.css"></head>
+<body><main class="dashboard-form"><h1>Sign in</h1>
 {{if .Wrong}}<p role="alert">User or password is wrong.</p>{{end}}
 <form method="post" action="/login"><input type="hidden" name="back" value="{{.Back}}">
 <p><label>User <input name="user" value="{{.User}}" autocomplete="username" autocapitalize="off" required></label></p>
@@ -174,9 +175,9 @@ var loginPage = template.Must(template.New("login").Parse(`<!doctype html>
 `))
 
 var logoutPage = template.Must(template.New("logout").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Sign out</title></head>
-<body><main><h1>Sign out</h1><form method="post" action="/logout"><p><button>Sign out</button></p></form></main></body></html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Sign out</title><link rel="stylesheet" href="/app/dashboard.css"></head>
+<body><main class="dashboard-form"><h1>Sign out</h1><form method="post" action="/logout"><p><button>Sign out</button></p></form></main></body></html>
 `))
 
 // signOut is the frame of the dashboard around the page.
-var signOut = template.Must(template.New("header").Parse(`<nav aria-label="Dashboard"><a href="/logout">Sign out</a></nav>`))
+var signOut = template.Must(template.New("header").Parse(`<nav aria-label="Dashboard" class="dashboard-top"><span>Dashboard</span> <a href="/logout">Sign out</a></nav>`))
