@@ -24,6 +24,8 @@ type request struct {
 // problems are what is wrong with a form, by the name of the field; "" is about no field.
 type problems map[string][]string
 
+func (p problems) add(field, text string) { p[field] = append(p[field], text) }
+
 // approval is the data of the screen that asks for one.
 type approval struct {
 	To       string // where the form goes

@@ -427,6 +427,10 @@ func (a reply) forms() (all []*form) {
 					}
 				}
 				f.controls = append(f.controls, one)
+			case strings.HasPrefix(c[0], "<textarea"):
+				if in := attrs(c[4]); in["name"] != "" { // that of a secret has none
+					f.controls = append(f.controls, control{name: in["name"], kind: "textarea", value: html.UnescapeString(c[5]), on: true})
+				}
 			case strings.HasPrefix(c[0], "<button"):
 				in := attrs(c[6])
 				if in["type"] != "button" {

@@ -23,6 +23,7 @@ type formData struct {
 	Expires    string    // a day
 	Keeps      bool      // the expiry is within a day, and stays unless it is changed
 	KeepsTime  time.Time
+	Boxes      []fieldBox
 	Active     bool
 	AsksReveal bool // whether it can be revealed later is for the person to choose
 	Reveal     bool
@@ -74,6 +75,12 @@ func (v *visit) formOf(k *apikey.Info) formData {
 		}
 	}
 	d.choose(v, held)
+	d.Boxes = v.boxes(func(name string) string {
+		if k == nil {
+			return ""
+		}
+		return valueOf(*k, name)
+	})
 	return d
 }
 
@@ -120,6 +127,7 @@ func (v *visit) filled(d formData) formData {
 	d.Active, d.Reveal = v.form.Has("active"), v.form.Has("recoverable")
 	d.Keeps = v.form.Has("keep") && d.Expires == "" // a day that was chosen is what is wanted
 	d.choose(v, v.abilitiesIn())
+	d.Boxes = v.boxes(v.form.Get)
 	return d
 }
 
@@ -173,6 +181,7 @@ func (v *visit) create() screen {
 		wrong["expires_at"] = []string{text}
 	}
 	req.ExpiresAt = expires
+	v.fieldsInto(&req, d, wrong)
 	if strings.TrimSpace(d.Name) == "" {
 		wrong["name"] = []string{v.T("invalid.required")}
 	}
@@ -291,6 +300,7 @@ func (v *visit) edit() screen {
 	}
 	req, text := v.changes(k, was, d, version)
 	wrong := problems{}
+	v.fieldChanges(&req, k, was, d, wrong)
 	if text != "" {
 		wrong["expires_at"] = []string{text}
 	}

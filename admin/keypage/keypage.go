@@ -68,6 +68,11 @@ type Config struct {
 	Layout Layout
 	// Recoverable says whether the keys that are created here can be revealed later.
 	Recoverable Recoverable
+	// Fields are what the forms ask for besides name, abilities and expiry. Nil: nothing.
+	Fields []Field
+	// Metadata names the metadata that the forms show, and that people may change. Other
+	// metadata is the program's own. A text "metadata.NAME" in Messages is its label.
+	Metadata []string
 	// ClientID returns what is shown as the client ID of a key. Nil: the key's ID.
 	ClientID func(apikey.Info) string
 	// Endpoints and PublicKeys are the program's own, to be copied from the page.
@@ -161,6 +166,9 @@ func New(c Config) (http.Handler, error) {
 	}
 	if u, err := url.Parse(c.Stylesheet); err != nil || u.Host != "" || u.Scheme != "" {
 		return nil, fmt.Errorf("keypage: Config.Stylesheet is %q: it has to be on this site, such as /static/keys.css", c.Stylesheet)
+	}
+	if err := validFields(c); err != nil {
+		return nil, err
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -306,7 +306,7 @@ func full() keypage.Config {
 			}
 			return zone("Asia/Dhaka")
 		},
-		Stylesheet: "/static/keys.css", Recoverable: keypage.Ask, ClientID: func(k apikey.Info) string { return "1-" + k.ID.String()[:4] },
+		Fields: []keypage.Field{keypage.Networks, keypage.Origins, keypage.Rotation}, Metadata: []string{"1"}, Stylesheet: "/static/keys.css", Recoverable: keypage.Ask, ClientID: func(k apikey.Info) string { return "1-" + k.ID.String()[:4] },
 		Endpoints:      []keypage.Endpoint{{Name: "1", URL: "https://1.2/3"}, {Name: "2", Description: "3", URL: "https://1.2/4"}},
 		PublicKeys:     []keypage.PublicKey{{Name: "1", Text: "2"}},
 		Terms:          keypage.Terms{Version: "1", URL: "https://1.2/terms"},

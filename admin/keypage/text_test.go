@@ -183,6 +183,7 @@ var passed = map[string][]string{
 	"did":          nil, // did.
 	"factorText":   nil, // factor.
 	"logRow":       nil, // action.
+	"boxes":        nil, // metadata., of Messages
 }
 
 // used are the names of all texts that the templates and the code use, and of those that

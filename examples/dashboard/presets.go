@@ -85,7 +85,9 @@ var presets = map[string]preset{
 			{Scope: "card:tokenize", Description: "Turn a card number into a token", Publishable: true},
 		},
 		StepUp: apikey.GuardCreateAndDelete("password"), Factors: []string{"password"}, Zone: "Asia/Jakarta",
-		Page: func(string) (keypage.Config, error) { return keypage.Config{}, nil },
+		Page: func(string) (keypage.Config, error) {
+			return keypage.Config{Fields: []keypage.Field{keypage.Networks, keypage.Rotation}, Metadata: []string{"team"}}, nil
+		},
 		Begin: func(ctx context.Context, m *apikey.Manager) error {
 			_, err := m.Provision(ctx, apikey.ProvisionRequest{Abilities: []string{"card:tokenize"}})
 			return err
