@@ -86,10 +86,27 @@ func (v *visit) outcome(r request, a act.Approval) screen {
 		return v.askAgain(v.T("problem.unavailable.again"), p.Status)
 	case a.Answer != "" && (p.Code == "challenge_ended" || p.Code == "wrong_answer" || p.Code == "step_up_required"):
 		return v.anew(r, v.detailOf(p))
+	case p.Code == "version_mismatch":
+		return v.changedMeanwhile()
 	case p.Code == "key_not_usable", p.Code == "limit_reached", p.Code == "rotation_pending", p.Code == "overlap_running":
 		return r.form(problems{"": {v.detailOf(p)}})
 	}
 	return v.refused(err)
+}
+
+// changedMeanwhile says that somebody else has changed the key. The script leaves the form as
+// it was filled in, beside a link to the key: to send it with the new version would undo
+// what the other person did.
+func (v *visit) changedMeanwhile() screen {
+	k, err := v.keyIn()
+	if err != nil {
+		return v.refused(err)
+	}
+	s := v.message("version_mismatch", 412)
+	m := s.data.(message)
+	m.Link, m.LinkText, m.NewTab = v.keyURL(k.ID, ""), v.Name(k.Name), true
+	s.data, s.keep = m, true
+	return s
 }
 
 // choose asks by which factor the person approves. If there is one, it is taken.

@@ -393,7 +393,9 @@ func TestLostAnswers(t *testing.T) {
 	k = e.issue().Key
 	f = e.get(e.keyPath(k.ID, "/regenerate")).form("Save")
 	must(e.open().Rotate(e.as("acc_1/ben/admin"), apikey.RotateRequest{Key: k.ID}))
-	f.press("Save").shows(412, "Changed meanwhile")
+	a := f.press("Save").shows(412, "Changed meanwhile")
+	require.Equal(t, "1", a.header.Get("Apikey-Keep"), "what was typed stays")
+	a.follow("Shop").shows(200, "Regenerate key")
 	require.Equal(t, 2, e.key(k.ID).Credentials.Len())
 
 	// Nor is one's own that came after somebody else's change.

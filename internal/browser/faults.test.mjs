@@ -157,17 +157,25 @@ test('the key is changed, suspended or revoked in another tab', { timeout: 90_00
 			return on(p, title)
 		}
 
+		// With scripts what was typed stays, beside a link to the key.
+		const changedMeanwhile = async (dialog) => {
+			if (!p.scripts) { await on(p, 'Changed meanwhile'); return }
+			await dialog.getByRole('alert').filter({ hasText: 'Somebody has changed the key' }).waitFor()
+			assert.equal(await link(dialog, name).getAttribute('target'), '_blank')
+		}
+
 		// Suspended: an edit and a rotation of what was shown are refused, and nothing is done.
 		let dialog = await opened('Edit', 'Edit key')
 		await nameIn(dialog).fill('Renamed too late')
 		await elsewhere((main) => button(main, 'Suspend').click())
 		await button(dialog, 'Save').click()
-		await on(p, 'Changed meanwhile')
+		await changedMeanwhile(dialog)
+		if (p.scripts) assert.equal(await nameIn(dialog).inputValue(), 'Renamed too late')
 		await elsewhere((main) => button(main, 'Resume').click())
 		dialog = await opened('Regenerate key')
 		await elsewhere((main) => button(main, 'Suspend').click())
 		await button(dialog, 'Save').click()
-		await on(p, 'Changed meanwhile')
+		await changedMeanwhile(dialog)
 		await elsewhere((main) => button(main, 'Resume').click())
 		await d.works(token)
 
@@ -192,7 +200,7 @@ test('the key is changed, suspended or revoked in another tab', { timeout: 90_00
 			if (title === 'Revoke key') await form.getByRole('radio', { name: 'It is no longer needed' }).check()
 			await button(form, title === 'Revoke key' ? 'Revoke' : 'Save').click()
 			const said = title === 'Revoke key' ? tab.page.getByRole('status').filter({ hasText: 'The key is revoked' })
-				: tab.page.getByRole(p.scripts ? 'dialog' : 'main').getByText(/Changed meanwhile|is revoked/)
+				: tab.page.getByRole(p.scripts ? 'dialog' : 'main').getByText(/Changed meanwhile|has changed the key|is revoked/)
 			await said.first().waitFor()
 			await tab.page.close()
 		}
