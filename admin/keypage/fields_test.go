@@ -81,6 +81,37 @@ func TestFields(t *testing.T) {
 	}
 }
 
+// Keys that can be revealed: New refuses them where the Manager reveals none, and a mode in
+// which it does not has keys that are shown once. A problem of a field that the form does
+// not have is shown above it.
+func TestRecoverableNeedsAKEK(t *testing.T) {
+	noKEK := func(_ *apikey.Settings, c *apikey.ManagerConfig) { c.KEKs = nil; delete(c.Factors, "totp") }
+	e := newEnv(t, keypage.Config{}, noKEK)
+	for _, r := range []keypage.Recoverable{keypage.Always, keypage.Ask} {
+		c := e.config
+		c.Recoverable = r
+		_, err := keypage.New(c)
+		require.ErrorContains(t, err, "ManagerConfig.KEKs")
+	}
+
+	e = newEnv(t, keypage.Config{Recoverable: keypage.Always}, guard([]string{"password"}, apikey.ActionReveal), func(_ *apikey.Settings, c *apikey.ManagerConfig) {
+		guarded := c.StepUp
+		c.InsecureRevealWithoutStepUp = false
+		c.StepUp = func(a apikey.Action, m apikey.Mode) []string {
+			if m == apikey.Test {
+				return nil
+			}
+			return guarded(a, m)
+		}
+	})
+	e.get("/new?mode=live").form("Create key").set("name", "Live").press("Create key").shows(200, "It can be revealed again later")
+	e.get("/new?mode=test").form("Create key").set("name", "Test").press("Create key").shows(200, "It is shown this once only")
+
+	q := e.get("/new").form("Create key").set("name", "Shop").request("Create key")
+	q.form.Set("idempotent", strings.Repeat("x", 300))
+	e.do(q).shows(400, "This is too long: at most 255 bytes.")
+}
+
 func metadataOf(k apikey.Info) map[string]string {
 	all := map[string]string{}
 	for name, value := range k.Metadata.All() {

@@ -47,10 +47,15 @@ func (v *visit) newKey() screen {
 		d.Name = d.Products[i].Title
 		d.only(d.Products[i].Value)
 	}
-	if !v.may(apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}) {
-		return v.refused(v.Manager.May(v.guest.Context, apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}))
+	return v.permitted(apikey.ActionIssue, apikey.Info{Account: v.guest.Account, Mode: d.Mode}, v.formScreen(d, 0))
+}
+
+// permitted is a form for whoever may send it. Hide hides buttons, and no forms.
+func (v *visit) permitted(a apikey.Action, k apikey.Info, form screen) screen {
+	if err := v.Manager.May(v.guest.Context, a, k); err != nil {
+		return v.refused(err)
 	}
-	return v.formScreen(d, 0)
+	return form
 }
 
 func (v *visit) formScreen(d formData, status int) screen {
@@ -61,7 +66,23 @@ func (v *visit) formScreen(d formData, status int) screen {
 	case !d.New:
 		title = v.T("edit.title")
 	}
+	d.Wrong = d.shown()
 	return screen{name: "form", title: title, data: d, status: status}
+}
+
+// shown are the problems with those of a field that the form does not have above it: else
+// the form would come again and say nothing.
+func (d formData) shown() problems {
+	all := problems{}
+	for field, texts := range d.Wrong {
+		has := slices.Contains([]string{"name", "abilities", "expires_at", "metadata"}, field) ||
+			slices.ContainsFunc(d.Boxes, func(b fieldBox) bool { return b.Name == field })
+		if !has {
+			field = ""
+		}
+		all[field] = append(all[field], texts...)
+	}
+	return all
 }
 
 // formOf is a form with all abilities of the Catalog, and those of the key chosen.
@@ -166,7 +187,7 @@ func (v *visit) create() screen {
 	}
 	req := apikey.IssueRequest{
 		Mode: d.Mode, Name: d.Name, Abilities: v.abilitiesIn(), Disabled: !d.Active, IdempotencyKey: d.Idempotent,
-		Recoverable: v.Config.Recoverable == Always || v.Config.Recoverable == Ask && d.Reveal,
+		Recoverable: v.recoverable(d.Mode, d.Reveal),
 	}
 	form := func(wrong problems) screen {
 		d.Wrong = wrong
@@ -189,6 +210,12 @@ func (v *visit) create() screen {
 		return form(wrong)
 	}
 	return v.issue(req, form)
+}
+
+// recoverable reports whether a new key can be revealed later. In a mode in which the
+// Manager reveals nothing no key is.
+func (v *visit) recoverable(mode apikey.Mode, chosen bool) bool {
+	return (v.Config.Recoverable == Always || v.Config.Recoverable == Ask && chosen) && slices.Contains(v.rules.Recoverable, mode)
 }
 
 // issue issues a key. form is shown again if that is refused.
@@ -234,7 +261,7 @@ func (v *visit) createPair() screen {
 		}
 	}
 	req := apikey.IssueRequest{
-		Mode: mode, Name: pairName, IdempotencyKey: "pair after " + before, Recoverable: v.Config.Recoverable == Always,
+		Mode: mode, Name: pairName, IdempotencyKey: "pair after " + before, Recoverable: v.recoverable(mode, false),
 	}
 	for _, e := range v.rules.Catalog {
 		switch {
@@ -261,7 +288,7 @@ func (v *visit) editKey() screen {
 	if err != nil {
 		return v.refused(err)
 	}
-	return v.formScreen(v.formOfKey(k), 0)
+	return v.permitted(apikey.ActionUpdate, k, v.formScreen(v.formOfKey(k), 0))
 }
 
 func (v *visit) formOfKey(k apikey.Info) formData {

@@ -21,7 +21,7 @@ func TestADayOfAKey(t *testing.T) {
 	f := e.get("").follow("New API key").shows(200, "New API key", "Live").form("Create key")
 	f.set("name", "Shop").set("scope", "payment:charge").set("product.balance", "read").set("expires", "2099-12-31").set("recoverable", "1")
 	require.Equal(t, "1", f.value("active"))
-	made := f.press("Create key").shows(200, "API key created", "Shop", "It is shown this once only")
+	made := f.press("Create key").shows(200, "API key created", "Shop", "It can be revealed again later")
 	token := made.token()
 	require.True(t, e.works(token))
 	k := e.keys()[0]
@@ -582,7 +582,9 @@ func TestViewer(t *testing.T) {
 	e.user = viewer
 	e.get("").shows(200, "Shop").lacks("New API key", "Revoke selected")
 	e.get(e.keyPath(k.ID, "")).shows(200).lacks("Edit", "Suspend", "Resume", "Reveal", "Regenerate", "Revoke")
-	e.get("/new").shows(403, "may not")
+	for _, form := range []string{"/new", e.keyPath(k.ID, "/edit"), e.keyPath(k.ID, "/regenerate"), e.keyPath(k.ID, "/revoke")} {
+		e.get(form).shows(403, "may not").lacks("Name", "Save")
+	}
 	e.get("").follow("Activity log").shows(200, "Key created")
 	edit.form.Set("tag", e.get("/log?key="+k.ID.String()).form("Check the log").value("tag"))
 	e.do(edit).shows(403, "may not")
@@ -595,6 +597,7 @@ func TestViewer(t *testing.T) {
 	k = hidden.issue(recoverable).Key
 	hidden.get(hidden.keyPath(k.ID, "")).shows(200, "Edit").lacks("Reveal key", "Suspend", "Activity log", "Revoke key")
 	hidden.get("").lacks("New API key", "Activity log", "Revoke selected")
+	hidden.get("/new").shows(200, "New API key") // Hide hides buttons alone
 }
 
 // readers lets viewers read.

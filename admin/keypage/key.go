@@ -234,7 +234,7 @@ func (v *visit) revokeKey() screen {
 	if err != nil {
 		return v.refused(err)
 	}
-	return v.revokeForm(k, "", 0)
+	return v.permitted(apikey.ActionRevoke, k, v.revokeForm(k, "", 0))
 }
 
 func (v *visit) revokeForm(k apikey.Info, wrong string, status int) screen {
@@ -301,7 +301,7 @@ func (v *visit) regenerateKey() screen {
 	if err != nil {
 		return v.refused(err)
 	}
-	return v.regenerateForm(k, nil, nil, 0)
+	return v.permitted(apikey.ActionRotate, k, v.regenerateForm(k, nil, nil, 0))
 }
 
 func (v *visit) regenerateForm(k apikey.Info, wrong problems, offsets []option, status int) screen {

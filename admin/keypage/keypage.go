@@ -159,8 +159,8 @@ func New(c Config) (http.Handler, error) {
 		}
 	}
 	c.Path, c.Mount = strings.TrimRight(c.Path, "/"), strings.TrimRight(c.Mount, "/")
-	for _, list := range [][]string{c.Origins, c.FrameAncestors} {
-		if err := door.ValidOrigins(list); err != nil {
+	for field, list := range map[string][]string{"Origins": c.Origins, "FrameAncestors": c.FrameAncestors} {
+		if err := door.ValidOrigins(field, list); err != nil {
 			return nil, fmt.Errorf("keypage: %w", err)
 		}
 	}
@@ -183,6 +183,9 @@ func New(c Config) (http.Handler, error) {
 	h := &handler{
 		Config: c, rules: c.Manager.Rules(), languages: languages, assets: readAssets(),
 		door: door.Door{Actor: c.Actor, SignIn: admin.ErrSignIn, Origins: c.Origins, Framed: len(c.FrameAncestors) > 0, Logger: c.Logger},
+	}
+	if c.Recoverable != Never && len(h.rules.Recoverable) == 0 {
+		return nil, errors.New("keypage: Config.Recoverable is set, but the Manager can reveal no key: give it ManagerConfig.KEKs, and a StepUp that guards ActionReveal")
 	}
 	h.mux = h.routes()
 	return h, nil

@@ -112,7 +112,7 @@ func run(ctx context.Context, c config, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(stdout, url+path); err != nil {
+	if _, err := fmt.Fprintf(stdout, "%s\nSign in as superadmin, admin or viewer; the password is %q, the PIN %s.\n", url+path, password, pin); err != nil {
 		return err
 	}
 	return serve(ctx, l, mux, log)

@@ -152,12 +152,13 @@ func ownOrigin(r *http.Request, origin string) bool {
 	return host != "" && strings.EqualFold(host, r.Host) // HTTP/1.0 needs no Host
 }
 
-// ValidOrigins refuses a text that no browser sends as Origin: it would match no request.
-func ValidOrigins(origins []string) error {
+// ValidOrigins refuses a text that no browser sends as Origin: it would match no request. field
+// is its name in Config.
+func ValidOrigins(field string, origins []string) error {
 	for _, o := range origins {
 		u, err := url.Parse(o)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != o {
-			return fmt.Errorf("Config.Origins: %q is not sent by any browser: write https://dash.example or http://localhost:3000", o)
+			return fmt.Errorf("Config.%s: %q is not sent by any browser: write https://dash.example or http://localhost:3000", field, o)
 		}
 	}
 	return nil

@@ -431,7 +431,8 @@ class Page extends HTMLElement {
 		if (signal.aborted) return
 		const all = res?.doc?.querySelector('.ak')
 		if (!all || res.stale) {
-			this.#say(res?.stale ? said(res) : 'The server could not be reached.', !res?.stale)
+			if (res && !res.stale) console.error(`apikey-page: there is no key page at ${res.url}: src is the Path of the page`)
+			this.#say(res?.stale ? said(res) : res ? 'There is no key page here.' : 'The server could not be reached.', !res?.stale)
 			return
 		}
 		const links = [...res.doc.querySelectorAll('link[rel=stylesheet]')].map((l) => document.importNode(l))
