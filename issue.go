@@ -244,7 +244,7 @@ func (s session) checked(account string, req IssueRequest, now time.Time) (*Stor
 	made := req.asked().clone() // deep: lists are sorted in the copy, not in the caller's slices
 	r := &made
 	r.Account = account
-	r.Recoverable = req.Recoverable && r.Kind == Secret // a publishable token can always be shown
+	r.Recoverable = req.Recoverable && traits(r.Kind).sealed // a publishable token can always be shown
 	return r, allWrong(validMode(r.Mode), validKind(r.Kind), s.valid(r, settings), cmp.Or(validEnd(req.ExpiresAt, now), r.date(now)), s.sealable(r))
 }
 
@@ -278,7 +278,7 @@ func (s session) newCredential(ctx context.Context, r *StoreRecord, group string
 	p := mint(s.settings.Prefix, r.Kind, r.Mode, id, s.minting())
 	token := newToken(p.text)
 	cred := StoreCredential{ID: p.id, Hint: token.Hint(), Pepper: p.slot}
-	if r.Kind == Publishable {
+	if traits(r.Kind).published {
 		cred.Public = p.text
 		return cred, token, nil
 	}

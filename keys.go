@@ -153,6 +153,34 @@ func (k *Kind) UnmarshalText(text []byte) error { return valueOf(kindNames, k, t
 
 var kindNames = map[Kind]string{Secret: "secret", Publishable: "publishable"}
 
+// kindTraits are what the keys of a kind can do. The zero value can do nothing that
+// gives or shows anything, so every field is a permission.
+type kindTraits struct {
+	// bearer: the key's token alone proves a request. A key of another kind is not
+	// issued, and its record is refused.
+	bearer bool
+	// sealed: the token is a secret. It is stored as hash and check, and shown again
+	// only from the sealed copy that a Recoverable key has.
+	sealed bool
+	// published: the token is no secret. Its text is stored and can always be shown,
+	// and the key holds only abilities that the Catalog marks publishable.
+	published bool
+}
+
+// traits is the one place that says what a kind can do.
+func traits(k Kind) kindTraits {
+	switch k {
+	case Secret:
+		return kindTraits{bearer: true, sealed: true}
+	case Publishable:
+		return kindTraits{bearer: true, published: true}
+	}
+	return kindTraits{} // a kind that this version does not know
+}
+
+// reveals reports whether the token of a key can be shown again.
+func (t kindTraits) reveals(recoverable bool) bool { return t.published || t.sealed && recoverable }
+
 // State says whether a key was suspended or revoked. It does not depend on the clock:
 // see [Info.Status]. No key has the zero State; in a filter it selects all.
 type State uint8

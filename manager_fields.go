@@ -33,7 +33,7 @@ func validMode(m Mode) error {
 }
 
 func validKind(k Kind) error {
-	if k != Secret && k != Publishable {
+	if !traits(k).bearer {
 		return wrong("kind", InvalidUnknown, "Kind is %v: want apikey.Secret or apikey.Publishable", k)
 	}
 	return nil
@@ -185,7 +185,7 @@ func (s session) validAbilities(r *StoreRecord) error {
 		if err != nil {
 			return ofField("abilities", err)
 		}
-		if r.Kind == Publishable && !s.settings.Catalog.publishable(a) {
+		if !traits(r.Kind).sealed && !s.settings.Catalog.publishable(a) {
 			return wrong("abilities", InvalidNotPublishable, "ability %s cannot be given to a publishable key, which is in every visitor's browser", quote(text)).part(text)
 		}
 	}

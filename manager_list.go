@@ -226,7 +226,7 @@ func (f StoreFilter) selectable() error {
 	if f.Mode != 0 && f.Mode != Live && f.Mode != Test {
 		mode = wrong("mode", InvalidUnknown, "no key is of mode %d: want Live or Test, or leave Mode out for both", f.Mode)
 	}
-	if f.Kind != 0 && f.Kind != Secret && f.Kind != Publishable {
+	if f.Kind != 0 && !traits(f.Kind).bearer {
 		kind = wrong("kind", InvalidUnknown, "no key is of kind %d: want Secret or Publishable, or leave Kind out for both", f.Kind)
 	}
 	if f.State > Revoked {

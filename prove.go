@@ -58,13 +58,13 @@ func (c *core) proveRow(ctx context.Context, p parsed, r *StoreRecord, byCheck b
 	if p.slot != cred.Pepper && c.ring.has() && c.authentic(r) == nil {
 		return false, ErrInvalidToken // the holder changed the slot: the row is authentic
 	}
-	if r.Kind == Secret && cred.Hash == "" && len(cred.Check) == 0 {
+	if traits(r.Kind).sealed && cred.Hash == "" && len(cred.Check) == 0 {
 		return false, &CorruptError{Key: r.ID, Detail: "the credential has neither hash nor check"}
 	}
 	renew, err = c.prove(ctx, p, cred, byCheck)
 	switch {
 	case err == nil:
-		return renew && p.kind == Secret, nil
+		return renew && traits(p.kind).sealed, nil
 	case errors.Is(err, ErrCorrupt):
 		return false, &CorruptError{Key: r.ID, Detail: "the stored hash or check is unreadable, too costly, or of an algorithm that none of Settings.Hashers is for"}
 	case errors.Is(err, ErrInvalidToken):
@@ -84,7 +84,7 @@ func notListed(key KeyID) *CorruptError {
 // or ID can never pass as a token, because what is compared is always derived from the
 // presented text.
 func (c *core) prove(ctx context.Context, p parsed, cred *StoreCredential, byCheck bool) (renew bool, err error) {
-	if p.kind == Publishable { // not a secret: its text is stored
+	if traits(p.kind).published { // not a secret: its text is stored
 		if !sameText(p.text, cred.Public) {
 			return false, ErrInvalidToken
 		}
@@ -179,7 +179,7 @@ func (c *core) understood(r *StoreRecord) error {
 	switch {
 	case r.Needs&^knownNeeds != 0:
 		return bad(fmt.Sprintf("record needs features %#x that this version does not know", r.Needs&^knownNeeds))
-	case r.Kind != Secret && r.Kind != Publishable:
+	case !traits(r.Kind).bearer:
 		return bad(fmt.Sprintf("kind %d is unknown to this version", r.Kind))
 	case r.Mode != Live && r.Mode != Test:
 		return bad(fmt.Sprintf("mode %d is unknown", r.Mode))

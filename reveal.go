@@ -33,7 +33,7 @@ func (r RevealRequest) refuses(_ context.Context, s session, _ Actor, stored *St
 	switch {
 	case stored.State() == Revoked:
 		return ErrRevoked
-	case stored.Kind == Secret && !stored.Recoverable:
+	case !traits(stored.Kind).reveals(stored.Recoverable):
 		return ErrNotRecoverable
 	case !s.cfg.reveals(stored.Mode):
 		return &ChallengeError{Action: ActionReveal, Key: stored.ID}

@@ -124,7 +124,7 @@ func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // MarshalJSON writes the text of a publishable token. Of any other token, and of text
 // that is none, it writes String.
 func (t Token) MarshalJSON() ([]byte, error) {
-	if t.Kind() == Publishable {
+	if traits(t.Kind()).published {
 		return json.Marshal(t.Reveal())
 	}
 	return json.Marshal(t.String())

@@ -197,7 +197,7 @@ var gateMutants = []mutant{
 		new:   "read.holder = false",
 		tests: "TestOperatorIsSaidAndNeverRead"},
 	{name: "every token is whole in JSON", file: "token.go",
-		old:   "if t.Kind() == Publishable {\n\t\treturn json",
+		old:   "if traits(t.Kind()).published {\n\t\treturn json",
 		new:   "if t.v != nil {\n\t\treturn json",
 		tests: "TestAnswersReadBack|TestTokenPrintsRedacted"},
 	{name: "a program's own ability is its Go value in JSON", file: "json.go",
