@@ -5,7 +5,7 @@ import { axeSource, browser, dashboard, password, person, picture, pin, signIn, 
 
 const rules = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22a', 'wcag22aa', 'best-practice']
 
-// looks lists what a browser shows of a state. In Bengali, all states are walked again.
+// looks lists what a browser shows of a state. In Bengali and Indonesian, all states are walked again.
 const looks = {
 	desk: { width: 1280, colorScheme: 'light' },
 	'320': { width: 320, colorScheme: 'light' },

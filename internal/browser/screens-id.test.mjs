@@ -1,0 +1,3 @@
+import { screens } from './screens.mjs'
+
+screens('id-ID', 'xendit')
