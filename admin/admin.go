@@ -92,7 +92,7 @@ func New(c Config) (http.Handler, error) {
 	case c.Actor == nil:
 		return nil, errors.New("admin: Config.Actor is required: it says who is signed in")
 	}
-	if err := door.ValidOrigins("Origins", c.Origins); err != nil {
+	if err := door.ValidOrigins("Config.Origins", c.Origins); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
 	if c.Now == nil {

@@ -159,7 +159,7 @@ func New(c Config) (http.Handler, error) {
 		}
 	}
 	c.Path, c.Mount = strings.TrimRight(c.Path, "/"), strings.TrimRight(c.Mount, "/")
-	for field, list := range map[string][]string{"Origins": c.Origins, "FrameAncestors": c.FrameAncestors} {
+	for field, list := range map[string][]string{"Config.Origins": c.Origins, "Config.FrameAncestors": c.FrameAncestors} {
 		if err := door.ValidOrigins(field, list); err != nil {
 			return nil, fmt.Errorf("keypage: %w", err)
 		}

@@ -153,12 +153,12 @@ func ownOrigin(r *http.Request, origin string) bool {
 }
 
 // ValidOrigins refuses a text that no browser sends as Origin: it would match no request. field
-// is its name in Config.
+// is its name, "Config.Origins".
 func ValidOrigins(field string, origins []string) error {
 	for _, o := range origins {
 		u, err := url.Parse(o)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != o {
-			return fmt.Errorf("Config.%s: %q is not sent by any browser: write https://dash.example or http://localhost:3000", field, o)
+			return fmt.Errorf("%s: %q is not sent by any browser: write https://dash.example or http://localhost:3000", field, o)
 		}
 	}
 	return nil
