@@ -200,7 +200,7 @@ var gateMutants = []mutant{
 		old:   "if traits(t.Kind()).published {\n\t\treturn json",
 		new:   "if t.v != nil {\n\t\treturn json",
 		tests: "TestAnswersReadBack|TestTokenPrintsRedacted"},
-	{name: "a kind that is not known is a bearer token", file: "keys.go",
+	{name: "a kind that is not known is a bearer token", file: "keys.go", pkg: ".",
 		old:   "return kindTraits{} // a kind",
 		new:   "return kindTraits{bearer: true} // a kind",
 		tests: "TestKeysOfAnUnknownKind|TestUnknownKindsHaveNoTraits"},
