@@ -191,5 +191,9 @@ test('a page of another origin changes nothing, and frames nothing', { timeout: 
 		t.diagnostic(`control: ${form.route}: ${answer.status()}, changed ${n}`)
 		await page.goto(d.url)
 	}
+	// The browser says of each frame that it was refused: no fault of the page.
+	const refusals = p.faults.filter((f) => f.startsWith("Framing ") && f.includes("frame-ancestors 'none'"))
+	assert.equal(refusals.length, 3)
+	p.faults = p.faults.filter((f) => !refusals.includes(f))
 	assert.ok(worked >= 4, `${worked} of the same forms change something when the page itself sends them`)
 })
