@@ -19,12 +19,27 @@ type request struct {
 	do   func(apikey.Grant) error
 	done func() screen         // after it was done
 	form func(problems) screen // the form again, with what is wrong
+	// fields are those beside which the form shows what is wrong with them.
+	fields []string
 }
 
 // problems are what is wrong with a form, by the name of the field; "" is about no field.
 type problems map[string][]string
 
 func (p problems) add(field, text string) { p[field] = append(p[field], text) }
+
+// above puts the problems of fields that a form does not have above it: else the form would
+// come again and say nothing.
+func (p problems) above(has []string) problems {
+	all := problems{}
+	for field, texts := range p {
+		if !slices.Contains(has, field) {
+			field = ""
+		}
+		all[field] = append(all[field], texts...)
+	}
+	return all
+}
 
 // approval is the data of the screen that asks for one.
 type approval struct {
@@ -79,7 +94,7 @@ func (v *visit) outcome(r request, a act.Approval) screen {
 	v.note(p, err)
 	switch {
 	case len(p.Fields) > 0:
-		return r.form(v.problemsOf(p))
+		return r.form(v.problemsOf(p).above(r.fields))
 	case p.Code == "wrong_answer" && p.AttemptsLeft != nil && *p.AttemptsLeft > 0:
 		return v.askAgain(v.detailOf(p), p.Status)
 	case a.Answer != "" && p.Status == 503: // the same answer works again

@@ -39,14 +39,14 @@ type fieldBox struct {
 
 // validFields refuses fields that are not known, and names of metadata that repeat.
 func validFields(c Config) error {
-	for _, f := range c.Fields {
-		if f != Networks && f != Origins && f != Rotation {
-			return fmt.Errorf("keypage: Config.Fields has %q: want Networks, Origins or Rotation", string(f))
+	for i, f := range c.Fields {
+		if f != Networks && f != Origins && f != Rotation || slices.Contains(c.Fields[:i], f) {
+			return fmt.Errorf("keypage: Config.Fields has %q: want Networks, Origins and Rotation, each once", string(f))
 		}
 	}
 	for i, name := range c.Metadata {
 		if name == "" || slices.Contains(c.Metadata[:i], name) {
-			return fmt.Errorf("keypage: Config.Metadata has %q twice, or empty", name)
+			return fmt.Errorf("keypage: Config.Metadata has %q: names are not empty, and each is there once", name)
 		}
 	}
 	return nil

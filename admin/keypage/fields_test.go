@@ -74,7 +74,7 @@ func TestFields(t *testing.T) {
 	bare.do(q).shows(200, "API key created")
 	require.Zero(t, bare.keys()[0].Networks.Len()+bare.keys()[0].Metadata.Len())
 
-	for _, c := range []keypage.Config{{Fields: []keypage.Field{"colour"}}, {Metadata: []string{""}}, {Metadata: []string{"a", "a"}}} {
+	for _, c := range []keypage.Config{{Fields: []keypage.Field{"colour"}}, {Fields: []keypage.Field{keypage.Networks, keypage.Networks}}, {Metadata: []string{""}}, {Metadata: []string{"a", "a"}}} {
 		c.Manager, c.Actor, c.Path = bare.open(), actorIn, "/keys"
 		_, err := keypage.New(c)
 		require.ErrorContains(t, err, "Config.")
@@ -107,9 +107,24 @@ func TestRecoverableNeedsAKEK(t *testing.T) {
 	e.get("/new?mode=live").form("Create key").set("name", "Live").press("Create key").shows(200, "It can be revealed again later")
 	e.get("/new?mode=test").form("Create key").set("name", "Test").press("Create key").shows(200, "It is shown this once only")
 
-	q := e.get("/new").form("Create key").set("name", "Shop").request("Create key")
-	q.form.Set("idempotent", strings.Repeat("x", 300))
-	e.do(q).shows(400, "This is too long: at most 255 bytes.")
+}
+
+// A problem of a field that a form does not have is shown above it, in each layout: else the
+// form would come again and say nothing.
+func TestProblemsAreAllShown(t *testing.T) {
+	for layout, button := range map[keypage.Layout]string{keypage.OneList: "Create key", keypage.SinglePair: "Get App Secret"} {
+		e := newEnv(t, keypage.Config{Layout: layout}, func(s *apikey.Settings, c *apikey.ManagerConfig) {
+			c.Limits.Abilities = 1
+			s.Catalog = apikey.MustCatalog(apikey.CatalogEntry{Scope: "payment:charge"}, apikey.CatalogEntry{Scope: "payment:refund"})
+		})
+		if layout == keypage.SinglePair {
+			e.get("").press(button).shows(409, "These are too many: at most 1.")
+			continue
+		}
+		q := e.get("/new").form(button).set("name", "Shop").request(button)
+		q.form.Set("idempotent", strings.Repeat("x", 300))
+		e.do(q).shows(400, "This is too long: at most 255 bytes.")
+	}
 }
 
 func metadataOf(k apikey.Info) map[string]string {

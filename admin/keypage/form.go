@@ -66,23 +66,16 @@ func (v *visit) formScreen(d formData, status int) screen {
 	case !d.New:
 		title = v.T("edit.title")
 	}
-	d.Wrong = d.shown()
 	return screen{name: "form", title: title, data: d, status: status}
 }
 
-// shown are the problems with those of a field that the form does not have above it: else
-// the form would come again and say nothing.
-func (d formData) shown() problems {
-	all := problems{}
-	for field, texts := range d.Wrong {
-		has := slices.Contains([]string{"name", "abilities", "expires_at", "metadata"}, field) ||
-			slices.ContainsFunc(d.Boxes, func(b fieldBox) bool { return b.Name == field })
-		if !has {
-			field = ""
-		}
-		all[field] = append(all[field], texts...)
+// fields are those beside which the form shows what is wrong.
+func (d formData) fields() []string {
+	names := []string{"name", "abilities", "expires_at", "metadata"}
+	for _, b := range d.Boxes {
+		names = append(names, b.Name)
 	}
-	return all
+	return names
 }
 
 // formOf is a form with all abilities of the Catalog, and those of the key chosen.
@@ -209,7 +202,7 @@ func (v *visit) create() screen {
 	if len(wrong) > 0 && !v.form.Has("cancel") {
 		return form(wrong)
 	}
-	return v.issue(req, form)
+	return v.issue(req, d.fields(), form)
 }
 
 // recoverable reports whether a new key can be revealed later. In a mode in which the
@@ -218,8 +211,8 @@ func (v *visit) recoverable(mode apikey.Mode, chosen bool) bool {
 	return (v.Config.Recoverable == Always || v.Config.Recoverable == Ask && chosen) && slices.Contains(v.rules.Recoverable, mode)
 }
 
-// issue issues a key. form is shown again if that is refused.
-func (v *visit) issue(req apikey.IssueRequest, form func(problems) screen) screen {
+// issue issues a key. form, which has the fields, is shown again if that is refused.
+func (v *visit) issue(req apikey.IssueRequest, fields []string, form func(problems) screen) screen {
 	var issued apikey.Issued
 	return v.approve(request{
 		Guarded: req,
@@ -231,8 +224,9 @@ func (v *visit) issue(req apikey.IssueRequest, form func(problems) screen) scree
 			}
 			return err
 		},
-		done: func() screen { return v.tokenScreen("secret.created", issued) },
-		form: form,
+		done:   func() screen { return v.tokenScreen("secret.created", issued) },
+		fields: fields,
+		form:   form,
 	})
 }
 
@@ -271,16 +265,7 @@ func (v *visit) createPair() screen {
 			req.Abilities = append(req.Abilities, e.Product+"=write")
 		}
 	}
-	return v.issue(req, func(wrong problems) screen {
-		s := screen{to: v.url("?mode=" + mode.String())}
-		if texts := wrong[""]; len(texts) > 0 {
-			s = v.message("invalid_request", 409)
-			m := s.data.(message)
-			m.Detail = texts[0]
-			s.data = m
-		}
-		return s
-	})
+	return v.issue(req, nil, v.backTo(v.url("?mode="+mode.String())))
 }
 
 func (v *visit) editKey() screen {
@@ -344,8 +329,9 @@ func (v *visit) edit() screen {
 			_, err := v.Manager.Update(v.guest.Context, req)
 			return err
 		},
-		done: func() screen { return v.after(k.ID, "saved") },
-		form: form,
+		done:   func() screen { return v.after(k.ID, "saved") },
+		fields: d.fields(),
+		form:   form,
 	})
 }
 

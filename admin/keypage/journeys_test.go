@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -568,6 +569,19 @@ func TestLogNamesKeys(t *testing.T) {
 	e.get("/log?key="+shop.ID.String()).shows(200, "Shop <1>")
 	require.Equal(t, int64(1), w.gets.Load()-before)
 
+	// Whoever may read the log and no key sees IDs, and leaves no refusal in the log.
+	var denied atomic.Int64
+	logOnly := newEnv(t, keypage.Config{}, func(s *apikey.Settings, c *apikey.ManagerConfig) {
+		c.Policy = noKeys{}
+		s.Trace = &apikey.Trace{Denied: func(apikey.Actor, apikey.Action, apikey.KeyID, error) { denied.Add(1) }}
+	})
+	k := logOnly.issue(named("Secret name")).Key
+	logOnly.user = viewer
+	for range 3 {
+		logOnly.get("/log").shows(200, "Key created", k.ID.String()).lacks("Secret name", "Refused")
+	}
+	require.Zero(t, denied.Load())
+
 	w.hangs.Store(true)
 	from := time.Now()
 	e.get("/log").shows(200, "Key created", shop.ID.String(), other.ID.String()).lacks("Other")
@@ -598,6 +612,19 @@ func TestViewer(t *testing.T) {
 	hidden.get(hidden.keyPath(k.ID, "")).shows(200, "Edit").lacks("Reveal key", "Suspend", "Activity log", "Revoke key")
 	hidden.get("").lacks("New API key", "Activity log", "Revoke selected")
 	hidden.get("/new").shows(200, "New API key") // Hide hides buttons alone
+}
+
+// noKeys lets viewers read the log alone.
+type noKeys struct{ apikey.RolePolicy }
+
+func (p noKeys) Authorize(ctx context.Context, a apikey.Actor, act apikey.Action, k apikey.Info) error {
+	if a.Role == "viewer" && act == apikey.ActionReadEvents {
+		return nil
+	}
+	if a.Role == "viewer" {
+		return errors.New("viewers read the log")
+	}
+	return p.RolePolicy.Authorize(ctx, a, act, k)
 }
 
 // readers lets viewers read.

@@ -185,21 +185,21 @@ func (v *visit) resume() screen {
 		Guarded: req,
 		do:      func(g apikey.Grant) error { req.Grant = g; return v.Manager.Resume(v.guest.Context, req) },
 		done:    func() screen { return v.after(k.ID, "resumed") },
-		form:    v.backTo(k.ID),
+		form:    v.backTo(v.keyURL(k.ID, "")),
 	})
 }
 
-// backTo is the form of a request that has none of its own: the screen of its key.
-func (v *visit) backTo(id apikey.KeyID) func(problems) screen {
+// backTo is the form of a request that has none of its own: the screen that it was made on.
+func (v *visit) backTo(address string) func(problems) screen {
 	return func(wrong problems) screen {
 		if texts := wrong[""]; len(texts) > 0 {
 			s := v.message("invalid_request", 409)
 			m := s.data.(message)
-			m.Detail, m.Link = texts[0], v.keyURL(id, "")
+			m.Detail, m.Link = texts[0], address
 			s.data = m
 			return s
 		}
-		return screen{to: v.keyURL(id, "")}
+		return screen{to: address}
 	}
 }
 
@@ -218,7 +218,7 @@ func (v *visit) reveal() screen {
 			return err
 		},
 		done: func() screen { return v.secretScreen("secret.revealed", shown.Token, shown.Key, shown.HideAfter) },
-		form: v.backTo(k.ID),
+		form: v.backTo(v.keyURL(k.ID, "")),
 	})
 }
 
@@ -379,6 +379,7 @@ func (v *visit) regenerate() screen {
 			}
 			return s
 		},
+		fields: []string{"at", "overlap", "overlap_seconds", "agree"},
 		form: func(wrong problems) screen {
 			status := 0
 			if len(wrong) > 0 {

@@ -118,6 +118,10 @@ const namesTime = time.Second
 
 // nameKeys fills in the names of the keys, each read once.
 func (v *visit) nameKeys(rows []logRow, only *apikey.Info) {
+	// Whoever may read the log alone is not refused fifty times: a refusal is an entry of it.
+	if v.Manager.May(v.guest.Context, apikey.ActionRead, apikey.Info{Account: v.guest.Account}) != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(v.guest.Context, namesTime)
 	defer cancel()
 	names := map[apikey.KeyID]string{}
@@ -229,7 +233,7 @@ func (v *visit) enroll() screen {
 			Guarded: req,
 			do:      func(g apikey.Grant) error { req.Grant = g; return v.Manager.Disable(v.guest.Context, req) },
 			done:    func() screen { return screen{to: v.url("/factors?did=disabled")} },
-			form:    func(problems) screen { return screen{to: v.url("/factors")} },
+			form:    v.backTo(v.url("/factors")),
 		})
 	}
 	req := apikey.EnrollRequest{Factor: factor}
@@ -242,7 +246,7 @@ func (v *visit) enroll() screen {
 			return err
 		},
 		done: func() screen { return v.enrollScreen(e.Factor, e.URI()) },
-		form: func(problems) screen { return screen{to: v.url("/factors")} },
+		form: v.backTo(v.url("/factors")),
 	})
 }
 

@@ -106,7 +106,7 @@ func (all languages) read(from fs.FS, known *language) error {
 func fits(name, text string, known *language) error {
 	ours, ok := known.texts[name]
 	if !ok {
-		if !strings.HasPrefix(name, "ability.") && !strings.HasPrefix(name, "factor.") {
+		if !slices.ContainsFunc([]string{"ability.", "factor.", "metadata."}, func(of string) bool { return strings.HasPrefix(name, of) }) {
 			slog.Default().Warn("apikey keypage: Config.Messages has a name that no text has", "name", name)
 		}
 		return nil
