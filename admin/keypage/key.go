@@ -338,23 +338,7 @@ func (v *visit) regenerate() screen {
 	if version == 0 {
 		return v.message("version_mismatch", 412)
 	}
-	wrong := problems{}
-	req := apikey.RotateRequest{Key: k.ID, IfVersion: version, Replace: v.form.Has("replace")}
-	hours, err := strconv.Atoi(v.form.Get("overlap"))
-	if v.form.Get("overlap") != "" && (err != nil || hours < 0 || hours > 24*3650) {
-		wrong["overlap"] = []string{v.T("invalid.malformed")}
-	}
-	req.Overlap = time.Duration(hours) * time.Hour
-	var offsets []option
-	if v.form.Get("time") == "at" {
-		req.At, offsets, wrong["at"] = v.instantIn("at", "offset")
-		if len(wrong["at"]) == 0 {
-			delete(wrong, "at")
-		}
-	}
-	if v.Config.Terms.URL != "" && v.form.Get("agree") == "" {
-		wrong["agree"] = []string{v.T("regenerate.agree_required")}
-	}
+	req, offsets, wrong := v.rotationIn(k, version)
 	if len(wrong) > 0 && !v.form.Has("cancel") {
 		return v.regenerateForm(k, wrong, offsets, 400)
 	}
@@ -388,6 +372,28 @@ func (v *visit) regenerate() screen {
 			return v.regenerateForm(k, wrong, offsets, status)
 		},
 	})
+}
+
+// rotationIn reads the form: what is asked for, the offsets to choose from if a time comes
+// twice in the zone, and what is wrong.
+func (v *visit) rotationIn(k apikey.Info, version uint64) (req apikey.RotateRequest, offsets []option, wrong problems) {
+	wrong = problems{}
+	req = apikey.RotateRequest{Key: k.ID, IfVersion: version, Replace: v.form.Has("replace")}
+	hours, err := strconv.Atoi(v.form.Get("overlap"))
+	if v.form.Get("overlap") != "" && (err != nil || hours < 0 || hours > 24*3650) {
+		wrong["overlap"] = []string{v.T("invalid.malformed")}
+	}
+	req.Overlap = time.Duration(hours) * time.Hour
+	if v.form.Get("time") == "at" {
+		req.At, offsets, wrong["at"] = v.instantIn("at", "offset")
+		if len(wrong["at"]) == 0 {
+			delete(wrong, "at")
+		}
+	}
+	if v.Config.Terms.URL != "" && v.form.Get("agree") == "" {
+		wrong["agree"] = []string{v.T("regenerate.agree_required")}
+	}
+	return req, offsets, wrong
 }
 
 // instantIn reads a date with a time of day in the account's zone. One that the zone skips
